@@ -65,7 +65,7 @@ class Prediction:
     seconds: float | None = None  # time it took
 
 # %% ../nbs/01_records.ipynb #b6fd871d
-REPCOUNT_ACTIONS = ("bench_pressing", "front_raise", "jump_jack", "pull_up", "push_up", "squat", "battle_rope", "pommelhorse", "situp", "others")
+REPCOUNT_ACTIONS = ("bench_pressing", "front_raise", "jump_jack", "pull_up", "push_up", "squat", "battle_rope", "pommelhorse", "sit_up", "others")
 SPELLINGS = {"squant": "squat", "benchpress": "bench_pressing"}  # letters only → canonical, beyond what plurals explain
 
 

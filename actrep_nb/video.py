@@ -21,6 +21,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import av.video.reformatter
 import numpy as np
 from PIL import Image
 
@@ -43,7 +44,11 @@ def write_video(
     with av.open(str(part), "w", options={"movflags": "+faststart"}) as out:
         stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"preset": "ultrafast", "crf": str(crf), "threads": "1"})
         stream.height, stream.width, stream.pix_fmt = pixels.shape[1], pixels.shape[2], "yuv420p"
-        for frame in pixels: out.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        converter = av.video.reformatter.VideoReformatter()
+        for i, rgb in enumerate(pixels):
+            frame = converter.reformat(av.VideoFrame.from_ndarray(rgb, format="rgb24"), format="yuv420p", threads=1)
+            frame.pts = i
+            out.mux(stream.encode(frame))
         out.mux(stream.encode())
     os.replace(part, path)
     return path
@@ -250,10 +255,12 @@ def read_pyav(
     trouble: list[str] = []
     pixels: list[np.ndarray] = []
     starts: list[float] = []
+    converter = av.video.reformatter.VideoReformatter()  # one for all frames: making it costs more than using it
+    def to_rgb(frame): return converter.reformat(frame, format="rgb24", threads=1)
     shown, end = None, 0.0  # (start, frame) on screen
     def keep(start, frame):
         if starts and starts[-1] == start: pixels.append(pixels[-1])
-        else: pixels.append(finish(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), _rotation(frame) // 90))))
+        else: pixels.append(finish(np.ascontiguousarray(np.rot90(to_rgb(frame).to_ndarray(), _rotation(frame) // 90))))
         starts.append(start)
     with container:
         for start, end, frame in _decode(container, stream, trouble):

@@ -79,7 +79,8 @@ def read_integer(
 # %% ../nbs/05_answers.ipynb #4958692c
 _NUM = r"(\d{1,6}(?:\.\d{1,6})?)\s{0,2}(?:s|sec|secs|seconds?)?"
 _REP = re.compile(r"\brep\s{0,2}#?(\d{1,6})\s{0,2}[:=：]", re.I | re.A)
-_SPAN = re.compile(r"\s{0,3}(?:from\s{1,2})?[\[(]?" + _NUM + r"\s{0,2}(?:-|–|—|−|→|~|to|,)\s{0,2}" + _NUM + r"(?![\w:])(?!\.\d)(?!\s{0,3}(?:frames?|f|ms|min)\b)", re.I | re.A)
+_ENDS = r"(?![\w:])(?!\.\d)(?!\s{0,3}(?:frames?|f|ms|min)\b)"  # not 2 of 2:05, 2.0 of 2.0.3, nor a number of frames
+_SPAN = re.compile(rf"\s{{0,3}}(?:from\s{{1,2}})?[\[(]?{_NUM}\s{{0,2}}(?:-|–|—|−|→|~|to|,)\s{{0,2}}{_NUM}{_ENDS}", re.I | re.A)
 _GROUP = re.compile(r"\breps?\s{0,2}(\d{1,6})\s{0,2}(?:-|–|—|to)\s{0,2}(?:rep\s{0,2})?(\d{1,6})\s{0,2}[:=：]", re.I | re.A)
 _NO_REPS = re.compile(r"\breps\s{0,2}:\s{0,3}none\b", re.I | re.A)
 

@@ -18,7 +18,7 @@ import numpy as np
 from .answers import Answer, cycle_problems, listed_reps, parse_answer, render_prompt
 from .records import Clip, Cycles, canonical_action
 
-# %% ../nbs/06_cot.ipynb #57adbb53
+# %% ../nbs/06_cot.ipynb #f8c97f62
 def grid_cycles(
     cycles: Cycles,     # start, end in seconds
     step: float = 0.1,  # grid in seconds, a multiple of 0.1
@@ -40,7 +40,7 @@ def grid_cycles(
     if len(bounds) and np.abs(bounds - exact).max() > 1 + 1e-6: raise ValueError(f"a grid of {step} s is too coarse for cycles this short; use a smaller step")
     return [(int(a), int(b)) for a, b in bounds.reshape(-1, 2)]
 
-# %% ../nbs/06_cot.ipynb #869a9e65
+# %% ../nbs/06_cot.ipynb #0df46fc8
 def check_line(
     cycles: Cycles,  # start, end in seconds, as listed
 ) -> str:            # the line that begins with "Check:"
@@ -53,7 +53,7 @@ def check_line(
     return (f"Check: {len(cycles)} reps, {f'out of order at rep{late}' if late else 'in order'}, {f'overlap at rep{over}' if over else 'no overlap'}, "
             f"{f'longest pause {pause:.1f}s after rep{-after}' if pause >= 1 else 'no pause'}.")
 
-# %% ../nbs/06_cot.ipynb #97726df7
+# %% ../nbs/06_cot.ipynb #f840dda8
 def _cycles_of(clip: Clip) -> Cycles:
     "The annotated cycles of `clip`; `ValueError` where they are missing or are not as many as the count."
     if clip.cycles is None:
@@ -63,7 +63,7 @@ def _cycles_of(clip: Clip) -> Cycles:
         raise ValueError(f"clip {clip.id!r} ({clip.video}): count {clip.count} but {len(clip.cycles)} cycles; mend the annotation or leave the clip out")
     return clip.cycles
 
-# %% ../nbs/06_cot.ipynb #051abe49
+# %% ../nbs/06_cot.ipynb #97726df7
 def cot_from_cycles(
     clip: Clip,                 # with its cycles annotated
     step: float = 0.1,          # grid that times are rounded to, seconds
@@ -81,28 +81,30 @@ def cot_from_cycles(
     else: where, reps = f"{action}, no full repetition" if action else "none", "none"
     return (f"<think>\nAction: {where}.\nReps: {reps}.\n{check_line(listed)}\nTotal count: {len(listed)}.\n</think>\n<answer>{len(listed)}</answer>")
 
-# %% ../nbs/06_cot.ipynb #e907f79d
+# %% ../nbs/06_cot.ipynb #22eace5a
 _TOTAL = re.compile(r"total(?: count)?[ \t]{0,4}[:=][ \t]{0,4}(\d{1,6})", re.I | re.A)
 _CHECK = re.compile(r"^[ \t]{0,8}(check:[^\n]{0,200})", re.I | re.A | re.M)
 
-# %% ../nbs/06_cot.ipynb #dd282845
+# %% ../nbs/06_cot.ipynb #e907f79d
 def _own_problems(said: Answer) -> list[str]:
     "Where the reasoning contradicts itself: its total, and its check line against its own list."
     found = []
     totals = _TOTAL.findall(said.reasoning)
-    if totals and said.count is not None and int(totals[-1]) != said.count: found.append(f"total: the reasoning ends on {totals[-1]}, the answer is {said.count}")
-    claim = _CHECK.search(said.reasoning)
-    if claim and said.cycles is not None and claim[1].strip() != check_line(said.cycles): found.append(f"check-line: says {claim[1].strip()!r}, the list gives {check_line(said.cycles)!r}")
+    if totals and said.count is not None and int(totals[-1]) != said.count:
+        found.append(f"total: the reasoning ends on {totals[-1]}, the answer is {said.count}")
+    claim, truth = _CHECK.search(said.reasoning), check_line(said.cycles or ())
+    if claim and said.cycles is not None and claim[1].strip() != truth:
+        found.append(f"check-line: says {claim[1].strip()!r}, the list gives {truth!r}")
     return found
 
-# %% ../nbs/06_cot.ipynb #119ca9ce
+# %% ../nbs/06_cot.ipynb #dd282845
 def _time_problems(said: Cycles, true: Cycles, tolerance: float) -> list[str]:
     "Which listed repetitions are further than `tolerance` seconds from the annotated ones, paired in order of time."
     pairs = zip(said, sorted(true), strict=True)
     return [f"rep-times: rep{k} is {a:g}s-{b:g}s, annotated {c:.2f}s-{d:.2f}s" for k, ((a, b), (c, d)) in enumerate(pairs, 1)
             if max(abs(a - c), abs(b - d)) > tolerance + 1e-6]
 
-# %% ../nbs/06_cot.ipynb #e7bbe35a
+# %% ../nbs/06_cot.ipynb #119ca9ce
 def check_cot(
     text: str,                       # a completion: reasoning and answer
     clip: Clip,                      # what it should say
@@ -113,7 +115,8 @@ def check_cot(
     said = parse_answer(text)
     problems = list(said.problems) + _own_problems(said)
     if said.count is not None and said.count != clip.count: problems.append(f"count: answered {said.count}, annotated {clip.count}")
-    if said.action and clip.action and canonical_action(said.action) != canonical_action(clip.action): problems.append(f"action: named {said.action!r}, annotated {clip.action!r}")
+    if said.action and clip.action and canonical_action(said.action) != canonical_action(clip.action):
+        problems.append(f"action: named {said.action!r}, annotated {clip.action!r}")
     if said.cycles is None: problems.append("list-missing: no repetition is listed with its times")
     elif clip.cycles is not None and len(said.cycles) == len(clip.cycles): problems += _time_problems(said.cycles, clip.cycles, tolerance)
     length = duration if duration is not None else clip.window[1] - clip.window[0] if clip.window else None
@@ -124,7 +127,7 @@ def check_cot(
         problems.append(f"list-length: {listed} listed, {clip.count} annotated")
     return problems
 
-# %% ../nbs/06_cot.ipynb #1a037ad7
+# %% ../nbs/06_cot.ipynb #b093b72c
 def cot_from_teacher(
     clip: Clip,                         # what to write about
     ask: Callable[[str], str],          # prompt → completion, about this clip
@@ -141,7 +144,7 @@ def cot_from_teacher(
         if not problems: return text, []
     return None, problems
 
-# %% ../nbs/06_cot.ipynb #411f5768
+# %% ../nbs/06_cot.ipynb #e54680fb
 @dataclass(frozen=True)
 class CotSet:
     "The outcome of writing reasoning for many clips."
@@ -153,7 +156,7 @@ class CotSet:
         reasons = Counter(problem.split(":")[0] for _, problems in self.rejected for problem in dict.fromkeys(p.split(":")[0] for p in problems))
         return f"{len(self.kept)} kept, {len(self.rejected)} rejected" + "".join(f"\n  {count} {reason}" for reason, count in reasons.most_common())
 
-# %% ../nbs/06_cot.ipynb #f90ce834
+# %% ../nbs/06_cot.ipynb #411f5768
 def write_cots(
     clips: Iterable[Clip],                                          # what to write about
     write: Callable[[Clip], tuple[str | None, list[str]]] | None = None,  # clip → (text or None, problems); from the cycles when not given

@@ -27,10 +27,12 @@ def _counts(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # predictions with 0 for None, truths, which were parsed
     "Checked arrays, float64 and bool, all [n]."
     if len(preds) != len(trues): raise ValueError(f"{len(preds)} predictions for {len(trues)} true counts")
+    number = lambda x: isinstance(x, (int, float, np.number)) and not isinstance(x, bool) and np.isfinite(x)
     for i, (pred, true) in enumerate(zip(preds, trues)):
-        if isinstance(true, bool) or not isinstance(true, (int, float, np.number)) or not np.isfinite(true) or true < 0: raise ValueError(f"true count {i} must be a number, 0 or more, not {true!r}")
-        if pred is not None and (isinstance(pred, bool) or not isinstance(pred, (int, float, np.number)) or not np.isfinite(pred)): raise ValueError(f"prediction {i} must be a finite number or None, not {pred!r}")
-    return np.array([0 if p is None else p for p in preds], float), np.array(trues, float), np.array([p is not None for p in preds], bool)
+        if not number(true) or true < 0: raise ValueError(f"true count {i} must be a number, 0 or more, not {true!r}")
+        if pred is not None and not number(pred): raise ValueError(f"prediction {i} must be a finite number or None, not {pred!r}")
+    parsed = np.array([pred is not None for pred in preds], bool)
+    return np.array([0 if pred is None else pred for pred in preds], float), np.array(trues, float), parsed
 
 # %% ../nbs/08_metrics.ipynb #79439a86
 ClipMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # predictions, truths, parsed → one value per clip
@@ -60,8 +62,9 @@ def _summary(preds: Sequence[int | None], trues: Sequence[int]) -> dict[str, flo
     per = clip_metrics(preds, trues)
     positive = np.asarray(trues, float) >= 1
     mean = lambda values: float(np.mean(values)) if len(values) else float("nan")
-    return {"n": len(trues), "parse_rate": mean(per["parse_rate"]), "mae": mean(per["mae"]), "mae_pos": mean(per["mae"][positive]), "abs_mae": mean(per["abs_mae"]),
-            "median_ae": float(np.median(per["abs_mae"])) if len(trues) else float("nan"), "rmse": mean(per["squared"]) ** 0.5,
+    median = float(np.median(per["abs_mae"])) if len(trues) else float("nan")
+    return {"n": len(trues), "parse_rate": mean(per["parse_rate"]), "mae": mean(per["mae"]), "mae_pos": mean(per["mae"][positive]),
+            "abs_mae": mean(per["abs_mae"]), "median_ae": median, "rmse": mean(per["squared"]) ** 0.5,
             "obo": mean(per["obo"]), "exact": mean(per["exact"]), "bias": mean(per["bias"])}
 
 # %% ../nbs/08_metrics.ipynb #6de08c9a
@@ -69,7 +72,8 @@ def count_metrics(
     preds: Sequence[int | None],  # as answered; None where nothing could be read
     trues: Sequence[int],         # as annotated
 ) -> dict[str, Any]:              # n, parse_rate, mae, mae_pos, abs_mae, median_ae, rmse, obo, exact, bias; and `parsed_only` with the same keys
-    "Accuracy over all clips, and beside it over the parsed ones alone (the denominator of ActRep-R1's evaluation). Fractions, not percent; NaN where undefined."
+    """Accuracy over all clips, and beside it over the parsed ones alone (the denominator of ActRep-R1's evaluation).
+    Fractions, not percent; NaN where there is no clip to average over."""
     kept = [i for i, pred in enumerate(preds) if pred is not None]
     return _summary(preds, trues) | {"parsed_only": _summary([preds[i] for i in kept], [trues[i] for i in kept])}
 
@@ -80,7 +84,7 @@ def _resample(n: int, times: int, seed: int) -> np.ndarray:
 
 # %% ../nbs/08_metrics.ipynb #b484e16b
 def bootstrap_ci(
-    values: Sequence[float],                                  # one per clip, NaN not allowed
+    values: Sequence[float] | np.ndarray,                     # one per clip, NaN not allowed
     stat: Callable[..., Any] = np.mean,                       # a statistic that takes an array and `axis`
     n: int = 2000,                                            # resamples
     seed: int = 0,                                            # same seed, same interval
@@ -99,8 +103,8 @@ def bootstrap_ci(
 
 # %% ../nbs/08_metrics.ipynb #f4ed73c5
 def paired_bootstrap(
-    a: Sequence[float],  # errors (or hits) of one counter, one per clip
-    b: Sequence[float],  # of the other, same clips, same order
+    a: Sequence[float] | np.ndarray,  # errors (or hits) of one counter, one per clip
+    b: Sequence[float] | np.ndarray,  # of the other, same clips, same order
     n: int = 2000,       # resamples
     seed: int = 0,       # same seed, same interval
     level: float = 0.95, # coverage of the interval
@@ -122,9 +126,10 @@ def metrics_table(
     per = clip_metrics(preds, trues)
     positive = np.asarray(trues, float) >= 1
     root_mean = lambda values, axis: np.sqrt(np.mean(values, axis=axis))
-    jobs = {"parse_rate": (per["parse_rate"], np.mean), "mae": (per["mae"], np.mean), "mae_pos": (per["mae"][positive], np.mean), "abs_mae": (per["abs_mae"], np.mean),
-            "median_ae": (per["abs_mae"], np.median), "rmse": (per["squared"], root_mean), "obo": (per["obo"], np.mean), "exact": (per["exact"], np.mean), "bias": (per["bias"], np.mean)}
-    return {name: dict(zip(("value", "lo", "hi"), bootstrap_ci(values, stat, n, seed, level))) for name, (values, stat) in jobs.items()}
+    values: dict[str, np.ndarray] = {"parse_rate": per["parse_rate"], "mae": per["mae"], "mae_pos": per["mae"][positive], "abs_mae": per["abs_mae"],
+                                     "median_ae": per["abs_mae"], "rmse": per["squared"], "obo": per["obo"], "exact": per["exact"], "bias": per["bias"]}
+    stats: dict[str, Callable[..., Any]] = {"median_ae": np.median, "rmse": root_mean}  # the others are means
+    return {name: dict(zip(("value", "lo", "hi"), bootstrap_ci(array, stats.get(name, np.mean), n, seed, level))) for name, array in values.items()}
 
 # %% ../nbs/08_metrics.ipynb #317e0219
 COUNT_BINS = (0, 1, 6, 11, 21, 41)  # lower ends: none, 1–5, 6–10, 11–20, 21–40, 41 and more
@@ -168,8 +173,10 @@ def cycle_metrics(
     "How well listed repetitions match annotated ones, one to one, in time order, over all clips together."
     if len(preds) != len(trues): raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
     judged = [(pred or (), true) for pred, true in zip(preds, trues) if true is not None]
-    hits = [(overlap, abs(pred[i][0] - true[j][0]) / 2 + abs(pred[i][1] - true[j][1]) / 2) for pred, true in judged for i, j, overlap in match_cycles(pred, true, least)]
+    hits = [(overlap, (abs(pred[i][0] - true[j][0]) + abs(pred[i][1] - true[j][1])) / 2)
+            for pred, true in judged for i, j, overlap in match_cycles(pred, true, least)]
     listed, annotated = sum(len(pred) for pred, _ in judged), sum(len(true) for _, true in judged)
     share = lambda part, whole: part / whole if whole else float("nan")
-    return {"n": len(judged), "left_out": len(trues) - len(judged), "precision": share(len(hits), listed), "recall": share(len(hits), annotated),
-            "f1": share(2 * len(hits), listed + annotated), "tiou": share(sum(overlap for overlap, _ in hits), len(hits)), "edge_error": share(sum(edge for _, edge in hits), len(hits))}
+    return {"n": len(judged), "left_out": len(trues) - len(judged),
+            "precision": share(len(hits), listed), "recall": share(len(hits), annotated), "f1": share(2 * len(hits), listed + annotated),
+            "tiou": share(sum(overlap for overlap, _ in hits), len(hits)), "edge_error": share(sum(edge for _, edge in hits), len(hits))}

@@ -22,9 +22,11 @@ from .records import Clip, Cycles
 # %% ../nbs/07_rewards.ipynb #80c5e961
 def _error(pred: int | None, true: int) -> float | None:
     "|pred − true|, None where nothing was predicted. `ValueError` for a truth that is no count."
-    if isinstance(true, bool) or not isinstance(true, (int, np.integer)) or true < 0: raise ValueError(f"the true count must be a whole number, 0 or more, not {true!r}")
+    if isinstance(true, bool) or not isinstance(true, (int, np.integer)) or true < 0:
+        raise ValueError(f"the true count must be a whole number, 0 or more, not {true!r}")
     if pred is None: return None
-    if isinstance(pred, bool) or not isinstance(pred, (int, np.integer)): raise ValueError(f"a predicted count is an int or None, not {pred!r}")
+    if isinstance(pred, bool) or not isinstance(pred, (int, np.integer)):
+        raise ValueError(f"a predicted count is an int or None, not {pred!r}")
     return float(min(abs(int(pred) - int(true)), 10**9))  # the bound keeps squares finite
 
 # %% ../nbs/07_rewards.ipynb #055a2f28
@@ -202,7 +204,8 @@ def _weights(names: str | Sequence[str] | Mapping[str, float]) -> dict[str, floa
         if name not in REWARDS:
             near = difflib.get_close_matches(str(name), REWARDS, 1)
             raise ValueError(f"no reward {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + f" REWARDS has {sorted(REWARDS)}")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight): raise ValueError(f"the weight of {name!r} must be a finite number, not {weight!r}")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+            raise ValueError(f"the weight of {name!r} must be a finite number, not {weight!r}")
     return weights
 
 # %% ../nbs/07_rewards.ipynb #480e9a39

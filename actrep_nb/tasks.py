@@ -59,5 +59,6 @@ def counting_metrics(
 
 # %% ../nbs/09_tasks.ipynb #a1532acc
 TASKS: dict[str, Task] = {
-    "counting": Task("counting", prompt=lambda clip: render_prompt("count"), parse=parse_answer, rewards={"count_hybrid": 1.0, "format": 1.0}, metrics=counting_metrics),
+    "counting": Task("counting", prompt=lambda clip: render_prompt("count"), parse=parse_answer,
+                     rewards={"count_hybrid": 1.0, "format": 1.0}, metrics=counting_metrics),
 }

@@ -1,0 +1,123 @@
+"The reader of answers: its stated policy, any text at all, very long texts."
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actrep_nb.answers import MAX_COUNT, PROMPTS, is_well_formed, listed_reps, parse_answer, parse_cycles, read_integer, render_prompt
+
+THOROUGH = settings(max_examples=2500, deadline=None)
+PIECES = ["<think>", "</think>", "<thinking>", "</thinking>", "<answer>", "</answer>", "<ANSWER>", "< answer>", "7", "12.7", "-3", "1,234", "10 to 12", "²", "½", "٣", "seven", " ", "\n",
+          "rep1: 1.0s-2.0s", "rep2: 2.0s–3.0s", "rep3:", "reps 1-20: 0s-9s", "Reps: none.", "Action: squat, from 1s to 2s.", "Check: 2 reps.", "Total count: 2.", "<", ">", "\x00", "9" * 30]
+completions = st.one_of(st.text(), st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=25).map("".join))
+
+
+@THOROUGH
+@given(completions)
+def test_any_text_is_read_without_an_exception(text):
+    said = parse_answer(text)
+    assert said.count is None or (type(said.count) is int and 0 <= said.count <= MAX_COUNT)
+    assert said.count is not None or said.problems, "an unread answer names its problem"
+    assert all(problem.split(":")[0].replace("-", "").isalpha() for problem in said.problems)
+    assert parse_cycles(text) is None or all(len(cycle) == 2 for cycle in parse_cycles(text))
+    assert listed_reps(text) is None or listed_reps(text) >= 0
+    if is_well_formed(text): assert said.count is not None
+
+
+@THOROUGH
+@given(st.text(max_size=30))
+def test_read_integer_never_invents_digits(text):
+    count, problem = read_integer(text)
+    assert (count is None) <= (problem is not None)
+    if count is not None: assert int("".join(c for c in text if c.isdecimal())) == count
+
+
+@given(st.integers(0, MAX_COUNT), st.text(alphabet=st.characters(blacklist_characters="<>"), max_size=60))
+@settings(max_examples=500, deadline=None)
+def test_every_count_can_be_said(count, thought):
+    said = parse_answer(f"<think>{thought}</think>\n<answer>\n{count}\n</answer>")
+    assert said.count == count and said.reasoning == thought.strip()
+
+
+@pytest.mark.parametrize("inside, count, problem", [
+    ("7", 7, None), ("0", 0, None), (" 12\n", 12, None), ("007", 7, None), ("٣", 3, None), ("３", 3, None),
+    ("7.", 7, "words-around"), ("**7**", 7, "words-around"), ("about 7 reps", 7, "words-around"), ("The total count is 7.", 7, "words-around"),
+    ("12.7", None, "not-an-integer"), ("-3", None, "not-an-integer"), ("−3", None, "not-an-integer"), ("- 3", None, "unknown-words"), ("+3", None, "not-an-integer"),
+    ("1,234", None, "not-an-integer"), ("1 234", None, "not-an-integer"), ("1.234", None, "not-an-integer"), ("1'234", None, "not-an-integer"),
+    ("10 to 12", None, "not-an-integer"), ("10-12", None, "not-an-integer"), ("10–12", None, "not-an-integer"), ("between 10 and 12", None, "not-an-integer"),
+    ("²", None, "not-an-integer"), ("7²", None, "not-an-integer"), ("½", None, "not-an-integer"), ("Ⅶ", None, "not-an-integer"), ("1٣", None, "not-an-integer"), ("七", None, "not-an-integer"),
+    ("seven", None, "not-an-integer"), ("7 or eight", None, "unknown-words"), ("7 thousand", None, "unknown-words"), ("7 and a half", None, "unknown-words"),
+    ("at least 7", None, "unknown-words"), ("minus 3", None, "unknown-words"), ("not 7", None, "unknown-words"), ("7 %", None, "unknown-words"), ("~7", None, "not-an-integer"),
+    ("99999999", None, "too-large"), ("9" * 5000, None, "not-an-integer"), ("", None, "answer-empty"), ("\n", None, "answer-empty"), ("nan", None, "not-an-integer"), ("True", None, "not-an-integer"),
+])
+def test_policy_inside_the_tags(inside, count, problem):
+    said = parse_answer(f"<think>…</think><answer>{inside}</answer>")
+    assert said.count == count
+    assert [p.split(":")[0] for p in said.problems] == ([problem] if problem else [])
+
+
+@pytest.mark.parametrize("text, count, problem", [
+    ("7", None, "answer-missing"), ("", None, "answer-missing"), ("The answer is 7", None, "answer-missing"),
+    ("<answer>7</answer>", 7, None), ("<thinking>a</thinking><answer>7</answer>", 7, None), ("<Answer>7</ANSWER>", 7, None),
+    ("<think>a</think><answer>7", None, "answer-unclosed"), ("<answer>7</answer><answer>7", None, "answer-unclosed"), ("<answer><answer>7</answer>", None, "answer-unclosed"),
+    ("<think>a <answer>7</answer>", None, "think-unclosed"), ("<think><answer>7</answer></think>", None, "answer-in-reasoning"),
+    ("<think><answer>7</answer></think><answer>8</answer>", 8, "answer-in-reasoning"),
+    ("<answer>7</answer></think><answer>8</answer>", 8, "answer-in-reasoning"), ("a</think><answer>8</answer>", 8, "think-unopened"),
+    ("<answer>7</answer><answer>8</answer>", None, "answers-disagree"), ("<answer>7</answer><answer>7</answer>", 7, "answer-repeated"), ("<answer>x</answer><answer>7</answer>", None, "answers-disagree"),
+    ("<answer><think>a</think>7</answer>", None, "not-an-integer"), ("<answer>7</answer></answer>", 7, "stray-tag"), ("<think>the <think> tag</think><answer>7</answer>", 7, None),
+])
+def test_policy_about_tags(text, count, problem):
+    said = parse_answer(text)
+    assert said.count == count
+    assert problem in [p.split(":")[0] for p in said.problems] if problem else not said.problems
+
+
+@pytest.mark.parametrize("text, cycles", [
+    ("rep1: 1.5s-3.0s, rep2: 3.0s-4.5s.", ((1.5, 3.0), (3.0, 4.5))), ("rep1:1.5s-3s;rep2:3s-4s", ((1.5, 3.0), (3.0, 4.0))), ("rep 1: 1.5 s – 3 s", ((1.5, 3.0),)), ("rep1: 1 to 2 seconds", ((1.0, 2.0),)),
+    ("Rep1: from 1.0s to 2.0s", ((1.0, 2.0),)), ("rep1: (1.0, 2.0)", ((1.0, 2.0),)), ("Reps: none.", ()), ("nothing", None), ("reps 1-20: 1s-9s", None),
+    ("rep1: 15-20 frames", ()), ("rep1: 0:01-0:03", ()), ("rep1: 1.0s-2.0.3", ()), ("rep1: -1.0s-2.0s", ()), ("grep1: 1s-2s", None), ("after rep2.", None),
+    ("first rep1: 1s-2s, rep2: 2s-3s; again: rep1: 1s-1.5s", ((1.0, 1.5),)),
+])
+def test_lists(text, cycles): assert parse_cycles(text) == cycles
+
+
+def test_problems_of_lists():
+    named = lambda body: {p.split(":")[0] for p in parse_answer(f"<think>{body}</think><answer>2</answer>").problems}
+    assert named("rep1: 1s-2s, rep2: 2s-3s") == set()
+    assert named("rep1: 1s-2s, rep3: 2s-3s") == {"rep-numbers"}
+    assert named("rep1: 1s-2s, rep2: soon") == {"rep-unreadable"}
+    assert named("rep1: 1s-2s, rep2: 1.5s-3s") == {"rep-overlap"}
+    assert named("rep1: 3s-4s, rep2: 1s-2s") == {"rep-order"}
+    assert named("rep1: 1s-2s, rep2: 2s-2s") == {"rep-empty"}
+    assert named("rep1: 1s-2s") == {"list-length"}
+    assert named("reps 1-2: 1s-3s") == {"grouped-reps"}
+
+
+HOSTILE = {"open tags": "<think>" * 20_000, "open answers": "<answer>" * 20_000, "closing": "</think>" * 20_000, "less-than": "<" * 200_000, "white space": "<think>" + " " * 200_000, "digits": "<answer>" + "9" * 200_000 + "</answer>",
+           "reps": "rep1" * 50_000, "rep marks": "rep1: " * 30_000, "numbers": "rep1: " + "1." * 90_000, "groups": "reps 1-2 " * 20_000, "actions": "action: " * 20_000, "action lines": "        action:\n" * 15_000, "words": "<answer>" + "about " * 40_000 + "7</answer>"}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_hostile_texts_take_linear_time(text):
+    def seconds(text):
+        start = time.process_time()
+        parse_answer(text), is_well_formed(text), is_well_formed("<think>" + text), parse_cycles(text), listed_reps(text)
+        return time.process_time() - start
+    assert seconds(text) < 3, "quadratic work on 200,000 characters takes minutes"
+
+
+def test_prompts_name_the_action_only_when_told():
+    for name in PROMPTS:
+        assert "squat" not in render_prompt(name) and '"pull up"' in render_prompt(name, "pull_up") and "{" not in render_prompt(name)
+    with pytest.raises(ValueError, match="PROMPTS has"): render_prompt("nothing")
+
+
+@pytest.mark.parametrize("text", ["<think>a</think><answer>3</answer>", "\n<think>a\nb</think>\n<answer> 3 </answer>\n", "<thinking>a</thinking><answer>3</answer>"])
+def test_well_formed(text): assert is_well_formed(text)
+
+
+@pytest.mark.parametrize("text", ["", "<think>a</think>", "<think>a</think><answer>3</answer>!", "x<think>a</think><answer>3</answer>", "<think></think><answer>3</answer>", "<think>a</think><answer></answer>",
+                                  "<think>a</think><answer>3.5</answer>", "<think>a</think> so <answer>3</answer>", "<think>a</think><answer>3</answer><answer>3</answer>", "<think>a</thinking><answer>3</answer>",
+                                  "<think>a <answer>3</answer></think><answer>3</answer>", "<think>a</think><answer>²</answer>", "<think>a</think><answer>٣</answer>"])
+def test_not_well_formed(text): assert not is_well_formed(text)

@@ -1,0 +1,110 @@
+"""Chapter 00: what a page cannot show well. Progress in a real kernel, rank by rank; glue through execution and cleaning."""
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nbclient import NotebookClient
+
+from actrep_nb.show import GLUE, evenly, filmstrip, plain, progress, progress_text, read_glue
+
+
+@given(st.integers(0, 300), st.integers(0, 40))
+def test_evenly_keeps_order_and_ends(n, k):
+    chosen = evenly(n, k)
+    assert chosen == sorted(set(chosen)) and len(chosen) == min(n, k)
+    if chosen:
+        assert chosen[0] == 0 and (k == 1 or chosen[-1] == n - 1)
+
+
+@given(st.integers(0, 10**6), st.floats(0, 10**6))
+def test_progress_text_never_fails(done, elapsed):
+    assert str(done) in progress_text(done, None, elapsed) and progress_text(done, done, elapsed)
+
+
+def test_progress_passes_everything_on_and_does_not_swallow_errors(capsys):
+    assert list(progress(x for x in "abc")) == ["a", "b", "c"]
+    with pytest.raises(ZeroDivisionError):
+        for i in progress(range(3), desc="dividing"):
+            1 / (1 - i)
+    assert "dividing: 2/3" in capsys.readouterr().err
+
+
+def test_progress_is_silent_on_other_ranks():
+    code = "from actrep_nb.show import progress; print(sum(progress(range(5))))"
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "RANK": "3"}, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("10", "")
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    "A notebook that was run in a real kernel."
+    folder = tmp_path_factory.mktemp("run")
+    cells = ["from actrep_nb.show import glue, progress\nimport numpy as np\nimport time",
+             "for i in progress(range(40), desc='working'): time.sleep(0.03)",
+             "glue('mae', np.float64(0.25))\nglue('obo', {'value': 0.9, 'lo': float('nan')})",
+             "glue('mae', 0.5)"]
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    NotebookClient(nb, timeout=120, kernel_name="python3").execute()
+    path = folder / "run.ipynb"
+    nbformat.write(nb, path)
+    return path
+
+
+def test_progress_is_one_output_in_a_notebook(executed):
+    outputs = json.loads(executed.read_text())["cells"][1]["outputs"]
+    assert [o["output_type"] for o in outputs] == ["display_data"]
+    assert "working: 40/40" in "".join(outputs[0]["data"]["text/plain"])
+
+
+def test_glue_is_read_back_in_order_and_the_last_value_counts(executed):
+    assert read_glue(executed) == {"mae": 0.5, "obo": {"value": 0.9, "lo": None}}
+    assert "NaN" not in executed.read_text()
+
+
+def test_glue_survives_nbdev_clean(executed, tmp_path):
+    from nbdev.clean import clean_nb
+    nb = json.loads(executed.read_text())
+    clean_nb(nb)
+    copy = tmp_path / "clean.ipynb"
+    copy.write_text(json.dumps(nb))
+    assert GLUE in copy.read_text() and read_glue(copy) == read_glue(executed)
+
+
+def test_glue_outside_a_notebook_prints(capsys):
+    from actrep_nb.show import glue
+    glue("n", np.int64(3))
+    assert capsys.readouterr().out == "n = 3\n"
+
+
+def test_plain_refuses_what_json_cannot_hold():
+    with pytest.raises(TypeError, match="a set cannot be glued"):
+        plain({"names": {"a"}})
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"cells": 3}', '{"cells": [{"outputs": 5}]}'])
+def test_read_glue_names_a_bad_file(tmp_path, text):
+    path = tmp_path / "bad.ipynb"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="bad.ipynb"):
+        read_glue(path)
+
+
+def test_filmstrip_frames_what_happens_when():
+    frames = np.zeros((8, 20, 30, 3), np.uint8)
+    figure = filmstrip(frames, np.arange(8) / 2, cycles=[(0.0, 1.0), (1.0, 2.0)], max_frames=8)
+    visible = [ax.spines["left"].get_visible() for ax in figure.axes[:-1]]
+    assert visible == [True] * 4 + [False] * 4  # 0, 0.5 | 1, 1.5 | then nothing
+    colours = [ax.spines["left"].get_edgecolor() for ax in figure.axes[:4]]
+    assert colours[0] == colours[1] != colours[2] == colours[3]
+
+
+@pytest.mark.parametrize("shape, times, message", [((8, 20, 30), 8, r"\[T, H, W, 3\]"), ((8, 20, 30, 3), 7, "as many times"), ((0, 2, 2, 3), 0, "at least 1")])
+def test_filmstrip_refuses(shape, times, message):
+    with pytest.raises(ValueError, match=message):
+        filmstrip(np.zeros(shape, np.uint8), np.arange(times))

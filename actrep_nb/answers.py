@@ -84,14 +84,14 @@ _SPAN = re.compile(rf"\s{{0,3}}(?:from\s{{1,2}})?[\[(]?{_NUM}\s{{0,2}}(?:-|–|�
 _GROUP = re.compile(r"\breps?\s{0,2}(\d{1,6})\s{0,2}(?:-|–|—|to)\s{0,2}(?:rep\s{0,2})?(\d{1,6})\s{0,2}[:=：]", re.I | re.A)
 _NO_REPS = re.compile(r"\breps\s{0,2}:\s{0,3}none\b", re.I | re.A)
 
-# %% ../nbs/05_answers.ipynb #903e9dd2
+# %% ../nbs/05_answers.ipynb #2b3fe05b
 def _last_list(text: str) -> list[re.Match]:
     "The `repK:` marks of the last list in `text`: a list starts again where the numbering returns to 1."
     marks = list(_REP.finditer(text))
     starts = [i for i, mark in enumerate(marks) if int(mark[1]) == 1]
     return marks[starts[-1]:] if starts else marks
 
-# %% ../nbs/05_answers.ipynb #2b3fe05b
+# %% ../nbs/05_answers.ipynb #513c485b
 def _read_cycles(text: str) -> tuple[Cycles | None, list[str]]:
     "The listed repetitions with what is wrong with the list; None when there is no list of single repetitions."
     groups = [mark for mark in _GROUP.finditer(text) if int(mark[2]) >= int(mark[1])]
@@ -106,7 +106,7 @@ def _read_cycles(text: str) -> tuple[Cycles | None, list[str]]:
         else: problems.append(f"rep-unreadable: rep{mark[1]} has no start and end in seconds")
     return tuple(cycles), problems + cycle_problems(tuple(cycles))
 
-# %% ../nbs/05_answers.ipynb #513c485b
+# %% ../nbs/05_answers.ipynb #925e30aa
 def cycle_problems(
     cycles: Cycles,  # start, end in seconds
 ) -> list[str]:      # one line per cycle that cannot be right
@@ -117,14 +117,14 @@ def cycle_problems(
         elif after[0] < before[1] - 1e-9: found.append(f"rep-overlap: rep{k} starts before rep{k - 1} ends")
     return found
 
-# %% ../nbs/05_answers.ipynb #39eb9be9
+# %% ../nbs/05_answers.ipynb #9a2f2876
 def parse_cycles(
     text: str,  # a completion, or its reasoning
 ) -> Cycles | None:  # (start, end) in seconds of each listed repetition; () for "Reps: none"; None when none are listed one by one
     "The repetitions that `text` lists as `rep1: 1.5s-3.0s, …`. The last list counts where there are several."
     return _read_cycles(text)[0]
 
-# %% ../nbs/05_answers.ipynb #461999ee
+# %% ../nbs/05_answers.ipynb #4f220e50
 def listed_reps(
     text: str,  # a completion, or its reasoning
 ) -> int | None:  # how many repetitions it lists, None when it lists none and does not say so
@@ -133,10 +133,10 @@ def listed_reps(
     size = len(_last_list(text)) + sum(b - a + 1 for a, b in groups if b >= a)
     return size or (0 if _NO_REPS.search(text) else None)
 
-# %% ../nbs/05_answers.ipynb #49fbd779
+# %% ../nbs/05_answers.ipynb #2d1f33b0
 _TAG = re.compile(r"<(/?)(think(?:ing)?|answer)>", re.I | re.A)
 
-# %% ../nbs/05_answers.ipynb #57996a3f
+# %% ../nbs/05_answers.ipynb #53a77314
 def split_tags(
     text: str,  # a completion
 ) -> tuple[str, list[str], list[str]]:  # the reasoning, the text of each answer outside it, the problems
@@ -162,7 +162,7 @@ def split_tags(
     if state == "answer": problems.append("answer-unclosed: the answer was never closed")
     return "\n".join(thoughts).strip(), answers, list(dict.fromkeys(problems))
 
-# %% ../nbs/05_answers.ipynb #53a77314
+# %% ../nbs/05_answers.ipynb #85936770
 @dataclass(frozen=True)
 class Answer:
     "What a completion says. `count` is None exactly when no integer was stated; `problems` says why, and what else looks wrong."
@@ -172,7 +172,7 @@ class Answer:
     problems: tuple[str, ...] = () # each begins with a short name and a colon
     reasoning: str = ""            # the text inside the thinking tags
 
-# %% ../nbs/05_answers.ipynb #db746dae
+# %% ../nbs/05_answers.ipynb #faeb5dbe
 def _read_count(answers: list[str], problems: list[str]) -> tuple[int | None, list[str]]:
     "The count that all `answers` agree on, with the problems met on the way; `problems` are those of the tags."
     if any(problem.startswith("answer-unclosed") for problem in problems): return None, []
@@ -182,11 +182,11 @@ def _read_count(answers: list[str], problems: list[str]) -> tuple[int | None, li
     if len({count for count, _ in read}) > 1: return None, found + ["answers-disagree: " + ", ".join(str(count) for count, _ in read[:5])]
     return read[-1][0], found + (["answer-repeated: the same answer was given more than once"] if len(read) > 1 else [])
 
-# %% ../nbs/05_answers.ipynb #cd23eed6
+# %% ../nbs/05_answers.ipynb #2c0bc5dd
 _ACTION = re.compile(r"^[ \t]{0,8}action:[ \t]{0,8}([^,.\n]{1,80})", re.I | re.A | re.M)
 UNNAMED = frozenset({"none", "unknown"})  # what the house text writes where there is no action to name
 
-# %% ../nbs/05_answers.ipynb #85936770
+# %% ../nbs/05_answers.ipynb #693a7d6c
 def parse_answer(
     text: str,  # a completion
 ) -> Answer:    # what it says; never an exception for any string
@@ -203,11 +203,11 @@ def parse_answer(
     action = named[1].strip() if named else None
     return Answer(count, cycles, None if action is None or action.lower() in UNNAMED else action, tuple(dict.fromkeys(problems + found + wrong)), reasoning)
 
-# %% ../nbs/05_answers.ipynb #cb43e412
+# %% ../nbs/05_answers.ipynb #787dcfc5
 _INSIDE = r"((?:(?!</?(?:think|thinking|answer)>).)*)"
 _FORMAT = re.compile(rf"\s*<(think|thinking)>{_INSIDE}</\1>\s*<answer>\s*(\d{{1,6}})\s*</answer>\s*", re.S | re.A)
 
-# %% ../nbs/05_answers.ipynb #e3bb6c1d
+# %% ../nbs/05_answers.ipynb #a7a3bef6
 def is_well_formed(
     text: str,  # a completion
 ) -> bool:

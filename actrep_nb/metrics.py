@@ -17,10 +17,10 @@ import numpy as np
 from .records import Clip, Cycles, Prediction
 from .rewards import match_cycles, tiou
 
-# %% ../nbs/08_metrics.ipynb #5bbbde61
+# %% ../nbs/08_metrics.ipynb #eb9efe20
 EPS = 0.1  # keeps the normalised error finite at a true count of 0; TransRAC's value, used by most
 
-# %% ../nbs/08_metrics.ipynb #eb9efe20
+# %% ../nbs/08_metrics.ipynb #79439a86
 def _counts(
     preds: Sequence[int | None],  # as answered
     trues: Sequence[int],         # as annotated
@@ -34,7 +34,7 @@ def _counts(
     parsed = np.array([pred is not None for pred in preds], bool)
     return np.array([0 if pred is None else pred for pred in preds], float), np.array(trues, float), parsed
 
-# %% ../nbs/08_metrics.ipynb #79439a86
+# %% ../nbs/08_metrics.ipynb #b08adcaa
 ClipMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # predictions, truths, parsed → one value per clip
 
 METRICS: dict[str, ClipMetric] = {
@@ -47,7 +47,7 @@ METRICS: dict[str, ClipMetric] = {
     "parse_rate": lambda pred, true, parsed: parsed * 1.0,                       # could be read
 }
 
-# %% ../nbs/08_metrics.ipynb #b08adcaa
+# %% ../nbs/08_metrics.ipynb #65dbd190
 def clip_metrics(
     preds: Sequence[int | None],  # as answered; None where nothing could be read
     trues: Sequence[int],         # as annotated
@@ -56,7 +56,7 @@ def clip_metrics(
     arrays = _counts(preds, trues)
     return {name: np.asarray(metric(*arrays), float) for name, metric in METRICS.items()}
 
-# %% ../nbs/08_metrics.ipynb #36c84ac8
+# %% ../nbs/08_metrics.ipynb #6de08c9a
 def _summary(preds: Sequence[int | None], trues: Sequence[int]) -> dict[str, float]:
     "The numbers of `count_metrics` for one denominator; NaN where there is no clip to average over."
     per = clip_metrics(preds, trues)
@@ -67,7 +67,7 @@ def _summary(preds: Sequence[int | None], trues: Sequence[int]) -> dict[str, flo
             "abs_mae": mean(per["abs_mae"]), "median_ae": median, "rmse": mean(per["squared"]) ** 0.5,
             "obo": mean(per["obo"]), "exact": mean(per["exact"]), "bias": mean(per["bias"])}
 
-# %% ../nbs/08_metrics.ipynb #6de08c9a
+# %% ../nbs/08_metrics.ipynb #858f06ed
 def count_metrics(
     preds: Sequence[int | None],  # as answered; None where nothing could be read
     trues: Sequence[int],         # as annotated
@@ -77,12 +77,12 @@ def count_metrics(
     kept = [i for i, pred in enumerate(preds) if pred is not None]
     return _summary(preds, trues) | {"parsed_only": _summary([preds[i] for i in kept], [trues[i] for i in kept])}
 
-# %% ../nbs/08_metrics.ipynb #afd825c3
+# %% ../nbs/08_metrics.ipynb #b484e16b
 def _resample(n: int, times: int, seed: int) -> np.ndarray:
     "Indices of `times` samples of size `n` with replacement, [times, n]."
     return np.random.default_rng(seed).integers(0, n, size=(times, n))
 
-# %% ../nbs/08_metrics.ipynb #b484e16b
+# %% ../nbs/08_metrics.ipynb #c80cf3ac
 def bootstrap_ci(
     values: Sequence[float] | np.ndarray,                     # one per clip, NaN not allowed
     stat: Callable[..., Any] = np.mean,                       # a statistic that takes an array and `axis`
@@ -101,7 +101,7 @@ def bootstrap_ci(
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(stat(array, axis=0)), float(low), float(high)
 
-# %% ../nbs/08_metrics.ipynb #f4ed73c5
+# %% ../nbs/08_metrics.ipynb #dc2bb844
 def paired_bootstrap(
     a: Sequence[float] | np.ndarray,  # errors (or hits) of one counter, one per clip
     b: Sequence[float] | np.ndarray,  # of the other, same clips, same order
@@ -114,7 +114,7 @@ def paired_bootstrap(
     value, low, high = bootstrap_ci(np.asarray(a, float) - np.asarray(b, float), n=n, seed=seed, level=level)
     return {"difference": value, "lo": low, "hi": high}
 
-# %% ../nbs/08_metrics.ipynb #02d1ab25
+# %% ../nbs/08_metrics.ipynb #28bc28e5
 def metrics_table(
     preds: Sequence[int | None],  # as answered
     trues: Sequence[int],         # as annotated
@@ -131,7 +131,7 @@ def metrics_table(
     stats: dict[str, Callable[..., Any]] = {"median_ae": np.median, "rmse": root_mean}  # the others are means
     return {name: dict(zip(("value", "lo", "hi"), bootstrap_ci(array, stats.get(name, np.mean), n, seed, level))) for name, array in values.items()}
 
-# %% ../nbs/08_metrics.ipynb #317e0219
+# %% ../nbs/08_metrics.ipynb #774b772e
 COUNT_BINS = (0, 1, 6, 11, 21, 41)  # lower ends: none, 1–5, 6–10, 11–20, 21–40, 41 and more
 
 def count_bin(
@@ -144,7 +144,7 @@ def count_bin(
     if i == len(bins) - 1: return f"{bins[i]}+"
     return str(bins[i]) if bins[i + 1] - bins[i] == 1 else f"{bins[i]}–{bins[i + 1] - 1}"
 
-# %% ../nbs/08_metrics.ipynb #774b772e
+# %% ../nbs/08_metrics.ipynb #cbd30b69
 def stratify(
     clips: Sequence[Clip],                                 # what was judged
     preds: Sequence[int | None | Prediction],              # one per clip, in order
@@ -161,10 +161,10 @@ def stratify(
     counts = [pred.count if isinstance(pred, Prediction) else pred for pred in preds]
     return {name: count_metrics([counts[i] for i in group], [clips[i].count for i in group]) for name, group in groups.items()}
 
-# %% ../nbs/08_metrics.ipynb #5eb0fe20
+# %% ../nbs/08_metrics.ipynb #daa2bfdc
 _all_ = ["tiou", "match_cycles"]  # from `rewards`, part of what is measured here
 
-# %% ../nbs/08_metrics.ipynb #daa2bfdc
+# %% ../nbs/08_metrics.ipynb #003435a3
 def cycle_metrics(
     preds: Sequence[Cycles | None],  # listed repetitions of each clip, seconds; None when none were listed
     trues: Sequence[Cycles | None],  # annotated; clips with None are left out and counted in `left_out`

@@ -19,7 +19,7 @@ import numpy as np
 from .answers import is_well_formed, listed_reps, parse_answer
 from .records import Clip, Cycles
 
-# %% ../nbs/07_rewards.ipynb #80c5e961
+# %% ../nbs/07_rewards.ipynb #515f4b86
 def _error(pred: int | None, true: int) -> float | None:
     "|pred − true|, None where nothing was predicted. `ValueError` for a truth that is no count."
     if isinstance(true, bool) or not isinstance(true, (int, np.integer)) or true < 0:
@@ -29,7 +29,7 @@ def _error(pred: int | None, true: int) -> float | None:
         raise ValueError(f"a predicted count is an int or None, not {pred!r}")
     return float(min(abs(int(pred) - int(true)), 10**9))  # the bound keeps squares finite
 
-# %% ../nbs/07_rewards.ipynb #055a2f28
+# %% ../nbs/07_rewards.ipynb #48e2a8da
 def count_hybrid(
     pred: int | None,  # the answer; None when it could not be read
     true: int,         # the annotated count y
@@ -39,7 +39,7 @@ def count_hybrid(
     if error is None: return 0.0
     return math.exp(-((error / (true + 0.1)) ** 2) / (2 * 0.2**2)) + 0.5 * (error <= 1)
 
-# %% ../nbs/07_rewards.ipynb #dc9cfc17
+# %% ../nbs/07_rewards.ipynb #38702015
 def count_gaussian(
     pred: int | None,  # the answer
     true: int,         # the annotated count y
@@ -48,7 +48,7 @@ def count_gaussian(
     error = _error(pred, true)
     return 0.0 if error is None else math.exp(-(error**2) / (2 * max(1.0, 0.2 * true) ** 2))
 
-# %% ../nbs/07_rewards.ipynb #38702015
+# %% ../nbs/07_rewards.ipynb #d5219da9
 def count_linear(
     pred: int | None,  # the answer
     true: int,         # the annotated count y
@@ -57,7 +57,7 @@ def count_linear(
     error = _error(pred, true)
     return 0.0 if error is None else max(0.0, 1 - error / max(true, 1))
 
-# %% ../nbs/07_rewards.ipynb #d5219da9
+# %% ../nbs/07_rewards.ipynb #594032e8
 def count_fixed(
     pred: int | None,  # the answer
     true: int,         # the annotated count y
@@ -66,7 +66,7 @@ def count_fixed(
     error = _error(pred, true)
     return 0.0 if error is None else math.exp(-(error**2) / (2 * 3.0**2))
 
-# %% ../nbs/07_rewards.ipynb #594032e8
+# %% ../nbs/07_rewards.ipynb #f8df9ccb
 def count_exact(
     pred: int | None,  # the answer
     true: int,         # the annotated count y
@@ -74,7 +74,7 @@ def count_exact(
     "1 for the right count, else 0."
     return float(_error(pred, true) == 0)
 
-# %% ../nbs/07_rewards.ipynb #85c5d767
+# %% ../nbs/07_rewards.ipynb #b5a22f04
 def tiou(
     a: tuple[float, float],  # start, end
     b: tuple[float, float],  # start, end, in the same unit
@@ -84,7 +84,7 @@ def tiou(
     shared = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
     return shared / (a[1] - a[0] + b[1] - b[0] - shared)
 
-# %% ../nbs/07_rewards.ipynb #69eab208
+# %% ../nbs/07_rewards.ipynb #295d3d97
 def match_cycles(
     listed: Cycles,       # start, end of each repetition as answered
     true: Cycles,         # as annotated
@@ -104,7 +104,7 @@ def match_cycles(
         else: i, j = i - 1, j - 1; pairs.append((rows[i], cols[j], score[i][j]))
     return pairs[::-1]
 
-# %% ../nbs/07_rewards.ipynb #2785d7bb
+# %% ../nbs/07_rewards.ipynb #da715d34
 def cycle_f1(
     listed: Cycles | None,  # as answered; None when nothing was listed
     true: Cycles,           # as annotated
@@ -114,7 +114,7 @@ def cycle_f1(
     if not listed and not true: return 1.0
     return 2 * sum(overlap for _, _, overlap in match_cycles(listed, true)) / (len(listed) + len(true))
 
-# %% ../nbs/07_rewards.ipynb #479e791f
+# %% ../nbs/07_rewards.ipynb #605d31d9
 Reward = Callable[..., list[float | None]]  # (completions: list[str], clips: list[Clip], **context)
 
 def count_reward(
@@ -127,7 +127,7 @@ def count_reward(
     reward.__doc__ = score.__doc__
     return reward
 
-# %% ../nbs/07_rewards.ipynb #2b76480f
+# %% ../nbs/07_rewards.ipynb #ef155452
 def format_reward(
     completions: Sequence[str],  # the texts
     clips: Sequence[Clip],       # not looked at
@@ -136,7 +136,7 @@ def format_reward(
     "1 where the whole completion is reasoning in `<think>` and one bare integer in `<answer>`, else 0."
     return [float(is_well_formed(text)) for text in completions]
 
-# %% ../nbs/07_rewards.ipynb #ef155452
+# %% ../nbs/07_rewards.ipynb #2d31b2ba
 def count_format(
     completions: Sequence[str],  # the texts
     clips: Sequence[Clip],       # not looked at
@@ -146,7 +146,7 @@ def count_format(
     but in linear time."""
     return [float(_finds_published_format(text)) for text in completions]
 
-# %% ../nbs/07_rewards.ipynb #2d31b2ba
+# %% ../nbs/07_rewards.ipynb #afd3ebc1
 def _finds_published_format(text: str) -> bool:
     "Is there a `<think>`, a `</think>` after it that an `<answer>` follows directly, and an `</answer>` after that?"
     opened, last = text.find("<think>"), text.rfind("</answer>")
@@ -158,7 +158,7 @@ def _finds_published_format(text: str) -> bool:
         at = text.find("</think>", after)
     return False
 
-# %% ../nbs/07_rewards.ipynb #144d7b95
+# %% ../nbs/07_rewards.ipynb #f12ddea2
 def count_interval(
     completions: Sequence[str],  # the texts
     clips: Sequence[Clip],       # not looked at
@@ -172,7 +172,7 @@ def count_interval(
         return 1.0 if listed == said.count else 0.5 * min(listed, said.count) / max(listed, said.count)
     return [score(text) for text in completions]
 
-# %% ../nbs/07_rewards.ipynb #f12ddea2
+# %% ../nbs/07_rewards.ipynb #a487d4ec
 def cycle_reward(
     completions: Sequence[str],  # the texts
     clips: Sequence[Clip],       # with their annotated cycles
@@ -182,7 +182,7 @@ def cycle_reward(
     truths: list[Cycles | None] = [() if clip.cycles is None and clip.count == 0 else clip.cycles for clip in clips]
     return [None if truth is None else cycle_f1(parse_answer(text).cycles, truth) for text, truth in zip(completions, truths, strict=True)]
 
-# %% ../nbs/07_rewards.ipynb #a487d4ec
+# %% ../nbs/07_rewards.ipynb #a903fe2a
 REWARDS: dict[str, Reward] = {
     "count": count_reward(count_gaussian),
     "count_hybrid": count_reward(count_hybrid),
@@ -195,7 +195,7 @@ REWARDS: dict[str, Reward] = {
     "cycles": cycle_reward,
 }
 
-# %% ../nbs/07_rewards.ipynb #e379f68d
+# %% ../nbs/07_rewards.ipynb #480e9a39
 def _weights(names: str | Sequence[str] | Mapping[str, float]) -> dict[str, float]:
     "Names of rewards with their weights (1 each for a list), checked against `REWARDS`."
     weights = {names: 1.0} if isinstance(names, str) else dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, 1.0)
@@ -208,7 +208,7 @@ def _weights(names: str | Sequence[str] | Mapping[str, float]) -> dict[str, floa
             raise ValueError(f"the weight of {name!r} must be a finite number, not {weight!r}")
     return weights
 
-# %% ../nbs/07_rewards.ipynb #480e9a39
+# %% ../nbs/07_rewards.ipynb #0e9f3b06
 def _run(name: str, completions: Sequence[str], clips: Sequence[Clip], context: dict) -> list[float | None]:
     "One reward over all completions, with what it returned checked."
     values = list(REWARDS[name](completions, clips, **context))
@@ -217,7 +217,7 @@ def _run(name: str, completions: Sequence[str], clips: Sequence[Clip], context: 
         if value is not None and not math.isfinite(value): raise ValueError(f"reward {name!r} gave {value!r} for completion {i} (clip {clips[i].id!r})")
     return [None if value is None else float(value) for value in values]
 
-# %% ../nbs/07_rewards.ipynb #0e9f3b06
+# %% ../nbs/07_rewards.ipynb #62f6e786
 def combine(
     names: str | Sequence[str] | Mapping[str, float],  # which rewards; a mapping gives weights
     completions: Sequence[str],                        # the texts

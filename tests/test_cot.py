@@ -53,7 +53,7 @@ def test_plain_rounding_where_it_is_enough(cycles):
 def test_short_cycles_survive_a_coarse_grid():
     assert grid_cycles(((1.0, 1.2), (1.2, 1.4)), 0.5) == [(1, 2), (2, 3)]
     assert grid_cycles(((2.2, 2.2),), 0.5) == [(4, 5)]  # a zero-length annotation still counts
-    for n in (10, 50):
+    for n in (3, 10, 50):
         with pytest.raises(ValueError, match="too coarse"): grid_cycles(tuple((0.2 * k, 0.2 * k + 0.2) for k in range(n)), 0.5)
 
 

@@ -104,11 +104,9 @@ clean-nbs: $(STAMP)
 	@$(BIN)/nbdev-clean
 
 pages: $(STAMP)
-	@for nb in nbs/[0-9]*.ipynb; do \
-	  echo "$$nb"; \
-	  $(BIN)/nbdev-test --path "$$nb" --n_workers 0 --save; \
-	done
+	@$(BIN)/python tools/pages.py $(ARGS)
 	@$(BIN)/nbdev-clean
+	@$(BIN)/python tools/build_docs.py --readme
 
 lock: $(STAMP)
 	@$(BIN)/python tools/lock.py

@@ -133,7 +133,7 @@ class PeriodCounter:
     fps: float = 10.0  # frames looked at per second
     size: tuple[int, int] = (36, 48)  # height and width looked at, pixels
     prominence: float = 0.35  # see `count_peaks`
-    still: float = 0.5  # movement below this many grey levels per pixel is none
+    still: float = 0.25  # movement below this many grey levels per pixel is none
     max_frames: int = 4096  # longest clip, frames; a longer one is looked at more slowly
     reader: str = "pyav"  # a name in `READERS`
 

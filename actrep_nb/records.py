@@ -146,6 +146,7 @@ class ClipSet(Sequence[Clip]):
     def __getitem__(self, i):
         return self.of(self.kept[i]) if isinstance(i, slice) else self.kept[i]
     def __eq__(self, other): return isinstance(other, ClipSet) and self.kept == other.kept and self.rejected == other.rejected
+    def __repr__(self): return f"ClipSet({len(self.kept)} kept, {len(self.rejected)} rejected)"
     __hash__ = None  # type: ignore[assignment]
 
     def of(
@@ -194,7 +195,6 @@ def _repr_markdown(self: ClipSet) -> str:
 
 
 ClipSet.report, ClipSet._repr_markdown_ = _report, _repr_markdown  # type: ignore[attr-defined]
-ClipSet.__repr__ = lambda self: f"ClipSet({len(self.kept)} kept, {len(self.rejected)} rejected)"  # type: ignore[method-assign]
 
 # %% ../nbs/01_records.ipynb #391bef7a
 def read_count(
@@ -341,7 +341,7 @@ def _read_clips(row: dict[str, Any]) -> Row:
         if not isinstance(value, list) or any(not isinstance(p, list) or len(p) != 2 for p in value): raise ValueError("cycles must be a list of [start, end]")
         return tuple((_number(a), _number(b)) for a, b in value)
     name = lambda key: None if row.get(key) is None else str(row[key])
-    return Row(_text(row, "video"), name("action") or "", row.get("count"), cycles, name("split"), name("source"), name("id") or "", row.get("window"))
+    return Row(name("video") or "", name("action") or "", row.get("count"), cycles, name("split"), name("source"), name("id") or "", row.get("window"))
 
 
 FORMATS["clips"] = Format("clips", 'objects with "video", "action" and "count"', lambda r: {"video", "count"} <= set(r), _read_clips, json=True)
@@ -379,7 +379,10 @@ def _csv_rows(text: str, formats: Iterable[Format]) -> Iterator[tuple[int, dict[
     bare = [f.header for f in formats if f.header and len(first) >= 4 and first[1].strip().lower() in _SPLITS]
     header = bare[0] if bare else tuple(c.strip().lower() for c in first)
     if not bare: line, first = 0, []
-    def row(cells): return {name: cell for name, cell in reversed(list(zip(header, list(cells) + [""] * (len(header) - len(cells)))))}
+    def row(cells):
+        out: dict[str, Any] = {}
+        for name, cell in zip(header, [*cells, *[""] * (len(header) - len(cells))]): out.setdefault(name, cell)  # of two columns of one name, the first
+        return out
     if first: yield line, row(first)
     else: yield 0, row([])  # the header alone: enough to recognise the format
     for line, cells in lines: yield line, cells if isinstance(cells, str) else row(cells)

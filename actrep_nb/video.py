@@ -77,7 +77,10 @@ def _open(path: str | Path):
     except (av.FFmpegError, OSError, ValueError) as e:
         raise VideoError(f"{p} cannot be opened as a video ({getattr(e, 'strerror', None) or e}): damaged, cut off, or not a video. Fetch it again") from None
     for stream in container.streams.video:
-        if not stream.disposition & av.stream.Disposition.attached_pic: return container, stream
+        if stream.disposition & av.stream.Disposition.attached_pic: continue  # the cover of a song
+        if stream.codec_context is not None: return container, stream
+        container.close()
+        raise VideoError(f"{p}: its video is in a format that FFmpeg does not know, or its header is damaged. Convert it or fetch it again")
     kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
     container.close()
     raise VideoError(f"{p} holds no video, only {kinds}")
@@ -310,7 +313,7 @@ def read_torchcodec(
     _open(path)[0].close()
     try:
         decoder = VideoDecoder(path, dimension_order="NHWC", num_ffmpeg_threads=1)
-        begin, end = float(decoder.metadata.begin_stream_seconds), float(decoder.metadata.end_stream_seconds)
+        begin, end = float(decoder.metadata.begin_stream_seconds or 0), float(decoder.metadata.end_stream_seconds or 0)
         inside = [t for k, t in enumerate(wanted) if t < end - begin or k == 0]
         taken = [decoder.get_frame_played_at(min(begin + t + TOLERANCE, end - 1e-6)) for t in inside]
     except (RuntimeError, ValueError, IndexError) as e: raise VideoError(f"{path}: torchcodec cannot read it ({str(e)[:120]}); try reader='pyav'") from None
@@ -331,6 +334,8 @@ def read_frames(
     step = 1 / plan.fps
     wanted = [begin + t for t in plan.times]
     try: taken = READERS[reader](str(path), wanted, _fit(plan.height, plan.width))
+    except VideoError: raise
+    except (av.FFmpegError, ValueError, MemoryError) as e: raise VideoError(f"{path} cannot be decoded ({type(e).__name__}: {str(e)[:120]}). Fetch it again") from None
     except ImportError as e: raise VideoError(f"reader {reader!r} is not installed here ({e}); use reader='pyav'") from None
     except RuntimeError as e: raise VideoError(f"reader {reader!r} does not load here ({str(e).splitlines()[0][:120]}); use reader='pyav'") from None
     if taken.end <= begin: raise VideoError(f"{path} can be read to {taken.end:.2f} s only: nothing of the part from {begin:.2f} s is there")
@@ -372,14 +377,14 @@ class FrameCache:
             note = json.loads((self.folder / f"{key}.json").read_text())
             pixels = np.load(self.folder / f"{key}.npy", mmap_mode="r", allow_pickle=False)
             if pixels.dtype != np.uint8 or len(pixels) != len(note["times"]): return None
-            if key not in self._checked and zlib.crc32(pixels) != note["crc32"]: return None  # once in each process
+            if key not in self._checked and zlib.crc32(pixels.data) != note["crc32"]: return None  # once in each process
             self._checked.add(key)
             return Frames(pixels, np.array(note["times"], dtype=np.float64), tuple(note["problems"]))
-        except (OSError, ValueError, KeyError, TypeError): return None  # absent, or damaged: make it again
+        except (OSError, EOFError, ValueError, KeyError, TypeError): return None  # absent, or damaged: make it again
 
     def _make(self, key: str, path: str | Path, plan: FramePlan) -> Frames:
         frames = read_frames(path, plan, self.reader)
-        note = {"video": str(path), "times": frames.times.tolist(), "problems": list(frames.problems), "crc32": zlib.crc32(frames.pixels), "plan": asdict(plan)}
+        note = {"video": str(path), "times": frames.times.tolist(), "problems": list(frames.problems), "crc32": zlib.crc32(frames.pixels.data), "plan": asdict(plan)}
         self._put(f"{key}.npy", lambda f: np.save(f, frames.pixels))
         self._put(f"{key}.json", lambda f: f.write(json.dumps(note).encode()))
         return self._load(key) or frames

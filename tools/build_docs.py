@@ -32,6 +32,12 @@ def outside_code(text: str, change: Callable[[str], str]) -> str:
     return ''.join((change(p) if i % 4 == 0 else p if i % 4 == 1 else '') for i, p in enumerate(pieces) if p)
 
 
+def outside_fences(text: str, change: Callable[[str], str]) -> str:
+    "Apply `change` to everything in `text` but fenced code."
+    pieces = re.split(r'(^(?P<f>```+|~~~+).*?^(?P=f)[`~]*[ \t]*$)', text, flags=re.M | re.S)
+    return ''.join(change(p) if i % 3 == 0 else p if i % 3 == 1 else '' for i, p in enumerate(pieces))
+
+
 def mathml(tex: str, display: str) -> str:
     "A formula as MathML on one line; one that cannot be converted is an error that shows it."
     from latex2mathml.converter import convert
@@ -115,6 +121,7 @@ def links(text: str, page: str) -> str:
         target = re.sub(r'\.html(\.md)?$', '.md', match[1]) or 'index.md'
         return f'({up}{target}{match[2] or ""})'
 
+    text = re.sub(rf'^(#+ .*?)\[(`[^`]+`)\]\({re.escape(site_url)}[^)]*\)', r'\1\2', text, flags=re.M)  # a heading is no link
     text = re.sub(rf'\({re.escape(site_url)}/?([\w./-]*?)(#[^)\s]*)?\)', own, text)
     return re.sub(r'\((?!https?:)([\w./-]+\.ipynb)(#[^)\s]*)?\)', lambda m: f'({page_of(m[1])}{m[2] or ""})', text)
 
@@ -324,10 +331,24 @@ def write_pages(processed: Path) -> dict[str, Page]:
         for name, body in page.images.items():
             (target / 'images/pages' / name).write_bytes(body)
         pages[source] = page
+    mend_anchors(target)
     if (root / 'nbs/images').exists():
         shutil.copytree(root / 'nbs/images', target / 'images', dirs_exist_ok=True)
     shutil.copytree(root / 'tools/site', target, dirs_exist_ok=True)
     return pages
+
+
+def mend_anchors(target: Path) -> None:
+    "nbdev links every exported name; names without an entry of their own (methods, hidden ones) lead to their class or page."
+    texts = {path: path.read_text(encoding='utf-8') for path in target.rglob('*.md')}
+    ids = {path: set(re.findall(r'\{ #([^ }]+)', text)) for path, text in texts.items()}
+    for path, text in texts.items():
+        def change(match: re.Match, path=path) -> str:
+            there = ids.get((path.parent / match[2]).resolve() if match[2] else path, set())
+            name = match[3].lower()
+            anchor = next((f'#{a}' for a in (name, name.rpartition('.')[0]) if a in there), '')
+            return f'[`{match[1]}`]({match[2]}{anchor})' if anchor or match[2] else f'`{match[1]}`'
+        path.write_text(outside_fences(text, lambda t: re.sub(r'\[`([^`]+)`\]\(([\w./-]*\.md)?#([\w.]+)\)', change, t)), encoding='utf-8')
 
 
 def fetched_from_elsewhere(site: Path) -> list[str]:

@@ -1,0 +1,189 @@
+"""The rules of the house: what holds for all chapters, experiments and files, whoever wrote them."""
+import ast
+import json
+import re
+import subprocess
+import sys
+from configparser import ConfigParser
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).parents[1]
+sys.path.insert(0, str(root / "tools"))
+
+chapters = sorted((root / "nbs").glob("[0-9][0-9]*_*.ipynb"))
+experiments = sorted((root / "nbs/experiments").glob("*.ipynb"))
+tutorials = sorted((root / "nbs/tutorials").glob("*.ipynb"))
+names = {"ids": lambda p: p.stem}
+
+
+@cache
+def cells(path: Path) -> list[dict]:
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
+
+
+def code(path: Path) -> list[str]:
+    "The code cells of a notebook, without lines that are not Python."
+    sources = ["".join(c["source"]) for c in cells(path) if c["cell_type"] == "code"]
+    return [re.sub(r"^[ \t]*[%!].*$", "", s, flags=re.M) for s in sources if not s.lstrip().startswith("%%")]
+
+
+def module(path: Path) -> str:
+    "The module a chapter exports."
+    found = [m[1] for s in code(path) if (m := re.search(r"^#\|\s*default_exp:?\s+(\S+)", s, re.M))]
+    assert len(found) == 1, f"{path.name}: one `#| default_exp`, not {len(found)}"
+    return found[0]
+
+
+def imported(sources: list[str]) -> set[str]:
+    "Modules that these sources import, dotted, wherever the import stands."
+    result: set[str] = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                result |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                base = "actrep_nb." + (node.module or "") if node.level else node.module or ""  # nbdev writes relative imports
+                result |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
+    return result
+
+
+# ---- chapters -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("path", chapters, **names)
+def test_no_chapter_imports_itself_or_a_later_one(path):
+    order = {f"actrep_nb.{module(p)}": i for i, p in enumerate(chapters)}
+    here = order[f"actrep_nb.{module(path)}"]
+    later = {m for m in imported(code(path)) if order.get(m, -1) >= here}
+    assert not later, f"{path.name} imports {sorted(later)}"
+
+
+@pytest.mark.parametrize("path", chapters, **names)
+def test_a_chapter_opens_with_title_and_promise_and_does_not_export_itself(path):
+    first = "".join(cells(path)[0]["source"])
+    assert cells(path)[0]["cell_type"] == "markdown" and re.match(r"# \S.*\n+> \S", first), f"{path.name} opens with {first[:60]!r}"
+    assert not any("nbdev_export()" in s for s in code(path))
+
+
+@pytest.mark.parametrize("path", chapters + experiments + tutorials, **names)
+def test_no_refusal_is_tested_in_vain(path):
+    "fastcore's expect_fail is a context manager: as a call of its own it runs nothing."
+    for source in code(path):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "expect_fail":
+                pytest.fail(f"{path.name}: write `with expect_fail(...):` instead of `{ast.unparse(node)}`")
+
+
+def test_the_index_lists_every_chapter():
+    text = (root / "nbs/index.ipynb").read_text(encoding="utf-8")
+    assert [p.name for p in chapters if f"({p.name})" not in text] == []
+
+
+# ---- experiments -----------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("path", experiments, **names)
+def test_an_experiment_has_one_parameters_cell_of_typed_literals(path):
+    tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1, f"{path.name}: {len(tagged)} cells tagged `parameters`"
+    source = "".join(tagged[0]["source"])
+    for line in filter(str.strip, source.splitlines()):
+        if line.startswith("#"):
+            continue
+        assert re.fullmatch(r"\w+\s*: ?[^=]+ = .+?\s+# \S.*", line), f"{path.name}: not `name: type = literal  # help`: {line!r}"
+        statement = ast.parse(line).body[0]
+        assert isinstance(statement, ast.AnnAssign) and statement.value is not None
+        ast.literal_eval(statement.value)
+
+
+@pytest.mark.parametrize("path", experiments, **names)
+def test_an_experiment_exports_nothing(path):
+    assert not any(re.search(r"^#\|\s*(export|default_exp)", s, re.M) or "nbdev_export" in s for s in code(path))
+
+
+# ---- files ------------------------------------------------------------------------------------------------------------
+
+def tracked() -> list[Path]:
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    return [p for name in done.stdout.split("\0") if name and (p := root / name).is_file()]
+
+
+def text_of(path: Path) -> str:
+    "A file's text without embedded pictures; empty for binary files."
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return ""
+    return re.sub(r'"image/(png|jpeg|webp)": *"[^"]*"|data:[\w/+-]+;base64,[A-Za-z0-9+/=]+', "", text)
+
+
+def test_no_machine_paths_or_package_hosts():
+    machine = r"(?<![\w.~])/(?:work|root|opt|mnt|home/\w+|Users/\w+|tmp/\w+)/[\w.]"
+    hosts = r"file://" + r"/\w|(?:index|find)-(?:url|links)|pythonhosted|/simple\b"
+    found = [f"{p.relative_to(root)}: {m[0]!r}" for p in tracked() if p != Path(__file__).resolve()
+             for m in re.finditer(f"{machine}|{hosts}", text_of(p))]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", chapters + experiments + tutorials, **names)
+def test_a_notebook_stays_small(path):
+    assert path.stat().st_size <= 600 * 1024, f"{path.name} has {path.stat().st_size // 1024} KB; pictures at 100 dpi and short outputs keep it under 600"
+
+
+# ---- the package ----------------------------------------------------------------------------------------------------
+
+heavy = {"torch", "transformers", "matplotlib", "pandas", "scipy", "seaborn", "papermill", "av", "accelerate", "nbformat"}
+
+
+def loaded_after(statement: str) -> set[str]:
+    "Top-level packages in memory after a statement in a fresh interpreter."
+    done = subprocess.run([sys.executable, "-c", f"import sys; {statement}; print(*{{m.partition('.')[0] for m in sys.modules}})"],
+                          cwd=root, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_nothing():
+    assert not loaded_after("import actrep_nb") & {*heavy, "numpy", "typer"}
+
+
+def test_the_command_line_starts_without_heavy_imports():
+    if not (root / "actrep_nb/cli.py").exists():
+        pytest.skip("chapter 18 is not written yet")
+    assert not loaded_after("import actrep_nb.cli") & heavy
+
+
+@pytest.mark.parametrize("name", ["records", "answers", "rewards", "metrics", "cot", "tasks", "sampling"])
+def test_chapters_of_pure_values_need_numpy_at_most(name):
+    if not (root / f"actrep_nb/{name}.py").exists():
+        pytest.skip(f"{name} is not written yet")
+    assert not loaded_after(f"import actrep_nb.{name}") & heavy
+
+
+def test_settings_name_every_package_that_the_chapters_import():
+    import lock
+    distributions = {r.name.lower().replace("-", "_") for r in lock.requirements("api")}
+    provided = {"PIL": "pillow", "google": "google_genai", "IPython": "ipython", "qwen_vl_utils": "qwen_vl_utils", "yaml": "pyyaml"}
+    optional = {"torchcodec"}  # a reader by choice, named by `actrep doctor`
+    used = {m.partition(".")[0] for p in chapters for m in imported([(root / "actrep_nb" / f"{module(p)}.py").read_text()])}
+    third_party = used - set(sys.stdlib_module_names) - {"actrep_nb", ""} - optional
+    assert {m for m in third_party if provided.get(m, m).lower() not in distributions} == set()
+
+
+def test_lock_covers_settings():
+    import lock
+    assert lock.check() == []
+
+
+def test_lock_holds_exact_public_versions_only():
+    import lock
+    assert [line for line in lock.read_lock() if not re.fullmatch(r'[\w.-]+==[\d.]+(?:(?:rc|a|b|\.post)\d+)?(?: ; [\w ="\'.<>()]+)?', line)] == []
+
+
+def test_version_has_one_home():
+    import actrep_nb
+    config = ConfigParser(delimiters=["="])
+    config.read(root / "settings.ini")
+    assert "version" not in config["DEFAULT"] and re.fullmatch(r"\d+\.\d+\.\d+", actrep_nb.__version__)

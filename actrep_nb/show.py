@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -167,7 +167,7 @@ def progress(
     if os.environ.get("RANK", "0") != "0":
         yield from iterable
         return
-    if total is None and hasattr(iterable, "__len__"): total = len(iterable)
+    if total is None and isinstance(iterable, Sized): total = len(iterable)
     line: _NotebookLine | _TerminalLine = _NotebookLine() if in_notebook() else _TerminalLine()
     began, shown, done = time.monotonic(), float("-inf"), 0
     try:

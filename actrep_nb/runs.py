@@ -353,6 +353,15 @@ def _last_words(msg: dict[str, Any]) -> str:
     return lines[-1] if lines else ""
 
 # %% ../nbs/16_runs.ipynb #844cdec4
+def _fail_cell(client: "RunClient", index: int, name: str, message: str, error: BaseException) -> None:
+    "Record an error that left no output of its own in a cell, and mark the cell failed."
+    cell = client.nb.cells[index]
+    if cell.cell_type == "code" and not any(o.output_type == "error" for o in cell.outputs):
+        cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[f"{name}: {message}"]))
+        cell.execution_count = cell.execution_count or client.watch.cell
+    client.nb_man.cell_exception(cell, cell_index=index, exception=error)
+
+# %% ../nbs/16_runs.ipynb #26189a21
 class RunClient(PapermillNotebookClient):
     "Executes the cells of one notebook in one kernel; every way to fail becomes an error output and a cell marked failed."
 
@@ -393,40 +402,27 @@ class RunClient(PapermillNotebookClient):
         self.watch.said = _last_words(msg) or self.watch.said
         return super().process_message(msg, cell, cell_index)
 
-# %% ../nbs/16_runs.ipynb #26189a21
-def _fail_cell(client: RunClient, index: int, name: str, message: str, error: BaseException) -> None:
-    "Record an error that left no output of its own in a cell, and mark the cell failed."
-    cell = client.nb.cells[index]
-    if cell.cell_type == "code" and not any(o.output_type == "error" for o in cell.outputs):
-        cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[f"{name}: {message}"]))
-        cell.execution_count = cell.execution_count or client.watch.cell
-    client.nb_man.cell_exception(cell, cell_index=index, exception=error)
-
-
-def _run_cells(self: RunClient) -> bool:
-    "Run the cells in order; False when one failed."
-    for index, cell in enumerate(self.nb.cells):
-        if cell.cell_type == "code" and cell.source.strip():
-            self.watch.cell, self.watch.said = self.watch.cell + 1, ""
-        try:
-            self.nb_man.cell_start(cell, index)
-            self.execute_cell(cell, index)
-        except CellExecutionError as e:
-            _fail_cell(self, index, e.ename, e.evalue, e)
-        except CellTimeoutError as e:
-            _fail_cell(self, index, "CellTimeoutError", f"the cell ran longer than {self.timeout:g} s", e)
-        except DeadKernelError as e:
-            _fail_cell(self, index, "DeadKernelError", "the kernel died (killed from outside, out of memory, or a crash in native code)", e)
-        except BaseException as e:
-            _fail_cell(self, index, type(e).__name__, str(e) or "interrupted", e)
+    def run_cells(self) -> bool:
+        "Run the cells in order; False when one failed."
+        for index, cell in enumerate(self.nb.cells):
+            if cell.cell_type == "code" and cell.source.strip():
+                self.watch.cell, self.watch.said = self.watch.cell + 1, ""
+            try:
+                self.nb_man.cell_start(cell, index)
+                self.execute_cell(cell, index)
+            except CellExecutionError as e:
+                _fail_cell(self, index, e.ename, e.evalue, e)
+            except CellTimeoutError as e:
+                _fail_cell(self, index, "CellTimeoutError", f"the cell ran longer than {self.timeout:g} s", e)
+            except DeadKernelError as e:
+                _fail_cell(self, index, "DeadKernelError", "the kernel died (killed from outside, out of memory, or a crash in native code)", e)
+            except BaseException as e:
+                _fail_cell(self, index, type(e).__name__, str(e) or "interrupted", e)
+                self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
+                raise
             self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
-            raise
-        self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
-        if self.nb.cells[index].metadata.papermill.get("exception"): return False
-    return True
-
-
-RunClient.run_cells = _run_cells  # type: ignore[attr-defined]
+            if self.nb.cells[index].metadata.papermill.get("exception"): return False
+        return True
 
 # %% ../nbs/16_runs.ipynb #a0e67b02
 class RunEngine(Engine):
@@ -470,7 +466,7 @@ def to_html(
     return Path(out)
 
 # %% ../nbs/16_runs.ipynb #983ad457
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RunResult:
     "A finished run: its folder, manifest and metrics."
     out: Path  # the run folder
@@ -484,7 +480,7 @@ class RunResult:
     @property
     def ok(self) -> bool: return self.manifest.status == "done"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         m = self.manifest
         return f"{m.notebook}: {m.status} in {m.seconds or 0:.1f} s, peak memory {m.peak_memory_mb or 0:.0f} MB, in {self.out}"
 
@@ -584,7 +580,7 @@ def _execute(path: Path, executed: Path, values: dict[str, Any], watch: Watch, t
                      timeout=timeout)
 
 # %% ../nbs/16_runs.ipynb #564a3ff6
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     "What differs between two runs."
     a: str
@@ -594,7 +590,7 @@ class Comparison:
     @property
     def same_metrics(self) -> bool: return not any(where == "metrics" for where, *_ in self.differences)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         head = f"{self.a} and {self.b}: metrics {'are the same' if self.same_metrics else 'differ'}, {len(self.differences)} differences"
         return "\n".join([head, *(f"  {where} {name}: {x!r} | {y!r}" for where, name, x, y in self.differences)])
 

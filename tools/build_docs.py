@@ -139,9 +139,11 @@ def signature(text: str) -> str:
     if not heading:
         return text
     name = heading[1].replace('\\', '').strip()
-    text = text.replace(heading[0], f'### {heading[1]} {{ #{name.lower()} .api }}', 1)
     text = re.sub(r'^---\n+', '', text.lstrip())
-    text = re.sub(r'^\[source\]\(([^)]*)\)\{[^}]*\}\s*', r'[source](\1){ .api-source }\n\n', text)
+    source = re.match(r'\[source\]\(([^)]*)\)\{[^}]*\}\s*', text)
+    text = text[source.end():] if source else text
+    link = f'\n\n[source]({source[1]}){{ .api-source }}' if source else ''
+    text = text.replace(heading[0], f'### {heading[1]} {{ #{name.lower()} .api }}{link}', 1)
     text = re.sub(r'\b(?:__main__|collections\.abc|typing|pathlib(?:\._\w+)?|actrep_nb\.\w+)\.(?=\w)', '', text)
     if '.' not in name and name[:1].isupper():
         text = re.sub(r'^def (\w+)\((.*?)\)(?:->None)?:', r'class \1(\2)', text, count=1, flags=re.M | re.S)

@@ -1,6 +1,10 @@
-"""nbdev's notebook processing for the site, with two changes: the introduction under a title stays, and only imports and exports are executed."""
+"""nbdev's notebook processing for the site, with three changes.
+
+The introduction under a title stays; outside exported cells only imports are executed; records are shown with their fields as written.
+"""
 import ast
 import re
+from collections.abc import Iterator
 
 from fastcore.xtras import dict2obj
 from nbdev.frontmatter import FrontmatterProc
@@ -29,30 +33,45 @@ class exec_exports(exec_show_docs):  # noqa: N801  (nbdev names processors like 
         if not getattr(self.nb, 'has_docs_', None) or cell.cell_type != 'code' or not cell.source or cell.directives_.get('eval') == 'false':
             return
         if documented := re.search(r'^show_doc\(([\w.]+)\)', cell.source, re.M):
-            try:
-                super().__call__(cell)
-            except Exception as error:
-                if not isinstance(error.__cause__, NameError):
-                    raise
-                self.without_signature(cell, documented[1])
+            self.document(cell, documented[1])
         elif cell.directives_.keys() & {'export', 'exports', 'exporti', 'exec_doc'}:
             super().__call__(cell)
         elif imports := [ast.unparse(t) for t in cell.parsed_() or [] if isinstance(t, (ast.Import, ast.ImportFrom))]:
             self.k.run_cell('\n'.join(imports))
 
-    def without_signature(self, cell, name: str) -> None:
-        "A signature with types that only a type checker imports (or that a library names so): as it is written in the source."
-        for other in self.nb.cells:
-            trees = other.parsed_() if other.cell_type == 'code' and other.source and other is not cell else None
-            for tree in trees or []:
-                if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and tree.name == name:
-                    lines = other.source.splitlines()
-                    header = '\n'.join(lines[tree.lineno - 1:tree.body[0].lineno - 1]) or lines[tree.lineno - 1]
-                    summary, _, rest = (ast.get_docstring(tree) or '').partition('\n\n')
-                    text = f'---\n\n### {name}\n\n```python\n{header}\n```\n\n*{summary}*\n\n{rest}'
-                    cell.outputs = [dict2obj({'output_type': 'display_data', 'metadata': {}, 'data': {'text/markdown': text}})]
-                    return
-        raise RuntimeError(f'{name}: no signature, and no cell defines it')
+    def document(self, cell, name: str) -> None:
+        "nbdev's entry. A record gets its fields as written, and what nbdev cannot evaluate its signature as written."
+        try:
+            super().__call__(cell)
+        except Exception as error:
+            if not isinstance(error.__cause__, NameError):  # a type that only a type checker imports, here or in a library
+                raise
+            header, tree = next(((h, t) for h, t in self.written(name)), (None, None))
+            if tree is None:
+                raise
+            summary, _, rest = (ast.get_docstring(tree) or '').partition('\n\n')
+            text = f'---\n\n### {name}\n\n```python\n{header}\n```\n\n*{summary}*\n\n{rest}'
+            cell.outputs = [dict2obj({'output_type': 'display_data', 'metadata': {}, 'data': {'text/markdown': text}})]
+        else:
+            for header, tree in self.written(name):
+                if isinstance(tree, ast.ClassDef) and any('dataclass' in ast.unparse(d) for d in tree.decorator_list):
+                    for data in (o.data for o in cell.outputs if 'text/markdown' in o.get('data', {})):
+                        entry = ''.join(data['text/markdown'])
+                        data['text/markdown'] = re.sub(r'```python\n.*?\n```', lambda m, header=header: f'```python\n{header}\n```', entry, count=1, flags=re.S)
+
+    def written(self, name: str) -> Iterator[tuple[str, ast.stmt]]:
+        "Head of the definition of `name` as the notebook has it: parameters with their comments, or fields with theirs."
+        for cell in self.nb.cells:
+            if cell.cell_type != 'code' or not cell.source or not re.search(rf'\b(?:def|class) {name}\b', cell.source):
+                continue
+            lines = cell.source.splitlines()
+            for tree in ast.parse(cell.source).body:
+                if isinstance(tree, (ast.FunctionDef, ast.AsyncFunctionDef)) and tree.name == name:
+                    yield '\n'.join(lines[tree.lineno - 1:max(tree.lineno, tree.body[0].lineno - 1)]), tree
+                elif isinstance(tree, ast.ClassDef) and tree.name == name:
+                    fields = [line for s in tree.body if isinstance(s, ast.AnnAssign) for line in lines[s.lineno - 1:s.end_lineno]]
+                    start = min([tree.lineno, *(d.lineno for d in tree.decorator_list)])
+                    yield '\n'.join(lines[start - 1:tree.lineno] + fields), tree
 
 
 class ExportsOnly(FilterDefaults):

@@ -22,7 +22,7 @@ from .records import Clip, Prediction
 from .show import progress as show_progress
 from .video import Frames, plan_frames, probe, read_frames
 
-# %% ../nbs/14_baselines.ipynb #73acdba3
+# %% ../nbs/14_baselines.ipynb #f7f03d94
 def _not_fitted(name: str) -> ValueError:
     return ValueError(f"{name} knows no counts yet: call .fit(training_clips) first")
 
@@ -52,7 +52,7 @@ class ConstantCounter:
         if self.k is None: raise _not_fitted("ConstantCounter")
         return [_told(c, self.k) for c in clips]
 
-# %% ../nbs/14_baselines.ipynb #d7368076
+# %% ../nbs/14_baselines.ipynb #98cc2029
 class ClassMedianCounter:
     "Answers with the median count of the clip's action; an action it has not seen gets the median of all."
 
@@ -74,7 +74,7 @@ class ClassMedianCounter:
         if self.overall is None: raise _not_fitted("ClassMedianCounter")
         return [_told(c, self.medians.get(c.action, self.overall)) for c in clips]
 
-# %% ../nbs/14_baselines.ipynb #97e07db0
+# %% ../nbs/14_baselines.ipynb #b8ee1e41
 def motion_components(
     frames: Frames,  # any size, small is enough
     k: int = 4,  # how many
@@ -96,7 +96,7 @@ def periodicity(
     peaks = peaks[peaks >= shortest]
     return float(max(0.0, acf[peaks].max() / acf[0])) if len(peaks) and acf[0] > 0 else 0.0
 
-# %% ../nbs/14_baselines.ipynb #61ba4472
+# %% ../nbs/14_baselines.ipynb #b29c925c
 def motion_signal(
     frames: Frames,  # evenly spaced
     fps: float = 10.0,  # frames per second, for the smoothing
@@ -125,7 +125,7 @@ def count_peaks(
     troughs = [a + int(np.argmin(signal[a : b + 1])) for a, b in zip(edges, edges[1:])]
     return len(peaks), tuple((float(times[a]), float(times[b])) for a, b in zip(troughs, troughs[1:]))
 
-# %% ../nbs/14_baselines.ipynb #f01f6f7b
+# %% ../nbs/14_baselines.ipynb #c31f937d
 @dataclass
 class PeriodCounter:
     "Counts the swings of whatever moves most regularly. Untrained; reads the video, knows nothing about it."
@@ -157,7 +157,7 @@ class PeriodCounter:
         except Exception as e:  # whatever one file does, the others are still counted, and this one is accounted for
             return Prediction(clip.id, None, problems=(f"{type(e).__name__}: {e}",), true=clip.count)
 
-# %% ../nbs/14_baselines.ipynb #9bf5caeb
+# %% ../nbs/14_baselines.ipynb #f3d0e752
 COUNTERS: dict[str, Callable[..., Any]] = {"constant": ConstantCounter, "class_median": ClassMedianCounter, "period": PeriodCounter}
 
 

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, overload
 
-# %% ../nbs/01_records.ipynb #ed443751
+# %% ../nbs/01_records.ipynb #d5a9518e
 Cycles = tuple[tuple[float, float], ...]
 
 
@@ -51,7 +51,7 @@ class Clip:
             if not 0 <= start < end: raise ValueError(f"{self.video}: the window {self.window} must be (start, end) with 0 <= start < end")
             put("window", (start, end))
 
-# %% ../nbs/01_records.ipynb #22aaebbf
+# %% ../nbs/01_records.ipynb #1c4d99f8
 @dataclass(frozen=True)
 class Prediction:
     "What one counter answered for one clip."
@@ -64,7 +64,7 @@ class Prediction:
     action: str | None = None  # the action it named
     seconds: float | None = None  # time it took
 
-# %% ../nbs/01_records.ipynb #b6fd871d
+# %% ../nbs/01_records.ipynb #2224902b
 REPCOUNT_ACTIONS = ("bench_pressing", "front_raise", "jump_jack", "pull_up", "push_up", "squat", "battle_rope", "pommelhorse", "sit_up", "others")
 SPELLINGS = {"squant": "squat", "benchpress": "bench_pressing"}  # letters only → canonical, beyond what plurals explain
 
@@ -78,7 +78,7 @@ def canonical_action(
     known = {a.replace("_", ""): a for a in REPCOUNT_ACTIONS} | SPELLINGS
     return known.get(letters) or known.get(letters.removesuffix("s")) or tidy
 
-# %% ../nbs/01_records.ipynb #cb1b8dd6
+# %% ../nbs/01_records.ipynb #9595624f
 @dataclass(frozen=True)
 class Rejected:
     "A row that did not become a clip."
@@ -110,7 +110,7 @@ class Finding:
 class ClipFormatError(ValueError):
     "The whole file cannot be used: the message says which file, what was found in it and what is needed."
 
-# %% ../nbs/01_records.ipynb #7b04a517
+# %% ../nbs/01_records.ipynb #b78fa349
 def unique_ids(
     clips: Iterable[Clip],  # in order
 ) -> list[Clip]:  # the same clips; a repeated id gets "#2", "#3", …
@@ -172,7 +172,7 @@ class ClipSet(Sequence[Clip]):
         if not isinstance(other, ClipSet): other = ClipSet(other)
         return ClipSet(self.kept + other.kept, self.rejected + other.rejected, self.findings + other.findings, other.rows | self.rows)
 
-# %% ../nbs/01_records.ipynb #7ad94f69
+# %% ../nbs/01_records.ipynb #fb3de53b
 def _report(self: ClipSet) -> str:
     "The rows kept and rejected, the rejected ones with their reasons."
     total = len(self.kept) + len(self.rejected)
@@ -196,7 +196,7 @@ def _repr_markdown(self: ClipSet) -> str:
 
 ClipSet.report, ClipSet._repr_markdown_ = _report, _repr_markdown  # type: ignore[attr-defined]
 
-# %% ../nbs/01_records.ipynb #391bef7a
+# %% ../nbs/01_records.ipynb #35405c05
 def read_count(
     value: Any,  # a cell of a CSV file or a value of a JSON object
 ) -> int:  # 0 or more
@@ -208,7 +208,7 @@ def read_count(
     if not re.fullmatch(r"\+?[0-9]{1,9}(\.0*)?", text): raise ValueError(f"the count {text[:40]!r} is not a whole number")
     return int(text.split(".")[0])
 
-# %% ../nbs/01_records.ipynb #2447e9fa
+# %% ../nbs/01_records.ipynb #8c661868
 def _number(value: Any) -> float:
     number = float(str(value).strip())
     if not math.isfinite(number): raise ValueError(f"{value!r} is not a time")
@@ -237,7 +237,7 @@ def read_cycles_s(
         if not m: raise ValueError(f"{p[:40]!r} is not start-end in seconds")
     return [(_number(m[1]), _number(m[2])) for m in found if m]
 
-# %% ../nbs/01_records.ipynb #21def28c
+# %% ../nbs/01_records.ipynb #b5feba01
 def clip_findings(
     clip: Clip,  # any clip
     tolerance: float = 1e-6,  # seconds two boundaries may cross before it counts as an overlap
@@ -259,7 +259,7 @@ def clip_findings(
         elif c < b - tolerance: add("overlap", "warning", f"cycles {k} and {k + 1} overlap by {b - c:.3f} s")
     return out
 
-# %% ../nbs/01_records.ipynb #f0fc8547
+# %% ../nbs/01_records.ipynb #efa0d34a
 @dataclass
 class Row:
     "One row of an annotation file, read but not judged."
@@ -286,7 +286,7 @@ class Format:
 
 FORMATS: dict[str, Format] = {}
 
-# %% ../nbs/01_records.ipynb #c02b409d
+# %% ../nbs/01_records.ipynb #b59094e4
 def _text(row: dict[str, Any], *names: str) -> str:
     "The first of these columns that holds something, as text."
     return next((str(row[n]).strip() for n in names if row.get(n) is not None and str(row[n]).strip()), "")
@@ -306,7 +306,7 @@ def _read_repcount(row: dict[str, Any]) -> Row:
 FORMATS["repcount"] = Format("repcount", "columns type, name, count and L1, L2, … (frame numbers), better with fps",
                              lambda r: {"name", "type", "count"} <= set(r), _read_repcount)
 
-# %% ../nbs/01_records.ipynb #0454f88e
+# %% ../nbs/01_records.ipynb #57482315
 def _read_table(row: dict[str, Any]) -> Row:
     def cycles(fps): return tuple(read_cycles_s(_text(row, "cycles_s"))) if _text(row, "cycles_s") else None
     window = read_cycles_s(_text(row, "window_s"))[0] if _text(row, "window_s") else None
@@ -317,7 +317,7 @@ def _read_table(row: dict[str, Any]) -> Row:
 FORMATS["table"] = Format("table", "columns file, action and count, and if known cycles_s (start-end;start-end in seconds)",
                           lambda r: {"action", "count"} <= set(r) and ("file" in r or "video" in r), _read_table)
 
-# %% ../nbs/01_records.ipynb #28fd9763
+# %% ../nbs/01_records.ipynb #7d9b6d93
 _SPLITS = ("train", "valid", "val", "test", "dev", "eval")
 
 
@@ -333,7 +333,7 @@ FORMATS["actrep_csv"] = Format("actrep_csv", "four columns in this order: video_
 FORMATS["actrep_jsonl"] = Format("actrep_jsonl", 'objects with "video_id" and "gt_count", or with "ground_truth": {"action", "count"}',
                                  lambda r: "video_id" in r and ("gt_count" in r or "ground_truth" in r), _read_actrep, json=True)
 
-# %% ../nbs/01_records.ipynb #d403e75e
+# %% ../nbs/01_records.ipynb #f6893ded
 def _read_clips(row: dict[str, Any]) -> Row:
     def cycles(fps):
         value = row.get("cycles")
@@ -346,7 +346,7 @@ def _read_clips(row: dict[str, Any]) -> Row:
 
 FORMATS["clips"] = Format("clips", 'objects with "video", "action" and "count"', lambda r: {"video", "count"} <= set(r), _read_clips, json=True)
 
-# %% ../nbs/01_records.ipynb #eb4f50e6
+# %% ../nbs/01_records.ipynb #ebf93e39
 def _decode(path: Path) -> str:
     "The file's text, whatever a spreadsheet wrote it as."
     data = path.read_bytes()
@@ -397,7 +397,7 @@ def _jsonl_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
             yield line, value if isinstance(value, dict) else "not a JSON object"
         except (ValueError, RecursionError) as e: yield line, f"not a JSON object ({str(e)[:80]})"
 
-# %% ../nbs/01_records.ipynb #2e14256a
+# %% ../nbs/01_records.ipynb #a9a33dfa
 def video_fps(
     path: str | Path,  # a video file
 ) -> float:  # frames per second
@@ -441,7 +441,7 @@ def _judge(row: Row, videos: Path | None, split: str | None, fps: float | None) 
     if action != row.action: found.append(Finding("spelling", "note", f"action {row.action!r}", f"read as {action!r}"))
     return clip, found
 
-# %% ../nbs/01_records.ipynb #a9a33dfa
+# %% ../nbs/01_records.ipynb #88400925
 def load_clips(
     path: str | Path,  # a CSV or JSONL file in one of `FORMATS`
     format: str = "auto",  # a name in `FORMATS`, or recognise it
@@ -487,7 +487,7 @@ def _choose(path: Path, rows: list[tuple[int, dict[str, Any] | str]], formats: l
     seen = ", ".join(map(str, names[:12])) + (", …" if len(names) > 12 else "")
     raise ClipFormatError(f"{path}: its columns are {seen}. Needed is {needs}")
 
-# %% ../nbs/01_records.ipynb #1c8aedc5
+# %% ../nbs/01_records.ipynb #50a6a06a
 def save_clips(
     clips: Iterable[Clip],  # what to write
     path: str | Path,  # `.jsonl` (exact) or `.csv` (RepCount-style: frame numbers)
@@ -520,7 +520,7 @@ def _repcount_csv(clips: list[Clip], fps: float) -> str:
         writer.writerow([c.action, c.video, c.count, *frames, *[""] * (width - len(frames)), f"{fps:g}", c.split or "", c.source or "", c.id])
     return out.getvalue()
 
-# %% ../nbs/01_records.ipynb #d047ba2f
+# %% ../nbs/01_records.ipynb #219ea804
 def _set_findings(clips: Sequence[Clip]) -> list[Finding]:
     "Duplicates and leaks: what only the set can show."
     out: list[Finding] = []
@@ -551,7 +551,7 @@ def audit(
     def placed(f): return f if f.row or f.id not in given.rows else replace(f, file=given.rows[f.id][0], row=given.rows[f.id][1])
     return sorted(map(placed, out), key=lambda f: (("error", "warning", "note").index(f.severity), f.file or "", f.row or 0))
 
-# %% ../nbs/01_records.ipynb #12db1dcc
+# %% ../nbs/01_records.ipynb #7c16abff
 def spellings(
     findings: Iterable[Finding],  # from `audit`
 ) -> dict[str, str]:  # as written → as read

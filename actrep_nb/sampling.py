@@ -16,7 +16,7 @@ from dataclasses import replace
 
 from .records import Clip, clip_findings, unique_ids
 
-# %% ../nbs/04_sampling.ipynb #bdbf72e0
+# %% ../nbs/04_sampling.ipynb #b7ffb4c9
 STRATA = (1, 3, 6, 11, 21)  # 1–2, 3–5, 6–10, 11–20, 21 and more
 
 
@@ -31,7 +31,7 @@ def count_histogram(
     counts = [c.count for c in clips]
     return {label(lo, hi): sum(lo <= n < hi for n in counts) for lo, hi in ranges}
 
-# %% ../nbs/04_sampling.ipynb #9000b442
+# %% ../nbs/04_sampling.ipynb #72fa395b
 def crop_to_cycles(
     clip: Clip,  # with cycles that do not overlap
     first: int,  # index of the first repetition to keep, from 0
@@ -61,7 +61,7 @@ def _cut(clip: Clip, window: tuple[float, float], cycles: Sequence[tuple[float, 
     shifted = tuple((a - window[0], b - window[0]) for a, b in cycles)
     return replace(clip, count=len(cycles), cycles=shifted, window=(origin + window[0], origin + window[1]), id=name)
 
-# %% ../nbs/04_sampling.ipynb #c506bceb
+# %% ../nbs/04_sampling.ipynb #de4e8f2e
 def idle_stretches(
     clip: Clip,  # with cycles
     duration: float | None = None,  # length of the clip in seconds, if known
@@ -79,7 +79,7 @@ def _crop_idle(clip: Clip, rng: random.Random, seconds: float, duration: float |
     start = rng.uniform(a, b - length)
     return _cut(clip, (start, start + length), [], f"{clip.id}@idle{start:.1f}")
 
-# %% ../nbs/04_sampling.ipynb #6dacc5c2
+# %% ../nbs/04_sampling.ipynb #356645e8
 def random_count_sampling(
     clips: Iterable[Clip],  # of one split
     n: int,  # clips to return
@@ -118,7 +118,7 @@ def random_count_sampling(
     rng.shuffle(out)
     return unique_ids(out)
 
-# %% ../nbs/04_sampling.ipynb #356645e8
+# %% ../nbs/04_sampling.ipynb #4cc5f6b8
 def _shares(pool: list[Clip], ranges: list[tuple[float, float]], n: int, flatness: float) -> list[int]:
     "How many of the n draws each range gets: largest remainders, so they add up to n."
     if not 0 <= flatness <= 1: raise ValueError(f"flatness is between 0 and 1, not {flatness}")
@@ -139,14 +139,14 @@ def _draw_crop(clip: Clip, rng: random.Random, lo: float, hi: float, part: float
     if n == total: return clip  # the whole clip, as it was filmed
     return crop_to_cycles(clip, rng.randrange(total - n + 1), n, rng.random(), rng.random(), duration)
 
-# %% ../nbs/04_sampling.ipynb #6c1f7ac0
+# %% ../nbs/04_sampling.ipynb #ea436d57
 def curriculum(
     clips: Iterable[Clip],  # any clips
 ) -> list[Clip]:  # the same clips
     "Few repetitions first, as ActRep-R1's `is_curriculum_learning`. The sort is stable: shuffle first if equal counts should be mixed."
     return sorted(clips, key=lambda c: c.count)
 
-# %% ../nbs/04_sampling.ipynb #a0218756
+# %% ../nbs/04_sampling.ipynb #c3b1dc58
 def select_by_variance(
     rewards_by_clip: Mapping[str, Sequence[float | None]],  # clip id → rewards of its sampled answers; None: not scored
     n: int | None = None,  # keep at most this many

@@ -25,7 +25,7 @@ import av.video.reformatter
 import numpy as np
 from PIL import Image
 
-# %% ../nbs/02_video.ipynb #ef52a2e6
+# %% ../nbs/02_video.ipynb #e0886f98
 class VideoError(ValueError):
     "A video that cannot be used. The message names the file and what to do."
 
@@ -53,7 +53,7 @@ def write_video(
     os.replace(part, path)
     return path
 
-# %% ../nbs/02_video.ipynb #5cbed101
+# %% ../nbs/02_video.ipynb #981854eb
 @dataclass(frozen=True)
 class VideoInfo:
     "What a viewer of the file would see."
@@ -85,7 +85,7 @@ def _open(path: str | Path):
     container.close()
     raise VideoError(f"{p} holds no video, only {kinds}")
 
-# %% ../nbs/02_video.ipynb #2218730b
+# %% ../nbs/02_video.ipynb #4c270b9e
 def _decode(container, stream, trouble: list[str]) -> Iterator[tuple[float, float, "av.VideoFrame"]]:
     "(start, end, frame) of every frame in the order shown, in seconds from the first. What could not be decoded is told in `trouble`."
     small = (stream.width or 0) * (stream.height or 0) <= 320 * 320
@@ -116,7 +116,7 @@ def _decode(container, stream, trouble: list[str]) -> Iterator[tuple[float, floa
 
 def _rotation(frame) -> int: return int(round(frame.rotation / 90) * 90) % 360
 
-# %% ../nbs/02_video.ipynb #4c270b9e
+# %% ../nbs/02_video.ipynb #4abd89bb
 def probe(
     path: str | Path,  # a video file or GIF
 ) -> VideoInfo:  # what a viewer would see
@@ -151,7 +151,7 @@ def _walk(path: str | Path) -> tuple[float, int]:
     step = span / (len(pts) - 1) if span > 0 else min(longest, 1.0) or 0.04
     return span + step, max(n, 1)
 
-# %% ../nbs/02_video.ipynb #05bffafb
+# %% ../nbs/02_video.ipynb #efc26462
 def smart_resize(
     height: int,  # pixels
     width: int,  # pixels
@@ -170,7 +170,7 @@ def smart_resize(
         h, w = (math.ceil(side * grow / patch) * patch for side in (height, width))
     return h, w
 
-# %% ../nbs/02_video.ipynb #172afe9a
+# %% ../nbs/02_video.ipynb #b6646fde
 @dataclass(frozen=True)
 class FramePlan:
     "Which frames to take and at what size."
@@ -205,7 +205,7 @@ def plan_frames(
     height, width = size or smart_resize(info.height, info.width, patch, min_pixels, max_pixels)
     return FramePlan(tuple(i / taken for i in range(n)), window, int(height), int(width), taken)
 
-# %% ../nbs/02_video.ipynb #e2bb0189
+# %% ../nbs/02_video.ipynb #a80890e3
 def token_budget(
     plan: FramePlan,  # what will be shown
     patch: int = 28,  # side of one token after merging, pixels
@@ -214,7 +214,7 @@ def token_budget(
     "Number of video tokens a Qwen-VL model makes of this plan."
     return math.ceil(len(plan.times) / temporal) * (plan.height // patch) * (plan.width // patch)
 
-# %% ../nbs/02_video.ipynb #840ed336
+# %% ../nbs/02_video.ipynb #8ffefcea
 TOLERANCE = 1e-3  # seconds: time stamps of some containers are whole milliseconds
 
 
@@ -247,7 +247,7 @@ def _fit(height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
         return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))
     return finish
 
-# %% ../nbs/02_video.ipynb #a72b8409
+# %% ../nbs/02_video.ipynb #7cfd2961
 def read_pyav(
     path: str,  # a video file
     wanted: Sequence[float],  # moments in seconds of the file, ascending
@@ -278,7 +278,7 @@ def read_pyav(
 
 READERS: dict[str, Reader] = {"pyav": read_pyav}
 
-# %% ../nbs/02_video.ipynb #9f33ffec
+# %% ../nbs/02_video.ipynb #8b24075b
 def _at(starts: np.ndarray, ends: np.ndarray, wanted: Sequence[float]) -> list[int]:
     "Index of the frame on screen at each moment, until the video ends."
     index = np.searchsorted(starts, np.asarray(wanted) + TOLERANCE, side="right") - 1
@@ -322,7 +322,7 @@ def read_torchcodec(
 
 READERS |= {"decord": read_decord, "torchcodec": read_torchcodec}
 
-# %% ../nbs/02_video.ipynb #6991aba3
+# %% ../nbs/02_video.ipynb #e23964fa
 def read_frames(
     path: str | Path,  # a video file
     plan: FramePlan,  # from `plan_frames`
@@ -347,7 +347,7 @@ def read_frames(
     starts += starts[-1:] * (len(wanted) - len(starts))
     return Frames(np.stack(pixels), np.maximum(np.array(starts) - begin, 0.0), tuple(problems))
 
-# %% ../nbs/02_video.ipynb #190055ee
+# %% ../nbs/02_video.ipynb #fe5bef9b
 class FrameCache:
     "Frames on disk, made on first use. Safe for several processes: whoever finishes last wins, and both wrote the same."
 

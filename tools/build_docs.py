@@ -302,7 +302,8 @@ def navigation(pages: dict[str, Page]) -> list:
     "Home, looking, the four parts, then the experiments and tutorials that there are."
     def entry(source: str, numbered: bool = True) -> dict:
         page = pages[source]
-        return {(f'{number(source)} {page.title}' if numbered else page.title): page.page}
+        bare = re.sub(r'^\d+\s*[·.:-]\s*', '', page.title)
+        return {(f'{number(source)} {bare}' if numbered else page.title): page.page}
 
     chapters = sorted((s for s in pages if re.fullmatch(r'nbs/\d+[a-z]*_\w+\.ipynb', s)), key=lambda s: Path(s).name)
     nav: list = [{'Home': 'index.md'}] if 'nbs/index.ipynb' in pages else []

@@ -1,11 +1,13 @@
 """Run the chapters again, one after the other, in real kernels, and store what they print: `make pages`.
 
-Cells marked `#| eval: false` keep the output they have. What hidden cells print is not stored. A chapter that fails
-is left as it was, and named; the exit status is then 1. `python tools/pages.py 07 index` runs only these.
+Cells marked `#| eval: false` keep the output they have. What hidden cells print is not stored, nor are the error stream
+(libraries log there) and the names of temporary folders, which differ each time. A chapter that fails is left as it was,
+and named; the exit status is then 1. `python tools/pages.py 07 index` runs only these.
 """
 import os
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -31,9 +33,12 @@ def run(path: Path) -> None:
     kernel = nb.metadata.get('kernelspec', {}).get('name', 'python3')
     ChapterClient(nb, kernel_name=kernel, timeout=600, coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}}).execute()
     for cell in nb.cells:
-        if cell.cell_type == 'code' and re.search(r'^#\|\s*hide\b(?!_)', cell.source, re.M):
-            cell.outputs = []
-    nbformat.write(nb, path)
+        if cell.cell_type == 'code':
+            hidden = re.search(r'^#\|\s*hide\b(?!_)', cell.source, re.M)
+            cell.outputs = [] if hidden else [o for o in cell.outputs if o.get('name') != 'stderr']
+    text = nbformat.writes(nb)
+    text = re.sub(re.escape(tempfile.gettempdir()) + r'/tmp[a-z0-9_]{8}', '…', text).replace(f'{root}/', '')
+    path.write_text(text + '\n', encoding='utf-8')
 
 
 def main() -> int:

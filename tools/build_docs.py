@@ -266,8 +266,7 @@ def readme() -> str:
         text = joined(cell['source'])
         if cell['cell_type'] == 'markdown':
             text = callouts(text, 'readme')
-            text = re.sub(r'\((?!https?:|#|/)((?:\.\./)?)([\w./-]+)(#[^)\s]*)?\)(?<=[)])',
-                          lambda m: f'({m[2]}{m[3] or ""})' if m[1] else f'(nbs/{m[2]}{m[3] or ""})' if (root / 'nbs' / m[2]).exists() else m[0], text)
+            text = re.sub(r'\]\((?!\w+:|#|/)(\.\./)?([^)\s]+)\)', lambda m: f']({"" if m[1] else "nbs/"}{m[2]})', text)
             pieces.append(text.strip())
         elif cell['cell_type'] == 'code' and not re.search(r'^#\|\s*(hide|default_exp)', text, re.M):
             pieces.append(fenced(re.sub(r'^#\|.*\n?', '', text, flags=re.M).strip(), 'python'))

@@ -383,7 +383,7 @@ def transcript(
     clip: Clip,  # with cycles
     times: Sequence[float] | np.ndarray,  # of the frames, seconds
     seed: int = 0,  # which moments are asked for
-    moments: int = 6,  # how many
+    moments: int = 3,  # how many
 ) -> str:
     "What the base is taught to say about a clip: its action, the phase of every slot, and of some moments."
     starts = np.asarray(times[::2])

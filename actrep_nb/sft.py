@@ -168,7 +168,7 @@ def train_sft(
     from transformers.trainer_callback import PrinterCallback
 
     log = Path(log or Path(args.output_dir) / "log.jsonl")
-    trainer = CountSFTTrainer(model=model, args=args, train_dataset=list(examples), data_collator=SFTCollator(model), callbacks=[JSONLLog(log)])
+    trainer = CountSFTTrainer(model=model, args=args, train_dataset=examples, data_collator=SFTCollator(model), callbacks=[JSONLLog(log)])
     trainer.remove_callback(PrinterCallback)
     model.config.use_cache = False
     trainer.train()

@@ -188,3 +188,10 @@ def test_shipped_experiments_declare_readable_parameters():
         assert declared, f"{path.name} has no cell tagged parameters"
         assert all(p.help for p in declared.values()), f"{path.name}: each parameter needs help"
         assert find_notebook(path.stem.split("_", 1)[1]).name == path.name
+
+
+def test_native_crashes_leave_their_last_words(book, tmp_path):
+    with pytest.raises(RunFailed, match="Segmentation fault|Fatal Python error"):
+        run(book("import faulthandler, sys\nfaulthandler.enable(file=sys.__stderr__)\nfaulthandler._sigsegv()"), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "kernel.log").stat().st_size > 0
+    assert run(book("n"), tmp_path / "run", quiet=True).ok and not (tmp_path / "run" / "kernel.log").exists()

@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/evaluate.html.md"""
 
 # %% auto #0
 __all__ = ['COMPARED', 'COLUMNS', 'Counter', 'unreadable', 'LocalCounter', 'frame_messages', 'APICounter', 'compare',
-           'Evaluation', 'judge', 'evaluate', 'load_predictions']
+           'Evaluation', 'judge', 'evaluate', 'load_predictions', 'telling_clips']
 
 # %% ../nbs/15_evaluate.ipynb #ec1f55aa
 import base64
@@ -320,3 +320,16 @@ def load_predictions(
         fields = {k: v for k, v in row.items() if k not in ("model", "video", "cycles", "problems")}
         out.setdefault(row["model"], []).append(Prediction(cycles=cycles, problems=tuple(row["problems"]), **fields))
     return out
+
+# %% ../nbs/15_evaluate.ipynb #aca8dcc0
+def telling_clips(
+    a: Sequence[Prediction],  # of the counter to start from, with true counts
+    b: Sequence[Prediction],  # of the one it became, same clips, same order
+    k: int = 4,  # how many
+) -> list[str]:
+    "Ids of clips, for half of them b gained most on a, then where it lost most, then where both are far off; no clip twice."
+    miss = lambda p: abs((p.count or 0) - (p.true or 0)) + (p.count is None)
+    gain = sorted(range(len(a)), key=lambda i: (miss(b[i]) - miss(a[i]), -(a[i].true or 0), a[i].id))
+    both = sorted(range(len(a)), key=lambda i: (-miss(b[i]), a[i].id))
+    order = gain[: max(1, k // 2)] + gain[::-1][: k // 4] + both
+    return [a[i].id for i in dict.fromkeys(order)][:k]

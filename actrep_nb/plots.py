@@ -145,12 +145,12 @@ def plot_entropy(
 
 # %% ../nbs/17_plots.ipynb #c511e7b4
 def plot_count_distribution(
-    before: Sequence[Clip],  # as annotated
-    after: Sequence[Clip] | None = None,  # as sampled
+    before: Sequence[Clip | int],  # as annotated: clips, or their counts
+    after: Sequence[Clip | int] | None = None,  # as sampled
     names: tuple[str, str] = ("as annotated", "after random count sampling"),  # titles
 ) -> Figure:
     "How many clips there are of each count, before and after sampling; long tails are binned."
-    sets = [(name, [c.count for c in clips]) for name, clips in zip(names, (before, after)) if clips is not None]
+    sets = [(name, [c.count if isinstance(c, Clip) else int(c) for c in clips]) for name, clips in zip(names, (before, after)) if clips is not None]
     top = max((max(counts, default=0) for _, counts in sets), default=0)
     width = max(1, math.ceil((top + 1) / 40))
     edges = np.arange(0, top + width + 1, width) - 0.5

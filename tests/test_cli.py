@@ -1,0 +1,178 @@
+"""The command line: exit codes, one JSON object on the last line, bad files that do not stop good ones, a --help that is quick."""
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from actrep_nb.cli import SIZES, demo_steps, join_parameters, main
+from actrep_nb.runs import find_notebook, notebook_parameters
+from actrep_nb.synth import draw_clip, make_dataset
+from actrep_nb.video import write_video
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("ACTREP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    "An empty current folder without models of ours around it."
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ACTREP_MODEL", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def clip(here):
+    d = draw_clip("squat", 3, seed=1)
+    write_video(here / "squats.mp4", d.pixels, d.fps)
+    return here / "squats.mp4"
+
+
+def last_json(capsys):
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert lines and not [line for line in lines[:-1] if line.strip()], f"words on stdout beside the JSON: {lines[:-1]}"
+    return json.loads(lines[-1]), err
+
+
+def test_help_is_quick_and_teaches():
+    start = time.perf_counter()
+    shown = subprocess.run([sys.executable, "-c", "import sys; from actrep_nb.cli import main; sys.exit(main(['--help']))"], capture_output=True, text=True, timeout=60)
+    seconds = time.perf_counter() - start
+    assert shown.returncode == 0 and all(c in shown.stdout for c in ("demo", "count", "run", "evaluate", "doctor", "audit"))
+    probe = "import sys; from actrep_nb.cli import main; main(['--help']); print(','.join(m for m in ('torch','transformers','matplotlib','pandas','numpy','papermill','av') if m in sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60).stdout.splitlines()[-1]
+    assert loaded == "", f"--help imports {loaded}"
+    assert seconds < 5, "far beyond the second it should take, even on a busy machine"
+
+
+@pytest.mark.parametrize("name", ["demo", "count", "run", "evaluate", "doctor", "audit"])
+def test_every_command_has_examples_and_json(name, capsys):
+    assert main([name, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"actrep {name}" in text.split("Examples:")[1] and "--json" in text
+
+
+@pytest.mark.parametrize("argv", [["count"], ["nonsense"], ["count", "x.mp4", "--nonsense"], ["demo", "--size", "huge"], ["run", "no_such_book"],
+                                  ["evaluate", "x.csv"], ["evaluate", __file__, "--limit", "many"]])
+def test_wrong_usage_is_exit_code_2(argv, here, capsys):
+    assert main([*argv, "--json"]) == 2
+    data, err = last_json(capsys)
+    assert data["ok"] is False and data["error"] and err.strip()
+
+
+def test_count_goes_on_after_bad_files(clip, here, capsys):
+    (here / "broken.mp4").write_bytes(b"\0" * 100)
+    (here / "folder").mkdir()
+    code = main(["count", "broken.mp4", "gone.mp4", "folder", "squats.mp4", "squats.mp4", "--model", "period", "--out", "pictures", "--json"])
+    data, err = last_json(capsys)
+    assert code == 1 and [f["file"] for f in data["failed"]] == ["broken.mp4", "gone.mp4", "folder"]
+    assert [f["file"] for f in data["files"]] == ["squats.mp4"] * 2 and data["files"][0]["count"] == 3
+    assert len(data["files"][0]["cycles"]) == 3
+    pictures = {f["picture"] for f in data["files"]}
+    assert len(pictures) == 2 and all((here / p).stat().st_size > 10_000 for p in pictures)
+    assert "gone.mp4" in err and "3 of 5 files" in err
+
+
+def test_count_without_a_model_says_what_to_do(clip, here, capsys, monkeypatch):
+    import actrep_nb.runs
+    monkeypatch.setattr(actrep_nb.runs, "shipped", lambda path: [])
+    assert main(["count", "squats.mp4"]) == 2
+    assert "--model period" in capsys.readouterr().err
+    (here / "sft" / "checkpoint").mkdir(parents=True)
+    (here / "sft" / "checkpoint" / "config.json").write_text("{}")
+    assert main(["count", "squats.mp4", "--model", "sft"]) == 1
+    assert "holds a folder checkpoint" in capsys.readouterr().err
+
+
+def test_count_with_a_checkpoint(clip, here, capsys):
+    "An untrained model gives no count: that is a failure that shows its answer, not a zero."
+    from actrep_nb.models import make_tiny_checkpoint
+    make_tiny_checkpoint(here / "tiny")
+    assert main(["count", "squats.mp4", "--model", "tiny", "--max-new-tokens", "8", "--json"]) == 1
+    out = capsys.readouterr().out.splitlines()
+    assert "the model gave no count" in json.loads(out[-1])["failed"][0]["reason"]
+
+
+def test_evaluate_accounts_for_every_row(here, capsys):
+    path = make_dataset(here / "data", 6, seed=0, name="test", workers=1)
+    rows = list(csv.reader(path.open()))
+    rows[2][2] = "nan"
+    rows.append(["squat", "gone.mp4", "1"] + [""] * (len(rows[0]) - 3))
+    with path.open("w", newline="") as f: csv.writer(f).writerows(rows)
+    code = main(["evaluate", str(path), "--videos", "data/videos", "--baseline", "period,class_median", "--fit", str(path), "--out", "judged", "--json"])
+    data, err = last_json(capsys)
+    assert code == 0 and data["n"] == 5 and len(data["rejected"]) == 2 and set(data["models"]) == {"period", "class_median"}
+    assert "row 3" in err and "gone.mp4" in err
+    assert json.loads((here / "judged" / "results.json").read_text())["models"] == data["models"]
+    assert len((here / "judged" / "predictions.jsonl").read_text().splitlines()) == 10
+
+
+def test_evaluate_names_the_file_it_cannot_use(here, capsys):
+    (here / "words.csv").write_text("a,b\n1,2\n")
+    for argv, words in [(["gone.csv"], "gone.csv"), (["words.csv"], "words.csv"), (["words.csv", "--videos", "gone"], "gone")]:
+        assert main(["evaluate", *argv, "--baseline", "period"]) == 1
+        assert words in capsys.readouterr().err
+    assert main(["evaluate", "words.csv", "--baseline", "perod"]) in (1, 2)
+
+
+def test_audit_lists_findings(here, capsys):
+    (here / "a.csv").write_text("file,action,count,cycles_s\na.mp4,squat,3,0.0-1.0\nb.mp4,squat,-2,\n")
+    assert main(["audit", "a.csv", "--json"]) == 0
+    data, err = last_json(capsys)
+    assert (data["rows"], data["kept"], data["rejected"]) == (2, 1, 1) and len(data["findings"]) >= 2
+
+
+@pytest.fixture
+def book(here):
+    cells = [nbformat.v4.new_code_cell("n: int = 3  # how many\nname: str = ''  # of it", metadata={"tags": ["parameters"]}),
+             nbformat.v4.new_code_cell("from actrep_nb.show import glue\nprint('words')\nglue('twice', 2 * n)\nglue('name', name)\nassert n >= 0, 'too few'")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), here / "twice.ipynb")
+
+
+def test_run_reads_values_by_the_notebooks_types(book, here, capsys):
+    assert main(["run", "twice.ipynb", "-p", "n", "21", "-p", "name", "12", "--out", "out", "--json"]) == 0
+    data, _ = last_json(capsys)
+    assert data["metrics"] == {"twice": 42, "name": "12"} and data["status"] == "done" and (here / data["report"]).exists()
+    assert main(["run", "twice.ipynb", "-p", "n=-1", "--out", "failed", "--json"]) == 1
+    data, err = last_json(capsys)
+    assert "twice.ipynb failed in cell 3" in data["error"] and "too few" in err and "Traceback" not in err.split("AssertionError")[0].split("Traceback (most")[0]
+    for wrong in (["-p", "m", "1"], ["-p", "n", "1.5"], ["-p", "n"]):
+        assert main(["run", "twice.ipynb", *wrong]) == 2
+    assert main(["run", "twice.ipynb", "--show", "--json"]) == 0
+    assert last_json(capsys)[0]["parameters"]["n"] == {"type": "int", "default": 3, "help": "how many"}
+
+
+def test_parameters_are_joined_only_after_p():
+    assert join_parameters(["run", "x", "-p", "a", "-1", "--out", "d", "y"]) == ["run", "x", "-p", "a=-1", "--out", "d", "y"]
+    assert join_parameters(["-p", "a=b", "c", "--parameter", "d", "e f", "-p"]) == ["-p", "a=b", "c", "--parameter", "d=e f", "-p"]
+
+
+def test_doctor_uses_what_it_reports(here, capsys):
+    code = main(["doctor", "--json"])
+    data, err = last_json(capsys)
+    checks = {c["name"]: c for c in data["checks"]}
+    assert checks["reader pyav"]["ok"] and "decoded" in checks["reader pyav"]["found"] and checks["torch"]["ok"]
+    assert code == (0 if data["ready"] else 1)
+    assert all(c["cure"] for c in checks.values() if c["needed"] and not c["ok"])
+
+
+def test_demo_steps_set_parameters_that_exist():
+    for size in SIZES:
+        for step in demo_steps(size, "data/tiny_base"):
+            try: declared = notebook_parameters(find_notebook(step.notebook))
+            except FileNotFoundError: pytest.skip(f"{step.notebook} is not written yet")
+            assert set(step.parameters) <= set(declared), f"{step.notebook} has no {set(step.parameters) - set(declared)}"
+
+
+@pytest.mark.skipif(not (SHARED / "clips" / "manifest.csv").exists(), reason="real clips are not here: set ACTREP_SHARED_DATA")
+def test_real_clips_are_all_accounted_for(here, capsys):
+    code = main(["evaluate", str(SHARED / "clips" / "manifest.csv"), "--videos", str(SHARED / "clips"), "--baseline", "period", "--json"])
+    data, _ = last_json(capsys)
+    assert code == 0 and data["n"] + len(data["rejected"]) == 24

@@ -462,7 +462,7 @@ papermill_engines.register("actrep", RunEngine)
 def to_html(
     notebook: str | Path,  # executed notebook
     out: str | Path,  # HTML file to write
-    no_input: bool = False,  # leave the code out
+    no_input: bool = False,  # leave out the code and what was written to stderr
     title: str | None = None,  # of the page; the notebook's first heading unless given
 ) -> Path:
     "Write a notebook as one HTML file that loads nothing from the network."
@@ -470,9 +470,12 @@ def to_html(
 
     nb = nbformat.read(notebook, as_version=4)
     for cell in nb.cells: cell.metadata.pop("execution", None)  # nbdev writes floats there, which nbconvert's validation refuses
+    if no_input:
+        for cell in (c for c in nb.cells if c.cell_type == "code"): cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
     heading = next((m[1] for c in nb.cells if c.cell_type == "markdown" and (m := re.search(r"^# (.+)$", c.source, re.M))), Path(notebook).stem)
-    exporter = HTMLExporter(
-        mathjax_url="", require_js_url="", mermaid_js_url="", jquery_url="", exclude_input=no_input, exclude_input_prompt=no_input, exclude_output_prompt=no_input)
+    exporter = HTMLExporter(exclude_input=no_input, exclude_input_prompt=no_input, exclude_output_prompt=no_input)
+    for script in (name for name in exporter.trait_names() if name.endswith("js_url") or name == "mathjax_url"): setattr(exporter, script, "")
+    exporter.log.setLevel("ERROR")  # it misses alternative texts of figures
     html, _ = exporter.from_notebook_node(nb, resources={"metadata": {"name": title or heading}})
     Path(out).write_text(html, encoding="utf-8")
     return Path(out)
@@ -671,6 +674,6 @@ def run_steps(
         tell(f"[{k}/{len(steps)}] {step.name}: {step.says}")
         results[step.name] = r = run(
             step.notebook, Path(out) / step.name, _fill(step.parameters, {"out": str(out), "seed": seed}), timeout=timeout, no_input=step.no_input)
-        numbers = ", ".join(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in r.metrics.items() if isinstance(v, (int, float, str)))
+        numbers = ", ".join(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in list(r.metrics.items())[:5] if isinstance(v, (int, float, str)))
         tell(f"      {r.manifest.seconds:.0f} s, {r.manifest.peak_memory_mb or 0:.0f} MB" + (f": {numbers}" if numbers else ""))
     return results

@@ -136,11 +136,12 @@ def test_progress_bars_do_not_fill_the_notebook(book, tmp_path):
 
 
 def test_report_needs_no_network_and_hides_code_when_asked(book, tmp_path):
-    path = book("import matplotlib.pyplot as plt\nsecret_name = 3\nplt.plot([1, 2]);\nprint('shown')")
+    path = book("import matplotlib.pyplot as plt\nsecret_name = 3\nplt.plot([1, 2]);\nprint('shown')\nimport sys; print('a notice', file=sys.stderr)")
     run(path, tmp_path / "run", quiet=True, no_input=True)
     html = (tmp_path / "run" / "report.html").read_text()
-    assert "<title>A title</title>" in html and "shown" in html and "image/png" in html and "secret_name" not in html
+    assert "<title>A title</title>" in html and "shown" in html and "image/png" in html and "secret_name" not in html and "a notice" not in html
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//|@import|url\(\s*["']?https?:|import\s.*["']https?:""", html)
+    assert not re.findall(r"https?://[^\s\"']+\.m?js", html)
     assert "secret_name" in to_html(tmp_path / "run" / "notebook.ipynb", tmp_path / "with_code.html").read_text()
 
 

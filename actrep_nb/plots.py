@@ -65,6 +65,7 @@ def smooth(
 def _curve(ax: Axes, log: Sequence[Mapping[str, Any]], name: str, color: str = "C0", label: str | None = None) -> None:
     "One column over steps: faint steps, running mean on top."
     x, y = _column(log, name)
+    if not len(y): ax.text(0.5, 0.5, "nothing was logged", transform=ax.transAxes, ha="center", va="center", color=SOFT)
     ax.plot(x, y, color=color, alpha=0.25, lw=0.8)
     ax.plot(x, smooth(y), color=color, lw=2, label=label)
     ax.set_xlabel("step")
@@ -128,7 +129,7 @@ def plot_completion_length(
     axes[0, 0].set(title="completion length, tokens", ylim=(0, None))
     if cut:
         _curve(axes[0, 1], log, "truncated", WRONG)
-        axes[0, 1].set(title="cut off at the limit", ylim=(0, max(0.05, 1.1 * _column(log, "truncated")[1].max())))
+        axes[0, 1].set(title="cut off at the limit", ylim=(0, max(0.05, 1.1 * _column(log, "truncated")[1].max(initial=0.0))))
         axes[0, 1].yaxis.set_major_formatter(PercentFormatter(1))
     return fig
 
@@ -250,7 +251,8 @@ def plot_metric_table(
             ax.plot(m["value"], k, "o", color=f"C{k}", ms=6)
             ax.annotate(f"{m['value']:.2f}", (m["value"], k), (0, 6), textcoords="offset points", ha="center", fontsize="small", color=INK)
         ax.set_title(METRIC_TITLES.get(metric, metric) + (" →" if metric in ("obo", "exact", "parse_rate") else " ←"))
-        ax.set_xlim(-0.04, None if metric not in ("obo", "exact", "parse_rate") else 1.04)
+        if metric in ("obo", "exact", "parse_rate"): ax.set(xlim=(-0.06, 1.06), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "", "0.5", "", "1"])
+        else: ax.set_xlim(-0.04 * ax.get_xlim()[1], None)
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.4, -0.8)
     return fig
@@ -301,7 +303,7 @@ def plot_timeline(
     prediction: Prediction | None = None,  # its claimed cycles are drawn, if it lists any
     frames: Frames | None = None,  # a strip of them above the bars
     duration: float | None = None,  # seconds; until the last frame or cycle unless given
-    title: str | None = None,  # counts and problems unless given
+    title: str | None = None,  # the clip and what is wrong with its answer, unless given
 ) -> Figure:
     "Annotated and predicted repetitions along time, under the frames they happen in."
     rows = [(f"true: {clip.count}", clip.cycles, INK)] if clip and (clip.cycles or clip.count == 0) else []
@@ -324,5 +326,6 @@ def plot_timeline(
     ax.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     ax.grid(False, axis="y")
     said = "; ".join(p for p in (prediction.problems if prediction else ()) if p)
-    fig.suptitle(title if title is not None else ((clip.id if clip else prediction.id if prediction else "") + (f"  ({said})" if said else "")), fontsize="medium", x=0.01, ha="left")
+    title = title if title is not None else (clip.id if clip else prediction.id if prediction else "") + (f"  ({said})" if said else "")
+    fig.suptitle(title if len(title) <= 100 else title[:99] + "…", fontsize="medium", x=0.01, ha="left")
     return fig

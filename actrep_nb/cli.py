@@ -154,7 +154,7 @@ def _picture(clip: Any, prediction: Any, folder: Path, taken: set[str]) -> Path:
     return folder / f"{stem}.timeline.png"
 
 # %% ../nbs/18_cli.ipynb #6bac635a
-@app.command()
+@app.command(short_help="count repetitions in video files, with times and a picture")
 def count(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Video files.", show_default=False)],
     model: Annotated[str | None, typer.Option(help="Checkpoint folder, name on the Hugging Face hub, or period. Default: $ACTREP_MODEL, the demo's model, the tiny base.")] = None,
@@ -179,7 +179,9 @@ def _count(files: list[str], model: str, folder: Path, max_new_tokens: int, out:
     "Count each file; a bad one is noted and the others go on."
     from actrep_nb.records import Clip
 
-    counter, done, taken = make_counter(model, max_new_tokens), [], set()
+    counter = make_counter(model, max_new_tokens)
+    done: list[dict[str, Any]] = []
+    taken: set[str] = set()
     for file in files:
         if not Path(file).is_file():
             out.fail(file, "there is no such file; check the name, and quotes around one with spaces" if not Path(file).exists() else "is a folder; name the videos in it")
@@ -229,7 +231,7 @@ def main(
     return result if isinstance(result, int) else 0
 
 # %% ../nbs/18_cli.ipynb #2b47621c
-@app.command()
+@app.command(short_help="judge counters on annotated clips")
 def evaluate(
     clips: Annotated[Path, typer.Argument(metavar="CLIPS", help="Annotation file: RepCount CSV, ActRep-R1 CSV or JSONL, or a CSV with file, action, count.", show_default=False)],
     videos: Annotated[Path | None, typer.Option(help="Folder of the videos. Default: the names in the file as they are.")] = None,
@@ -294,7 +296,7 @@ def _baselines(names: str, fit: Path | None) -> dict[str, Any]:
     return out
 
 # %% ../nbs/18_cli.ipynb #da9d4ebd
-@app.command()
+@app.command(short_help="list what is odd about an annotation file")
 def audit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Annotation file.", show_default=False)],
     videos: Annotated[Path | None, typer.Option(help="Folder of the videos; then missing ones are found too.")] = None,
@@ -319,7 +321,7 @@ def audit(
                      "findings": [vars(f) for f in findings]}
 
 # %% ../nbs/18_cli.ipynb #87702424
-@app.command()
+@app.command(short_help="run an experiment notebook with parameters")
 def run(
     notebook: Annotated[str, typer.Argument(metavar="NOTEBOOK", help="Path of a notebook, or the name of an experiment: 03_sft, sft.", show_default=False)],
     parameter: Annotated[list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter (repeatable). NAME=VALUE works too.")] = [],  # noqa: B006
@@ -401,7 +403,7 @@ def demo_steps(
     ]
 
 # %% ../nbs/18_cli.ipynb #9237e42d
-@app.command()
+@app.command(short_help="from a base that cannot count to one that can, and a report")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
@@ -515,7 +517,7 @@ def _book() -> list[Check]:
     ]
 
 # %% ../nbs/18_cli.ipynb #8900d2eb
-@app.command()
+@app.command(short_help="what is installed, what is missing and how to get it")
 def doctor(as_json: AsJson = False) -> None:
     """Look at this installation: versions, devices, video readers, what is missing and how to get it.
 
@@ -539,4 +541,8 @@ def doctor(as_json: AsJson = False) -> None:
         say.failed += [{"file": c.name, "reason": c.found} for c in broken]
 
 # %% ../nbs/18_cli.ipynb #e8ba9710
+_ORDER = ("demo", "count", "run", "evaluate", "audit", "doctor")  # in --help: from trying to mending
+app.registered_commands.sort(key=lambda c: _ORDER.index(c.callback.__name__) if c.callback else 0)
+
+# %% ../nbs/18_cli.ipynb #453efd18
 if __name__ == "__main__": sys.exit(main())

@@ -174,11 +174,11 @@ def load_model(
     dtype: torch.dtype | None = None,  # None: float32 on a CPU, bfloat16 elsewhere
 ) -> tuple[Any, Any]:
     "Model and processor of a checkpoint. Raises ValueError for a family we cannot place in time, OSError when there is nothing to load."
-    device = torch.device(device) if device else pick_device()
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    where = torch.device(device) if device else pick_device()
+    dtype = dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
     if str(path).startswith((".", "/", "data/", "runs/")) and not (Path(path) / "config.json").exists():
         raise FileNotFoundError(f"{path} holds no checkpoint (no config.json). Give a folder written by save_pretrained, or a name on the hub.")
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(device)
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(where)
     if model.config.model_type not in FAMILIES:
         raise ValueError(f"{path} is a {model.config.model_type}; this version places {', '.join(FAMILIES)} in time")
     return model, AutoProcessor.from_pretrained(path)

@@ -142,8 +142,10 @@ def make_counter(
 def _picture(clip: Any, prediction: Any, folder: Path, taken: set[str]) -> Path:
     "Draw a clip's timeline; the file is named after the video."
     from actrep_nb.plots import plot_timeline
+    from actrep_nb.show import theme
     from actrep_nb.video import plan_frames, probe, read_frames
 
+    theme()
     info = probe(clip.video)
     frames = read_frames(clip.video, plan_frames(info, fps=min(4.0, 200 / info.duration), max_frames=200, max_pixels=160 * 28 * 28))
     stem, k = Path(clip.video).stem, 1

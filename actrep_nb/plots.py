@@ -7,7 +7,8 @@ Docs: https://actrep.github.io/actrep_nb/plots.html.md"""
 # %% auto #0
 __all__ = ['INK', 'SOFT', 'RIGHT', 'MIXED', 'WRONG', 'METRIC_TITLES', 'smooth', 'plot_loss', 'plot_reward_curves',
            'plot_group_mix', 'plot_completion_length', 'plot_entropy', 'plot_count_distribution',
-           'plot_predicted_vs_true', 'plot_error_by_count', 'plot_metric_table', 'plot_paired', 'plot_timeline']
+           'plot_predicted_vs_true', 'plot_error_by_count', 'plot_metric_table', 'plot_paired', 'crop_to_motion',
+           'plot_timeline']
 
 # %% ../nbs/17_plots.ipynb #f19555db
 import math
@@ -277,20 +278,33 @@ def plot_paired(
     axes[0, 0].set_ylim(len(pairs) - 0.4, -0.6)
     return fig
 
-# %% ../nbs/17_plots.ipynb #1cd07aca
-def _strip(ax: Axes, frames: Frames, duration: float, slots: int) -> None:
+# %% ../nbs/17_plots.ipynb #aefccb91
+def crop_to_motion(
+    pixels: np.ndarray,  # uint8 [T, H, W, 3]
+    aspect: float = 0.75,  # width over height of the window, for frames wider than that
+) -> np.ndarray:
+    "The columns in which the picture changes most over time, [T, H, W', 3]; narrow frames stay as they are."
+    height, width = pixels.shape[1:3]
+    keep = max(1, round(height * aspect))
+    if keep >= width or len(pixels) < 2: return pixels
+    change = np.abs(np.diff(pixels[..., 1].astype(np.int16), axis=0)).mean(axis=(0, 1))
+    sums = np.concatenate([[0.0], np.cumsum(change)])
+    start = int(np.argmax(sums[keep:] - sums[:-keep]))
+    return pixels[:, :, start : start + keep]
+
+
+def _strip(ax: Axes, pixels: np.ndarray, times: np.ndarray, duration: float, slots: int) -> None:
     "Frames along the time axis, each in the stretch of time around it."
-    height, width = frames.pixels.shape[1:3]
     edges = np.linspace(0, duration, slots + 1)
     for a, b in zip(edges, edges[1:]):
-        k = int(np.argmin(np.abs(frames.times - (a + b) / 2)))
-        ax.imshow(frames.pixels[k], extent=(a, b, 0, 1), aspect="auto", interpolation="bilinear")
+        k = int(np.argmin(np.abs(times - (a + b) / 2)))
+        ax.imshow(pixels[k], extent=(a, b, 0, 1), aspect="auto", interpolation="bilinear")
     for t in edges[1:-1]: ax.axvline(t, color="white", lw=1.5)
     ax.set(xlim=(0, duration), ylim=(0, 1), yticks=[])
     ax.tick_params(bottom=False, labelbottom=False)
     ax.grid(False)
 
-
+# %% ../nbs/17_plots.ipynb #19b52ada
 def _bars(ax: Axes, cycles: Cycles, y: float, color: str) -> None:
     "One numbered bar per repetition."
     for k, (a, b) in enumerate(cycles, 1):
@@ -311,13 +325,14 @@ def plot_timeline(
     step = float(np.median(np.diff(frames.times))) if frames is not None and len(frames) > 1 else 0.0
     ends = [b for _, cycles, _ in rows for _, b in cycles or ()] + ([float(frames.times[-1]) + step] if frames is not None else [])
     span = duration or max(ends, default=1.0)
-    aspect = frames.pixels.shape[2] / frames.pixels.shape[1] if frames is not None else 1.0
-    slots = int(np.clip(round(8 / max(aspect, 0.3) / 1.1), 4, 14))
+    pixels = crop_to_motion(frames.pixels) if frames is not None else np.zeros((1, 1, 1, 3), np.uint8)
+    aspect = pixels.shape[2] / pixels.shape[1]
+    slots = int(np.clip(round(9 / max(aspect, 0.3)), 4, 14))
     strip = 7.0 / slots / aspect if frames is not None else 0.0
     bars = 0.45 * max(len(rows), 1)
     fig, axes = _figure(1 + (frames is not None), 1, (strip + bars + 0.8) / (1 + (frames is not None)),
                         gridspec_kw={"height_ratios": [strip, bars] if frames is not None else [1], "hspace": 0.02})
-    if frames is not None: _strip(axes[0, 0], frames, span, slots)
+    if frames is not None: _strip(axes[0, 0], pixels, frames.times, span, slots)
     ax = axes[-1, 0]
     for y, (_, cycles, color) in enumerate(rows): _bars(ax, cycles or (), y, color)
     for y, (name, cycles, _) in enumerate(rows):

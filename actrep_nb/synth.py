@@ -182,12 +182,12 @@ def _displacement(script, t, gamma, reach):
 def _scene(rng, size):
     "Everything that is chosen once per clip: colours, place, size, distractor."
     dark = rng.random() < 0.5
-    back = np.array([rng.uniform(0, 70) if dark else rng.uniform(170, 255) for _ in range(3)])
-    body = tuple(int(rng.uniform(170, 255) if dark else rng.uniform(0, 80)) for _ in range(3))
+    back = np.array([rng.uniform(0, 60) if dark else rng.uniform(190, 255) for _ in range(3)])
+    body = tuple(int(rng.uniform(190, 255) if dark else rng.uniform(0, 60)) for _ in range(3))
     ramp = np.linspace(-1, 1, size)[:, None, None] * np.array([rng.uniform(-25, 25) for _ in range(3)])
     return dict(
         background=np.clip(back + ramp + np.zeros((size, size, 3)), 0, 255).astype(np.uint8), body=body,
-        scale=size * rng.uniform(0.72, 0.86), x=rng.uniform(0.42, 0.58) * size, width=max(2, round(size * rng.uniform(0.03, 0.05))),
+        scale=size * rng.uniform(0.72, 0.86), x=rng.uniform(0.42, 0.58) * size, width=max(2, round(size * rng.uniform(0.045, 0.065))),
         mirror=rng.random() < 0.5, gamma=rng.uniform(0.85, 1.2), reach=rng.uniform(0.2, 0.4), sway=rng.uniform(0, 1.5), shake=rng.choice([0, 0, rng.uniform(0.5, 2)]),
         distractor=rng.choice([None, None, "ball", "box"]), rate=rng.uniform(0.3, 1.2), side=rng.choice([0.08, 0.92]), tint=tuple(rng.randrange(256) for _ in range(3)),
     )
@@ -245,6 +245,7 @@ def draw_clip(
 COUNT_WEIGHTS: dict[str, list[float]] = {  # relative frequency of 0, 1, 2, … repetitions
     "natural": [0.3, 0.4, 0.6, 1, 1.6, 2.2, 2.4, 2.2, 1.8, 1.4, 1, 0.7, 0.4],
     "uniform": [0.4] + [1.0] * 12,
+    "held_out": [0.09] + [1.0] * 12,
 }
 
 

@@ -19,6 +19,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ import threading
 import time
 import tokenize
 from collections.abc import Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from difflib import get_close_matches
@@ -268,8 +270,9 @@ class Manifest:
         path: str | Path,  # manifest.json, or the run folder
     ) -> "Manifest":
         "Read a manifest. Raises FileNotFoundError when the folder holds no run."
-        path = Path(path)
-        return cls(**json.loads((path / "manifest.json" if path.is_dir() else path).read_text(encoding="utf-8")))
+        path = Path(path) if Path(path).suffix == ".json" else Path(path) / "manifest.json"
+        if not path.exists(): raise FileNotFoundError(f"{path.parent} holds no run (no {path.name})")
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 def _write_json(path: Path, value: Any) -> None:
@@ -576,7 +579,7 @@ def run(
     _write_json(out / "parameters.json", values)
     watch.start()
     try:
-        _execute(path, out / "notebook.ipynb", values, watch, timeout)
+        with _stoppable(): _execute(path, out / "notebook.ipynb", values, watch, timeout)
     except KeyboardInterrupt:
         _close(out, manifest, "interrupted", watch, start, _cell_error(out / "notebook.ipynb"), no_input)
         raise
@@ -585,6 +588,19 @@ def run(
         if error["cell"] is None: error |= {"name": type(e).__name__, "message": str(e)}
         raise RunFailed(_close(out, manifest, "failed", watch, start, error, no_input)) from (None if isinstance(e, PapermillExecutionError) else e)
     return _close(out, manifest, "done", watch, start, None, no_input)
+
+
+@contextmanager
+def _stoppable():
+    "Let SIGTERM (a scheduler's time limit, `timeout`) end a run as Ctrl-C does: recorded, and with its kernel."
+    def stop(*_): raise KeyboardInterrupt("terminated")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try: yield
+    finally: signal.signal(signal.SIGTERM, before)
 
 
 def _execute(path: Path, executed: Path, values: dict[str, Any], watch: Watch, timeout: float | None) -> None:

@@ -88,7 +88,8 @@ def test_every_way_to_fail_is_recorded_where_it_happened(book, tmp_path, cell, t
     assert not processes_of(result.metrics["pid"])
 
 
-def test_interrupt_is_recorded_and_leaves_no_kernel(book, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_is_recorded_and_leaves_no_kernel(book, tmp_path, sent):
     path = book("import os, pathlib, time\npathlib.Path('kernel.pid').write_text(str(os.getpid()))\ntime.sleep(600)")
     child = subprocess.Popen([sys.executable, "-c", f"from actrep_nb.runs import run; run({str(path)!r}, 'run', quiet=True)"], cwd=tmp_path,
                              stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
@@ -96,7 +97,7 @@ def test_interrupt_is_recorded_and_leaves_no_kernel(book, tmp_path):
     deadline = time.monotonic() + 60
     while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < deadline and child.poll() is None: time.sleep(0.1)
     assert pid_file.exists(), child.stderr.read()
-    child.send_signal(signal.SIGINT)
+    child.send_signal(sent)
     assert child.wait(30) != 0
     assert Manifest.load(tmp_path / "run").status == "interrupted"
     assert statuses(tmp_path / "run")[-1] == "failed"
@@ -166,6 +167,10 @@ def test_verify_names_what_differs(book, tmp_path):
     assert verify(a, b).differences == []
     assert [d[:2] for d in verify(a, c).differences] == [("metrics", "twice"), ("parameters", "n")]
     assert not verify(a, c).same_metrics and verify(a, c, rtol=0.5).same_metrics
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no run"): load_run(tmp_path / "nothing")
 
 
 def test_hash_covers_names_and_contents(tmp_path):

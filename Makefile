@@ -46,7 +46,7 @@ define find_python
 	  if "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python="$$p"; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  echo "actrep_nb needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || true). Install one, or name it: make $@ PYTHON=/path/to/python3.11" >&2; exit 1; \
+	  echo "actrep_nb needs Python 3.11 or newer; found: $$(python3 --version 2>&1 || true). Install one, or name it: make $(or $(MAKECMDGOALS),install) PYTHON=/path/to/python3.11" >&2; exit 1; \
 	fi
 endef
 

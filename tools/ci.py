@@ -148,7 +148,7 @@ def pytest() -> Outcome:
     "tests/, the slow ones too"
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / 'junit.xml'
-        done = command('python', '-m', 'pytest', '-qq', '-rs', '--durations=10', '--durations-min=2', f'--junitxml={report}',
+        done = command('python', '-m', 'pytest', '-qq', '-rs', '--disable-warnings', '--durations=10', '--durations-min=2', f'--junitxml={report}',
                        env={'MPLBACKEND': 'agg'}, capture=False)
         if not report.exists():
             return verdict([f'pytest ended with {done.returncode} and no report'])

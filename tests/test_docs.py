@@ -109,3 +109,8 @@ def test_signatures_read_as_written():
     shown = signature(entry)
     assert "### Clip { #clip .api }" in shown and "class Clip(\n    video:Path, n:Any=None\n)" in shown and "{ .api-source }" in shown
     assert "target=" not in shown
+
+
+def test_examples_of_a_command_keep_their_lines():
+    shown = signature("### count\n\n*Count.*\n\n\x08\nExamples:\n  actrep count a.mp4\n  actrep count b.mp4\n\nMore.")
+    assert "```text\nExamples:\n  actrep count a.mp4\n  actrep count b.mp4\n```\n\nMore." in shown

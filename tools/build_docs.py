@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,6 +148,7 @@ def signature(text: str) -> str:
     text = re.sub(r'\b(?:__main__|collections\.abc|typing|pathlib(?:\._\w+)?|actrep_nb\.\w+)\.(?=\w)', '', text)
     if '.' not in name and name[:1].isupper():
         text = re.sub(r'^def (\w+)\((.*?)\)(?:->None)?:', r'class \1(\2)', text, count=1, flags=re.M | re.S)
+    text = re.sub(r'\x08\s*\n((?:.*\S.*(?:\n|$))+)', lambda m: fenced(textwrap.dedent(m[1]).rstrip(), 'text') + '\n', text)  # click: keep these lines
     return re.sub(r'^class (\w+)\(\s*\*args, \*\*kwargs\s*\)$', r'class \1', text, flags=re.M)
 
 

@@ -378,7 +378,7 @@ def _stamp() -> str:
 
 # %% ../nbs/18_cli.ipynb #2823eaae
 SIZES: dict[str, dict[str, Any]] = {  # what `--size` changes
-    "full": {"train": 1800, "test": 400, "samples": 1200, "sft": 850, "grpo": 200},
+    "full": {"train": 1800, "test": 600, "samples": 1200, "sft": 600, "grpo": 200},
     "small": {"train": 48, "test": 24, "samples": 64, "sft": 30, "grpo": 6},
 }
 

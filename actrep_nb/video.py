@@ -328,7 +328,7 @@ def read_frames(
     plan: FramePlan,  # from `plan_frames`
     reader: str = "pyav",  # a name in `READERS`
 ) -> Frames:  # an even number of frames with the times they were taken at
-    "Decode the planned frames. Raises VideoError when there is nothing to be had; what is missing otherwise is in `.problems`."
+    "Decode the planned frames. Raises VideoError when less than a quarter of them is to be had; what is missing otherwise is in `.problems`."
     if reader not in READERS: raise VideoError(f"reader {reader!r} is unknown; there are {', '.join(READERS)}")
     begin = plan.window[0] if plan.window else 0.0
     step = 1 / plan.fps
@@ -341,7 +341,9 @@ def read_frames(
     if taken.end <= begin: raise VideoError(f"{path} can be read to {taken.end:.2f} s only: nothing of the part from {begin:.2f} s is there")
     pixels, starts, problems = list(taken.pixels), list(taken.starts), list(taken.problems)
     if len(pixels) < len(wanted) and wanted[-1] - taken.end > step:
-        problems.append(f"the video ends at {taken.end:.2f} s; frames were planned up to {wanted[-1]:.2f} s: {len(pixels)} of {len(wanted)} were read")
+        short = (f"the video ends at {taken.end:.2f} s; frames were planned up to {wanted[-1]:.2f} s: {len(pixels)} of {len(wanted)} were read")
+        if 4 * len(pixels) < len(wanted): raise VideoError(f"{path}: {short}, too few to judge by. The file is cut off: fetch it again")
+        problems.append(short)
         wanted = wanted[: len(pixels) + len(pixels) % 2]
     pixels += pixels[-1:] * (len(wanted) - len(pixels))  # the last picture stays on screen for the moment that makes the number even
     starts += starts[-1:] * (len(wanted) - len(starts))

@@ -189,6 +189,17 @@ def test_messages_for_what_is_no_video(tmp_path):
     with pytest.raises(VideoError, match="not a file"): probe(tmp_path)
 
 
+def test_a_scrap_of_a_video_is_refused(clip, tmp_path):
+    "Less than a quarter of the frames is too little to count by."
+    plan, cut, scraps = plan_frames(probe(clip), fps=4, size=(64, 96)), tmp_path / "scrap.mp4", 0
+    data = clip.read_bytes()
+    for share in (20, 30, 40, 45, 50):
+        cut.write_bytes(data[: len(data) * share // 100])
+        try: assert 4 * len(read_frames(cut, plan)) >= len(plan.times)
+        except VideoError as e: scraps += "too few to judge by" in str(e)
+    assert scraps
+
+
 def test_a_truncated_video_is_read_as_far_as_it_goes(clip, tmp_path):
     data, plan = clip.read_bytes(), plan_frames(probe(clip), fps=4, size=(64, 96))
     cut = tmp_path / "cut.mp4"
@@ -254,6 +265,6 @@ def test_cache_is_remade_when_source_plan_or_entry_changes(clip, tmp_path):
 
 def test_problems_survive_the_cache(clip, tmp_path):
     data = clip.read_bytes()
-    (tmp_path / "cut.mp4").write_bytes(data[: len(data) // 2])
+    (tmp_path / "cut.mp4").write_bytes(data[: len(data) * 6 // 10])
     plan, cache = plan_frames(probe(clip), size=(56, 56)), FrameCache(tmp_path / "c")
     assert cache.get(tmp_path / "cut.mp4", plan).problems == cache.get(tmp_path / "cut.mp4", plan).problems != ()

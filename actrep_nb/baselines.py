@@ -16,6 +16,7 @@ from statistics import median_low
 from typing import Any
 
 import numpy as np
+from scipy.linalg import eigh
 from scipy.signal import detrend, find_peaks, savgol_filter
 
 from .records import Clip, Prediction
@@ -79,10 +80,13 @@ def motion_components(
     frames: Frames,  # any size, small is enough
     k: int = 4,  # how many
 ) -> np.ndarray:  # float [T, k], the strongest first, in grey levels (root of the sum over pixels)
-    "How the picture moves along the directions in which it varies most."
-    grey = np.asarray(frames.pixels, dtype=np.float32).mean(axis=-1).reshape(len(frames), -1)
-    u, s, _ = np.linalg.svd(detrend(grey, axis=0), full_matrices=False)
-    return u[:, :k] * s[:k]
+    "How the picture moves along the directions in which it varies most. A direction has no sign of its own: each is turned so that the clip begins low, as people begin at rest."
+    grey = detrend(np.asarray(frames.pixels, dtype=np.float64).mean(axis=-1).reshape(len(frames), -1), axis=0)
+    n = min(grey.shape)
+    short = len(grey) == n  # fewer frames than pixels: their products with each other are the smaller table, and many times faster to decompose
+    values, vectors = eigh(grey @ grey.T if short else grey.T @ grey, subset_by_index=[max(0, n - k), n - 1])
+    parts = (vectors * np.sqrt(np.maximum(values, 0)) if short else grey @ vectors)[:, ::-1]
+    return parts * np.where(2 * parts[0] > parts.max(axis=0) + parts.min(axis=0), -1.0, 1.0)
 
 
 def periodicity(

@@ -365,6 +365,8 @@ def _parameters(texts: list[str], declared: dict[str, Any], notebook: str) -> di
 
     pairs = [t.split("=", 1) for t in texts]
     if bad := [t for t, pair in zip(texts, pairs) if len(pair) != 2]: raise ParameterError(f"-p {bad[0]}: a parameter needs a value, as in -p steps 100")
+    names = [pair[0] for pair in pairs]
+    if twice := [name for name in declared if names.count(name) > 1]: raise ParameterError(f"-p {twice[0]} is given twice")
     unknown = {name: value for name, value in pairs if name not in declared}
     if unknown: check_parameters(unknown, declared, notebook)
     return {name: read_value(value, declared[name]) for name, value in pairs}
@@ -378,8 +380,8 @@ def _stamp() -> str:
 
 # %% ../nbs/18_cli.ipynb #2823eaae
 SIZES: dict[str, dict[str, Any]] = {  # what `--size` changes
-    "full": {"train": 1800, "test": 600, "samples": 1200, "sft": 600, "grpo": 200},
-    "small": {"train": 48, "test": 24, "samples": 64, "sft": 30, "grpo": 6},
+    "full": {"train": 1800, "practice": 1800, "test": 600, "sft": 850, "grpo": 240},
+    "small": {"train": 48, "practice": 48, "test": 24, "sft": 30, "grpo": 6},
 }
 
 
@@ -392,15 +394,17 @@ def demo_steps(
 
     n, frames = SIZES[size], "{out}/frames"
     return [
-        Step("data", "00_data", {"train": n["train"], "test": n["test"], "seed": "{seed}"}, "draw clips whose repetitions are known"),
-        Step("cot", "02_cot", {"clips": "{out}/data/train.csv", "samples": n["samples"], "seed": "{seed}"}, "even out the counts and write reasoning from the cycles"),
+        Step("data", "00_data", {"train": n["train"], "practice": n["practice"], "test": n["test"], "seed": "{seed}"}, "draw clips whose repetitions are known"),
+        Step("cot", "02_cot", {"clips": "{out}/data/train.csv", "seed": "{seed}"}, "write reasoning from the cycles"),
         Step("sft", "03_sft", {"model": base, "data": "{out}/cot", "cache": frames, "steps": n["sft"], "seed": "{seed}"}, "fine-tune the base on that reasoning"),
-        Step("grpo", "05_grpo", {"model": "{out}/sft/checkpoint", "data": "{out}/cot", "cache": frames, "steps": n["grpo"], "seed": "{seed}"}, "practise, rewarded for right counts"),
+        Step("grpo", "05_grpo", {
+            "model": "{out}/sft/checkpoint", "clips": "{out}/data/practice.jsonl", "samples": n["practice"], "cache": frames, "steps": n["grpo"],
+            "seed": "{seed}"}, "practise on other clips, rewarded for right counts"),
         Step("evaluate", "06_evaluate", {
             "clips": "{out}/data/test.csv", "train": "{out}/data/train.csv", "base": base, "sft": "{out}/sft/checkpoint", "grpo": "{out}/grpo/checkpoint",
             "cache": frames, "seed": "{seed}"}, "judge all of them on held-out clips"),
         Step("report", "07_report", {
-            "data": "{out}/data/train.csv", "clips": "{out}/data/test.csv", "cot": "{out}/cot", "sft": "{out}/sft", "grpo": "{out}/grpo", "evaluation": "{out}/evaluate"},
+            "practice": "{out}/data/practice.jsonl", "clips": "{out}/data/test.csv", "cot": "{out}/cot", "sft": "{out}/sft", "grpo": "{out}/grpo", "evaluation": "{out}/evaluate"},
             "put pictures and tables together", no_input=True),
     ]
 

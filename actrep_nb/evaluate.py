@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -42,16 +43,6 @@ def unreadable(
 ) -> Prediction:
     "The prediction for a clip that could not be read: no count, and the reason."
     return Prediction(clip.id, None, problems=(f"{type(error).__name__}: {error}",), true=clip.count)
-
-# %% ../nbs/15_evaluate.ipynb #2c1fbede
-def _frames(processor: Any, clip: Clip, cache: FrameCache | None) -> Frames | Exception:
-    "Frames of a clip, or why there are none."
-    from actrep_nb.models import frames_for
-
-    try:
-        return frames_for(processor, clip, cache)
-    except (VideoError, OSError, ValueError) as e:
-        return e
 
 # %% ../nbs/15_evaluate.ipynb #d3ed600f
 class LocalCounter:
@@ -101,11 +92,13 @@ class LocalCounter:
 
     def predict(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
+        from actrep_nb.models import frames_ahead
+
         clips, found = list(clips), []
         batches = [clips[i : i + self.batch_size] for i in range(0, len(clips), self.batch_size)]
-        with ThreadPoolExecutor(self.workers) as pool:
-            for batch in show_progress(batches, desc="answering, batches") if progress else batches:
-                found += self.answer(batch, list(pool.map(lambda c: _frames(self.processor, c, self.cache), batch)))
+        read = frames_ahead(self.processor, clips, self.cache, self.workers, most=2 * self.batch_size)
+        for batch in show_progress(batches, desc="answering, batches") if progress else batches:
+            found += self.answer(batch, [frames for _, frames in islice(read, len(batch))])
         return found
 
 # %% ../nbs/15_evaluate.ipynb #5a52607e

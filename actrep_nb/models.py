@@ -6,13 +6,15 @@ Docs: https://actrep.github.io/actrep_nb/models.html.md"""
 
 # %% auto #0
 __all__ = ['SPECIAL_TOKENS', 'PHASES', 'DESCRIBE', 'FAMILIES', 'tiny_config', 'tiny_tokenizer', 'tiny_processor', 'init_fan_in',
-           'make_tiny_checkpoint', 'pick_device', 'load_model', 'Sample', 'frames_for', 'make_sample',
+           'make_tiny_checkpoint', 'pick_device', 'load_model', 'Sample', 'frames_for', 'frames_ahead', 'make_sample',
            'mrope_positions', 'EncodedPrompt', 'seconds_per_slot', 'encode', 'see', 'collate', 'parts', 'freeze',
            'add_lora', 'unwrapped', 'trainable', 'phase_at', 'transcript']
 
 # %% ../nbs/10_models.ipynb #65feb975
 import random
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +30,7 @@ from .answers import PROMPTS, render_prompt
 from .cot import cot_from_cycles
 from .records import Clip
 from .synth import ACTIONS
-from .video import FrameCache, Frames, plan_frames, probe, read_frames
+from .video import FrameCache, Frames, VideoError, plan_frames, probe, read_frames
 
 # %% ../nbs/10_models.ipynb #1c02a18b
 def tiny_config(
@@ -204,6 +206,28 @@ def frames_for(
     plan = plan_frames(
         probe(clip.video), fps=float(spec.fps or 2.0), max_frames=int(spec.max_frames or 768), min_frames=int(spec.min_frames or 4), size=size, window=clip.window, **limits)
     return cache.get(clip.video, plan) if cache else read_frames(clip.video, plan)
+
+
+def frames_ahead(
+    processor: Any,  # says how the model wants videos sampled
+    clips: Iterable[Clip],  # what to read
+    cache: FrameCache | None = None,  # decoded frames are kept here
+    workers: int = 2,  # videos decoded at once
+    most: int = 32,  # videos that may wait in memory
+) -> Iterator[tuple[Clip, Frames | Exception]]:  # in the order of `clips`
+    "Each clip with its frames, or with the reason why there are none. While one is looked at, the next are decoded in other threads."
+    def read(clip: Clip) -> Frames | Exception:
+        try: return frames_for(processor, clip, cache)
+        except (VideoError, OSError, ValueError) as e: return e
+
+    waiting: deque[tuple[Clip, Future]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        for clip in clips:
+            waiting.append((clip, pool.submit(read, clip)))
+            if len(waiting) >= most:
+                clip, frames = waiting.popleft()
+                yield clip, frames.result()
+        for clip, frames in waiting: yield clip, frames.result()
 
 
 def make_sample(

@@ -324,7 +324,7 @@ def plot_timeline(
     if prediction: rows.append((f"counted: {'none' if prediction.count is None else prediction.count}", prediction.cycles, "C0"))
     step = float(np.median(np.diff(frames.times))) if frames is not None and len(frames) > 1 else 0.0
     ends = [b for _, cycles, _ in rows for _, b in cycles or ()] + ([float(frames.times[-1]) + step] if frames is not None else [])
-    span = duration or max(ends, default=1.0)
+    span = max(duration or max(ends, default=1.0), 0.1)  # a clip of one moment still needs an axis
     pixels = crop_to_motion(frames.pixels) if frames is not None else np.zeros((1, 1, 1, 3), np.uint8)
     aspect = pixels.shape[2] / pixels.shape[1]
     slots = int(np.clip(round(9 / max(aspect, 0.3)), 4, 14))

@@ -205,6 +205,7 @@ def read_count(
     if isinstance(value, bool): raise ValueError(f"{value!r} is not a count")
     if text == "" or text.lower() in ("nan", "none", "null"): raise ValueError("the count is missing (blank or NaN): fill it in or delete the row")
     if text.startswith("-"): raise ValueError(f"the count {text[:40]} is negative")
+    if re.fullmatch(r"\+?[0-9]{10,}(\.0*)?", text): raise ValueError(f"the count {text[:40]} is too large to be one")
     if not re.fullmatch(r"\+?[0-9]{1,9}(\.0*)?", text): raise ValueError(f"the count {text[:40]!r} is not a whole number")
     return int(text.split(".")[0])
 

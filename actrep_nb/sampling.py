@@ -87,6 +87,7 @@ def random_count_sampling(
     strata: Sequence[int] = STRATA,  # where each range of counts starts
     flatness: float = 1.0,  # 1: ranges are equally frequent; 0: as frequent as among the clips given
     ratio_strata: int = 4,  # parts the ratio is drawn from in turn
+    crop: bool = True,  # cut clips whose cycles are known; False: draw whole clips only
     idle_seconds: float | None = None,  # also cut clips without any repetition, at least this long (seconds); None: do not
     durations: Mapping[str, float] | None = None,  # clip id → seconds; without it nothing after the last repetition is used
 ) -> list[Clip]:  # shuffled; ids are unique ("stu1_10@3-7" holds repetitions 3 to 7)
@@ -96,7 +97,7 @@ def random_count_sampling(
     if len(splits) > 1: raise ValueError(f"clips of several splits ({', '.join(splits)}): sample each by itself, as in clips.split('train')")
     edges = [*([0] if idle_seconds is not None or 0 in strata else []), *(e for e in sorted(set(strata)) if e > 0), math.inf]
     ranges = [(lo, hi) for lo, hi in zip(edges, edges[1:])]
-    croppable = {c.id: bool(c.cycles) and not clip_findings(c) for c in pool}
+    croppable = {c.id: crop and bool(c.cycles) and not clip_findings(c) for c in pool}
 
     def eligible(lo: float, hi: float) -> list[Clip]:
         def can(c: Clip) -> bool:

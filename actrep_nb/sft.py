@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from .models import EncodedPrompt, collate, encode, make_sample, see, unwrapped
+from .answers import render_prompt
+from .models import EncodedPrompt, Sample, collate, encode, frames_ahead, see, unwrapped
 from .records import Clip
 from .show import progress
-from .video import FrameCache, VideoError
+from .video import FrameCache
 
 # %% ../nbs/11_sft.ipynb #edf994f7
 def prepare(
@@ -45,11 +46,11 @@ def prepare(
         kept.extend(zip([c for c, _ in waiting], see(model, prompts) if frozen_vision and prompts else prompts))
         waiting.clear()
 
-    for clip in progress(clips, desc="watching clips"):
-        try:
-            waiting.append((clip, encode(model, processor, make_sample(processor, clip, prompt, cache))))
-        except VideoError as error:
-            failed.append((clip, str(error)))
+    for clip, frames in progress(frames_ahead(processor, clips, cache), total=len(clips), desc="watching clips"):
+        if isinstance(frames, Exception):
+            failed.append((clip, str(frames)))
+            continue
+        waiting.append((clip, encode(model, processor, Sample(clip, frames, render_prompt(prompt)))))
         if len(waiting) == batch_size:
             flush()
     flush()

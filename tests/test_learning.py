@@ -9,7 +9,7 @@ import torch
 
 from actrep_nb.cot import cot_from_cycles
 from actrep_nb.grpo import GRPOTrainer, advantages, policy_loss, shared_prefix_logprobs, train_grpo
-from actrep_nb.models import Sample, add_lora, encode, frames_for, load_model, make_sample, make_tiny_checkpoint, mrope_positions, see, seconds_per_slot
+from actrep_nb.models import Sample, add_lora, encode, frames_ahead, frames_for, load_model, make_sample, make_tiny_checkpoint, mrope_positions, see, seconds_per_slot
 from actrep_nb.records import Clip
 from actrep_nb.rollout import choose_tokens, placeholder_ids, sample_group, sample_tokens
 from actrep_nb.sft import make_example, prepare, train_sft, training_arguments
@@ -120,6 +120,18 @@ def test_broken_clips_are_returned_with_reasons(loaded, clips, tmp_path):
     assert [c.id for c, _ in ready] == ["squat", "pull_up"]
     assert [c.id for c, _ in failed] == ["torn", "text", "gone"]
     assert all(Path(c.video).name in reason for c, reason in failed)
+
+
+def test_frames_are_read_ahead_but_not_all_at_once(loaded, clips):
+    _, processor = loaded
+    missing, taken = Clip(video="missing.mp4", action="squat", count=1, id="missing"), []
+    given = [clips[0], missing, *clips[1:], *clips]
+    read = frames_ahead(processor, (taken.append(c) or c for c in given), most=2)
+    first, frames = next(read)
+    assert first is clips[0] and len(frames.times) == len(frames.pixels) and len(taken) == 2
+    rest = list(read)
+    assert [c.id for c, _ in rest] == [c.id for c in given[1:]]
+    assert "missing.mp4" in str(rest[0][1]) and isinstance(rest[0][1], Exception)
 
 
 def test_loss_reaches_every_trained_part_and_no_frozen_one(loaded, clips, tmp_path):

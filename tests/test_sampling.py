@@ -93,6 +93,12 @@ def test_clips_without_usable_cycles_are_used_whole():
     assert {c.count for c in random_count_sampling(clips, 6, strata=(0, 1))} == {0, 8}
 
 
+def test_without_cropping_clips_are_drawn_whole_and_in_their_own_range():
+    clips = pool([1] * 30 + [8] * 5)
+    out = random_count_sampling(clips, 40, strata=(1, 5), crop=False, idle_seconds=1.0)
+    assert all(c.window is None for c in out) and [c.count for c in out].count(8) == 20 and len({c.id for c in out}) == 40
+
+
 def test_idle_crops_hold_nothing():
     clips = pool([5, 9])
     nothing = [c for c in random_count_sampling(clips, 60, idle_seconds=1.0, durations={clips[0].id: 30.0}) if c.count == 0]

@@ -380,8 +380,8 @@ def _stamp() -> str:
 
 # %% ../nbs/18_cli.ipynb #2823eaae
 SIZES: dict[str, dict[str, Any]] = {  # what `--size` changes
-    "full": {"train": 1800, "practice": 1800, "test": 600, "sft": 850, "grpo": 240},
-    "small": {"train": 48, "practice": 48, "test": 24, "sft": 30, "grpo": 6},
+    "full": {"train": 1800, "crops": 900, "practice": 1600, "test": 500, "sft": 1000, "grpo": 240},
+    "small": {"train": 48, "crops": 16, "practice": 48, "test": 24, "sft": 30, "grpo": 6},
 }
 
 
@@ -395,7 +395,7 @@ def demo_steps(
     n, frames = SIZES[size], "{out}/frames"
     return [
         Step("data", "00_data", {"train": n["train"], "practice": n["practice"], "test": n["test"], "seed": "{seed}"}, "draw clips whose repetitions are known"),
-        Step("cot", "02_cot", {"clips": "{out}/data/train.csv", "seed": "{seed}"}, "write reasoning from the cycles"),
+        Step("cot", "02_cot", {"clips": "{out}/data/train.csv", "samples": n["crops"], "seed": "{seed}"}, "write reasoning from the cycles"),
         Step("sft", "03_sft", {"model": base, "data": "{out}/cot", "cache": frames, "steps": n["sft"], "seed": "{seed}"}, "fine-tune the base on that reasoning"),
         Step("grpo", "05_grpo", {
             "model": "{out}/sft/checkpoint", "clips": "{out}/data/practice.jsonl", "samples": n["practice"], "cache": frames, "steps": n["grpo"],

@@ -71,6 +71,10 @@ def test_any_nested_list(tree):
     same("before\n\n" + "\n".join(lines(tree)) + "\n\nafter")
 
 
+def test_a_formula_at_the_start_of_a_line_stays_in_its_paragraph():
+    assert markdown(formulas("the height is\n$u(t)$ where\n$t$ is time")).count("<p>") == 1
+
+
 def test_formulas_become_mathml_and_prices_and_code_do_not():
     shown = formulas("with $a_i^2$ and `$x$` for $5 or $6\n\n```\n$y$\n```\n\n$$\\frac{1}{n}\\sum_i x_i$$")
     assert shown.count("<math") == 2 and "`$x$`" in shown and "\n$y$\n" in shown and "$5 or $6" in shown

@@ -52,7 +52,7 @@ def formulas(text: str) -> str:
     "`$…$` and `$$…$$` → MathML, by pandoc's rules for what is a formula and what is a price."
     def change(piece: str) -> str:
         piece = re.sub(r'(?<!\\)\$\$(.+?)\$\$', lambda m: f'\n\n<div class="formula">{mathml(m[1], "block")}</div>\n\n', piece, flags=re.S)
-        return re.sub(r'(?<![\\$])\$(?=\S)((?:[^$\\\n]|\\.|\n(?!\n))+?)(?<=\S)\$(?!\d)', lambda m: mathml(m[1], 'inline'), piece)
+        return re.sub(r'(?<![\\$])\$(?=\S)((?:[^$\\\n]|\\.|\n(?!\n))+?)(?<=\S)\$(?!\d)', lambda m: f'<span>{mathml(m[1], "inline")}</span>', piece)  # bare <math> at the start of a line would end the paragraph
     return outside_code(text, change)
 
 

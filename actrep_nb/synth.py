@@ -245,7 +245,8 @@ def draw_clip(
 COUNT_WEIGHTS: dict[str, list[float]] = {  # relative frequency of 0, 1, 2, … repetitions
     "natural": [0.6, 0.6, 0.8, 1.1, 1.6, 2, 2.2, 2, 1.7, 1.4, 1.1, 0.9, 0.7],
     "uniform": [0.4] + [1.0] * 12,
-    "held_out": [0.09] + [1.0] * 12,
+    "held_out": [0.0] + [1.0] * 12,
+    "none": [1.0],
 }
 
 

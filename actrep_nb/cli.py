@@ -217,8 +217,9 @@ def _count(files: list[str], model: str, folder: Path, max_new_tokens: int, out:
         out.say(f"{file}: {p.count}" + (f" ({p.action.replace('_', ' ')})" if p.action else ""))
         for k, (a, b) in enumerate(p.cycles or (), 1): out.say(f"  {k:>3}  {a:6.1f} s to {b:6.1f} s")
         if p.problems: out.say(f"  take care: {'; '.join(p.problems)}")
-        try: picture: Path | None = _picture(clip, p, folder, taken)
-        except (OSError, ValueError) as e: picture = out.fail(file, f"counted, but its picture could not be drawn ({e})")
+        picture = None
+        try: picture = _picture(clip, p, folder, taken)
+        except (OSError, ValueError) as e: out.fail(file, f"counted, but its picture could not be drawn ({e})")
         if picture: out.say(f"  picture: {picture}")
         done.append({"file": file, "count": p.count, "cycles": p.cycles, "action": p.action, "problems": p.problems, "picture": picture, "seconds": p.seconds})
     if out.failed: out.warn(f"{len(out.failed)} of {len(files)} files could not be counted")
@@ -287,9 +288,11 @@ def evaluate(
         for r in judged.rejected: say.warn(f"rejected: {r}")
         if not len(judged): raise ValueError(f"{clips}: none of its {len(judged.rejected)} rows is a clip that can be judged")
         counters = _baselines(baseline, fit)
+        paths: dict[str, str] = {}
         for name, path in map(_named, model):
-            if name in counters: raise Usage(f"two counters are called {name}: tell them apart, as in --model {name}_2={path}")
-            counters[name] = make_counter(path, max_new_tokens)
+            if name in counters or name in paths: raise Usage(f"two counters are called {name}: tell them apart, as in --model {name}_2={path}")
+            paths[name] = path
+        counters |= {name: make_counter(path, max_new_tokens) for name, path in paths.items()}
         result = judge_all(counters, ClipSet(judged.kept[:limit], judged.rejected) if limit else judged, seed=seed)
         say.say(str(result.table().to_string()))
         if len(counters) > 1: say.say("\nDifferences on the same clips (* the interval excludes 0)\n" + result.differences().to_string())

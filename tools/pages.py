@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 root = Path(__file__).resolve().parents[1]
+os.environ.setdefault('DS_ACCELERATOR', 'cpu')  # or DeepSpeed tells each page, with the time of day, that it looked for a GPU
 
 
 class ChapterClient(NotebookClient):

@@ -7,7 +7,7 @@ Docs: https://actrep.github.io/actrep_nb/records.html.md"""
 # %% auto #0
 __all__ = ['Cycles', 'REPCOUNT_ACTIONS', 'SPELLINGS', 'FORMATS', 'Clip', 'Prediction', 'canonical_action', 'Rejected', 'Finding',
            'ClipFormatError', 'unique_ids', 'ClipSet', 'read_count', 'pair_up', 'read_cycles_s', 'clip_findings', 'Row',
-           'Format', 'video_fps', 'load_clips', 'save_clips', 'audit', 'spellings']
+           'Format', 'video_fps', 'load_clips', 'clips_from_rows', 'save_clips', 'audit', 'spellings']
 
 # %% ../nbs/01_records.ipynb #950733c0
 import csv
@@ -15,10 +15,13 @@ import io
 import json
 import math
 import os
+import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, overload
 
@@ -37,6 +40,7 @@ class Clip:
     source: str | None = None  # what the video was cut from, for leakage checks
     id: str = ""  # unique within a `ClipSet`; the file's stem unless given
     window: tuple[float, float] | None = None  # the part of the file that is the clip, in seconds of the file; None: all of it
+    extra: dict[str, Any] = field(default_factory=dict, hash=False)  # what else the row says: see "What else a row says"
 
     def __post_init__(self):
         if not self.video: raise ValueError("a clip needs the path of its video")
@@ -271,7 +275,8 @@ class Row:
     split: str | None = None  # split as written
     source: str | None = None  # source as written
     id: str = ""  # id as written
-    window: Any = None  # (start, end) seconds
+    window: Any = None  # (start, end) seconds, or how to find them given a way to learn the fps
+    extra: dict[str, Any] = field(default_factory=dict)  # see `Clip.extra`
 
 
 @dataclass(frozen=True)
@@ -282,7 +287,10 @@ class Format:
     recognise: Callable[[dict[str, Any]], bool]  # is this row (column → value) one of ours?
     read: Callable[[dict[str, Any]], Row]  # a row's values; KeyError or ValueError when it has none
     header: tuple[str, ...] | None = None  # column names, for CSV files that have no header line
-    json: bool = False  # one JSON object on each line, not CSV
+    json: bool = False  # JSON objects, not CSV
+    line: str = ""  # a regular expression with named groups, for text that is neither CSV nor JSON
+    expand: Callable[[dict[str, Any], Path], list[dict[str, Any]]] = lambda entry, path: [entry]  # the rows of an entry that holds several, or lies partly in a file beside
+    write: "Callable[[list[Clip], float | None], str] | None" = None  # clips and the fps of frame numbers → the file's text; ClipFormatError where a clip cannot be said
 
 
 FORMATS: dict[str, Format] = {}
@@ -293,15 +301,36 @@ def _text(row: dict[str, Any], *names: str) -> str:
     return next((str(row[n]).strip() for n in names if row.get(n) is not None and str(row[n]).strip()), "")
 
 
+def _cells(row: dict[str, Any]) -> list[Any]:
+    "L1, L2, … in order."
+    return [row[f"l{k}"] for k in range(1, 1 + sum(bool(re.fullmatch(r"l[0-9]+", c)) for c in row)) if f"l{k}" in row]
+
+
+def _measure(row: dict[str, Any], name: str) -> float:
+    "A column that must hold a finite number."
+    try: return _number(row[name])
+    except KeyError: raise LookupError(name, "is missing") from None
+    except (ValueError, TypeError): raise LookupError(name, f"{str(row[name])[:40]!r} is not a number") from None
+
+
+def _facts(row: dict[str, Any], **names: str) -> dict[str, Any]:
+    "What the row says about its file, as far as it says it in numbers."
+    out: dict[str, Any] = {}
+    for ours, theirs in (names or {k: k for k in ("fps", "duration", "num_frames")}).items():
+        with suppress(LookupError): out[ours] = _measure(row, theirs)
+    return out
+
+
 def _read_repcount(row: dict[str, Any]) -> Row:
-    cells = [row[f"l{k}"] for k in range(1, 1 + sum(bool(re.fullmatch(r"l[0-9]+", c)) for c in row)) if f"l{k}" in row]
+    cells = _cells(row)
     def cycles(fps):
         pairs = pair_up(cells)
         if not pairs: return () if str(row.get("count")).strip() in ("0", "0.0") else None  # no cycles listed for a count of 0 is an annotation
         rate = float(_text(row, "fps")) if _text(row, "fps") else fps()
         if not (rate > 0 and math.isfinite(rate)): raise LookupError(f"the fps {_text(row, 'fps')!r} is not a frame rate")
         return tuple((a / rate, b / rate) for a, b in pairs)
-    return Row(_text(row, "name"), _text(row, "type"), row.get("count"), cycles, _text(row, "split") or None, _text(row, "source") or None, _text(row, "id"))
+    return Row(_text(row, "name"), _text(row, "type"), row.get("count"), cycles, _text(row, "split") or None, _text(row, "source") or None, _text(row, "id"),
+               extra=_facts(row))
 
 
 FORMATS["repcount"] = Format("repcount", "columns type, name, count and L1, L2, … (frame numbers), better with fps",
@@ -326,7 +355,7 @@ def _read_actrep(row: dict[str, Any]) -> Row:
     truth = row.get("ground_truth")
     truth = truth if isinstance(truth, dict) else row
     return Row(_text(row, "video_id"), _text(truth, "action"), next((truth[k] for k in ("gt_count", "count") if k in truth), None),
-               split=_text(row, "split") or None)
+               split=_text(row, "split") or None, extra={"cot": row["cot"]} if row.get("cot") else {})
 
 
 FORMATS["actrep_csv"] = Format("actrep_csv", "four columns in this order: video_id, split, action, count",
@@ -335,6 +364,13 @@ FORMATS["actrep_jsonl"] = Format("actrep_jsonl", 'objects with "video_id" and "g
                                  lambda r: "video_id" in r and ("gt_count" in r or "ground_truth" in r), _read_actrep, json=True)
 
 # %% ../nbs/01_records.ipynb #f6893ded
+def _extra(value: Any) -> dict[str, Any]:
+    "The extra of a clip, which a table holds as JSON text."
+    if isinstance(value, str) and value.strip(): value = json.loads(value)
+    if value is not None and not isinstance(value, (dict, str)): raise LookupError("extra", f"{str(value)[:40]!r} is not an object")
+    return value or {}
+
+
 def _read_clips(row: dict[str, Any]) -> Row:
     def cycles(fps):
         value = row.get("cycles")
@@ -342,10 +378,157 @@ def _read_clips(row: dict[str, Any]) -> Row:
         if not isinstance(value, list) or any(not isinstance(p, list) or len(p) != 2 for p in value): raise ValueError("cycles must be a list of [start, end]")
         return tuple((_number(a), _number(b)) for a, b in value)
     name = lambda key: None if row.get(key) is None else str(row[key])
-    return Row(name("video") or "", name("action") or "", row.get("count"), cycles, name("split"), name("source"), name("id") or "", row.get("window"))
+    return Row(name("video") or "", name("action") or "", row.get("count"), cycles, name("split"), name("source"), name("id") or "", row.get("window"),
+               extra=_extra(row.get("extra")))
 
 
 FORMATS["clips"] = Format("clips", 'objects with "video", "action" and "count"', lambda r: {"video", "count"} <= set(r), _read_clips, json=True)
+
+# %% ../nbs/01_records.ipynb #d5960d7d
+def _read_ucfrep(row: dict[str, Any]) -> Row:
+    name, start, end = _text(row, "name"), _measure(row, "start_frame"), _measure(row, "end_frame")
+    folder = Path(name).parent.name
+    group = re.fullmatch(r"(.+_g[0-9]+)_c[0-9]+", Path(name).stem)
+    def cycles(fps):
+        pairs = pair_up(_cells(row))
+        return tuple(((a - start) / fps(), (b - start) / fps()) for a, b in pairs) or None
+    return Row(name, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", folder), row.get("counts"), cycles, source=group[1] if group else None,
+               window=lambda fps: ((start - 1) / fps(), end / fps()), extra={"start_frame": start})
+
+
+FORMATS["ucfrep"] = Format("ucfrep", "columns name, counts, start_frame, end_frame and L1, L2, … (frame numbers from 1)",
+                           lambda r: {"name", "counts", "start_frame", "end_frame"} <= set(r), _read_ucfrep)
+
+# %% ../nbs/01_records.ipynb #ff2cf60c
+def _read_countix(row: dict[str, Any]) -> Row:
+    first, last = _measure(row, "kinetics_start"), _measure(row, "kinetics_end")
+    start, end = _measure(row, "repetition_start") - first, _measure(row, "repetition_end") - first
+    video = _text(row, "video_id")
+    if not video: raise LookupError("video_id", "no video is named")
+    return Row(f"{video}_{first:06.0f}_{last:06.0f}.mp4", _text(row, "class"), row.get("count"), source=video, window=(round(start, 6), round(end, 6)),
+               extra={"duration": last - first})
+
+
+FORMATS["countix"] = Format("countix", "columns video_id, kinetics_start, kinetics_end, repetition_start, repetition_end, count, and class if known",
+                            lambda r: {"video_id", "repetition_start", "repetition_end", "kinetics_start", "count"} <= set(r), _read_countix)
+
+# %% ../nbs/01_records.ipynb #d6792f10
+def _beside_quva(entry: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    name = _text(entry, "name")
+    found = (p for p in (path.parent / "npy" / f"{name}.npy", path.parent / f"{name}.npy") if name and p.is_file())
+    return [entry if "npy" in entry else entry | {"npy": next(found, None)}]
+
+
+def _cycle_ends(path: Path | None) -> list[float]:
+    import numpy as np
+    if path is None: raise ValueError("no .npy with the cycle ends is beside the index")
+    try: ends = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header that promises more than the file holds is refused
+    except Exception as e: raise ValueError(f"{Path(path).name} is not an array of numbers ({e})") from None
+    if not isinstance(ends, np.ndarray) or ends.ndim != 1 or ends.dtype.kind not in "iuf": raise ValueError(f"{Path(path).name} is not a list of frame numbers")
+    return [_number(e) for e in ends]
+
+
+def _read_quva(row: dict[str, Any]) -> Row:
+    npy = row.get("npy")
+    count = row.get("count") if "count" in row else len(_cycle_ends(npy))
+    def cycles(fps):
+        rate, ends = _facts(row).get("fps") or fps(), _cycle_ends(npy)
+        return tuple((a / rate, b / rate) for a, b in zip([0.0, *ends], ends))
+    return Row(f"{_text(row, 'name')}.mp4", _text(row, "action"), count, cycles, extra=_facts(row, fps="fps", duration="dur", num_frames="nb"))
+
+
+FORMATS["quva"] = Format("quva", "a .npy of cycle ends, a folder of them, or an index with columns name, count, first, last beside them",
+                         lambda r: "npy" in r or {"name", "count", "first", "last"} <= set(r), _read_quva, expand=_beside_quva)
+
+# %% ../nbs/01_records.ipynb #cd7b91dd
+def _expand_list(key: str) -> Callable[[dict[str, Any], Path], list[dict[str, Any]]]:
+    "One row for each member of the entry's list `key`; an entry without any stays a row, to be rejected."
+    def expand(entry: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+        members = entry.get(key)
+        if not isinstance(members, list) or not members: return [entry]
+        return [{k: v for k, v in entry.items() if k != key} | {"member": m} for m in members]
+    return expand
+
+
+def _read_ovr(row: dict[str, Any]) -> Row:
+    one = row.get("member")
+    if not isinstance(one, dict): raise LookupError("ovr_annotations", "holds no object with start_time, end_time, count and description")
+    video = _text(row, "video_id")
+    stamp = f"@{row['timestamp_sec']}" if "timestamp_sec" in row else ""  # Ego4D: several clips of one video
+    return Row(video, _text(one, "description"), one.get("count"), source=video or None, id=video + stamp, window=(_measure(one, "start_time"), _measure(one, "end_time")))
+
+
+FORMATS["ovr"] = Format("ovr", 'a list of objects with "video_id" and "ovr_annotations"', lambda r: "ovr_annotations" in r or "member" in r, _read_ovr, json=True,
+                        expand=_expand_list("ovr_annotations"))
+
+# %% ../nbs/01_records.ipynb #39c1eeff
+def _answer_in(solution: Any) -> str:
+    "What stands between the answer tags, or the whole where there are none."
+    text = "" if solution is None else str(solution)
+    found = re.search(r"<answer>(.*?)</answer>", text, re.S)
+    if not (found[1] if found else text).strip(): raise LookupError("solution", "is missing")
+    return (found[1] if found else text).strip()
+
+
+def _read_dvd(row: dict[str, Any]) -> Row:
+    return Row(_text(row, "video_filename"), "", _answer_in(row.get("solution")), split=_text(row, "split") or None,
+               extra={"task": "dvd_counting", "problem": _text(row, "problem"), "solution": row["solution"]})
+
+
+def _read_video_r1(row: dict[str, Any]) -> Row:
+    kind = _text(row, "problem_type").lower().replace(" ", "_").replace("-", "_")
+    extra = {"task": "choice" if kind == "multiple_choice" else kind or "free_form", "problem": _text(row, "problem"), "solution": _answer_in(row.get("solution"))}
+    extra |= {k: row[k] for k in ("options", "data_type", "data_source", "process", "problem_id") if row.get(k) not in (None, "", [])}
+    return Row(_text(row, "path"), "", 0, extra=extra)
+
+
+FORMATS["dvd_counting"] = Format("dvd_counting", 'objects with "video_filename", "problem" and "solution"', lambda r: {"video_filename", "solution"} <= set(r), _read_dvd, json=True)
+FORMATS["video_r1"] = Format("video_r1", 'objects with "path", "problem", "problem_type" and "solution"',
+                             lambda r: {"path", "problem", "problem_type", "solution"} <= set(r), _read_video_r1, json=True)
+
+# %% ../nbs/01_records.ipynb #08169027
+def _event(video: str, sentence: str, start: Any, end: Any, **extra: Any) -> Row:
+    "A sentence to be found in time: one event, from start to end."
+    if not sentence: raise LookupError("sentence", "is missing")
+    times = _measure({"start": start}, "start"), _measure({"end": end}, "end")
+    return Row(video, "", 1, lambda fps: (times,), extra={"task": "grounding", "problem": sentence} | extra)
+
+
+def _pair_of(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2: raise LookupError(name, f"{str(value)[:40]!r} is not [start, end]")
+    return list(value)
+
+
+def _read_temporal_r1(row: dict[str, Any]) -> Row:
+    start, end = (_measure({"solution": v}, "solution") for v in _pair_of(row.get("solution"), "solution"))
+    length = _measure(row, "video_length")
+    if not (0 <= start <= 1 and 0 <= end <= 1): raise LookupError("solution", f"[{start:g}, {end:g}] must be shares of the video's length, 0 to 1")
+    return replace(_event(_text(row, "video"), _text(row, "problem"), start * length, end * length, solution=[start, end], duration=length), source=_text(row, "source") or None)
+
+
+FORMATS["temporal_r1"] = Format("temporal_r1", 'objects with "video", "problem", "solution": [start, end] from 0 to 1, and "video_length"',
+                                lambda r: {"video", "problem", "solution", "video_length"} <= set(r), _read_temporal_r1, json=True)
+
+# %% ../nbs/01_records.ipynb #7801cdc7
+def _expand_charades(entry: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    "One row for each sentence of a video."
+    times, sentences = entry.get("timestamps"), entry.get("sentences")
+    if not isinstance(times, list) or not isinstance(sentences, list) or not times: return [entry]
+    if len(times) != len(sentences): return [entry | {"odd": f"{len(times)} timestamps beside {len(sentences)} sentences"}]
+    return [{"video": entry.get("video", entry.get("key")), "duration": entry.get("duration"), "timestamp": t, "sentence": s} for t, s in zip(times, sentences)]
+
+
+def _read_charades(row: dict[str, Any]) -> Row:
+    if "odd" in row: raise LookupError("timestamps", row["odd"])
+    start, end = _pair_of(row.get("timestamp"), "timestamp") if "start" not in row else (row["start"], row["end"])
+    return _event(_text(row, "video"), _text(row, "sentence", "caption"), start, end, **_facts(row, duration="duration"))
+
+
+FORMATS["charades_json"] = Format("charades_json", 'an object: video → "timestamps", "sentences" and "duration"; or objects with "video", "timestamp" and "caption"',
+                                  lambda r: {"timestamps", "sentences"} <= set(r) or ("video" in r and "timestamp" in r and bool({"caption", "sentence"} & set(r))),
+                                  _read_charades, json=True, expand=_expand_charades)
+FORMATS["charades_txt"] = Format("charades_txt", "lines such as `3MSZA 24.3 30.4##person turns a light on.`", lambda r: {"start", "end", "sentence"} <= set(r), _read_charades,
+                                 line=r"(?P<video>\S+) +(?P<start>\S+) +(?P<end>\S+) *##(?P<sentence>.*)")
 
 # %% ../nbs/01_records.ipynb #ebf93e39
 def _decode(path: Path) -> str:
@@ -388,7 +571,7 @@ def _csv_rows(text: str, formats: Iterable[Format]) -> Iterator[tuple[int, dict[
     else: yield 0, row([])  # the header alone: enough to recognise the format
     for line, cells in lines: yield line, cells if isinstance(cells, str) else row(cells)
 
-
+# %% ../nbs/01_records.ipynb #cebddfd8
 def _jsonl_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     "(line number, object); a message where the line is not a JSON object."
     for line, words in enumerate(text.split("\n"), 1):
@@ -397,6 +580,92 @@ def _jsonl_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
             value = json.loads(words)
             yield line, value if isinstance(value, dict) else "not a JSON object"
         except (ValueError, RecursionError) as e: yield line, f"not a JSON object ({str(e)[:80]})"
+
+
+def _list_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    "(place, object) of a JSON list, read one after the other, so that a break costs only what comes after it."
+    decoder, at, n = json.JSONDecoder(), text.index("[") + 1, 1
+    gap = re.compile(r"[\s,]*")
+    while (at := gap.match(text, at).end()) < len(text) and text[at] != "]":  # type: ignore[union-attr]
+        try: value, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as e:
+            yield n, f"the JSON list cannot be read from here on ({str(e)[:80]})"
+            return
+        yield n, value if isinstance(value, dict) else "not a JSON object"
+        n += 1
+    if at >= len(text): yield n, "the JSON list is never closed: rows may be missing after this one"
+
+
+def _json_rows(text: str) -> list[tuple[int, dict[str, Any] | str]]:
+    "Rows of whichever kind of JSON this is."
+    if text.lstrip()[:1] == "[": return list(_list_rows(text))
+    try: whole = json.loads(text)
+    except (ValueError, RecursionError): return list(_jsonl_rows(text))  # several objects, or a broken one
+    if not isinstance(whole, dict): return [(1, "not a JSON object")]
+    keyed = whole and all(isinstance(v, dict) for v in whole.values())
+    return [(n, {"key": k, **v}) for n, (k, v) in enumerate(whole.items(), 1)] if keyed else [(1, whole)]
+
+# %% ../nbs/01_records.ipynb #d0d323bd
+def _package(name: str, why: str) -> Any:
+    "A package that only some files need."
+    try: return import_module(name)
+    except ImportError as e: raise ImportError(f"{why} needs the package {name.partition('.')[0]}, which is not installed ({e})") from None
+
+
+def _plain(value: Any) -> Any:
+    "NumPy and pandas values as Python's own; what is not a number (NaN) is None, as in every table."
+    if hasattr(value, "tolist"): value = value.tolist()
+    if isinstance(value, dict): return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [_plain(v) for v in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _parquet_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
+    import pandas as pd
+    _package("pyarrow", f"{path}: Parquet")
+    return [(n, _plain(r)) for n, r in enumerate(pd.read_parquet(path).to_dict("records"), 1)]
+
+
+def _excel_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
+    book = _package("openpyxl", f"{path}: a spreadsheet").load_workbook(path, read_only=True, data_only=True)
+    try: lines = [list(r) for r in book.worksheets[0].iter_rows(values_only=True)]
+    finally: book.close()
+    header = [str(c).strip().lower() if c is not None else "" for c in lines[0]] if lines else []
+    return [(n, _plain(dict(zip(header, r)))) for n, r in enumerate(lines[1:], 2)]
+
+
+def _dataset_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
+    loaded = _package("datasets", f"{path}: a saved dataset").load_from_disk(str(path))
+    parts = loaded.items() if hasattr(loaded, "items") else [(None, loaded)]
+    return list(enumerate(({**({"split": s} if s else {}), **_plain(r)} for s, part in parts for r in part), 1))
+
+# %% ../nbs/01_records.ipynb #1115a73f
+def _raw_rows(path: Path, formats: list[Format]) -> tuple[list[tuple[int, dict[str, Any] | str]], list[Format]]:
+    "The rows of any file, before they mean anything, and the formats that could be meant."
+    quva, suffix = [FORMATS["quva"]], path.suffix.lower()
+    if suffix == ".npy": return [(1, {"name": path.stem, "npy": path})], quva
+    if path.is_dir():
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file(): return _dataset_rows(path), formats
+        arrays = sorted(path.glob("*.npy"))
+        if not arrays: raise ClipFormatError(f"{path} is not a file: give the annotation file itself, and its videos' folder as videos=")
+        return [(n, {"name": p.stem, "npy": p}) for n, p in enumerate(arrays, 1)], quva
+    if suffix in (".parquet", ".xlsx"):
+        try: return (_parquet_rows if suffix == ".parquet" else _excel_rows)(path), formats
+        except ImportError: raise
+        except Exception as e: raise ClipFormatError(f"{path} cannot be read as {suffix[1:]} ({type(e).__name__}: {str(e)[:120]})") from None
+    text = _decode(path)
+    first = next((w for w in text.splitlines() if w.strip()), "")
+    for f in formats:
+        if f.line and re.fullmatch(f.line, first.strip()): return list(_line_rows(text, f)), [f]
+    is_json = text.lstrip()[:1] in ("{", "[") or suffix in (".jsonl", ".json", ".ndjson")
+    alike = [f for f in formats if f.json == is_json and not f.line] or formats
+    return (_json_rows(text) if is_json else list(_csv_rows(text, alike))), alike
+
+
+def _line_rows(text: str, format: Format) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    for n, words in enumerate(text.split("\n"), 1):
+        found = re.fullmatch(format.line, words.strip())
+        if words.strip(): yield n, found.groupdict() if found else f"{words.strip()[:60]!r} is not like {format.needs}"
 
 # %% ../nbs/01_records.ipynb #a9a33dfa
 def video_fps(
@@ -416,7 +685,8 @@ def _find_video(name: str, videos: Path | None) -> str | None:
     "The video's path; None when it should be in `videos` and is not."
     if videos is None: return name
     for suffix in ("", ".mp4", ".avi", ".mkv", ".webm", ".mov"):
-        if (videos / (name + suffix)).is_file(): return str(videos / (name + suffix))
+        with suppress(OSError):  # a name no file system takes
+            if (videos / (name + suffix)).is_file(): return str(videos / (name + suffix))
     return None
 
 
@@ -434,59 +704,133 @@ def _judge(row: Row, videos: Path | None, split: str | None, fps: float | None) 
         return video_fps(video)
     try: cycles = row.cycles(rate)
     except LookupError as e: raise LookupError("fps", str(e)) from None
-    except ValueError as e: cycles, found = None, [Finding("unusable_cycles", "error", str(e), "kept with its count, without cycles")]
+    except (ValueError, ZeroDivisionError) as e: cycles, found = None, [Finding("unusable_cycles", "error", str(e), "kept with its count, without cycles")]
     try:
-        action, window = canonical_action(row.action), None if row.window is None else tuple(row.window)
-        clip = Clip(video, action, count, cycles, row.split or split, row.source, row.id, window)
-    except (ValueError, TypeError) as e: raise LookupError("window", str(e)) from None
+        span = row.window(rate) if callable(row.window) else row.window
+        action, window = canonical_action(row.action), None if span is None else tuple(span)
+        clip = Clip(video, action, count, cycles, row.split or split, row.source, row.id, window, row.extra)
+    except LookupError as e: raise LookupError("fps", str(e)) from None
+    except (ValueError, TypeError, ZeroDivisionError) as e: raise LookupError("window", str(e)) from None
     if action != row.action: found.append(Finding("spelling", "note", f"action {row.action!r}", f"read as {action!r}"))
     return clip, found
 
 # %% ../nbs/01_records.ipynb #88400925
 def load_clips(
-    path: str | Path,  # a CSV or JSONL file in one of `FORMATS`
+    path: str | Path,  # an annotation file in one of `FORMATS`, or a Temporal-R1 YAML that names several
     format: str = "auto",  # a name in `FORMATS`, or recognise it
     videos: str | Path | None = None,  # folder the file names are relative to; then a missing video is a rejected row. None: names stay as written, unchecked
     split: str | None = None,  # split of rows that do not name one
     fps: float | None = None,  # frame rate for frame-numbered rows without an fps column
+    mapping: Mapping[str, str] | None = None,  # our column → yours, for a table of your own: {"video": "path", "count": "reps"}
 ) -> ClipSet:  # kept + rejected = the rows of the file (blank lines and the header are no rows)
     "Read annotated clips. Raises ClipFormatError when the file as a whole cannot be used, FileNotFoundError when it is not there."
     path, folder = Path(path), None if videos is None else Path(videos)
     if not path.exists(): raise FileNotFoundError(f"{path}: there is no such annotation file")
-    if not path.is_file(): raise ClipFormatError(f"{path} is not a file: give the annotation file itself, and its videos' folder as videos=")
     if folder is not None and not folder.is_dir(): raise FileNotFoundError(f"{folder}: there is no such folder of videos")
     if format != "auto" and format not in FORMATS: raise ClipFormatError(f"format {format!r} is unknown; there are {', '.join(FORMATS)} and 'auto'")
-    text = _decode(path)
-    is_json = text.lstrip()[:1] == "{" or path.suffix in (".jsonl", ".json", ".ndjson")
-    formats = [f for f in FORMATS.values() if f.json == is_json] if format == "auto" else [FORMATS[format]]
-    rows = list(_jsonl_rows(text)) if is_json else list(_csv_rows(text, formats))
+    if path.suffix.lower() in (".yaml", ".yml"): return _load_recipe(path, format, folder, split, fps, mapping)
+    if mapping and format == "auto": format = "table"
+    rows, formats = _raw_rows(path, list(FORMATS.values()) if format == "auto" else [FORMATS[format]])
+    return _judge_rows(path, _renamed(path, rows, mapping), formats, folder, split, fps)
+
+
+def clips_from_rows(
+    rows: Iterable[Mapping[str, Any]],  # dictionaries: a Hugging Face dataset, `df.to_dict("records")`, a list
+    name: str = "rows",  # what to call them in reasons
+    format: str = "auto",  # as for `load_clips`
+    videos: str | Path | None = None,  # as for `load_clips`
+    split: str | None = None,  # as for `load_clips`
+    fps: float | None = None,  # as for `load_clips`
+    mapping: Mapping[str, str] | None = None,  # as for `load_clips`
+) -> ClipSet:  # kept + rejected = the rows
+    "Annotated clips from rows that are already in memory."
+    raw: list[tuple[int, dict[str, Any] | str]] = [(n, _plain(dict(r))) for n, r in enumerate(rows, 1)]
+    formats = list(FORMATS.values()) if format == "auto" and not mapping else [FORMATS["table" if format == "auto" else format]]
+    return _judge_rows(Path(name), _renamed(Path(name), raw, mapping), formats, None if videos is None else Path(videos), split, fps)
+
+# %% ../nbs/01_records.ipynb #10920501
+def _renamed(path: Path, rows: list[tuple[int, dict[str, Any] | str]], mapping: Mapping[str, str] | None) -> list[tuple[int, dict[str, Any] | str]]:
+    "The rows with our names for their columns."
+    if not mapping: return rows
+    def ours(row: dict[str, Any]) -> dict[str, Any]:
+        theirs = {str(k).strip().lower(): v for k, v in row.items()}
+        return theirs | {"action": ""} | {our: theirs[their.strip().lower()] for our, their in mapping.items() if their.strip().lower() in theirs}
+    columns = {str(k).strip().lower() for _, row in rows if isinstance(row, dict) for k in row}
+    absent = [their for their in mapping.values() if their.strip().lower() not in columns]
+    if absent: raise ClipFormatError(f"{path}: the mapping names {', '.join(absent)}, but its columns are {', '.join(sorted(columns)[:12])}")
+    return [(n, row if isinstance(row, str) else ours(row)) for n, row in rows]
+
+
+def _judge_rows(path: Path, rows: list[tuple[int, dict[str, Any] | str]], formats: list[Format], videos: Path | None, split: str | None, fps: float | None) -> ClipSet:
+    "Each row's verdict, in order."
     chosen = _choose(path, rows, formats)
-    kept, rejected, findings, origin = [], [], [], {}
-    for line, values in rows:
+    kept, rejected, origin = [], [], []
+    for line, entry in rows:
         if line == 0: continue  # a header
-        if isinstance(values, str): rejected.append(Rejected(path.name, line, "row", values, {})); continue
-        try: clip, found = _judge(chosen.read(values), folder, split, fps)
-        except LookupError as e:
-            at, reason = e.args if len(e.args) == 2 else ("row", str(e))
-            rejected.append(Rejected(path.name, line, at, reason, values)); continue
-        except (ValueError, TypeError) as e: rejected.append(Rejected(path.name, line, "row", str(e), values)); continue
-        kept.append(clip)
-        origin[len(kept) - 1] = (line, found)
+        if isinstance(entry, str): rejected.append(Rejected(path.name, line, "row", entry, {})); continue
+        for values in chosen.expand(entry, path):
+            try: clip, found = _judge(chosen.read(values), videos, split, fps)
+            except LookupError as e:
+                at, reason = e.args if len(e.args) == 2 else ("row", str(e))
+                rejected.append(Rejected(path.name, line, at, reason, values)); continue
+            except (ValueError, TypeError, AttributeError, OverflowError) as e: rejected.append(Rejected(path.name, line, "row", str(e), values)); continue
+            kept.append(clip)
+            origin.append((line, found))
     kept = unique_ids(kept)
-    for k, (line, found) in origin.items(): findings += [replace(f, id=kept[k].id, file=path.name, row=line) for f in found]
-    return ClipSet(kept, rejected, findings, {kept[k].id: (path.name, line) for k, (line, _) in origin.items()})
+    findings = [replace(f, id=clip.id, file=path.name, row=line) for clip, (line, found) in zip(kept, origin) for f in found]
+    return ClipSet(kept, rejected, findings, {clip.id: (path.name, line) for clip, (line, _) in zip(kept, origin)})
 
 
 def _choose(path: Path, rows: list[tuple[int, dict[str, Any] | str]], formats: list[Format]) -> Format:
-    "The format the first readable row speaks."
-    sample = next((values for _, values in rows if isinstance(values, dict)), None)
+    "The format that one of the first readable rows speaks."
+    samples = [values for _, values in rows if isinstance(values, dict)][:20]
     needs = "; or ".join(f"{f.name}: {f.needs}" for f in formats)
-    if sample is None: raise ClipFormatError(f"{path}: no rows were found in it. Needed is {needs}")
-    for f in formats:
-        if f.recognise(sample): return f
-    names = [n for n in sample if not re.fullmatch(r"[lm][0-9]+", n)]
+    if not samples: raise ClipFormatError(f"{path}: no rows were found in it. Needed is {needs}")
+    for sample in samples:
+        for f in formats:
+            if f.recognise(sample): return f
+    names = [n for n in samples[0] if not re.fullmatch(r"[lm][0-9]+", n)]
     seen = ", ".join(map(str, names[:12])) + (", …" if len(names) > 12 else "")
-    raise ClipFormatError(f"{path}: its columns are {seen}. Needed is {needs}")
+    raise ClipFormatError(f"{path}: its columns are {seen[:300]}. Needed is {needs}")
+
+# %% ../nbs/01_records.ipynb #4ea45d17
+def _take(clips: ClipSet, how: str) -> ClipSet:
+    "The part of a dataset that Temporal-R1's `sampling_strategy` asks for."
+    if how == "all": return clips
+    found = re.fullmatch(r"(first|end|random):([0-9]{1,9})(%?)", how.replace(" ", ""))
+    if not found: raise LookupError("sampling_strategy", f"{how[:40]!r} is none of all, first:N, end:N, random:N, nor N%")
+    n = min(len(clips), math.ceil(len(clips) * int(found[2]) / 100) if found[3] else int(found[2]))
+    places = {"first": range(n), "end": range(len(clips) - n, len(clips)), "random": sorted(random.Random(0).sample(range(len(clips)), n))}[found[1]]
+    note = Finding("sampled", "note", f"{how}: {n} of {len(clips)} clips", "the others are left out, as asked")
+    taken = clips.of(clips[k] for k in places)
+    return ClipSet(taken.kept, clips.rejected, [*taken.findings, note], taken.rows)
+
+
+def _load_recipe(path: Path, format: str, videos: Path | None, split: str | None, fps: float | None, mapping: Mapping[str, str] | None) -> ClipSet:
+    "The sets a YAML file names, one after the other; a set that cannot be used is a rejected row of the YAML."
+    try: recipe = _package("yaml", f"{path}: YAML").safe_load(_decode(path)[:1_000_000])
+    except ImportError: raise
+    except Exception as e: raise ClipFormatError(f"{path} cannot be read as YAML ({str(e)[:120]})") from None
+    parts = recipe.get("datasets") if isinstance(recipe, dict) else None
+    if not isinstance(parts, list) or not parts: raise ClipFormatError(f"{path}: needed is a list `datasets` of json_path, data_folder and sampling_strategy")
+    out = ClipSet()
+    for n, part in enumerate(parts, 1):
+        try: out = out + _load_part(path, part, format, videos, split, fps, mapping)
+        except (LookupError, ClipFormatError, OSError) as e:
+            at, reason = e.args if isinstance(e, LookupError) and len(e.args) == 2 else ("json_path", str(e))
+            out = out + ClipSet((), [Rejected(path.name, n, at, reason, part if isinstance(part, dict) else {})])
+    return out
+
+
+def _load_part(path: Path, part: Any, format: str, videos: Path | None, split: str | None, fps: float | None, mapping: Mapping[str, str] | None) -> ClipSet:
+    if not isinstance(part, dict) or not _text(part, "json_path"): raise LookupError("json_path", "is missing")
+    file, folder = path.parent / _text(part, "json_path"), _text(part, "data_folder")
+    if file.suffix.lower() in (".yaml", ".yml"): raise LookupError("json_path", f"{file} is itself a YAML: name the JSON files")
+    clips = load_clips(file, format, videos, split, fps, mapping)
+    if folder and videos is None:
+        kept = [replace(c, video=os.path.join(folder, c.video)) for c in clips]
+        clips = ClipSet(kept, clips.rejected, clips.findings, clips.rows)
+    return _take(clips, _text(part, "sampling_strategy") or "all")
 
 # %% ../nbs/01_records.ipynb #50a6a06a
 def save_clips(
@@ -498,7 +842,7 @@ def save_clips(
     "Write clips so that `load_clips` reads them back. The file appears whole or not at all."
     path, clips = Path(path), list(clips)
     if videos is not None: clips = [replace(c, video=os.path.relpath(c.video, videos)) for c in clips]
-    if path.suffix == ".jsonl": text = "".join(json.dumps(asdict(c), ensure_ascii=False) + "\n" for c in clips)
+    if path.suffix == ".jsonl": text = "".join(json.dumps(_clip_row(c), ensure_ascii=False) + "\n" for c in clips)
     elif path.suffix == ".csv": text = _repcount_csv(clips, fps)
     else: raise ClipFormatError(f"{path}: clips are saved as .jsonl or .csv, not {path.suffix or 'without a suffix'}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -506,6 +850,11 @@ def save_clips(
     part.write_text(text, encoding="utf-8", newline="")
     os.replace(part, path)
     return path
+
+
+def _clip_row(clip: Clip) -> dict[str, Any]:
+    "A clip as a row; nothing extra is not written."
+    return {k: v for k, v in asdict(clip).items() if k != "extra" or v}
 
 
 def _repcount_csv(clips: list[Clip], fps: float) -> str:

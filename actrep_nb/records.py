@@ -443,7 +443,7 @@ FORMATS["countix"] = Format("countix", "columns video_id, kinetics_start, kineti
 # %% ../nbs/01_records.ipynb #d6792f10
 def _beside_quva(entry: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     name = _text(entry, "name")
-    found = (p for p in (path.parent / "npy" / f"{name}.npy", path.parent / f"{name}.npy") if name and p.is_file())
+    found = (p for p in (path.parent / "npy" / f"{name}.npy", path.parent / f"{name}.npy") if name and os.path.isfile(p))
     return [entry if "npy" in entry else entry | {"npy": next(found, None)}]
 
 
@@ -714,8 +714,7 @@ def _find_video(name: str, videos: Path | None) -> str | None:
     "The video's path; None when it should be in `videos` and is not."
     if videos is None: return name
     for suffix in ("", ".mp4", ".avi", ".mkv", ".webm", ".mov"):
-        with suppress(OSError):  # a name no file system takes
-            if (videos / (name + suffix)).is_file(): return str(videos / (name + suffix))
+        if os.path.isfile(videos / (name + suffix)): return str(videos / (name + suffix))  # False, not an error, for a name no file system takes
     return None
 
 
@@ -729,7 +728,7 @@ def _judge(row: Row, videos: Path | None, split: str | None, fps: float | None) 
     found: list[Finding] = []
     def rate() -> float:
         if fps: return fps
-        if not Path(video).is_file(): raise LookupError("no fps column and no video to ask: give load_clips videos= (their folder) or fps=")
+        if not os.path.isfile(video): raise LookupError("no fps column and no video to ask: give load_clips videos= (their folder) or fps=")
         return video_fps(video)
     try: cycles = row.cycles(rate)
     except LookupError as e: raise LookupError("fps", str(e)) from None

@@ -414,6 +414,11 @@ def test_hugging_face_datasets_in_and_out(tmp_path):
     assert load_clips(tmp_path / "d").kept == [plain, crop, moment]
 
 
+def test_a_name_no_file_system_takes_is_a_missing_file(tmp_path):
+    for text in ("name,count,first,last\n" + "x" * 300 + ",3,1,9\n", "type,name,count,L1,L2\nsquat," + "x" * 300 + ",1,0,5\n"):
+        assert load_clips(write(tmp_path / "q.csv", text)).rejected and load_clips(tmp_path / "q.csv", videos=tmp_path).rejected
+
+
 def test_rows_in_memory():
     clips = clips_from_rows([{"path": "a.mp4", "reps": 3.0}, {"path": "b.mp4", "reps": float("nan")}], mapping={"video": "path", "count": "reps"})
     assert [c.count for c in clips] == [3] and [(r.file, r.row, r.field) for r in clips.rejected] == [("rows", 2, "count")]

@@ -516,9 +516,9 @@ def damage(data: bytes, rng: random.Random) -> bytes:
     "Cut, flip, drop, double, insert: one to three times."
     for _ in range(rng.randint(1, 3)):
         at, to = sorted(rng.randrange(len(data) + 1) for _ in range(2))
-        data = rng.choice([lambda d: d[:at], lambda d: d[:at] + d[to:], lambda d: d[:to] + d[at:], lambda d: d[:at] + rng.choice(ODD) + d[at:],
-                           lambda d: d[:at] + rng.choice(ODD) + d[to:], lambda d: d[:at] + bytes([d[at] ^ 1 << rng.randrange(8)]) + d[at + 1:] if at < len(d) else d,
-                           lambda d: d[:at] + rng.randbytes(rng.randrange(20)) + d[to:]])(data)
+        flipped = bytes([data[at] ^ 1 << rng.randrange(8)]) if at < len(data) else b""
+        data = rng.choice([data[:at], data[:at] + data[to:], data[:to] + data[at:], data[:at] + rng.choice(ODD) + data[at:], data[:at] + rng.choice(ODD) + data[to:],
+                           data[:at] + flipped + data[at + 1:], data[:at] + rng.randbytes(rng.randrange(20)) + data[to:]])
     return data
 
 

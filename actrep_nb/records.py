@@ -372,7 +372,7 @@ def _read_table(row: dict[str, Any]) -> Row:
 
 
 FORMATS["table"] = Format("table", "columns file, action and count, and if known cycles_s (start-end;start-end in seconds)",
-                          lambda r: {"action", "count"} <= set(r) and ("file" in r or "video" in r), _read_table)
+                          lambda r: {"action", "count"} <= set(r) and ("file" in r or "video" in r) and isinstance(r.get("cycles", ""), str), _read_table)
 
 # %% ../nbs/01_records.ipynb #7d9b6d93
 _SPLITS = ("train", "valid", "val", "test", "dev", "eval")
@@ -650,9 +650,8 @@ def _plain(value: Any) -> Any:
 
 
 def _parquet_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
-    import pandas as pd
-    _package("pyarrow", f"{path}: Parquet")
-    return [(n, _plain(r)) for n, r in enumerate(pd.read_parquet(path).to_dict("records"), 1)]
+    table = _package("pyarrow.parquet", f"{path}: Parquet").read_table(path)
+    return [(n, _plain(r)) for n, r in enumerate(table.to_pylist(), 1)]
 
 
 def _excel_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:

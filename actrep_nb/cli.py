@@ -597,7 +597,7 @@ def demo_steps(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
-    size: Annotated[str, typer.Option(help="full: about 12 minutes on 2 cores. small: two minutes, enough to see that all of it works.")] = "full",
+    size: Annotated[str, typer.Option(help="full: about 11 minutes on 2 cores. small: two minutes, enough to see that all of it works.")] = "full",
     base: Annotated[str | None, typer.Option(help="Checkpoint to start from. Default: the tiny base that ships with the book.")] = None,
     as_json: AsJson = False,
 ) -> None:

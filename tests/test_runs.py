@@ -91,7 +91,8 @@ def test_every_way_to_fail_is_recorded_where_it_happened(book, tmp_path, cell, t
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_is_recorded_and_leaves_no_kernel(book, tmp_path, sent):
     path = book("import os, pathlib, time\npathlib.Path('kernel.pid').write_text(str(os.getpid()))\ntime.sleep(600)")
-    child = subprocess.Popen([sys.executable, "-c", f"from actrep_nb.runs import run; run({str(path)!r}, 'run', quiet=True)"], cwd=tmp_path,
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs, these tests among them, may be deaf to it
+    child = subprocess.Popen([sys.executable, "-c", f"{start}; from actrep_nb.runs import run; run({str(path)!r}, 'run', quiet=True)"], cwd=tmp_path,
                              stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
     pid_file = tmp_path / "kernel.pid"
     deadline = time.monotonic() + 60

@@ -387,26 +387,11 @@ def _spec(model: str) -> tuple[str, int | None, int]:
     return family, limit, 2 * 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head
 
 # %% ../nbs/18_cli.ipynb #3d8935f4
-def _lengths(file: Path) -> dict[str, float]:
-    "Duration in seconds by the stem of the video's name, from the columns of an annotation file that has them."
-    import csv
-
-    if file.suffix != ".csv": return {}
-    with open(file, newline="", encoding="utf-8-sig") as f:
-        rows = list(csv.DictReader(f))
-    out = {}
-    for row in rows:
-        name = next((row[k] for k in ("name", "file", "video", "video_id") if row.get(k)), None)
-        try: out[Path(str(name)).stem] = float(row.get("duration") or row.get("duration_s") or "nan")
-        except ValueError: continue
-    return {k: v for k, v in out.items() if 0 < v < float("inf")}
-
-
-def _motion(clip: Any, lengths: dict[str, float], size: tuple[int, int], fps: float) -> Any:
+def _motion(clip: Any, size: tuple[int, int]) -> Any:
     "What planning must know of a clip: from its video if it is here, else from its annotations. None when nothing tells its length."
     from actrep_nb.video import Motion, fastest_period, probe
 
-    length = lengths.get(Path(clip.video).stem) or (clip.cycles[-1][1] if clip.cycles else None)
+    length, fps = clip.extra.get("duration") or (clip.cycles[-1][1] if clip.cycles else None), clip.extra.get("fps") or 30.0
     if Path(clip.video).is_file():
         info = probe(clip.video)
         length, size, fps = info.duration, (info.height, info.width), info.fps
@@ -442,9 +427,9 @@ def plan(
         family, limit, kv = _spec(model)
         if (Path(model) / "processor_config.json").exists() and "frame_size" in (Path(model) / "processor_config.json").read_text():
             say.warn(f"{model} fixes its frame size; the table shows what the {family} processor would make of the videos without that")
-        loaded, lengths, motions = load_clips(file, videos=videos), _lengths(file), []
+        loaded, motions = load_clips(file, videos=videos), []
         for clip in loaded:
-            try: motion = _motion(clip, lengths, (height, width), 30.0)
+            try: motion = _motion(clip, (height, width))
             except VideoError as e: say.fail(clip.video, str(e))
             else:
                 if motion: motions.append(motion)
@@ -579,7 +564,7 @@ def demo_steps(
     n, frames = SIZES[size], "{out}/frames"
     return [
         Step("data", "00_data", {"train": n["train"], "practice": n["practice"], "test": n["test"], "none": n["none"], "seed": "{seed}"}, "draw clips whose repetitions are known"),
-        Step("cot", "02_cot", {"clips": "{out}/data/train.csv", "samples": n["crops"], "seed": "{seed}"}, "write reasoning from the cycles"),
+        Step("cot", "02_cot", {"clips": "{out}/data/train.csv", "crops": n["crops"], "seed": "{seed}"}, "write reasoning from the cycles"),
         Step("sft", "03_sft", {"model": base, "data": "{out}/cot", "cache": frames, "steps": n["sft"], "seed": "{seed}"}, "fine-tune the base on that reasoning"),
         Step("grpo", "05_grpo", {
             "model": "{out}/sft/checkpoint", "clips": "{out}/data/practice.jsonl", "samples": n["practice"], "cache": frames, "steps": n["grpo"],
@@ -617,8 +602,8 @@ def demo(
 
         start = base or next(map(str, shipped("data/tiny_base")), None)
         output_folder(out)
-        if start is not None: check_model(start)
         if start is None: raise FileNotFoundError("the tiny base is not here: work in a checkout, where it is data/tiny_base, or make it with: actrep run tiny_base")
+        check_model(start)
         results = run_steps(demo_steps(size, start), out, seed, tell=say.say)
         clips = load_clips(out / "data" / "test.csv", videos=out / "data" / "videos")
         judged = judge(load_predictions(out / "evaluate"), clips, seed)

@@ -699,12 +699,12 @@ def bench_readers(
     cache: FrameCache,  # an empty one
     fps: float = 2.0,  # frames taken per second
     size: tuple[int, int] = (224, 224),  # (height, width), multiples of 28
-    repeats: int = 2,  # each road's best time for each file counts
+    repeats: int = 3,  # the median time of each road for each file counts
 ) -> dict:  # for each road: files it read, seconds of them, and times as fast as PyAV on the same files
     "Decode and cache throughput as ratios measured in one run."
     roads: dict[str, Callable] = {name: lambda v, p, name=name: read_frames(v, p, name) for name in READERS}
     roads |= {"qwen-vl-utils": lambda v, p: _read_qwen(str(v), p), "cache": lambda v, p: cache.get(v, p).pixels.max()}
-    best: dict[str, dict[int, float]] = {name: {} for name in roads}
+    taken: dict[str, dict[int, list[float]]] = {name: {} for name in roads}
     why: dict[str, str] = {}
     plans = [plan_frames(probe(v), fps, 768, size=size) for v in videos]
     for _ in range(repeats):
@@ -714,7 +714,8 @@ def bench_readers(
                 start = time.perf_counter()
                 try: road(video, plan)
                 except Exception as e: why.setdefault(name, f"{Path(video).name}: {str(e) or type(e).__name__}"[:200])
-                else: best[name][i] = min(best[name].get(i, math.inf), time.perf_counter() - start)
+                else: taken[name].setdefault(i, []).append(time.perf_counter() - start)
+    median = {name: {i: float(np.median(t)) for i, t in files.items()} for name, files in taken.items()}
     return {"files": len(videos), "frames": sum(len(p.times) for p in plans), "fps": fps, "size": list(size), "repeats": repeats, "roads": {
-        name: {"files": len(t), "seconds": sum(t.values()), "times_as_fast": sum(best["pyav"][i] for i in t) / sum(t.values()) if t else None, "failed": why.get(name)}
-        for name, t in best.items()}}
+        name: {"files": len(t), "seconds": sum(t.values()), "times_as_fast": sum(median["pyav"][i] for i in t) / sum(t.values()) if t else None, "failed": why.get(name)}
+        for name, t in median.items()}}

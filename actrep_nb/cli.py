@@ -259,7 +259,7 @@ def main(
 # %% ../nbs/18_cli.ipynb #2b47621c
 @app.command(short_help="judge counters on annotated clips")
 def evaluate(
-    clips: Annotated[Path, typer.Argument(metavar="CLIPS", help="Annotation file: RepCount CSV, ActRep-R1 CSV or JSONL, or a CSV with file, action, count.", show_default=False)],
+    clips: Annotated[Path, typer.Argument(metavar="CLIPS", help="Annotation file in any format that `audit` reads; the simplest is a CSV with file, action, count.", show_default=False)],
     videos: Annotated[Path | None, typer.Option(help="Folder of the videos. Default: the names in the file as they are.")] = None,
     model: Annotated[list[str], typer.Option(help="Checkpoint folder or name on the hub, optionally NAME=PATH. Repeatable; differences are later minus earlier.")] = [],  # noqa: B006
     baseline: Annotated[str, typer.Option(help="Baselines, separated by commas: constant, class_median, period.")] = "",
@@ -341,7 +341,8 @@ def audit(
 ) -> None:
     """List everything odd about annotation files: rows that are no clips, counts that disagree with cycles, doubles, leaks.
 
-    Rows that name no split have the one that is in their file's name: train, val(id) or test.
+    Read are RepCount-A, UCFRep, Countix, QUVA, OVR, ActRep-R1, Video-R1, Temporal-R1 and Charades-STA files, a CSV with file, action, count, our own JSONL,
+    Parquet and saved datasets. Rows that name no split have the one that is in their file's name: train, val(id) or test.
 
     \b
     Examples:

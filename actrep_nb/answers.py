@@ -8,7 +8,7 @@ Docs: https://actrep.github.io/actrep_nb/answers.html.md"""
 __all__ = ['PROMPTS', 'KINDS', 'MAX_COUNT', 'FILLERS', 'UNNAMED', 'FORMS', 'LEGACY', 'lettered', 'render_prompt', 'messages',
            'read_integer', 'cycle_problems', 'parse_cycles', 'listed_reps', 'split_tags', 'Answer', 'parse_answer',
            'read_interval', 'parse_interval', 'read_choice', 'parse_choice', 'read_number', 'answer_text',
-           'write_answer', 'is_well_formed', 'published_number']
+           'write_answer', 'is_well_formed', 'tagged', 'published_number']
 
 # %% ../nbs/05_answers.ipynb #48b1b3af
 import json
@@ -362,7 +362,7 @@ def is_well_formed(
     return bool(match and match[2].strip())
 
 # %% ../nbs/05_answers.ipynb #73ab4ef1
-def _tagged(text: str) -> list[str]:
+def tagged(text: str) -> list[str]:
     "What `re.findall` finds for `<answer>(.*?)</answer>`, in linear time."
     found, at = [], 0
     while (start := text.find("<answer>", at)) >= 0 and (end := text.find("</answer>", start)) >= 0:
@@ -372,7 +372,7 @@ def _tagged(text: str) -> list[str]:
 
 # %% ../nbs/05_answers.ipynb #41f3ba28
 def _read_actrep_r1(text: str) -> int | None:
-    if not (answers := _tagged(text)): return None
+    if not (answers := tagged(text)): return None
     said = answers[-1].strip()
     if said.isdigit(): return int(said)  # stops at "²", which is a digit to `isdigit` and none to `int`
     runs = re.findall(r"\b\d+\b", said)
@@ -385,7 +385,7 @@ def published_number(text: str) -> float | None:
     except ValueError: return None
 
 def _read_video_r1(text: str) -> int | None:
-    number = published_number(answers[0].strip()) if (answers := _tagged(text)) else None
+    number = published_number(answers[0].strip()) if (answers := tagged(text)) else None
     return int(number) if number is not None and number.is_integer() else None
 
 def _read_dvd_counting(text: str) -> int | None:
@@ -395,7 +395,7 @@ def _read_dvd_counting(text: str) -> int | None:
 # %% ../nbs/05_answers.ipynb #a0c3653d
 def _read_temporal_r1(text: str) -> tuple[float, float] | None:
     try:
-        said = json.loads(_tagged(text)[0].strip())
+        said = json.loads(tagged(text)[0].strip())
         return float(said["start_time"]), float(said["end_time"])
     except Exception: return None  # as published: whatever goes wrong is no answer
 

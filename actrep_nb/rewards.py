@@ -6,9 +6,10 @@ Docs: https://actrep.github.io/actrep_nb/rewards.html.md"""
 
 # %% auto #0
 __all__ = ['Reward', 'REWARDS', 'DUAL', 'ACCURACY', 'count_hybrid', 'count_gaussian', 'count_linear', 'count_fixed',
-           'count_exact', 'tiou', 'match_cycles', 'cycle_f1', 'count_reward', 'format_reward', 'count_format',
-           'count_interval', 'cycle_reward', 'tiou_reward', 'choice_reward', 'same_number', 'near_number',
-           'word_error_rate', 'rouge', 'text_reward', 'accuracy', 'temporal_bonus', 'length_bonus', 'combine']
+           'count_exact', 'tiou', 'match_cycles', 'cycle_f1', 'count_reward', 'format_reward', 'search_format',
+           'tag_format', 'count_interval', 'cycle_reward', 'tiou_reward', 'choice_reward', 'same_number', 'near_number',
+           'word_error_rate', 'rouge', 'text_reward', 'accuracy', 'video_r1_accuracy', 'temporal_bonus', 'length_bonus',
+           'combine']
 
 # %% ../nbs/07_rewards.ipynb #d8426ec8
 import difflib
@@ -19,7 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from .answers import answer_text, is_well_formed, listed_reps, parse_answer, parse_choice, parse_interval, read_choice, read_number
+from .answers import (answer_text, is_well_formed, listed_reps, parse_answer, parse_choice, parse_interval, published_number, read_choice,
+                               read_number, tagged)
 from .records import Clip, Cycles
 
 # %% ../nbs/07_rewards.ipynb #515f4b86
@@ -122,10 +124,11 @@ Reward = Callable[..., list[float | None]]  # (completions: list[str], clips: li
 
 def count_reward(
     score: Callable[[int | None, int], float],  # a scalar reward of prediction and truth
+    legacy: str | None = None,                  # read counts as a published parser does, a key of `answers.LEGACY`
 ) -> Reward:
     "The reward that parses each completion and scores its count."
     def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
-        return [score(parse_answer(text).count, clip.count) for text, clip in zip(completions, clips, strict=True)]
+        return [score(parse_answer(text, legacy).count, clip.count) for text, clip in zip(completions, clips, strict=True)]
     reward.__name__ = reward.__qualname__ = score.__name__
     reward.__doc__ = score.__doc__
     return reward
@@ -140,26 +143,36 @@ def format_reward(
     return reward
 
 # %% ../nbs/07_rewards.ipynb #2d31b2ba
-def count_format(
+def search_format(
+    tag: str = "think",  # "thinking" for ActRep-R1's `count_format_8b`
+) -> Reward:
+    """The reward that is 1 where `<think>.*?</think>\\s*<answer>.*?</answer>` is found anywhere: ActRep-R1's check, with the same verdicts as its `re.search`
+    but in linear time."""
+    def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
+        return [float(_finds_published_format(text, tag)) for text in completions]
+    return reward
+
+# %% ../nbs/07_rewards.ipynb #afd3ebc1
+def _finds_published_format(text: str, tag: str = "think") -> bool:
+    "Is there a `<think>`, a `</think>` after it that an `<answer>` follows directly, and an `</answer>` after that?"
+    opening, closing = f"<{tag}>", f"</{tag}>"
+    opened, last = text.find(opening), text.rfind("</answer>")
+    at = text.find(closing, opened + len(opening)) if opened >= 0 else -1
+    while at >= 0:
+        after = at + len(closing)
+        while after < len(text) and text[after].isspace(): after += 1
+        if text.startswith("<answer>", after): return last >= after + len("<answer>")
+        at = text.find(closing, after)
+    return False
+
+# %% ../nbs/07_rewards.ipynb #13de791d
+def tag_format(
     completions: Sequence[str],  # the texts
     clips: Sequence[Clip],       # not looked at
     **context,
 ) -> list[float | None]:
-    """1 where `<think>.*?</think>\\s*<answer>.*?</answer>` is found anywhere: ActRep-R1's check, with the same verdicts as its `re.search`
-    but in linear time."""
-    return [float(_finds_published_format(text)) for text in completions]
-
-# %% ../nbs/07_rewards.ipynb #afd3ebc1
-def _finds_published_format(text: str) -> bool:
-    "Is there a `<think>`, a `</think>` after it that an `<answer>` follows directly, and an `</answer>` after that?"
-    opened, last = text.find("<think>"), text.rfind("</answer>")
-    at = text.find("</think>", opened + len("<think>")) if opened >= 0 else -1
-    while at >= 0:
-        after = at + len("</think>")
-        while after < len(text) and text[after].isspace(): after += 1
-        if text.startswith("<answer>", after): return last >= after + len("<answer>")
-        at = text.find("</think>", after)
-    return False
+    "1 where the whole text matches `<think>.*?</think>\\s*<answer>.*?</answer>`: the check of Video-R1 and of Temporal-R1's general questions, in linear time."
+    return [float(text.startswith("<think>") and text.endswith("</answer>") and _finds_published_format(text)) for text in completions]
 
 # %% ../nbs/07_rewards.ipynb #f12ddea2
 def count_interval(
@@ -192,7 +205,9 @@ REWARDS: dict[str, Reward] = {
     "count_linear": count_reward(count_linear),
     "count_fixed": count_reward(count_fixed),
     "count_interval": count_interval,
-    "count_format": count_format,
+    "count_format": search_format(),
+    "count_format_8b": search_format("thinking"),
+    "tag_format": tag_format,
     "format": format_reward("count"),
     "exact": count_reward(count_exact),
     "cycles": cycle_reward,
@@ -328,6 +343,37 @@ def accuracy(
 
 REWARDS["accuracy"] = accuracy
 
+# %% ../nbs/07_rewards.ipynb #e3f61f16
+def _published_numerical(said: str, true: str) -> float:
+    told, right = published_number(said), published_number(true)
+    whole = ["." not in text and "," not in text for text in (said, true)]
+    return float(told is not None and right is not None and whole[0] == whole[1] and round(told, 2) == round(right, 2))
+
+def _published_regression(said: str, true: str) -> float:
+    told, right = published_number(said), published_number(true)
+    if told is None or right is None: return 0.0
+    return 1 - min(1.0, max(0.0, (abs(told - right) + 1e-9) / (abs(right) + 1e-9)))
+
+# %% ../nbs/07_rewards.ipynb #9eda5eec
+_PUBLISHED: dict[str, Callable[[str, str], float]] = {
+    "choice": lambda said, true: float(said == true),
+    "numerical": _published_numerical,
+    "regression": _published_regression,
+    "ocr": lambda said, true: max(0.0, 1 - word_error_rate(said, true)),
+    "free_form": rouge,
+}
+
+def video_r1_accuracy(
+    completions: Sequence[str],  # the texts
+    clips: Sequence[Clip],       # with `extra["task"]` and `extra["solution"]`; the first one's task goes for all
+    **context,
+) -> list[float | None]:
+    "Video-R1's accuracy as published, but for ROUGE's stemming: the first answer wherever it stands, scored by the first clip's kind of question."
+    score = _PUBLISHED.get(clips[0].extra.get("task", "") if clips else "", lambda said, true: 0.0)
+    return [score((tagged(text) or [""])[0].strip(), str(clip.extra.get("solution", "")).strip()) for text, clip in zip(completions, clips, strict=True)]
+
+REWARDS["video_r1_accuracy"] = video_r1_accuracy
+
 # %% ../nbs/07_rewards.ipynb #c966b3a3
 def _groups(n: int, group_size: int | None) -> list[slice]:
     "Where each group of answers stands among `n` completions."
@@ -408,16 +454,28 @@ def combine(
     names: str | Sequence[str] | Mapping[str, float],  # which rewards; a mapping gives weights
     completions: Sequence[str],                        # the texts
     clips: Sequence[Clip],                             # the clip of each
-    **context,                                         # passed on to every reward
-) -> tuple[list[float], dict[str, list[float | None]]]:  # weighted totals; unweighted values by name
+    normalise: bool = False,                           # standardise each reward within its group before it is weighted
+    **context,                                         # passed on to every reward: `lengths`, `group_size`, `shuffled`
+) -> tuple[list[float], dict[str, list[float | None]]]:  # weighted totals; unweighted values by name, as the rewards gave them
     """Weighted sum of rewards. A part that is None for a completion is left out of its sum; a completion that no part scores is an error.
     Raises `ValueError` for unknown names and for rewards that return the wrong number of values or a value that is not finite."""
     weights = _weights(names)
     if len(completions) != len(clips): raise ValueError(f"{len(completions)} completions for {len(clips)} clips")
     parts = {name: _run(name, completions, clips, context) for name in weights}
+    summed = {name: _standardised(values, context.get("group_size")) for name, values in parts.items()} if normalise else parts
     totals = []
     for i, clip in enumerate(clips):
-        scored = [weights[name] * value for name, values in parts.items() if (value := values[i]) is not None]
+        scored = [weights[name] * value for name, values in summed.items() if (value := values[i]) is not None]
         if not scored: raise ValueError(f"none of {list(weights)} can score clip {clip.id!r}; leave such clips out, or add a reward that can")
         totals.append(sum(scored))
     return totals, parts
+
+# %% ../nbs/07_rewards.ipynb #00ab040b
+def _standardised(values: Sequence[float | None], group_size: int | None) -> list[float | None]:
+    "How many standard deviations each value lies above its group's mean. None stays None and does not count."
+    result: list[float | None] = []
+    for group in _groups(len(values), group_size):
+        known = [value for value in values[group] if value is not None]
+        spread = np.std(known, ddof=1) + 1e-4 if len(known) > 1 else 1.0
+        result += [None if value is None else float((value - np.mean(known)) / spread) for value in values[group]]
+    return result

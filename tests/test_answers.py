@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actrep_nb.answers import (FORMS, LEGACY, MAX_COUNT, PROMPTS, _tagged, answer_text, is_well_formed, lettered, listed_reps, parse_answer, parse_choice, parse_cycles,
-                               parse_interval, read_integer, read_number, render_prompt, write_answer)
+from actrep_nb.answers import (FORMS, LEGACY, MAX_COUNT, PROMPTS, answer_text, is_well_formed, lettered, listed_reps, parse_answer, parse_choice, parse_cycles,
+                               parse_interval, read_integer, read_number, render_prompt, tagged, write_answer)
 
 THOROUGH = settings(max_examples=2500, deadline=None)
 PIECES = ["<think>", "</think>", "<thinking>", "</thinking>", "<answer>", "</answer>", "<ANSWER>", "< answer>", "7", "12.7", "-3", "1,234", "10 to 12", "²", "½", "٣", "seven", " ", "\n",
@@ -240,7 +240,7 @@ def test_an_unknown_published_parser():
 
 @settings(max_examples=1000, deadline=None)
 @given(st.lists(st.sampled_from(["<answer>", "</answer>", "7", "\n", "<"]), max_size=20).map("".join))
-def test_tagged_finds_what_the_pattern_finds(text): assert _tagged(text) == re.findall(r"<answer>(.*?)</answer>", text, re.S)
+def test_tagged_finds_what_the_pattern_finds(text): assert tagged(text) == re.findall(r"<answer>(.*?)</answer>", text, re.S)
 
 
 @pytest.mark.parametrize("unit", ["<think>", "<answer>7</answer>", "rep1: 1.0s-2.0s, ", "reps 1-2: ", "rep1: 1 - ", "action: \n", " ", "9", "[", '{"start_time": "1", '])

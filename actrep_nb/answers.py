@@ -339,8 +339,9 @@ def write_answer(
     tag: str = "think",                       # "thinking" for ActRep-R1's second set of tags
 ) -> str:                                     # a completion in the house's form
     "A completion to learn from: the reasoning, then the answer. Times are written to a tenth of a second, as in the lists of repetitions."
-    if isinstance(answer, tuple): answer = json.dumps({"start_time": f"{answer[0]:.1f}", "end_time": f"{answer[1]:.1f}"})
-    return f"<{tag}>\n{reasoning}\n</{tag}>\n<answer>{answer}</answer>"
+    said = json.dumps({key: f"{time:.1f}" for key, time in zip(("start_time", "end_time"), answer)}) if isinstance(answer, tuple) else str(answer)
+    if isinstance(answer, tuple) and read_interval(said)[0] is None: raise ValueError(f"{answer} is no stretch of time to a tenth of a second")
+    return f"<{tag}>\n{reasoning}\n</{tag}>\n<answer>{said}</answer>"
 
 # %% ../nbs/05_answers.ipynb #787dcfc5
 _INSIDE = r"((?:(?!</?(?:think|thinking|answer)>).)*)"
@@ -421,5 +422,5 @@ def _read_as_published(
     if reader not in LEGACY: raise ValueError(f"no published reader {reader!r}; LEGACY has {sorted(LEGACY)}")
     try: value = LEGACY[reader](text)
     except (ValueError, OverflowError) as error: return Answer(None, problems=(f"stops: the published code raises {type(error).__name__}",))
-    if value is None: return Answer(None, problems=("unread: the published code finds nothing",))
+    if value is None: return Answer(None, problems=("unread: the published code finds no count and no moment",))
     return Answer(None, interval=value) if isinstance(value, tuple) else Answer(value)

@@ -216,12 +216,12 @@ REWARDS: dict[str, Reward] = {
 # %% ../nbs/07_rewards.ipynb #80dca870
 def tiou_reward(
     completions: Sequence[str],  # the texts
-    clips: Sequence[Clip],       # each with the moment asked for as its first cycle, seconds
+    clips: Sequence[Clip],       # each with the moment it asks for as its first cycle, seconds
     **context,
 ) -> list[float | None]:
-    "`tiou` of the answered interval with the clip's; 0 where it could not be read, None where nothing is annotated."
+    "`tiou` of the answered interval with the clip's; 0 where it could not be read, None where the clip asks for none or has none."
     def score(text: str, clip: Clip) -> float | None:
-        if not clip.cycles: return None
+        if clip.extra.get("task") != "grounding" or not clip.cycles: return None
         said = parse_interval(text).interval
         return tiou(said, clip.cycles[0]) if said else 0.0
     return [score(text, clip) for text, clip in zip(completions, clips, strict=True)]
@@ -349,6 +349,10 @@ def _published_numerical(said: str, true: str) -> float:
     whole = ["." not in text and "," not in text for text in (said, true)]
     return float(told is not None and right is not None and whole[0] == whole[1] and round(told, 2) == round(right, 2))
 
+def _published_free_form(said: str, true: str) -> float:
+    said, true = (re.sub(r"[^a-z0-9]+", " ", text.lower()) for text in (said, true))  # ROUGE's English tokenizer
+    return rouge(said, true)
+
 def _published_regression(said: str, true: str) -> float:
     told, right = published_number(said), published_number(true)
     if told is None or right is None: return 0.0
@@ -360,7 +364,7 @@ _PUBLISHED: dict[str, Callable[[str, str], float]] = {
     "numerical": _published_numerical,
     "regression": _published_regression,
     "ocr": lambda said, true: max(0.0, 1 - word_error_rate(said, true)),
-    "free_form": rouge,
+    "free_form": _published_free_form,
 }
 
 def video_r1_accuracy(
@@ -389,7 +393,8 @@ def temporal_bonus(
     least: float = 0.1,           # an answer above this accuracy is not wrong
 ) -> Reward:
     "Video-R1's T-GRPO: a bonus where the answers are no worse in the frames' own order. None where nothing was answered on shuffled frames."
-    def reward(completions: Sequence[str], clips: Sequence[Clip], *, shuffled: Sequence[Sequence[str]] | None = None, group_size: int | None = None, **context) -> list[float | None]:
+    def reward(completions: Sequence[str], clips: Sequence[Clip], *, shuffled: Sequence[Sequence[str]] | None = None,
+               group_size: int | None = None, **context) -> list[float | None]:
         if shuffled is None: raise ValueError("the temporal bonus needs `shuffled`: let the trainer sample answers on shuffled frames")
         right, groups = accuracy(completions, clips, **context), _groups(len(completions), group_size)
         if len(shuffled) != len(groups): raise ValueError(f"answers on shuffled frames for {len(shuffled)} groups, there are {len(groups)}")
@@ -416,7 +421,8 @@ def length_bonus(
     least: float = 0.1,           # an answer above this accuracy is not wrong
 ) -> Reward:
     "Video-R1's length reward: a bonus for a length within the window, in groups with two answers or more that are not wrong."
-    def reward(completions: Sequence[str], clips: Sequence[Clip], *, lengths: Sequence[int] | None = None, group_size: int | None = None, **context) -> list[float | None]:
+    def reward(completions: Sequence[str], clips: Sequence[Clip], *, lengths: Sequence[int] | None = None,
+               group_size: int | None = None, **context) -> list[float | None]:
         if lengths is None: raise ValueError("the length bonus needs `lengths`, the tokens of each completion")
         if len(lengths) != len(completions): raise ValueError(f"{len(lengths)} lengths for {len(completions)} completions")
         right = [a is not None and a > least for a in accuracy(completions, clips, **context)]

@@ -1,4 +1,4 @@
-"""What we ask a model to write, and how we read what it wrote: an integer count or a named problem, never a guess.
+"""What we ask a model to write, and how we read what it wrote: an answer or a named problem, never a guess.
 
 Docs: https://actrep.github.io/actrep_nb/answers.html.md"""
 

@@ -122,13 +122,17 @@ def cycle_f1(
 # %% ../nbs/07_rewards.ipynb #605d31d9
 Reward = Callable[..., list[float | None]]  # (completions: list[str], clips: list[Clip], **context)
 
+def _asks_count(clip: Clip) -> bool:
+    "A clip whose question is not a count has a `count` all the same: 0 for a choice, 1 for a moment. It must not be scored."
+    return clip.extra.get("task", "counting") in ("counting", "dvd_counting")
+
 def count_reward(
     score: Callable[[int | None, int], float],  # a scalar reward of prediction and truth
     legacy: str | None = None,                  # read counts as a published parser does, a key of `answers.LEGACY`
 ) -> Reward:
-    "The reward that parses each completion and scores its count."
+    "The reward that parses each completion and scores its count; None where the clip asks for something else."
     def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
-        return [score(parse_answer(text, legacy).count, clip.count) for text, clip in zip(completions, clips, strict=True)]
+        return [score(parse_answer(text, legacy).count, clip.count) if _asks_count(clip) else None for text, clip in zip(completions, clips, strict=True)]
     reward.__name__ = reward.__qualname__ = score.__name__
     reward.__doc__ = score.__doc__
     return reward
@@ -194,9 +198,11 @@ def cycle_reward(
     clips: Sequence[Clip],       # with their annotated cycles
     **context,
 ) -> list[float | None]:
-    "`cycle_f1` of the listed repetitions against the clip's; None where the clip has no annotated cycles."
-    truths: list[Cycles | None] = [() if clip.cycles is None and clip.count == 0 else clip.cycles for clip in clips]
-    return [None if truth is None else cycle_f1(parse_answer(text).cycles, truth) for text, truth in zip(completions, truths, strict=True)]
+    "`cycle_f1` of the listed repetitions against the clip's; None where the clip has no annotated cycles or asks for something else."
+    def score(text: str, clip: Clip) -> float | None:
+        truth = () if clip.cycles is None and clip.count == 0 else clip.cycles
+        return cycle_f1(parse_answer(text).cycles, truth) if truth is not None and _asks_count(clip) else None
+    return [score(text, clip) for text, clip in zip(completions, clips, strict=True)]
 
 # %% ../nbs/07_rewards.ipynb #a903fe2a
 REWARDS: dict[str, Reward] = {

@@ -173,6 +173,13 @@ def test_tiou_reward_in_seconds_is_the_published_one_in_parts_of_the_video(start
     assert REWARDS["tiou"]([f'<answer>{{"start_time": "{said[0]:.1f}", "end_time": "{said[1]:.1f}"}}</answer>'], [clip])[0] == pytest.approx(published)
 
 
+@pytest.mark.parametrize("clip", [CHOICE, about("numerical", "3"), Clip("g.mp4", "", 1, cycles=((1.0, 3.0),), extra={"task": "grounding"})])
+def test_a_question_that_is_no_count_is_not_scored_as_one(clip):
+    text = "<think>rep1: 1.0s-3.0s</think><answer>1</answer>"
+    assert [REWARDS[name]([text], [clip])[0] for name in ("count", "count_hybrid", "count_linear", "count_fixed", "exact", "cycles")] == [None] * 6
+    with pytest.raises(ValueError, match="can score clip"): combine(["count_hybrid", "cycles"], [text], [clip])
+
+
 def test_the_dual_reward():
     clip = Clip("g.mp4", "", 1, cycles=((12.0, 20.0),), extra={"task": "grounding"})
     texts = ['<think>a</think><answer>{"start_time": "14.0", "end_time": "20.0"}</answer>', '<answer>{"start_time": "12.0", "end_time": "20.0"}</answer>', '<think>a</think><answer>{"start_time": "25.0", "end_time": "30.0"}</answer>', "?"]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actrep_nb.answers import (FORMS, LEGACY, MAX_COUNT, PROMPTS, answer_text, is_well_formed, lettered, listed_reps, parse_answer, parse_choice, parse_cycles,
-                               parse_interval, read_integer, read_number, render_prompt, tagged, write_answer)
+                               parse_interval, read_choice, read_integer, read_number, render_prompt, tagged, write_answer)
 
 THOROUGH = settings(max_examples=2500, deadline=None)
 PIECES = ["<think>", "</think>", "<thinking>", "</thinking>", "<answer>", "</answer>", "<ANSWER>", "< answer>", "7", "12.7", "-3", "1,234", "10 to 12", "²", "½", "٣", "seven", " ", "\n",
@@ -162,6 +162,13 @@ OPTIONS = ["push up", "squat", "sit up", "It is all three."]
 def test_policy_about_choices(inside, choice, problem):
     said = parse_choice(f"<think>…</think><answer>{inside}</answer>", OPTIONS)
     assert said.choice == choice and said.count is None and [p.split(":")[0] for p in said.problems] == ([problem] if problem else [])
+
+
+def test_a_choice_that_two_options_could_mean(): assert read_choice("a", ["b", "a"])[0] is None and read_choice("B", ["yes", "no"])[0] == "B"
+
+
+@pytest.mark.parametrize("inside", ['{"start_time": 1.5, "end_time": 3.0}', '{"start_time": 1.5", "end_time": "3.0"}', '{"end_time": "3.0", "start_time": "1.5"}', '{"start_time": "1.2.3", "end_time": "4"}', '{"start_time": "1"}', "1.5 to 3.0", "7", "B"])
+def test_moments_that_are_not_well_formed(inside): assert not is_well_formed(f"<think>a</think><answer>{inside}</answer>", "interval")
 
 
 @THOROUGH

@@ -234,6 +234,19 @@ def test_published_reader_of_moments(text, interval):
     assert said.interval == interval and said.count is None
 
 
+@pytest.mark.parametrize("text, said", [
+    ("<think>a</think><answer> a cat </answer>", "a cat"), ("<answer>a</answer><answer>a</answer>", "a"), ("<answer>a</answer><answer>b</answer>", None), ("<answer> </answer>", None), ("<answer>a", None), ("a", None),
+    ("<think><answer>a</answer></think>", None),
+])
+def test_the_text_of_an_answer(text, said): assert answer_text(text) == said
+
+
+@pytest.mark.parametrize("text, number", [
+    ("42", 42), (" -3.5\n", -3.5), ("1,234", 1234), ("12,345,678.5", 12345678.5), ("007", 7), ("1,23", None), ("1,2345", None), (",123", None), ("nan", None), ("inf", None), ("1e9", None), ("1_000", None), ("+7", None), ("50 %", None), ("٣", None), ("", None), ("9" * 500, None),
+])
+def test_numbers(text, number): assert read_number(text) == number
+
+
 @THOROUGH
 @given(completions, st.sampled_from(sorted(LEGACY)))
 def test_published_parsers_never_raise_here(text, reader):

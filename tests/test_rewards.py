@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from actrep_nb.records import Clip
 from actrep_nb.rewards import (DUAL, REWARDS, combine, count_exact, count_fixed, count_gaussian, count_hybrid, count_linear, count_reward, cycle_f1, length_bonus, match_cycles,
-                               rouge, temporal_bonus, tiou, word_error_rate)
+                               near_number, rouge, temporal_bonus, tiou, word_error_rate)
 
 SCALARS = {count_hybrid: 1.5, count_gaussian: 1.0, count_linear: 1.0, count_fixed: 1.0, count_exact: 1.0}
 counts = st.integers(0, 300)
@@ -247,6 +247,14 @@ def test_accuracy_by_question_type(kind, solution, said, ours, published):
     text, clip = f"<think>a</think><answer>{said}</answer>", about(kind, solution)
     assert REWARDS["accuracy"]([text], [clip])[0] == (ours if ours is None else pytest.approx(ours))
     assert REWARDS["video_r1_accuracy"]([text], [clip])[0] == pytest.approx(published, abs=1e-9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(-500, 500), st.integers(0, 300), st.integers(0, 300), st.sampled_from([1, -1]))
+def test_estimates_earn_less_the_further_they_are(true, near, more, side):
+    close, far = near_number(str(true + side * near), str(true)), near_number(str(true + side * (near + more)), str(true))
+    assert 0 <= far <= close <= 1 == near_number(str(true), str(true))
+    assert close == near_number(str(true - side * near), str(true)), "too many is as far as too few"
 
 
 def test_published_accuracy_reads_the_first_tag_and_the_first_type():

@@ -318,10 +318,10 @@ PUBLISHED = {"count_format": (re.search, "think"), "count_format_8b": (re.search
 
 @pytest.mark.parametrize("name", PUBLISHED)
 @settings(max_examples=500, deadline=None)
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<thinking>", "</thinking>", "<answer>", "</answer>", " ", "\n", "a"]), max_size=9), st.booleans())
-def test_published_formats(name, pieces, framed):
-    text, (look, tag) = "".join(pieces), PUBLISHED[name]
-    if framed: text = f"<{tag}>{text}</{tag}> <answer>{text}</answer>"
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<thinking>", "</thinking>", "<answer>", "</answer>", " ", "\n", "a"]), max_size=9), st.sampled_from(["{}", "<TAG>{}</TAG> <answer>{}</answer>", "<TAG>{}</TAG><answer>{}</answer>\n", "x<TAG>{}</TAG><answer>{}</answer>"]))
+def test_published_formats(name, pieces, frame):
+    look, tag = PUBLISHED[name]
+    text = frame.replace("TAG", tag).replace("{}", "".join(pieces))
     assert REWARDS[name]([text], [CLIP]) == [float(bool(look(rf"<{tag}>.*?</{tag}>\s*<answer>.*?</answer>", text, re.S)))]
 
 

@@ -1,5 +1,9 @@
 "Rewards against hand-computed values, brute force and their own stated properties."
 import math
+import random
+import re
+import warnings
+from functools import cache
 
 import numpy as np
 import pytest
@@ -8,16 +12,30 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from actrep_nb.records import Clip
-from actrep_nb.rewards import REWARDS, combine, count_exact, count_fixed, count_gaussian, count_hybrid, count_linear, cycle_f1, match_cycles, tiou
+from actrep_nb.rewards import (DUAL, REWARDS, combine, count_exact, count_fixed, count_gaussian, count_hybrid, count_linear, count_reward, cycle_f1, length_bonus, match_cycles,
+                               near_number, rouge, temporal_bonus, tiou, word_error_rate)
 
 SCALARS = {count_hybrid: 1.5, count_gaussian: 1.0, count_linear: 1.0, count_fixed: 1.0, count_exact: 1.0}
 counts = st.integers(0, 300)
 
 
-@pytest.mark.parametrize("true, row", {1: (1.5, .500, 0, 0), 2: (1.5, .559, 0, 0), 3: (1.5, .772, .006, 0), 5: (1.5, 1.118, .146, .013), 10: (1.5, 1.385, .613, .332),
-                                       20: (1.5, 1.470, .884, .757), 50: (1.5, 1.495, .980, .956), 100: (1.5, 1.499, .995, .989)}.items())
-def test_hybrid_as_published(true, row):
-    assert [round(count_hybrid(true + e, true), 3) for e in range(4)] == pytest.approx(row, abs=6e-4)
+BY_HAND = {  # true count → what errors of 0, 1, 2, 3 earn under each formula, computed with 40 digits from the formulas as written in the papers' code
+    1: ((1.5000, 0.5000, 0.0000, 0.0000), (1.0000, 0.6065, 0.1353, 0.0111), (1.0000, 0.0000, 0.0000, 0.0000), (1.0000, 0.9460, 0.8007, 0.6065)),
+    2: ((1.5000, 0.5587, 0.0000, 0.0000), (1.0000, 0.6065, 0.1353, 0.0111), (1.0000, 0.5000, 0.0000, 0.0000), (1.0000, 0.9460, 0.8007, 0.6065)),
+    3: ((1.5000, 0.7723, 0.0055, 0.0000), (1.0000, 0.6065, 0.1353, 0.0111), (1.0000, 0.6667, 0.3333, 0.0000), (1.0000, 0.9460, 0.8007, 0.6065)),
+    5: ((1.5000, 1.1184, 0.1463, 0.0132), (1.0000, 0.6065, 0.1353, 0.0111), (1.0000, 0.8000, 0.6000, 0.4000), (1.0000, 0.9460, 0.8007, 0.6065)),
+    10: ((1.5000, 1.3847, 0.6125, 0.3319), (1.0000, 0.8825, 0.6065, 0.3247), (1.0000, 0.9000, 0.8000, 0.7000), (1.0000, 0.9460, 0.8007, 0.6065)),
+    20: ((1.5000, 1.4695, 0.8836, 0.7569), (1.0000, 0.9692, 0.8825, 0.7548), (1.0000, 0.9500, 0.9000, 0.8500), (1.0000, 0.9460, 0.8007, 0.6065)),
+    50: ((1.5000, 1.4950, 0.9803, 0.9562), (1.0000, 0.9950, 0.9802, 0.9560), (1.0000, 0.9800, 0.9600, 0.9400), (1.0000, 0.9460, 0.8007, 0.6065)),
+    100: ((1.5000, 1.4988, 0.9950, 0.9888), (1.0000, 0.9988, 0.9950, 0.9888), (1.0000, 0.9900, 0.9800, 0.9700), (1.0000, 0.9460, 0.8007, 0.6065)),
+}
+
+
+@pytest.mark.parametrize("true", BY_HAND)
+def test_the_table_of_values(true):
+    for score, row in zip((count_hybrid, count_gaussian, count_linear, count_fixed), BY_HAND[true], strict=True):
+        assert [score(true + e, true) for e in range(4)] == pytest.approx(row, abs=5e-5), score.__name__
+    assert [count_exact(true + e, true) for e in range(4)] == [1, 0, 0, 0]
 
 
 def test_siblings_by_hand():
@@ -84,6 +102,7 @@ def test_tiou_against_counting_cells(ends):
 
 TRUTH = ((1.0, 2.0), (2.0, 3.0), (4.0, 5.0))
 CLIP = Clip("a.mp4", "squat", 3, cycles=TRUTH)
+CHOICE = Clip("c.mp4", "", 0, extra={"task": "choice", "options": ["A. push up", "B. squat"], "solution": "B"})
 
 
 def said(cycles, count): return "<think>" + ", ".join(f"rep{k}: {a}s-{b}s" for k, (a, b) in enumerate(cycles, 1)) + f"</think><answer>{count}</answer>"
@@ -104,12 +123,224 @@ def test_count_interval_by_hand():
     assert REWARDS["count_interval"]([said(TRUTH, 6), said(TRUTH, "x"), "<answer>3</answer>", "<think>reps 1-20: 0s-9s, reps 21-24: 9s-12s</think><answer>24</answer>"], [CLIP] * 4) == [0.25, 0.0, 0.0, 1.0]
 
 
-@settings(max_examples=2000, deadline=None)
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "rep1: 1s-2s", "rep2: 2s", "reps 1-9:", "7", "²", "-", "x", "\n", "9" * 50]), max_size=16).map("".join))
-def test_every_reward_takes_any_text(text):
-    for name, reward in REWARDS.items():
-        (value,) = reward([text], [CLIP])
-        assert value is not None and 0 <= value <= 1.5, name
+PIECES = ["<think>", "</think>", "<thinking>", "</thinking>", "<answer>", "</answer>", "B", '{"start_time": "1", "end_time": "2"}', "nan", "rep1: 1s-2s", "rep2: 2s", "reps 1-9:", "7", "3", "12.7", "²", "٣", "-", "x y", "\n", "\x00", "9" * 50]
+TEXTS = 12_000
+
+
+def any_texts(random):
+    "Completions of every sort: loose pieces, and pieces in the right places."
+    for i in range(TEXTS):
+        pieces = random.choices(PIECES, k=random.randrange(12))
+        yield "".join(pieces) if i % 2 else f"<think>{''.join(pieces[2:])}</think>{random.choice(['', chr(10), '!'])}<answer>{''.join(pieces[:2])}</answer>"
+
+
+def about(kind, solution, **extra): return Clip("q.mp4", "", 0, extra={"task": kind, "solution": solution} | extra)
+
+
+CLIPS = [about("numerical", "7"), CLIP, CHOICE, about("regression", "12.5"), about("ocr", "x y x"), about("free_form", "x y"), Clip("g.mp4", "", 1, cycles=((1.0, 3.0),), extra={"task": "grounding"})]
+MOST = {"count_hybrid": 1.5, "temporal": 0.3, "length": 0.2}
+
+
+def test_every_reward_takes_any_text():
+    texts = list(any_texts(random.Random(0)))
+    assert len(texts) == TEXTS >= 10_000
+    clips = (CLIPS * TEXTS)[:TEXTS]
+    earned = {name: reward(texts, clips, lengths=[320 + len(text) for text in texts], group_size=1000, shuffled=[texts[:9]] * 12) for name, reward in REWARDS.items()}
+    for name, values in earned.items():
+        known = [value for value in values if value is not None]
+        assert len(values) == TEXTS and all(0 <= value <= MOST.get(name, 1.0) for value in known), name
+        assert min(known) == 0 < max(known), f"{name} never tells two texts apart"
+    assert all(value is not None for value in earned["accuracy"])
+
+
+@pytest.mark.parametrize("reward, right, wrong", [("tiou", '{"start_time": "1.0", "end_time": "3.0"}', "1 to 3"), ("choice", "B", "A")])
+def test_rewards_of_other_questions(reward, right, wrong):
+    moment = Clip("g.mp4", "", 1, cycles=((1.0, 3.0),), extra={"task": "grounding"})
+    clip = CHOICE if reward == "choice" else moment
+    assert REWARDS[reward]([f"<think>a</think><answer>{said}</answer>" for said in (right, wrong)] + ["", right], [clip] * 4) == [1, 0, 0, 0]
+    assert REWARDS["accuracy"]([f"<answer>{right}</answer>"], [clip]) == [1]
+    assert REWARDS[reward]([right], [Clip("n.mp4", "", 0)]) == [None], "a clip that asks something else is left out"
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 100), st.integers(1, 100), st.integers(0, 40), st.integers(0, 40))
+def test_tiou_reward_in_seconds_is_the_published_one_in_parts_of_the_video(start, length, late, longer):
+    clip = Clip("g.mp4", "", 1, cycles=((start / 10, (start + length) / 10),), extra={"task": "grounding"})
+    said = (start + late) / 10, (start + late + length + longer) / 10
+    scaled = [[t / 37.0 for t in times] for times in (said, clip.cycles[0])]
+    hull = max(e for _, e in scaled) - min(s for s, _ in scaled)
+    published = max(0.0, min(e for _, e in scaled) - max(s for s, _ in scaled)) / hull
+    assert REWARDS["tiou"]([f'<answer>{{"start_time": "{said[0]:.1f}", "end_time": "{said[1]:.1f}"}}</answer>'], [clip])[0] == pytest.approx(published)
+
+
+@pytest.mark.parametrize("clip", [CHOICE, about("numerical", "3"), Clip("g.mp4", "", 1, cycles=((1.0, 3.0),), extra={"task": "grounding"})])
+def test_a_question_that_is_no_count_is_not_scored_as_one(clip):
+    text = "<think>rep1: 1.0s-3.0s</think><answer>1</answer>"
+    assert [REWARDS[name]([text], [clip])[0] for name in ("count", "count_hybrid", "count_linear", "count_fixed", "exact", "cycles")] == [None] * 6
+    with pytest.raises(ValueError, match="can score clip"): combine(["count_hybrid", "cycles"], [text], [clip])
+
+
+def test_the_dual_reward():
+    clip = Clip("g.mp4", "", 1, cycles=((12.0, 20.0),), extra={"task": "grounding"})
+    texts = ['<think>a</think><answer>{"start_time": "14.0", "end_time": "20.0"}</answer>', '<answer>{"start_time": "12.0", "end_time": "20.0"}</answer>', '<think>a</think><answer>{"start_time": "25.0", "end_time": "30.0"}</answer>', "?"]
+    assert combine(DUAL, texts, [clip] * 4)[0] == [0.875, 0.5, 0.5, 0.0]
+
+
+def test_a_choice_whose_solution_is_none_of_its_options():
+    with pytest.raises(ValueError, match="clip 'c': its solution is not-an-option"): REWARDS["choice"](["x"], [Clip("c.mp4", "", 0, extra={"task": "choice", "options": ["a", "b"], "solution": "C"})])
+
+
+# ---- accuracy by question type ----------------------------------------------------------------------------------------
+
+words = st.lists(st.sampled_from("a b c ab bc the cats 12".split()), max_size=7)
+
+
+@settings(max_examples=400, deadline=None)
+@given(words, words)
+def test_word_error_rate_against_brute_force(said, true):
+    @cache
+    def edits(i, j): return max(i, j) if not i or not j else min(edits(i - 1, j) + 1, edits(i, j - 1) + 1, edits(i - 1, j - 1) + (said[i - 1] != true[j - 1]))
+    rate = word_error_rate(" ".join(said), " ".join(true))
+    assert rate == pytest.approx(edits(len(said), len(true)) / max(1, len(true)))
+
+
+@settings(max_examples=400, deadline=None)
+@given(words, words)
+def test_rouge_against_brute_force(said, true):
+    def subsequences(seq): return {tuple(seq[i] for i in range(len(seq)) if mask >> i & 1) for mask in range(2 ** len(seq))}
+    def f(shared, n, m): return 0 if not shared else 2 * (shared / n) * (shared / m) / (shared / n + shared / m)
+    def paired(a, b):
+        b = list(b)
+        return sum(1 for gram in a if gram in b and (b.remove(gram) or True))
+    ones, twos = paired(said, true), paired(list(zip(said, said[1:])), list(zip(true, true[1:])))
+    longest = max(map(len, subsequences(said) & subsequences(true)))
+    expected = (f(ones, len(said), len(true)) + f(twos, len(said) - 1, len(true) - 1) + f(longest, len(said), len(true))) / 3
+    assert rouge(" ".join(said), " ".join(true)) == pytest.approx(expected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="abcGI .,-_19", max_size=40), st.text(alphabet="abcGI .,-_19", max_size=40))
+def test_rouge_against_rouge_score(said, true):
+    scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge-score is not installed")
+    theirs = scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False).score(true, said)
+    assert rouge(said, true) == pytest.approx(sum(score.fmeasure for score in theirs.values()) / 3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(words, words.filter(bool))
+def test_word_error_rate_against_jiwer(said, true):
+    jiwer = pytest.importorskip("jiwer", reason="jiwer is not installed")
+    assert word_error_rate(" ".join(said), " ".join(true)) == pytest.approx(jiwer.wer(" ".join(true), " ".join(said)))
+
+
+def test_rouge_compares_stems_where_it_is_told_to():
+    assert rouge("lifting bars", "lifted bars") < 1 == rouge("lifting bars", "lifted bars", stem=lambda word: word.removesuffix("ing").removesuffix("ed"))
+
+
+@pytest.mark.parametrize("kind, solution, said, ours, published", [
+    ("numerical", "3.14", "3.141", 1, 1), ("numerical", "3.14", "3.2", 0, 0), ("numerical", "42", "42.0", 0, 0), ("numerical", "1,234", "1234", 1, 0), ("numerical", "5", "nan", 0, 0), ("numerical", "5", "five", 0, 0),
+    ("regression", "40", "50", 0.75, 0.75), ("regression", "40", "100", 0, 0), ("regression", "0", "0", 1, 0), ("regression", "50", "nan", 0, 1), ("regression", "50", "inf", 0, 0), ("regression", "50", "", 0, 0), ("regression", "-4", "-3", 0.75, 0.75),
+    ("ocr", "NO ENTRY AFTER 10", "NO ENTRY AFTER TEN", 0.75, 0.75), ("ocr", "A", "a b c", 0, 0), ("free_form", "twice", "twice", 1, 2 / 3), ("free_form", "a red ball", "a blue ball", (2 / 3 + 0 + 2 / 3) / 3, (2 / 3 + 0 + 2 / 3) / 3),
+    ("choice", "B", "B", 1, 1), ("choice", "B", "B.", 1, 0), ("poem", "x", "x", None, 0),
+])
+def test_accuracy_by_question_type(kind, solution, said, ours, published):
+    text, clip = f"<think>a</think><answer>{said}</answer>", about(kind, solution)
+    assert REWARDS["accuracy"]([text], [clip])[0] == (ours if ours is None else pytest.approx(ours))
+    assert REWARDS["video_r1_accuracy"]([text], [clip])[0] == pytest.approx(published, abs=1e-9)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(-500, 500), st.integers(0, 300), st.integers(0, 300), st.sampled_from([1, -1]))
+def test_estimates_earn_less_the_further_they_are(true, near, more, side):
+    close, far = near_number(str(true + side * near), str(true)), near_number(str(true + side * (near + more)), str(true))
+    assert 0 <= far <= close <= 1 == near_number(str(true), str(true))
+    assert close == near_number(str(true - side * near), str(true)), "too many is as far as too few"
+
+
+def test_published_accuracy_reads_the_first_tag_and_the_first_type():
+    draft, clip = "<think><answer>5</answer></think><answer>6</answer>", about("numerical", "5")
+    assert REWARDS["video_r1_accuracy"]([draft], [clip]) == [1] and REWARDS["accuracy"]([draft], [clip]) == [0]
+    mixed = [about("numerical", "5"), about("regression", "10")]
+    assert REWARDS["video_r1_accuracy"](["<answer>5</answer>"] * 2, mixed) == [1, 0] and REWARDS["accuracy"](["<answer>5</answer>"] * 2, mixed) == [1, 0.5]
+
+
+@pytest.mark.parametrize("clip", [about("numerical", "many"), about("regression", ""), Clip("q.mp4", "", 0, extra={"task": "ocr"})])
+def test_a_solution_that_cannot_be_used_names_its_clip(clip):
+    with pytest.raises(ValueError, match="clip 'q': no usable solution"): REWARDS["accuracy"](["<answer>5</answer>"], [clip])
+
+
+# ---- what a group earns together -----------------------------------------------------------------------------------------
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.lists(st.integers(0, 10), min_size=3, max_size=3), st.lists(st.integers(0, 10), max_size=3)), max_size=4))
+def test_temporal_bonus_by_its_definition(groups):
+    share = lambda completions, clips, **context: [int(text) / 10 for text in completions]
+    earned = temporal_bonus(share)([str(a) for ordered, _ in groups for a in ordered], [CLIP] * 3 * len(groups), group_size=3, shuffled=[[str(a) for a in mixed] for _, mixed in groups])
+    expected = []
+    for ordered, mixed in groups:
+        if not mixed: expected += [None] * 3; continue
+        paid = 5 * sum(ordered) * len(mixed) >= 4 * sum(mixed) * 3  # mean ordered >= 0.8 mean shuffled, in whole numbers
+        margin = abs(5 * sum(ordered) * len(mixed) - 12 * sum(mixed))
+        if not margin: return  # a tie is decided by rounding
+        expected += [0.3 if paid and a > 1 else 0.0 for a in ordered]
+    assert earned == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10), st.integers(300, 530)), max_size=12).filter(lambda rows: len(rows) % 4 == 0))
+def test_length_bonus_by_its_definition(rows):
+    share = lambda completions, clips, **context: [int(text) / 10 for text in completions]
+    earned = length_bonus(share)([str(a) for a, _ in rows], [CLIP] * len(rows), lengths=[n for _, n in rows], group_size=4)
+    assert earned == [0.2 if a > 1 and 320 <= n <= 512 and sum(b > 1 for b, _ in rows[i // 4 * 4:i // 4 * 4 + 4]) >= 2 else 0.0 for i, (a, n) in enumerate(rows)]
+
+
+def test_the_factor_of_the_code_and_the_words_of_the_paper():
+    right, wrong = "<answer>3</answer>", "<answer>4</answer>"
+    group, shuffled = [right, wrong], [[right, right, right, wrong, wrong]]  # .5 against .6
+    assert temporal_bonus()(group, [CLIP] * 2, shuffled=shuffled) == [0.3, 0] and temporal_bonus(ratio=1.0)(group, [CLIP] * 2, shuffled=shuffled) == [0, 0]
+
+
+@pytest.mark.parametrize("name, context, message", [
+    ("temporal", {}, "needs `shuffled`"), ("temporal", {"shuffled": [["x"]] * 3, "group_size": 2}, "3 groups, there are 2"), ("temporal", {"shuffled": [["x"]], "group_size": 3}, "groups of 3"),
+    ("length", {}, "needs `lengths`"), ("length", {"lengths": [1]}, "1 lengths for 4"), ("length", {"lengths": [1] * 4, "group_size": 0}, "groups of 0"),
+])
+def test_what_group_rewards_need(name, context, message):
+    with pytest.raises(ValueError, match=message): combine([name, "exact"], ["x"] * 4, [CLIP] * 4, **context)
+
+
+def test_counts_can_be_scored_as_a_published_parser_reads_them():
+    text, seven = "<think>a</think><answer>12.7</answer>", Clip("a.mp4", "", 7)
+    assert [count_reward(count_hybrid, reader)([text], [seven])[0] for reader in (None, "actrep-r1", "lmms-eval")] == [0, 1.5, pytest.approx(count_hybrid(13, 7))]
+
+
+PUBLISHED = {"count_format": (re.search, "think"), "count_format_8b": (re.search, "thinking"), "tag_format": (re.fullmatch, "think")}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<thinking>", "</thinking>", "<answer>", "</answer>", " ", "\n", "a"]), max_size=9), st.sampled_from(["{}", "<TAG>{}</TAG> <answer>{}</answer>", "<TAG>{}</TAG><answer>{}</answer>\n", "x<TAG>{}</TAG><answer>{}</answer>"]))
+def test_published_formats(name, pieces, frame):
+    look, tag = PUBLISHED[name]
+    text = frame.replace("TAG", tag).replace("{}", "".join(pieces))
+    assert REWARDS[name]([text], [CLIP]) == [float(bool(look(rf"<{tag}>.*?</{tag}>\s*<answer>.*?</answer>", text, re.S)))]
+
+
+# ---- adding up ----------------------------------------------------------------------------------------------------------
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.one_of(st.none(), st.integers(-3, 3)), st.integers(-3, 3)), min_size=3, max_size=9).filter(lambda rows: len(rows) % 3 == 0))
+def test_normalise_then_sum_by_its_definition(rows):
+    REWARDS["one"] = lambda completions, clips, **context: [a for a, _ in rows]
+    REWARDS["two"] = lambda completions, clips, **context: [b for _, b in rows]
+    try: totals, parts = combine({"one": 2.0, "two": 1.0}, ["x"] * len(rows), [CLIP] * len(rows), normalise=True, group_size=3)
+    finally: del REWARDS["one"], REWARDS["two"]
+    assert parts == {"one": [a for a, _ in rows], "two": [b for _, b in rows]}
+    table = np.array(rows, dtype=float).reshape(-1, 3, 2)  # groups, answers, rewards
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a group without any value
+        spread = np.nan_to_num(np.nanstd(table, axis=1, ddof=1, keepdims=True)) + 1e-4
+        scaled = (table - np.nanmean(table, axis=1, keepdims=True)) / spread
+    assert totals == pytest.approx(np.nansum(scaled * [2.0, 1.0], axis=2).ravel().tolist(), abs=1e-9)
 
 
 def test_combine():

@@ -190,3 +190,27 @@ def test_a_killed_model_goes_on_to_the_same_answers(tmp_path):
     finally: torch.set_num_threads(threads)
     assert continued == alone and len(alone) == 16 and len({tuple(a) for a in alone.values()}) > 8
     assert lines() == 17 and read_answers(path, {"model": "tiny", "seed": 1}) == alone
+
+
+def test_04_select_accounts_for_every_clip(tmp_path):
+    "The experiment on drawn clips, one of them no video: every clip has a fate, what it writes can be loaded, and another rule asks nobody again."
+    import pandas as pd
+
+    from actrep_nb.records import load_clips
+    from actrep_nb.runs import run
+    from actrep_nb.synth import make_dataset
+
+    make_dataset(tmp_path / "data", 5, seed=0, name="train")
+    videos = tmp_path / "data/videos"
+    spoilt = load_clips(tmp_path / "data/train.csv", videos=videos)[2]
+    Path(spoilt.video).write_bytes(b"no video")
+    given = {"model": str(ROOT / "data/tiny_base"), "clips": str(tmp_path / "data/train.csv"), "cache": "", "answers": str(tmp_path / "answers.jsonl"),
+             "group_size": 2, "max_new_tokens": 8, "share": 1.0}
+    blind = run("04_select", tmp_path / "random", given | {"rule": "random"}, quiet=True)
+    fates = pd.read_csv(tmp_path / "random/fates.csv").set_index("id")
+    assert (blind.metrics["clips"], blind.metrics["selected"], blind.metrics["unreadable"]) == (5, 4, 1)
+    assert len(fates) == 5 and fates.loc[spoilt.id, "reason"].startswith("not read: ") and not fates.loc[spoilt.id, "kept"] and fates["kept"].sum() == 4
+    assert {c.id for c in load_clips(tmp_path / "random/selected.jsonl", videos=videos)} == set(fates.index[fates["kept"]])
+    before = (tmp_path / "answers.jsonl").read_bytes()
+    run("04_select", tmp_path / "variance", given | {"rule": "variance"}, quiet=True)
+    assert (tmp_path / "answers.jsonl").read_bytes() == before and len(pd.read_csv(tmp_path / "variance/fates.csv")) == 5

@@ -69,6 +69,7 @@ def test_temporal_r1_all_right_all_wrong_mixed():
 def test_poor_but_divided_clips_are_left_out_when_asked():
     scores = {"poor": [0, 0.2], "good": [0.6, 0.9], "flat": [0.5, 0.5]}
     assert {f.id: f.reason for f in variance_selection(scores, min_mean=0.3)} == {"poor": "mean score below 0.3", "good": KEPT, "flat": "all answers score alike"}
+    assert select_by_variance({"half": [0, 1], "more": [0, 2]}, min_std=0.5) == ["more"], "a spread has to exceed the threshold"
 
 
 def test_difficulty_window_against_brute_force():

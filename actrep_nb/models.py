@@ -100,6 +100,14 @@ FAMILIES["qwen3_vl"] = Family(
     patch=16, marker="<|video_pad|>", rope={"mrope_interleaved": True}, options={"cap_pixels_per_frame": False},
 )
 
+# %% ../nbs/10_models.ipynb #30ffc48c
+FAMILIES["video_llama_3"] = Family(
+    prefix="VideoLlama3", processors=("VideoLlama3VideoProcessor", "VideoLlama3ImageProcessor"), time="text before each frame: Time 1.2s:",
+    vision=lambda hidden, width, depth: dict(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth, num_attention_heads=4, patch_size=14),
+    tower="model.vision_model", mergers={"merger": "model.projector"}, slot=1, marker="<|video_pad|>", text={"model_type": "llama"}, rope=None,
+    options={"use_token_compression": False}, inputs=lambda grids: {"video_merge_sizes": torch.full_like(grids[:, 0], 2)}, shares_prompt=False,
+)
+
 # %% ../nbs/10_models.ipynb #1c02a18b
 def tiny_config(
     vocab_size: int,  # tokens of the tokenizer
@@ -233,6 +241,12 @@ def pick_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def _one_row(module, args, kwargs):
+    "Positions [3, B, L] for a language model whose positions are ordinary: the first row."
+    positions = kwargs.get("position_ids")
+    return args, kwargs if positions is None or positions.ndim == 2 else kwargs | {"position_ids": positions[0]}
+
+
 def load_model(
     path: str | Path,  # folder, or a name on the Hugging Face hub
     device: str | torch.device | None = None,  # where to put it; None picks
@@ -244,8 +258,8 @@ def load_model(
     if str(path).startswith((".", "/", "data/", "runs/")) and not (Path(path) / "config.json").exists():
         raise FileNotFoundError(f"{path} holds no checkpoint (no config.json). Give a folder written by save_pretrained, or a name on the hub.")
     model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(where)
-    if model.config.model_type not in FAMILIES:
-        raise ValueError(f"{path} is a {model.config.model_type}; this version places {', '.join(FAMILIES)} in time")
+    if family_of(model).rope is None:
+        model.model.language_model.register_forward_pre_hook(_one_row, with_kwargs=True)
     return model, AutoProcessor.from_pretrained(path)
 
 # %% ../nbs/10_models.ipynb #9f36e261
@@ -363,7 +377,8 @@ def encode(
         return_tensors="pt", **family.options)
     ids, grid = out["input_ids"][0], out["video_grid_thw"][0]
     rule = getattr(processor.video_processor, "position_rule", "reference")
-    return EncodedPrompt(ids, mrope_positions(ids, grid, slot, model.config, rule), grid, pixels=out["pixel_values_videos"])
+    positions = torch.arange(len(ids)).expand(3, -1) if family.rope is None else mrope_positions(ids, grid, slot, model.config, rule)
+    return EncodedPrompt(ids, positions, grid, pixels=out["pixel_values_videos"])
 
 # %% ../nbs/10_models.ipynb #c04358d6
 def see(

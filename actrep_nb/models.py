@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .answers import PROMPTS, render_prompt
+from .answers import render_prompt
 from .cot import cot_from_cycles
 from .records import Clip
 from .synth import ACTIONS
@@ -74,7 +74,7 @@ def _vocabulary(seconds: float, step: float, max_count: int) -> list[str]:
     "Texts that hold every word the tiny model should read or write as one token."
     cycles = [((0.0, 1.5),), ((0.0, 1.5), (4.0, 5.5)), ((1.0, 3.0), (2.0, 4.0)), ()]
     texts = [cot_from_cycles(Clip(video="any.mp4", action=a, count=len(c), cycles=c), step=step) for a in ACTIONS for c in cycles]
-    texts += [render_prompt(name) for name in PROMPTS] + [DESCRIBE, "Action: none.\nPhases: " + " ".join(PHASES) + "."]
+    texts += [render_prompt(name) for name in ("count", "actrep-r1")] + [DESCRIBE, "Action: none.\nPhases: " + " ".join(PHASES) + "."]
     texts += ["Moments:"] + [f" {p}," for p in PHASES] + [f" {p}." for p in PHASES]
     texts += [f" {t:.1f}s-{t:.1f}s {t:.1f}s-{t:.1f}s," for t in np.arange(0, seconds + step, step)]
     texts += [f"rep{k}: rep{k} {k} {k} >{k}<" for k in range(max_count + 2)]

@@ -9,7 +9,8 @@ __all__ = ['advantages', 'policy_loss', 'shared_prefix_logprobs', 'judge', 'grou
 
 # %% ../nbs/13_grpo.ipynb #b19d2b22
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from transformers.trainer_callback import PrinterCallback
 from .models import EncodedPrompt, collate, unwrapped
 from .records import Clip
 from .rewards import combine
-from .rollout import Rollout, placeholder_ids, sample_group
+from .rollout import Rollout, placeholder_ids, sample_group, shuffle_slots
 from .sft import JSONLLog, read_log
+from .tasks import TASKS, Task
 
 # %% ../nbs/13_grpo.ipynb #85fee9f0
 def advantages(
@@ -111,30 +113,31 @@ def shared_prefix_logprobs(
 
 # %% ../nbs/13_grpo.ipynb #6331f0e9
 def judge(
-    groups: Sequence[Sequence[Rollout]],  # completions of each prompt
-    clips: Sequence[Clip],  # the truth
-    rewards: dict[str, float],  # weight of each reward, by name in REWARDS
+    groups: Sequence[Sequence[Rollout]],  # G completions of each prompt
+    clips: Sequence[Clip],  # the truth, one for each group
+    rewards: Mapping[str, float] | Task,  # weight of each reward, by name in REWARDS; or the task that has them
     scale: bool = False,  # see `advantages`
+    **context: Any,  # passed on to every reward beside `lengths` (tokens of each completion) and `group_size`
 ) -> list[list[Rollout]]:
     "Fill in rewards and advantages."
-    judged = []
-    for group, clip in zip(groups, clips):
-        totals, components = combine(rewards, [r.text for r in group], [clip] * len(group))
-        pulls = advantages(totals, scale)
-        judged.append([
-            replace(r, rewards={k: v[i] for k, v in components.items()}, reward=totals[i], advantage=pulls[i]) for i, r in enumerate(group)])
-    return judged
+    score = rewards.reward if isinstance(rewards, Task) else partial(combine, rewards)
+    flat, size = [r for group in groups for r in group], len(groups[0])
+    context = {"lengths": [len(r.ids) for r in flat], "group_size": size} | context
+    totals, components = score([r.text for r in flat], [clip for clip, group in zip(clips, groups) for _ in group], **context)
+    pulls = [a for i in range(0, len(flat), size) for a in advantages(totals[i : i + size], scale)]
+    judged = [
+        replace(r, rewards={k: v[i] for k, v in components.items()}, reward=totals[i], advantage=pulls[i]) for i, r in enumerate(flat)]
+    return [judged[i : i + size] for i in range(0, len(flat), size)]
 
-
+# %% ../nbs/13_grpo.ipynb #6dc7bf8e
 def group_stats(
     groups: Sequence[Sequence[Rollout]],  # judged
     clips: Sequence[Clip],  # the truth
+    task: Task = TASKS["counting"],  # reads the answers
 ) -> dict[str, float]:
     "What one wants to watch: rewards by component, lengths, and how many groups are all right, mixed, all wrong or without variance."
-    from actrep_nb.answers import parse_answer
-
     everything = [r for group in groups for r in group]
-    right = [np.mean([parse_answer(r.text).count == clip.count for r in group]) for group, clip in zip(groups, clips)]
+    right = [np.mean([task.parse(r.text).count == clip.count for r in group]) for group, clip in zip(groups, clips)]
     spread = [np.std([r.reward for r in group]) for group in groups]
     stats = {f"reward/{k}": float(np.mean([v for r in everything if (v := r.rewards[k]) is not None] or [0.0])) for k in everything[0].rewards}
     return stats | {
@@ -154,17 +157,20 @@ class GRPOTrainer(Trainer):
         processor: Any,  # for its tokenizer
         pairs: Sequence[tuple[Clip, EncodedPrompt]],  # what to practise on
         args: TrainingArguments,  # see `training_arguments`; its batch size counts prompts
-        rewards: dict[str, float],  # weight of each reward, by name in REWARDS
+        rewards: Mapping[str, float] | None = None,  # weight of each reward, by name in REWARDS; None: the task's
+        task: Task = TASKS["counting"],  # how answers are read and scored
         group_size: int = 8,  # answers for each prompt
         max_new_tokens: int = 128,  # token budget of an answer
         temperature: float = 1.0,  # of sampling
         scale: bool = False,  # see `advantages`
+        shuffled_answers: int = 0,  # answers to the same prompt with its frames out of order, which rewards get as `shuffled`
         mask_truncated: bool = True,  # answers that ran out of budget do not pull
         keep_samples: int = 20,  # write a judged group to samples.jsonl every so many steps; 0: never
         **kwargs: Any,  # for Trainer
     ):
         super().__init__(model=model, args=args, train_dataset=list(pairs), data_collator=list, **kwargs)
-        self.processor, self.rewards, self.group_size, self.max_new_tokens = processor, rewards, group_size, max_new_tokens
+        self.processor, self.group_size, self.max_new_tokens, self.shuffled_answers = processor, group_size, max_new_tokens, shuffled_answers
+        self.task = replace(task, rewards=rewards) if rewards is not None else task
         self.temperature, self.scale, self.mask_truncated, self.keep_samples = temperature, scale, mask_truncated, keep_samples
         self.generator = torch.Generator(device=next(model.parameters()).device).manual_seed(args.seed + 7919 * args.process_index)
         self.stats: dict[str, float] = {}
@@ -172,14 +178,24 @@ class GRPOTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         began = time.perf_counter()
         clips, prompts = [c for c, _ in inputs], [p for _, p in inputs]
-        groups = sample_group(model, self.processor, prompts, self.group_size, self.max_new_tokens, self.temperature, self.generator)
+        groups = self.sample(model, prompts, self.group_size)
+        context = {"shuffled": self.answers_to_shuffled(model, prompts)} if self.shuffled_answers else {}
         sampled = time.perf_counter()
-        groups = judge(groups, clips, self.rewards, self.scale)
+        groups = judge(groups, clips, self.task, self.scale, **context)
         loss, parts = self.group_loss(model, prompts, groups)
         if self.keep_samples and self.state.global_step % self.keep_samples == 0:
             self.write_samples(groups[0], clips[0])
-        self.stats = group_stats(groups, clips) | parts | {"seconds/rollout": sampled - began, "_update_began": sampled}
+        self.stats = group_stats(groups, clips, self.task) | parts | {"seconds/rollout": sampled - began, "_update_began": sampled}
         return loss
+
+    def sample(self, model, prompts, group_size) -> list[list[Rollout]]:
+        return sample_group(model, self.processor, prompts, group_size, self.max_new_tokens, self.temperature, self.generator)
+
+    def answers_to_shuffled(self, model, prompts) -> list[list[str]]:
+        "Texts answered when the frames are out of order, a list for each prompt."
+        order = torch.Generator().manual_seed(self.args.seed + self.state.global_step)
+        groups = self.sample(model, [shuffle_slots(p, order) for p in prompts], self.shuffled_answers)
+        return [[r.text for r in group] for group in groups]
 
     def group_loss(self, model, prompts, groups) -> tuple[Tensor, dict[str, float]]:
         "Policy loss of judged groups. Groups without variance pull nowhere, so they cost no forward pass; their tokens still count in the average."
@@ -214,7 +230,7 @@ def train_grpo(
     processor: Any,  # for its tokenizer
     pairs: Sequence[tuple[Clip, EncodedPrompt]],  # what to practise on
     args: TrainingArguments,  # see `training_arguments`; its batch size counts prompts
-    rewards: dict[str, float],  # weight of each reward
+    rewards: Mapping[str, float] | None = None,  # weight of each reward; None: the task's
     **options: Any,  # for `GRPOTrainer`
 ) -> list[dict[str, float]]:
     "Practise, and return the log."

@@ -7,7 +7,8 @@ Docs: https://actrep.github.io/actrep_nb/answers.html.md"""
 # %% auto #0
 __all__ = ['PROMPTS', 'MAX_COUNT', 'FILLERS', 'UNNAMED', 'FORMS', 'lettered', 'render_prompt', 'messages', 'read_integer',
            'cycle_problems', 'parse_cycles', 'listed_reps', 'split_tags', 'Answer', 'parse_answer', 'read_interval',
-           'parse_interval', 'read_choice', 'parse_choice', 'write_answer', 'is_well_formed']
+           'parse_interval', 'read_choice', 'parse_choice', 'read_number', 'answer_text', 'write_answer',
+           'is_well_formed']
 
 # %% ../nbs/05_answers.ipynb #48b1b3af
 import json
@@ -296,6 +297,23 @@ def parse_choice(
     reasoning, answers, problems = split_tags(text)
     choice, found = _agreed(answers, problems, lambda answer: read_choice(answer, options))
     return Answer(None, choice=choice, problems=tuple(dict.fromkeys(problems + found)), reasoning=reasoning)
+
+# %% ../nbs/05_answers.ipynb #f16176e0
+_NUMBER = re.compile(r"-?(?:\d{1,12}|\d{1,3}(?:,\d{3}){1,3})(?:\.\d{1,12})?", re.A)
+
+def read_number(
+    text: str,  # what stands between the answer tags, or a solution
+) -> float | None:
+    "The number that `text` is, in digits and alone: `42`, `-3.5`, `1,234`. None for anything else, `nan`, `1e9` and units among it."
+    return float(text.strip().replace(",", "")) if len(text) <= 400 and _NUMBER.fullmatch(text.strip()) else None
+
+# %% ../nbs/05_answers.ipynb #e136e6de
+def answer_text(
+    text: str,  # a completion
+) -> str | None:
+    "What stands between the answer tags, outside the reasoning; None where that is nothing, unclosed, or more than one thing."
+    _, answers, problems = split_tags(text)
+    return _agreed(answers, problems, lambda answer: (answer.strip() or None, None))[0]
 
 # %% ../nbs/05_answers.ipynb #66263c1e
 def write_answer(

@@ -109,7 +109,7 @@ def test_count_interval_by_hand():
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "B", '{"start_time": "1", "end_time": "2"}', "rep1: 1s-2s", "rep2: 2s", "reps 1-9:", "7", "²", "-", "x", "\n", "9" * 50]), max_size=16).map("".join))
 def test_every_reward_takes_any_text(text):
     for name, reward in REWARDS.items():
-        (value,) = reward([text], [CHOICE if "choice" in name else CLIP])
+        (value,) = reward([text], [CHOICE if "choice" in name else CLIP], lengths=[400], shuffled=[[text]])
         assert value is not None and 0 <= value <= 1.5, name
 
 

@@ -133,10 +133,10 @@ def shuffle_slots(
     slots = int(prompt.grid_thw[0])
     order = torch.randperm(slots, generator=generator)
 
-    def shuffled(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.unflatten(0, (slots, -1))[order].flatten(0, 1)
+    def shuffled(x: Tensor | None, tokens: int = 0) -> Tensor | None:
+        return None if x is None else x.unflatten(tokens, (slots, -1)).index_select(tokens, order).flatten(tokens, tokens + 1)
 
-    return replace(prompt, pixels=shuffled(prompt.pixels), features=shuffled(prompt.features))
+    return replace(prompt, pixels=shuffled(prompt.pixels), features=shuffled(prompt.features), deepstack=shuffled(prompt.deepstack, 1))
 
 # %% ../nbs/12_rollout.ipynb #e49c9e8f
 def generate_answers(

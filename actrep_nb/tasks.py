@@ -166,12 +166,12 @@ def choice_text(
     clip: Clip,   # with options, the solution and the action
     step: float,  # not used: no time is written
 ) -> str:
-    "Go through the options up to the right one. Raises `ValueError`, naming the clip, where nothing but the letter is annotated."
+    "Restate the options, name the action and the letter it had. Raises `ValueError`, naming the clip, where nothing but the letter is annotated."
     if not clip.action: raise ValueError(f"clip {clip.id!r} ({clip.video}): no action is annotated, so no reasoning can be written")
     options, right = lettered(clip.extra["options"]), clip.extra["solution"]
     if right not in options: raise ValueError(f"clip {clip.id!r} ({clip.video}): the solution {right!r} is none of its options")
-    compared = [f"{letter}. {wording}: {'yes' if letter == right else 'no'}." for letter, wording in options.items() if letter <= right]
-    return write_answer(right, "\n".join([f"Action: {clip.action}.", *compared]))
+    restated = ", ".join(f"{wording} {letter}" for letter, wording in options.items())
+    return write_answer(right, f"Options: {restated}.\nAction: {clip.action} {right}.")
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e0b
 def choice_scores(

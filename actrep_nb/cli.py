@@ -369,22 +369,23 @@ def audit(
                      "leaks": shared, "html": str(page) if page else None}
 
 # %% ../nbs/18_cli.ipynb #ba196010
-def _spec(model: str) -> tuple[str, int | None, int]:
-    "Family, pixel limit and bytes of keys and values for each token (16-bit), of a family's name or a checkpoint's folder."
+def _spec(model: str) -> dict[str, Any]:
+    "What `plan_table` must know of a family's name or a checkpoint's folder. Keys and values are counted at 16 bits."
     from actrep_nb.video import FRAME_RULES
 
-    if model in FRAME_RULES: return model, None, 0
+    if model in FRAME_RULES: return {"family": model}
     folder = Path(model)
     if not (folder / "config.json").exists(): raise Usage(f"no model {model!r}: name a family ({', '.join(FRAME_RULES)}) or a folder with a config.json")
     config = json.loads((folder / "config.json").read_text())
     if (family := config.get("model_type")) not in FRAME_RULES: raise Usage(f"{model} is a {family}; there are {', '.join(FRAME_RULES)}")
-    text, limit = config.get("text_config", config), None
+    text, spec = config.get("text_config", config), {"family": family}
     head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
     for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
         found = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
         found = found.get("video_processor", found)
-        limit = found.get("size", {}).get("longest_edge") or found.get("max_pixels") or limit
-    return family, limit, 2 * 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head
+        if limit := found.get("size", {}).get("longest_edge") or found.get("max_pixels"): spec["max_pixels"] = limit
+        if found.get("frame_size"): spec |= {"frame_size": tuple(found["frame_size"]), "max_frames": found["max_frames"]}
+    return spec | {"kv_bytes": 2 * 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head}
 
 # %% ../nbs/18_cli.ipynb #3d8935f4
 def _motion(clip: Any, size: tuple[int, int]) -> Any:
@@ -424,9 +425,7 @@ def plan(
 
         try: rates, (width, height) = [float(r) for r in fps.split(",")], (int(s) for s in size.split("x"))
         except ValueError: raise Usage("--fps takes numbers separated by commas, --size WIDTHxHEIGHT") from None
-        family, limit, kv = _spec(model)
-        if (Path(model) / "processor_config.json").exists() and "frame_size" in (Path(model) / "processor_config.json").read_text():
-            say.warn(f"{model} fixes its frame size; the table shows what the {family} processor would make of the videos without that")
+        spec = _spec(model)
         loaded, motions = load_clips(file, videos=videos), []
         for clip in loaded:
             try: motion = _motion(clip, (height, width))
@@ -435,19 +434,21 @@ def plan(
                 if motion: motions.append(motion)
                 else: say.warn(f"{clip.id}: no video, no duration, no cycles: its length is not known, so it is left out")
         if not motions: raise ValueError(f"{file}: nothing tells the length of any of its clips; name the folder of the videos with --videos")
-        table = plan_table(motions, family, rates, max_pixels or limit, max_tokens, kv)
+        if max_pixels and "frame_size" in spec: raise Usage(f"{model} gives every frame the same size, {spec['frame_size']}; --max-pixels changes nothing there")
+        table = plan_table(motions, rates=rates, max_tokens=max_tokens, **(spec | ({"max_pixels": max_pixels} if max_pixels else {})))
         for line in _plan_lines(table): say.say(line)
-        say.say(f"{len(motions)} of {len(loaded.kept) + len(loaded.rejected)} rows planned for {family}; too fast: fewer than two slots of two frames for each repetition")
-        say.data |= {"file": str(file), "family": family, "clips": len(motions), "rows": len(loaded.kept) + len(loaded.rejected), "max_tokens": max_tokens, "table": table}
+        say.say(f"{len(motions)} of {len(loaded.kept) + len(loaded.rejected)} rows planned for {spec['family']}; too fast: fewer than two slots of two frames for each repetition")
+        say.data |= {"file": str(file), **spec, "clips": len(motions), "rows": len(loaded.kept) + len(loaded.rejected), "max_tokens": max_tokens, "table": table}
 
 # %% ../nbs/18_cli.ipynb #4b6d37bf
 def _plan_lines(table: list[dict[str, Any]]) -> list[str]:
     "`plan_table` for people: medians, and the largest."
     out = [f"{'rate':>9} {'frames':>12} {'size':>10} {'tokens':>16} {'too fast, mean':>15} {'fastest':>8} {'patches MB':>11} {'KV MB':>7} {'cache GB':>9}"]
     for r in table:
+        kept = f"{r['kv_mb']['max']:.0f}" if r["kv_mb"]["max"] else "?"  # a family's name does not tell how deep the model is
         pair = {k: f"{r[k]['median']:.0f} ≤{r[k]['max']:.0f}" for k in ("frames", "tokens")}
         out.append(f"{r['rate']:>9} {pair['frames']:>12} {r['size'][1]:>5}×{r['size'][0]:<4} {pair['tokens']:>16} {r['too_fast_on_average']:>15.1%} {r['too_fast_at_its_fastest']:>8.1%}"
-                   f" {r['patches_mb']['max']:>11.0f} {r['kv_mb']['max']:>7.0f} {r['cache_gb']:>9.2f}")
+                   f" {r['patches_mb']['max']:>11.0f} {kept:>7} {r['cache_gb']:>9.2f}")
     return out
 
 # %% ../nbs/18_cli.ipynb #69433e6c

@@ -6,9 +6,10 @@ Docs: https://actrep.github.io/actrep_nb/models.html.md"""
 
 # %% auto #0
 __all__ = ['VIDEO', 'FAMILIES', 'SPECIAL_TOKENS', 'PHASES', 'DESCRIBE', 'Family', 'family_of', 'tiny_config', 'tiny_tokenizer',
-           'tiny_processor', 'init_fan_in', 'make_tiny_checkpoint', 'pick_device', 'load_model', 'Sample', 'frames_for',
-           'frames_ahead', 'make_sample', 'mrope_positions', 'EncodedPrompt', 'seconds_per_slot', 'encode', 'see',
-           'video_inputs', 'collate', 'parts', 'freeze', 'add_lora', 'unwrapped', 'trainable', 'phase_at', 'transcript']
+           'tiny_processor', 'init_fan_in', 'make_tiny_checkpoint', 'pick_device', 'load_model', 'Sample', 'frame_size',
+           'frames_for', 'frames_ahead', 'make_sample', 'mrope_positions', 'EncodedPrompt', 'seconds_per_slot',
+           'encode', 'see', 'video_inputs', 'collate', 'unwrapped', 'parts', 'freeze', 'trainable', 'add_lora',
+           'phase_at', 'transcript']
 
 # %% ../nbs/10_models.ipynb #65feb975
 import random
@@ -16,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -24,16 +26,17 @@ import numpy as np
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+from transformers.utils import is_flash_attn_2_available
 
 from .answers import render_prompt
 from .cot import cot_from_cycles
 from .records import Clip
 from .synth import ACTIONS
 from .tasks import TASKS
-from .video import FrameCache, Frames, VideoError, plan_frames, probe, read_frames
+from .video import FrameCache, Frames, VideoError, plan_frames, probe, read_frames, smart_resize
 
 # %% ../nbs/10_models.ipynb #8d249be9
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"  # what chat templates write where a video stands
@@ -53,6 +56,7 @@ class Family:
     marker: str = VIDEO  # what its processor must find where a video stands
     text: Mapping[str, Any] = field(default_factory=dict)  # a tiny language model: what is special
     rope: Mapping[str, Any] | None = field(default_factory=dict)  # M-RoPE: what is special; None: ordinary positions
+    shared_limits: bool = False  # its processor's pixel limits are for a whole video, not for each frame
     options: Mapping[str, Any] = field(default_factory=dict)  # its video processor must be told these
     inputs: Callable[[Tensor], dict[str, Tensor]] = lambda grids: {}  # grids [B, 3] → what its tower wants to know besides
     shares_prompt: bool = True  # whether reading a prompt once for several answers is proven exact (see the chapter on GRPO)
@@ -98,7 +102,7 @@ FAMILIES["qwen3_vl"] = Family(
     vision=lambda hidden, width, depth: _tower(hidden, width, depth) | dict(
         patch_size=16, intermediate_size=2 * width, out_hidden_size=hidden, num_position_embeddings=64, deepstack_visual_indexes=list(range(depth))),
     mergers={"merger": "model.visual.merger", "deepstack": "model.visual.deepstack_merger_list"},
-    patch=16, marker="<|video_pad|>", rope={"mrope_interleaved": True}, options={"cap_pixels_per_frame": False},
+    patch=16, marker="<|video_pad|>", rope={"mrope_interleaved": True}, shared_limits=True, options={"cap_pixels_per_frame": False},
 )
 
 # %% ../nbs/10_models.ipynb #30ffc48c
@@ -106,7 +110,7 @@ FAMILIES["video_llama_3"] = Family(
     prefix="VideoLlama3", processors=("VideoLlama3VideoProcessor", "VideoLlama3ImageProcessor"), time="text before each frame: Time 1.2s:",
     vision=lambda hidden, width, depth: dict(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth, num_attention_heads=4, patch_size=14),
     tower="model.vision_model", mergers={"merger": "model.projector"}, slot=1, marker="<|video_pad|>", text={"model_type": "llama"}, rope=None,
-    options={"use_token_compression": False}, inputs=lambda grids: {"video_merge_sizes": torch.full_like(grids[:, 0], 2)}, shares_prompt=False,
+    shared_limits=True, options={"use_token_compression": False}, inputs=lambda grids: {"video_merge_sizes": torch.full_like(grids[:, 0], 2)}, shares_prompt=False,
 )
 
 # %% ../nbs/10_models.ipynb #1c02a18b
@@ -241,7 +245,16 @@ def pick_device() -> torch.device:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
+# %% ../nbs/10_models.ipynb #6d32fe20
+def _four_bits(family: Family, dtype: torch.dtype) -> Any:
+    "Four bits for the language model's weights; the tower and what leads from it stay as they are."
+    if not find_spec("bitsandbytes"):
+        raise ImportError("four_bit=True needs the package bitsandbytes: pip install bitsandbytes")
+    untouched = [path.rsplit(".", 1)[-1] for path in (family.tower, *family.mergers.values())]
+    return transformers.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=[*untouched, "lm_head"])
 
+# %% ../nbs/10_models.ipynb #b9cb3f22
 def _one_row(module, args, kwargs):
     "Positions [3, B, L] for a language model whose positions are ordinary: the first row."
     positions = kwargs.get("position_ids")
@@ -252,14 +265,21 @@ def load_model(
     path: str | Path,  # folder, or a name on the Hugging Face hub
     device: str | torch.device | None = None,  # where to put it; None picks
     dtype: torch.dtype | None = None,  # None: float32 on a CPU, bfloat16 elsewhere
+    attention: str | None = None,  # "sdpa", "flash_attention_2", "eager"; None: what transformers prefers
+    four_bit: bool = False,  # store the language model's weights in four bits, to train adapters
 ) -> tuple[Any, Any]:
-    "Model and processor of a checkpoint. Raises ValueError for a family we cannot place in time, OSError when there is nothing to load."
+    "Model and processor of a checkpoint. Raises ValueError for a family we do not know, OSError when there is nothing to load, ImportError when a package is missing."
     where = torch.device(device) if device else pick_device()
     dtype = dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
     if str(path).startswith((".", "/", "data/", "runs/")) and not (Path(path) / "config.json").exists():
         raise FileNotFoundError(f"{path} holds no checkpoint (no config.json). Give a folder written by save_pretrained, or a name on the hub.")
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype).to(where)
-    if family_of(model).rope is None:
+    if attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise ImportError("attention='flash_attention_2' needs a CUDA GPU and the package flash-attn: pip install flash-attn, or take attention='sdpa'")
+    family = family_of(AutoConfig.from_pretrained(path))
+    small = dict(quantization_config=_four_bits(family, dtype), device_map={"": where}) if four_bit else {}
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attention, **small)
+    model = model if four_bit else model.to(where)
+    if family.rope is None:
         model.model.language_model.register_forward_pre_hook(_one_row, with_kwargs=True)
     return model, AutoProcessor.from_pretrained(path)
 
@@ -271,21 +291,36 @@ class Sample:
     frames: Frames
     prompt: str
 
+# %% ../nbs/10_models.ipynb #0772a7ca
+def frame_size(
+    spec: Any,  # a checkpoint's video processor
+    frames: int,  # how many are shown
+    size: tuple[int, int],  # (height, width) of the video, pixels
+) -> tuple[int, int]:  # (height, width), pixels
+    "How large a checkpoint sees a frame: as large as it says, or within its own limits and those of qwen-vl-utils (0.0.14, `vision_process`)."
+    if getattr(spec, "frame_size", None):
+        return tuple(spec.frame_size)
+    shared = any(f.shared_limits for f in FAMILIES.values() if f.processors[0] == type(spec).__name__)
+    least, most = (spec.size[edge] / (frames if shared else 1) for edge in ("shortest_edge", "longest_edge"))
+    token = spec.patch_size * spec.merge_size
+    most = max(min(most, 768 * token**2, 2 * 115_200 * token**2 / frames), 1.05 * least)
+    return smart_resize(*size, token, int(least), most)
 
+# %% ../nbs/10_models.ipynb #e8e2704b
 def frames_for(
     processor: Any,  # says how the model wants videos sampled
     clip: Clip,  # which video, which part of it
     cache: FrameCache | None = None,  # decoded frames are kept here
 ) -> Frames:
     "Frames of a clip at the model's frame rate and size. Raises VideoError naming the file when it cannot be read."
-    spec = processor.video_processor
-    size = tuple(spec.frame_size) if getattr(spec, "frame_size", None) else None
-    limits = {} if size else {"max_pixels": int(spec.size["longest_edge"]) // (spec.max_frames or 768)}
+    spec, info = processor.video_processor, cache.info(clip.video) if cache else probe(clip.video)
     plan = plan_frames(
-        probe(clip.video), fps=float(spec.fps or 2.0), max_frames=int(spec.max_frames or 768), min_frames=int(spec.min_frames or 4), size=size, window=clip.window, **limits)
+        info, fps=float(spec.fps or 2.0), max_frames=int(spec.max_frames or 768), min_frames=int(spec.min_frames or 4), size=(1, 1), window=clip.window)
+    height, width = frame_size(spec, len(plan.times), (info.height, info.width))
+    plan = replace(plan, height=height, width=width)
     return cache.get(clip.video, plan) if cache else read_frames(clip.video, plan)
 
-
+# %% ../nbs/10_models.ipynb #c008a2ce
 def frames_ahead(
     processor: Any,  # says how the model wants videos sampled
     clips: Iterable[Clip],  # what to read
@@ -307,7 +342,7 @@ def frames_ahead(
                 yield clip, frames.result()
         for clip, frames in waiting: yield clip, frames.result()
 
-
+# %% ../nbs/10_models.ipynb #5c1e6b8c
 def make_sample(
     processor: Any,  # says how the model wants videos sampled
     clip: Clip,  # which clip
@@ -439,13 +474,21 @@ def collate(
     return {k: v.to(device) for k, v in batch.items()} | video_inputs(model, prompts)
 
 # %% ../nbs/10_models.ipynb #6205d26c
+def unwrapped(
+    model: Any,  # possibly inside a PeftModel
+) -> Any:
+    "The Qwen-VL model itself; LoRA layers inside it stay active."
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def parts(
-    model: Any,  # a Qwen-VL model
+    model: Any,  # of a known family
 ) -> dict[str, nn.Module]:
-    "The parts one may freeze: `vision` (tower without merger), `merger`, `language`."
-    visual = model.model.visual
-    tower = nn.ModuleList([m for name, m in visual.named_children() if name != "merger"])
-    return {"vision": tower, "merger": visual.merger, "language": nn.ModuleList([model.model.language_model, model.lm_head])}
+    "The parts one may freeze: `vision` (the tower without its mergers), `merger`, `deepstack` where there is one, `language` (with its head)."
+    family, model = family_of(model), unwrapped(model)
+    mergers = {name: model.get_submodule(path) for name, path in family.mergers.items()}
+    tower = [m for m in model.get_submodule(family.tower).children() if not any(m is merger for merger in mergers.values())]
+    return {"vision": nn.ModuleList(tower), **mergers, "language": nn.ModuleList([model.model.language_model, model.lm_head])}
 
 
 def freeze(
@@ -461,31 +504,29 @@ def freeze(
     return model
 
 
-def add_lora(
-    model: Any,  # a Qwen-VL model
-    rank: int = 16,  # of the adapters
-    alpha: int = 32,  # their scale is alpha / rank
-    targets: str = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",  # which linear layers
-) -> Any:
-    "Wrap the model in LoRA adapters (peft); everything else is frozen."
-    from peft import LoraConfig, get_peft_model
-
-    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM"))
-
-
-def unwrapped(
-    model: Any,  # possibly inside a PeftModel
-) -> Any:
-    "The Qwen-VL model itself; LoRA layers inside it stay active."
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
 def trainable(
     model: nn.Module,  # any model
 ) -> tuple[int, int]:
     "Parameters that will be trained, and all parameters."
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, on in counts if on), sum(n for n, _ in counts)
+
+# %% ../nbs/10_models.ipynb #236c19e5
+def add_lora(
+    model: Any,  # of a known family
+    rank: int = 16,  # of the adapters
+    alpha: int = 32,  # their scale is alpha / rank
+    where: Sequence[str] = ("language",),  # keys of `parts`
+) -> Any:
+    "Wrap the model in LoRA adapters (peft) on the linear layers of some parts; everything else is frozen."
+    from peft import LoraConfig, get_peft_model
+
+    known = parts(model)
+    if unknown := set(where) - set(known):
+        raise ValueError(f"no part called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    chosen = {m for part in where for m in known[part].modules()} - {model.lm_head}
+    targets = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m in chosen]
+    return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM"))
 
 # %% ../nbs/10_models.ipynb #78232658
 def phase_at(

@@ -34,7 +34,7 @@ from typing import Any, overload
 # %% ../nbs/01_records.ipynb #d5a9518e
 Cycles = tuple[tuple[float, float], ...]
 
-
+# %% ../nbs/01_records.ipynb #1d12ac1b
 @dataclass(frozen=True)
 class Clip:
     "A video, or a window of one, with what is annotated about it."
@@ -102,7 +102,7 @@ class Rejected:
 
     def __str__(self): return f"{self.file}, row {self.row}, {self.field}: {self.reason}"
 
-
+# %% ../nbs/01_records.ipynb #84ad55e3
 @dataclass(frozen=True)
 class Finding:
     "Something a person should know about an annotation."
@@ -136,7 +136,7 @@ def unique_ids(
         out.append(c if name == c.id else replace(c, id=name))
     return out
 
-
+# %% ../nbs/01_records.ipynb #9e8c99e7
 class ClipSet(Sequence[Clip]):
     "Clips that were kept, rows that were rejected, and findings about both. Iterates, indexes and slices as its clips."
 
@@ -242,7 +242,7 @@ def pair_up(
     except ValueError as e: raise ValueError(f"a cycle boundary is not a number ({e})") from None
     return list(zip(numbers[::2], numbers[1::2]))
 
-
+# %% ../nbs/01_records.ipynb #281f140b
 def read_cycles_s(
     text: str,  # "1.43-4.21;4.21-6.79", seconds
 ) -> list[tuple[float, float]]:  # (start, end) in seconds
@@ -308,7 +308,7 @@ class Row:
     window: Any = None  # (start, end) seconds, or how to find them given a way to learn the fps
     extra: dict[str, Any] = field(default_factory=dict)  # see `Clip.extra`
 
-
+# %% ../nbs/01_records.ipynb #1150d0d9
 @dataclass(frozen=True)
 class Format:
     "A way of writing annotated clips down."
@@ -320,8 +320,6 @@ class Format:
     json: bool = False  # JSON objects, not CSV
     line: str = ""  # a regular expression with named groups, for text that is neither CSV nor JSON
     expand: Callable[[dict[str, Any], Path], list[dict[str, Any]]] = lambda entry, path: [entry]  # the rows of an entry that holds several, or lies partly in a file beside
-
-
 FORMATS: dict[str, Format] = {}
 
 # %% ../nbs/01_records.ipynb #b59094e4
@@ -349,7 +347,7 @@ def _facts(row: dict[str, Any], **names: str) -> dict[str, Any]:
         with suppress(LookupError): out[ours] = _measure(row, theirs)
     return out
 
-
+# %% ../nbs/01_records.ipynb #de1737db
 def _read_repcount(row: dict[str, Any]) -> Row:
     cells = _cells(row)
     def cycles(fps):
@@ -360,8 +358,6 @@ def _read_repcount(row: dict[str, Any]) -> Row:
         return tuple((a / rate, b / rate) for a, b in pairs)
     return Row(_text(row, "name"), _text(row, "type"), row.get("count"), cycles, _text(row, "split") or None, _text(row, "source") or None, _text(row, "id"),
                extra=_facts(row))
-
-
 FORMATS["repcount"] = Format("repcount", "columns type, name, count and L1, L2, … (frame numbers), better with fps",
                              lambda r: {"name", "type", "count"} <= set(r), _read_repcount)
 
@@ -584,7 +580,7 @@ def _csv_lines(text: str) -> Iterator[tuple[int, list[str] | str]]:
             continue
         if cells: yield line, cells
 
-
+# %% ../nbs/01_records.ipynb #4b7f5807
 def _csv_rows(text: str, formats: Iterable[Format]) -> Iterator[tuple[int, dict[str, Any] | str]]:
     "(line number, column → cell). The first line names the columns, unless it already looks like the data of a format without header."
     lines = _csv_lines(text)
@@ -626,7 +622,7 @@ def _list_rows(text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
         n += 1
     if at >= len(text): yield n, "the JSON list is never closed: rows may be missing after this one"
 
-
+# %% ../nbs/01_records.ipynb #90775804
 def _json_rows(text: str) -> list[tuple[int, dict[str, Any] | str]]:
     "Rows of whichever kind of JSON this is."
     if text.lstrip()[:1] == "[": return list(_list_rows(text))
@@ -655,7 +651,7 @@ def _parquet_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
     table = _package("pyarrow.parquet", f"{path}: Parquet").read_table(path)
     return [(n, _plain(r)) for n, r in enumerate(table.to_pylist(), 1)]
 
-
+# %% ../nbs/01_records.ipynb #b806c8cd
 def _excel_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
     book = _package("openpyxl", f"{path}: a spreadsheet").load_workbook(path, read_only=True, data_only=True)
     try: lines = [list(r) for r in book.worksheets[0].iter_rows(values_only=True)]
@@ -691,7 +687,7 @@ def _raw_rows(path: Path, formats: list[Format]) -> tuple[list[tuple[int, dict[s
     alike = [f for f in formats if f.json == is_json and not f.line] or formats
     return (_json_rows(text) if is_json else list(_csv_rows(text, alike))), alike
 
-
+# %% ../nbs/01_records.ipynb #000d86c5
 def _line_rows(text: str, format: Format) -> Iterator[tuple[int, dict[str, Any] | str]]:
     for n, words in enumerate(text.split("\n"), 1):
         found = re.fullmatch(format.line, words.strip())
@@ -718,7 +714,7 @@ def _find_video(name: str, videos: Path | None) -> str | None:
         if os.path.isfile(videos / (name + suffix)): return str(videos / (name + suffix))  # False, not an error, for a name no file system takes
     return None
 
-
+# %% ../nbs/01_records.ipynb #ae26cbde
 def _judge(row: Row, videos: Path | None, split: str | None, fps: float | None) -> tuple[Clip, list[Finding]]:
     "A clip and what is odd about it; raises (field, reason) as a LookupError when there is no clip to be had."
     if not row.video: raise LookupError("video", "no file is named")
@@ -762,7 +758,7 @@ def load_clips(
     rows, formats = _raw_rows(path, list(FORMATS.values()) if format == "auto" else [FORMATS[format]])
     return _judge_rows(path, _renamed(path, rows, mapping), formats, folder, split, fps)
 
-
+# %% ../nbs/01_records.ipynb #aa84fc99
 def clips_from_rows(
     rows: Iterable[Mapping[str, Any]],  # dictionaries: a Hugging Face dataset, `df.to_dict("records")`, a list
     name: str = "rows",  # what to call them in reasons
@@ -789,7 +785,7 @@ def _renamed(path: Path, rows: list[tuple[int, dict[str, Any] | str]], mapping: 
     if absent: raise ClipFormatError(f"{path}: the mapping names {', '.join(absent)}, but its columns are {', '.join(sorted(columns)[:12])}")
     return [(n, row if isinstance(row, str) else ours(row)) for n, row in rows]
 
-
+# %% ../nbs/01_records.ipynb #691e2075
 def _judge_rows(path: Path, rows: list[tuple[int, dict[str, Any] | str]], formats: list[Format], videos: Path | None, split: str | None, fps: float | None) -> ClipSet:
     "Each row's verdict, in order."
     chosen = _choose(path, rows, formats)
@@ -809,7 +805,7 @@ def _judge_rows(path: Path, rows: list[tuple[int, dict[str, Any] | str]], format
     findings = [replace(f, id=clip.id, file=path.name, row=line) for clip, (line, found) in zip(kept, origin) for f in found]
     return ClipSet(kept, rejected, findings, {clip.id: (path.name, line) for clip, (line, _) in zip(kept, origin)})
 
-
+# %% ../nbs/01_records.ipynb #b37642bd
 def _choose(path: Path, rows: list[tuple[int, dict[str, Any] | str]], formats: list[Format]) -> Format:
     "The format that one of the first readable rows speaks."
     samples = [values for _, values in rows if isinstance(values, dict)][:20]
@@ -834,7 +830,7 @@ def _take(clips: ClipSet, how: str) -> ClipSet:
     taken = clips.of(clips[k] for k in places)
     return ClipSet(taken.kept, clips.rejected, [*taken.findings, note], taken.rows)
 
-
+# %% ../nbs/01_records.ipynb #2659b1ce
 def _load_recipe(path: Path, format: str, videos: Path | None, split: str | None, fps: float | None, mapping: Mapping[str, str] | None) -> ClipSet:
     "The sets a YAML file names, one after the other; a set that cannot be used is a rejected row of the YAML."
     try: recipe = _package("yaml", f"{path}: YAML").safe_load(_decode(path)[:1_000_000])
@@ -850,7 +846,7 @@ def _load_recipe(path: Path, format: str, videos: Path | None, split: str | None
             out = out + ClipSet((), [Rejected(path.name, n, at, reason, part if isinstance(part, dict) else {})])
     return out
 
-
+# %% ../nbs/01_records.ipynb #06c2e387
 def _load_part(path: Path, part: Any, format: str, videos: Path | None, split: str | None, fps: float | None, mapping: Mapping[str, str] | None) -> ClipSet:
     if not isinstance(part, dict) or not _text(part, "json_path"): raise LookupError("json_path", "is missing")
     file, folder = path.parent / _text(part, "json_path"), _text(part, "data_folder")
@@ -887,15 +883,13 @@ def save_clips(
     os.replace(part, path)
     return path
 
-
+# %% ../nbs/01_records.ipynb #fc476d77
 def _clip_row(clip: Clip) -> dict[str, Any]:
     "A clip as a row; nothing extra is not written."
     return {k: v for k, v in asdict(clip).items() if k != "extra" or v}
 
 
 def _json_lines(rows: Iterable[dict[str, Any]]) -> str: return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
-
-
 WRITERS["clips"] = lambda clips, fps: _json_lines(map(_clip_row, clips))
 
 # %% ../nbs/01_records.ipynb #6c7030de
@@ -920,7 +914,7 @@ def _csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     writer.writerows(rows)
     return out.getvalue()
 
-
+# %% ../nbs/01_records.ipynb #03bc8a15
 def _frame_columns(clips: Sequence[Clip], frames: Callable[[Clip], list[int]]) -> tuple[list[str], list[list[Any]]]:
     "L1, L2, … and each clip's cells, padded to the same width."
     numbered = [frames(c) for c in clips]
@@ -953,7 +947,7 @@ def _write_countix(clips: list[Clip], fps: float | None) -> str:
         rows.append([name[1], c.action.replace("_", " "), int(name[2]), int(name[3]), f"{int(name[2]) + start:.6f}", f"{int(name[2]) + end:.6f}", c.count])
     return _csv_text(["video_id", "class", "kinetics_start", "kinetics_end", "repetition_start", "repetition_end", "count"], rows)
 
-
+# %% ../nbs/01_records.ipynb #5e511b04
 def _write_table(clips: list[Clip], fps: float | None) -> str:
     _must_fit([replace(c, window=None) for c in clips], "a table")
     def spans(pairs):
@@ -961,8 +955,6 @@ def _write_table(clips: list[Clip], fps: float | None) -> str:
         return ";".join(f"{a:.6f}-{b:.6f}" for a, b in pairs)
     rows = ([c.video, c.action, c.count, spans(c.cycles or ()), spans([c.window] if c.window else ()), c.split or "", c.source or "", c.id] for c in clips)
     return _csv_text(["file", "action", "count", "cycles_s", "window_s", "split", "source", "id"], rows)
-
-
 WRITERS |= {"repcount": _write_repcount, "ucfrep": _write_ucfrep, "countix": _write_countix, "table": _write_table}
 
 # %% ../nbs/01_records.ipynb #ab82a1a3
@@ -1018,7 +1010,7 @@ def _moment(clip: Clip) -> tuple[float, float]:
     if len(clip.cycles or ()) != 1: raise ClipFormatError(f"clip {clip.id} needs one start and end, it has {len(clip.cycles or ())}")
     return (clip.cycles or ())[0]
 
-
+# %% ../nbs/01_records.ipynb #39e3f664
 def _write_temporal_r1(clips: list[Clip], fps: float | None) -> str:
     _must_fit(clips, "Temporal-R1", ("grounding",))
     def row(c):
@@ -1043,8 +1035,6 @@ def _write_charades_json(clips: list[Clip], fps: float | None) -> str:
         one["timestamps"].append(list(_moment(c)))
         one["sentences"].append(c.extra.get("problem", ""))
     return json.dumps(videos, ensure_ascii=False, indent=1) + "\n"
-
-
 WRITERS |= {"dvd_counting": _write_dvd, "video_r1": _write_video_r1, "temporal_r1": _write_temporal_r1, "charades_txt": _write_charades_txt, "charades_json": _write_charades_json}
 
 # %% ../nbs/01_records.ipynb #fba3b9c0
@@ -1068,7 +1058,7 @@ def _flat(clip: Clip) -> dict[str, Any]:
     return asdict(clip) | {"cycles": None if clip.cycles is None else [list(c) for c in clip.cycles], "window": list(clip.window) if clip.window else None,
                            "extra": json.dumps(clip.extra, ensure_ascii=False) if clip.extra else None}
 
-
+# %% ../nbs/01_records.ipynb #0a74ddff
 def _parquet_bytes(clips: list[Clip]) -> bytes:
     arrow = _package("pyarrow", "Parquet")
     out = io.BytesIO()
@@ -1137,7 +1127,7 @@ def leakage(
             if other != s: out.append({"split": s, "other": other, "clips": len(mine), "with_source": sum(c.source is not None for c in mine), "shared": len(shared)})
     return out
 
-
+# %% ../nbs/01_records.ipynb #5129f7c7
 def _set_findings(clips: Sequence[Clip]) -> list[Finding]:
     "Duplicates and leaks: what only the set can show. The first split that has a source is not accused; the later ones are."
     out: list[Finding] = []
@@ -1176,7 +1166,7 @@ def _identical(paths: Iterable[str]) -> dict[str, str]:
             if first.setdefault(digest, p) != p: out[p] = first[digest]
     return out
 
-
+# %% ../nbs/01_records.ipynb #b458bc81
 def _file_findings(clips: Sequence[Clip]) -> list[Finding]:
     "Missing, unreadable and doubled videos, and files that disagree with their rows."
     out: list[Finding] = []
@@ -1219,7 +1209,7 @@ def _class_findings(given: ClipSet) -> list[Finding]:
     if several: out.append(Finding("class_names", "warning", f"{sum(map(len, written.values()))} spellings for {len(written)} classes: {words}", "read as one class each"))
     return out
 
-
+# %% ../nbs/01_records.ipynb #5a9d504f
 def class_names(
     clips: ClipSet,  # as loaded
 ) -> dict[str, list[str]]:  # action as read → the ways it is written, sorted
@@ -1313,7 +1303,7 @@ def _html_table(rows: Sequence[Mapping[str, Any]], css: str = "") -> str:
     body = "".join(f'<tr class="{cell(r.get(css)) if css else ""}">' + "".join(f"<td>{cell(v)}</td>" for v in r.values()) + "</tr>\n" for r in rows)
     return f"<table><tr>{head}</tr>\n{body}</table>"
 
-
+# %% ../nbs/01_records.ipynb #a49972ff
 def audit_page(
     clips: ClipSet,  # what was loaded
     findings: Sequence[Finding],  # from `audit`

@@ -32,7 +32,7 @@ from PIL import Image
 class VideoError(ValueError):
     "A video that cannot be used. The message names the file and what to do."
 
-
+# %% ../nbs/02_video.ipynb #d95f77b7
 def write_video(
     path: str | Path,  # .mp4 to write; appears whole or not at all
     pixels: np.ndarray,  # uint8 [T, H, W, 3], RGB; H and W even
@@ -69,7 +69,7 @@ class VideoInfo:
     codec: str  # "h264", "gif", …
     rotation: int = 0  # degrees the stored picture is turned by to stand upright, anti-clockwise: 0, 90, 180 or 270
 
-
+# %% ../nbs/02_video.ipynb #ab0dcbb9
 def _open(path: str | Path):
     "The container and its first real video stream; VideoError for everything that can be wrong with a file."
     p = Path(path)
@@ -116,7 +116,7 @@ def _decode(container, stream, trouble: list[str]) -> Iterator[tuple[float, floa
             yield start, start + length, frame
     if bad: trouble.append(f"{bad} packets or frames are damaged")
 
-
+# %% ../nbs/02_video.ipynb #99279b74
 def _rotation(frame) -> int: return int(round(frame.rotation / 90) * 90) % 360
 
 # %% ../nbs/02_video.ipynb #4abd89bb
@@ -137,7 +137,7 @@ def probe(
         width, height = (first.height, first.width) if rotation % 180 else (first.width, first.height)
         return VideoInfo(str(path), duration, frames / duration, frames, width, height, stream.codec_context.name, rotation)
 
-
+# %% ../nbs/02_video.ipynb #f790a2d5
 def _walk(path: str | Path) -> tuple[float, int]:
     "Duration and number of frames by reading every packet: slow, but not taken on trust."
     container, stream = _open(path)
@@ -190,7 +190,7 @@ class FramePlan:
         "What the plan costs."
         return math.ceil(len(self.times) / 2) * (self.height // token) * (self.width // token)
 
-
+# %% ../nbs/02_video.ipynb #fda694f0
 def plan_frames(
     info: VideoInfo,  # from `probe`
     fps: float = 4.0,  # frames to take per second
@@ -265,7 +265,7 @@ def _resize_each(frames: int, height: int, width: int, token: int, min_pixels: i
     "Qwen2-VL and Qwen2.5-VL: each frame has the whole budget."
     return _grid(1, 1, height, width, token, min_pixels, max_pixels)
 
-
+# %% ../nbs/02_video.ipynb #e285473c
 def _resize_all(frames: int, height: int, width: int, token: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     "Qwen3-VL: the frames share the budget, and a picture smaller than a token is enlarged first."
     if frames < 2: raise VideoError("Qwen3-VL's processor needs two frames at least")
@@ -273,8 +273,6 @@ def _resize_all(frames: int, height: int, width: int, token: int, min_pixels: in
         scale = max(token / height, token / width)
         height, width = int(height * scale), int(width * scale)
     return _grid(frames, round(frames / 2) * 2, height, width, token, min_pixels, max_pixels)
-
-
 FRAME_RULES = {
     "qwen2_vl": FrameRule(28, 56 * 56, 16384 * 28 * 28, _sample_even, _resize_each),
     "qwen2_5_vl": FrameRule(28, 56 * 56, 16384 * 28 * 28, _sample_even, _resize_each),
@@ -290,7 +288,7 @@ class VideoCost:
     width: int  # pixels of each
     tokens: int  # of the video in the prompt
 
-
+# %% ../nbs/02_video.ipynb #209f2f0d
 def video_cost(
     duration: float,  # seconds
     fps: float,  # frames to take per second
@@ -308,7 +306,7 @@ def video_cost(
     height, width = rule.resize(n, *size, rule.token, rule.min_pixels, max_pixels or rule.max_pixels)
     return VideoCost(n, height, width, math.ceil(n / 2) * (height // rule.token) * (width // rule.token))
 
-
+# %% ../nbs/02_video.ipynb #0c2a3cd7
 def token_budget(
     duration: float,  # seconds
     fps: float,  # frames to take per second
@@ -370,18 +368,21 @@ def plan_by_motion(
     min_frame_tokens: int = 16,  # a smaller frame shows nothing
     max_frame_pixels: int = 768 * 28 * 28,  # a larger frame is a waste
     window: tuple[float, float] | None = None,  # part of the file, seconds
+    size: tuple[int, int] | None = None,  # (height, width) of every frame, for models that know one size only; then the budget limits the frames alone
 ) -> FramePlan:  # never over budget; where the budget does not allow the rate, `.fps` says what it allows
     "Plan frames fast enough for the motion, then as large as the budget allows."
+    if size: min_frame_tokens = (size[0] // token) * (size[1] // token)
     if max_tokens < 2 * min_frame_tokens: raise ValueError(f"max_tokens={max_tokens} does not hold two slots of {min_frame_tokens} tokens")
     rate = min(max(margin * nyquist_fps(period), min_fps), info.fps)
     most = min(max_frames, 2 * (max_tokens // min_frame_tokens)) // 2 * 2
-    while True:
+    while not size:
         n = len(plan_frames(info, rate, most, size=(token, token), window=window).times)
         area = min(2 * max_tokens * token * token // n, max_frame_pixels)
         plan = plan_frames(info, rate, most, max_pixels=area, min_pixels=min(min_frame_tokens * token * token, area), patch=token, window=window)
         if plan.tokens(token) <= max_tokens: return plan
         if n <= 4: raise VideoError(f"{info.path}: a {info.width}×{info.height} picture does not fit into {max_tokens // 2} tokens")
         most = n - 2  # long thin pictures take more tokens than their area
+    return plan_frames(info, rate, most, size=size, window=window)
 
 # %% ../nbs/02_video.ipynb #4434154f
 @dataclass(frozen=True)
@@ -392,6 +393,10 @@ class Motion:
     fast_period: float  # seconds that its fastest repetitions last
     size: tuple[int, int] = (720, 1280)  # (height, width), pixels
     fps: float = 30.0  # frames per second in the file
+
+    def info(self) -> VideoInfo:
+        "As `probe` would tell it."
+        return VideoInfo("clip", self.duration, self.fps, max(1, round(self.duration * self.fps)), self.size[1], self.size[0], "")
 
 
 def _row(label: str, costs: Sequence[VideoCost], motions: Sequence[Motion], kv_bytes: int) -> dict:
@@ -413,15 +418,18 @@ def plan_table(
     max_pixels: int | None = None,  # see `video_cost`
     max_tokens: int = 8192,  # budget of the last line, planned by motion
     kv_bytes: int = 0,  # of keys and values that a model keeps for each token
+    frame_size: tuple[int, int] | None = None,  # (height, width) that a checkpoint gives every frame; None: the processor decides
+    max_frames: int = MAX_FRAMES,  # most frames the checkpoint takes
 ) -> list[dict]:  # one line for each rate, and one planned by motion
     "Frames, size, tokens, share of clips above Nyquist, and memory, at each rate. Patches are 32-bit; the cache holds bytes."
     if not motions: raise ValueError("there is no clip to plan for")
-    lines = [(f"{fps:g} fps", [video_cost(m.duration, fps, m.size, max_pixels, family, m.fps) for m in motions]) for fps in rates]
-    token, by_motion = FRAME_RULES[family].token, []
-    for m in motions:
-        info = VideoInfo("clip", m.duration, m.fps, max(1, round(m.duration * m.fps)), m.size[1], m.size[0], "")
-        plan = plan_by_motion(info, m.fast_period, max_tokens, token)
-        by_motion.append(VideoCost(len(plan.times), plan.height, plan.width, plan.tokens(token)))
+    token = FRAME_RULES[family].token
+    def paid(plan: FramePlan): return VideoCost(len(plan.times), plan.height, plan.width, plan.tokens(token))
+    def steady(m: Motion, fps: float):
+        if frame_size is None: return video_cost(m.duration, fps, m.size, max_pixels, family, m.fps)
+        return paid(plan_frames(m.info(), fps, max_frames, size=frame_size))
+    lines = [(f"{fps:g} fps", [steady(m, fps) for m in motions]) for fps in rates]
+    by_motion = [paid(plan_by_motion(m.info(), m.fast_period, max_tokens, token, max_frames=max_frames, size=frame_size)) for m in motions]
     return [_row(label, costs, motions, kv_bytes) for label, costs in [*lines, ("by motion", by_motion)]]
 
 # %% ../nbs/02_video.ipynb #8ffefcea
@@ -449,7 +457,7 @@ def _mapped(path: str, times: np.ndarray, problems: tuple[str, ...]) -> Frames:
     "Frames whose pixels are in a file: mapped, not read."
     return Frames(np.load(path, mmap_mode="r", allow_pickle=False), times, problems)
 
-
+# %% ../nbs/02_video.ipynb #6e5fefef
 @dataclass(frozen=True)
 class Taken:
     "What a reader brings back: for each moment asked for, until the video ends."
@@ -457,8 +465,6 @@ class Taken:
     starts: list[float]  # when the frame came on screen, seconds of the file
     end: float  # when the last frame there is leaves the screen
     problems: tuple[str, ...] = ()
-
-
 Reader = Callable[[str, Sequence[float], Callable[[np.ndarray], np.ndarray]], Taken]
 
 
@@ -524,7 +530,7 @@ def read_decord(
     except (decord.DECORDError, IndexError, RuntimeError) as e: raise VideoError(f"{path}: decord cannot read it ({str(e).strip()[:120]}); try reader='pyav'") from None
     return Taken(pixels, [float(spans[i, 0]) for i in index], float(spans[-1, 1]))
 
-
+# %% ../nbs/02_video.ipynb #7fde3c26
 def read_torchcodec(
     path: str,  # a video file
     wanted: Sequence[float],  # moments in seconds of the file, ascending
@@ -542,8 +548,6 @@ def read_torchcodec(
         if "libtorchcodec" in str(e): raise  # the library, not the video
         raise VideoError(f"{path}: torchcodec cannot read it ({str(e)[:120]}); try reader='pyav'") from None
     return Taken([finish(f.data.numpy()) for f in taken], [float(f.pts_seconds) - begin for f in taken], end - begin)
-
-
 READERS |= {"decord": read_decord, "torchcodec": read_torchcodec}
 
 # %% ../nbs/02_video.ipynb #e23964fa
@@ -606,7 +610,7 @@ class FrameCache:
         self.folder, self.reader, self.max_bytes = Path(folder), reader, max_bytes
         self.folder.mkdir(parents=True, exist_ok=True)
         self._checked: set[str] = set()  # pixels whose checksum was right
-        self._tidied = False
+        self._room = 0.0  # bytes that may be added before the folder is looked through again
 
     def key(self, path: str | Path, plan: FramePlan) -> str:
         "Name of an entry: changes with the file's path, the plan, and the reader."
@@ -617,6 +621,17 @@ class FrameCache:
         "The planned frames of a video, from disk if they are there."
         key, source = self.key(path, plan), _source(path)
         return _load_entry(self, key, path, source) or _make_entry(self, key, path, plan, source)
+
+    def info(self, path: str | Path) -> VideoInfo:
+        "What `probe` says of a file, remembered until its size or date changes."
+        source, name = _source(path), hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32]
+        try:
+            note = json.loads((self.folder / f"{name}.info").read_text())
+            if note["source"] == source: return VideoInfo(**note["info"] | {"path": str(path)})
+        except (OSError, ValueError, KeyError, TypeError): pass
+        found = probe(path)
+        _write(self.folder / f"{name}.info", lambda f: f.write(json.dumps({"source": source, "info": asdict(found)}).encode()))
+        return found
 
 # %% ../nbs/02_video.ipynb #34fbc96a
 def _load_entry(cache: FrameCache, key: str, path: str | Path, source: dict) -> Frames | None:
@@ -646,7 +661,8 @@ def _make_entry(cache: FrameCache, key: str, path: str | Path, plan: FramePlan, 
     _write(cache.folder / name, lambda f: np.save(f, frames.pixels))
     _write(cache.folder / f"{key}.json", lambda f: f.write(json.dumps(note).encode()))
     if before and before != name: _drop(cache.folder / before)
-    if cache.max_bytes is not None or not cache._tidied: _tidy(cache, key)
+    cache._room -= frames.pixels.nbytes
+    if cache._room < 0: _tidy(cache, key)
     return _load_entry(cache, key, path, source) or frames
 
 
@@ -663,12 +679,11 @@ def _drop(path: Path) -> None:
     try: path.unlink(missing_ok=True)
     except OSError: pass  # mapped by someone, where the system minds: next time
 
-
+# %% ../nbs/02_video.ipynb #54f3e5c5
 def _tidy(cache: FrameCache, key: str) -> None:
     "After `key` was made: drop leftovers, then beyond the cap what was used longest ago."
     used: dict[str, float] = {}
     pixels: dict[Path, int] = {}
-    cache._tidied = True
     for entry in list(os.scandir(cache.folder)):
         try: stat = os.stat(entry)
         except OSError: continue  # another process was faster
@@ -677,13 +692,14 @@ def _tidy(cache: FrameCache, key: str) -> None:
         elif path.suffix == ".json": used[path.stem] = stat.st_mtime
         elif path.suffix == ".npy" and old and _named(cache, path.name.split(".")[0]) != path.name: _drop(path)
         elif path.suffix == ".npy": pixels[path] = stat.st_size
-    total = sum(pixels.values())
-    for k in sorted(used.keys() - {key}, key=lambda k: used[k]):
-        if cache.max_bytes is None or total <= cache.max_bytes: break
+    total, cap = sum(pixels.values()), math.inf if cache.max_bytes is None else cache.max_bytes
+    for k in sorted(used.keys() - {key}, key=lambda k: used[k]) if total > cap else ():
+        if total <= 0.9 * cap: break  # some air, or each new entry would have to look through the folder
         _drop(cache.folder / f"{k}.json")
         for path in [p for p in pixels if p.name.startswith(k)]:
             _drop(path)
             total -= pixels.pop(path)
+    cache._room = (cap - total) / 2  # other processes add entries too
 
 # %% ../nbs/02_video.ipynb #1320e121
 def _read_qwen(path: str, plan: FramePlan) -> None:
@@ -693,7 +709,7 @@ def _read_qwen(path: str, plan: FramePlan) -> None:
     vision_process.get_video_reader_backend = lambda: "decord"
     vision_process.fetch_video({"video": path, "fps": plan.fps, "min_frames": 2, "max_frames": len(plan.times), "resized_height": plan.height, "resized_width": plan.width})
 
-
+# %% ../nbs/02_video.ipynb #5710c449
 def bench_readers(
     videos: Sequence[str | Path],  # files to read
     cache: FrameCache,  # an empty one

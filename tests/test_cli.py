@@ -176,3 +176,33 @@ def test_real_clips_are_all_accounted_for(here, capsys):
     code = main(["evaluate", str(SHARED / "clips" / "manifest.csv"), "--videos", str(SHARED / "clips"), "--baseline", "period", "--json"])
     data, _ = last_json(capsys)
     assert code == 0 and data["n"] + len(data["rejected"]) == 24
+
+
+PLANNED = "file,action,count,cycles_s\na.mp4,squat,2,0.0-1.0;1.0-3.0\nb.mp4,squat,1,0.0-20.0\nc.mp4,squat,4,\n"
+
+
+def test_plan_counts_the_clips_that_repeat_too_fast(here, capsys):
+    "Two repetitions in three seconds need more than 2.67 frames a second, one in twenty 0.2; the third clip's length is not known, and said so."
+    (here / "clips.csv").write_text(PLANNED)
+    assert main(["plan", "clips.csv", "--fps", "1,4", "--json"]) == 0
+    data, err = last_json(capsys)
+    assert data["family"] == "qwen2_5_vl" and (data["clips"], data["rows"]) == (2, 3) and "c: no video, no duration, no cycles" in err
+    assert [(r["rate"], r["too_fast_on_average"]) for r in data["table"]] == [("1 fps", 0.5), ("4 fps", 0.0), ("by motion", 0.0)]
+    assert data["table"][0]["frames"] == {"median": 12.0, "max": 20.0}
+    assert main(["plan", "clips.csv", "--model", "qwen3_vl", "--json"]) == 0
+    assert last_json(capsys)[0]["table"][0]["tokens"]["max"] != data["table"][0]["tokens"]["max"]
+
+
+def test_plan_takes_the_size_and_depth_of_a_checkpoint(here, capsys):
+    (here / "clips.csv").write_text(PLANNED)
+    base = str(ROOT / "data" / "tiny_base")
+    assert main(["plan", "clips.csv", "--model", base, "--fps", "4", "--json"]) == 0
+    data, _ = last_json(capsys)
+    row, config = data["table"][0], json.loads((ROOT / "data/tiny_base/config.json").read_text())["text_config"]
+    assert row["size"] == data["frame_size"] == [56, 56] and row["frames"]["max"] == 64 and row["tokens"]["max"] == 128
+    assert row["kv_mb"]["max"] == 128 * 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["hidden_size"] / config["num_attention_heads"] / 1e6
+    for wrong, words in ((["--max-pixels", "50176"], "same size"), (["--fps", "fast"], "--fps takes numbers")):
+        assert main(["plan", "clips.csv", "--model", base, *wrong]) == 2 and words in capsys.readouterr().err
+    assert main(["plan", "clips.csv", "--model", "gpt"]) == 2 and "qwen3_vl" in capsys.readouterr().err
+    (here / "none.csv").write_text("file,action,count\nc.mp4,squat,4\n")
+    assert main(["plan", "none.csv"]) == 1 and "--videos" in capsys.readouterr().err

@@ -337,6 +337,13 @@ def test_plan_table():
     with pytest.raises(ValueError, match="no clip"): plan_table([])
 
 
+def test_plan_table_of_a_checkpoint_with_one_frame_size():
+    "Frames of 56×56 are four tokens for two frames, whatever the video's size; the budget and the checkpoint's limit bound their number."
+    table = plan_table([Motion(30.0, 1.0, 0.5, (1080, 1920))], rates=(1, 4), frame_size=(56, 56), max_frames=64, max_tokens=80)
+    assert [(r["frames"]["max"], r["tokens"]["max"], r["size"]) for r in table] == [(30, 60, [56, 56]), (64, 128, [56, 56]), (40, 80, [56, 56])]
+    with pytest.raises(ValueError, match="two slots of 4 tokens"): plan_by_motion(Motion(9.0, 1, 1).info(), 1.0, max_tokens=7, size=(56, 56))
+
+
 # --- readers
 
 
@@ -532,7 +539,7 @@ def test_a_touched_source_keeps_its_frames_and_a_changed_one_does_not(clip, tmp_
 
 
 def test_the_cap_drops_what_was_used_longest_ago(clip, tmp_path):
-    info, cache = probe(clip), FrameCache(tmp_path / "c", max_bytes=3 * 24 * 28 * 28 * 3 + 2000)
+    info, cache = probe(clip), FrameCache(tmp_path / "c", max_bytes=int(3.4 * 24 * 28 * 28 * 3))
     plans = [plan_frames(info, fps=4, size=(28, 28), window=(0.0, 6.0 - k / 1000)) for k in range(5)]
     def notes(): return {p.stem for p in cache.folder.glob("*.json")}
     for k, plan in enumerate(plans[:3]):
@@ -542,10 +549,24 @@ def test_the_cap_drops_what_was_used_longest_ago(clip, tmp_path):
     cache.get(clip, plans[3])
     assert notes() == {cache.key(clip, plans[k]) for k in (0, 2, 3)}
     assert {p.name.split(".")[0] for p in cache.folder.glob("*.npy")} == notes()
-    cache.max_bytes = 1  # even the entry just made is too large: it stays, the others go
+    cache.max_bytes, cache._room = 1, 0  # even the entry just made is too large: it stays, the others go
     cache.get(clip, plans[4])
     assert notes() == {cache.key(clip, plans[4])}
     assert held.pixels[0, 0, 0, 0] in (0, 255) or held.pixels.any()  # dropped, yet still readable here
+
+
+def test_a_cap_is_kept_without_looking_through_the_folder_each_time(clip, tmp_path, monkeypatch):
+    "Once the cache is full, each look makes room for several entries."
+    import actrep_nb.video as module
+
+    one, looks = 6 * 28 * 28 * 3, []
+    tidy = module._tidy
+    monkeypatch.setattr(module, "_tidy", lambda *a: looks.append(tidy(*a)))
+    info, cache = probe(clip), FrameCache(tmp_path / "c", max_bytes=100 * (one + 128))
+    for k in range(220):
+        cache.get(clip, plan_frames(info, fps=1, size=(28, 28), window=(0.0, 6.0 - k / 1000)))
+        if k % 20 == 0: assert sum(p.stat().st_size for p in cache.folder.glob("*.npy")) <= cache.max_bytes
+    assert len(list(cache.folder.glob("*.npy"))) >= 90 and len(looks) < 120
 
 
 def _hammer(folder, video, plans, seed):
@@ -626,3 +647,22 @@ def test_the_bench_takes_every_road_and_the_cache_is_the_shortest(tmp_path):
     video = write_video(tmp_path / "large.mp4", noise, fps=30)
     roads = bench_readers([video], FrameCache(tmp_path / "c"), repeats=3)["roads"]
     assert roads["cache"]["times_as_fast"] > 3 and roads["pyav"]["times_as_fast"] == 1  # how much: actrep bench video
+
+
+def test_a_cache_remembers_what_a_look_at_the_file_told(tmp_path, monkeypatch):
+    "As long as the file is the same; a damaged or an old note is written again."
+    from actrep_nb import video as chapter
+
+    write_video(tmp_path / "a.mp4", np.zeros((8, 32, 32, 3), np.uint8), 4)
+    looks = []
+    monkeypatch.setattr(chapter, "probe", lambda path: looks.append(path) or probe(path))
+    cache = FrameCache(tmp_path / "cache")
+    first = cache.info(tmp_path / "a.mp4")
+    assert first == probe(tmp_path / "a.mp4") == cache.info(tmp_path / "a.mp4") == FrameCache(cache.folder).info(tmp_path / "a.mp4") and len(looks) == 1
+    note = next(cache.folder.glob("*.info"))
+    note.write_text(note.read_text()[:-20])
+    assert cache.info(tmp_path / "a.mp4") == first and len(looks) == 2
+    write_video(tmp_path / "a.mp4", np.zeros((12, 64, 32, 3), np.uint8), 4)
+    assert cache.info(tmp_path / "a.mp4").height == 64 and len(looks) == 3
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(VideoError, match="no such file"): cache.info(tmp_path / "a.mp4")

@@ -1,12 +1,13 @@
 "The reader of answers: its stated policy, any text at all, very long texts."
+import re
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actrep_nb.answers import (FORMS, MAX_COUNT, PROMPTS, is_well_formed, lettered, listed_reps, parse_answer, parse_choice, parse_cycles, parse_interval, read_integer,
-                               render_prompt, write_answer)
+from actrep_nb.answers import (FORMS, LEGACY, MAX_COUNT, PROMPTS, _tagged, answer_text, is_well_formed, lettered, listed_reps, parse_answer, parse_choice, parse_cycles,
+                               parse_interval, read_integer, read_number, render_prompt, write_answer)
 
 THOROUGH = settings(max_examples=2500, deadline=None)
 PIECES = ["<think>", "</think>", "<thinking>", "</thinking>", "<answer>", "</answer>", "<ANSWER>", "< answer>", "7", "12.7", "-3", "1,234", "10 to 12", "²", "½", "٣", "seven", " ", "\n",
@@ -189,3 +190,68 @@ def test_well_formed(text): assert is_well_formed(text)
                                   "<think>a</think><answer>3.5</answer>", "<think>a</think> so <answer>3</answer>", "<think>a</think><answer>3</answer><answer>3</answer>", "<think>a</thinking><answer>3</answer>",
                                   "<think>a <answer>3</answer></think><answer>3</answer>", "<think>a</think><answer>²</answer>", "<think>a</think><answer>٣</answer>"])
 def test_not_well_formed(text): assert not is_well_formed(text)
+
+
+GOLDEN = {  # text between the answer tags → what each published parser returns, by hand from their rules; "!" stops with an exception
+    "7": (7, 7, 7, 7), " 7 ": (7, 7, 7, 7), "12.7": (7, None, None, 13), "-3": (3, -3, None, -3), "1,234": (234, 1234, None, 1234), "10 to 12": (12, None, None, 10), "10-12": (12, None, None, 10),
+    "²": ("!", None, None, None), "7²": ("!", None, None, 7), "٣": (3, 3, 3, 3), "½": (None, None, None, None), "seven": (None, None, None, None), "7.0": (0, 7, None, 7), "2.5": (5, None, None, 2),
+    "99999999": (99999999, 99999999, 99999999, 99999999), "99999999 reps": (None, None, None, 99999999), "rep7": (None, None, None, 7), "nan": (None, None, None, None), "1e3": (None, 1000, None, 1), "1_000": (None, 1000, None, 1),
+    "": (None, None, None, None), "9" * 5000: ("!", None, "!", "!"), "7 " + "9" * 5000: (None, None, None, 7),
+}
+
+
+@pytest.mark.parametrize("inside", GOLDEN, ids=lambda text: repr(text[:12]))
+def test_published_parsers(inside):
+    for reader, expected in zip(("actrep-r1", "video-r1", "dvd-counting", "lmms-eval"), GOLDEN[inside], strict=True):
+        said = parse_answer(f"<think>so</think><answer>{inside}</answer>", legacy=reader)
+        assert said.count == (None if expected == "!" else expected), reader
+        assert [p.split(":")[0] for p in said.problems] == (["stops"] if expected == "!" else ["unread"] if expected is None else []), reader
+
+
+@pytest.mark.parametrize("text, counts", [
+    ("<think><answer>5</answer></think><answer>6</answer>", (6, 5, 5, 5)), ("<answer>5</answer><answer>6</answer>", (6, 5, 5, 5)), ("<answer>x</answer><answer>6</answer>", (6, None, 6, 6)), ("<answer>6</answer><answer>x</answer>", (None, 6, 6, 6)),
+    ("<answer>5", (None, None, None, 5)), ("5", (None, None, None, 5)), ("Five", (None, None, None, 5)), ("<ANSWER>5</ANSWER>", (None, None, None, 5)), ("<answer>\n5\n</answer>", (5, 5, 5, 5)), ("<answer><answer>5</answer>", (5, None, 5, 5)),
+    ("<think>rep1: 0.5s-1.5s</think><answer>9</answer>", (9, 9, 9, 1)), ("twenty", (None, None, None, 20)), ("twenty-one", (None, None, None, None)), ("none", (None, None, None, 0)), ("9" * 400, (None, None, None, None)),
+])
+def test_published_parsers_about_tags(text, counts):
+    assert tuple(parse_answer(text, legacy=reader).count for reader in ("actrep-r1", "video-r1", "dvd-counting", "lmms-eval")) == counts
+
+
+@pytest.mark.parametrize("text, interval", [
+    ('<answer>{"start_time": "12.3", "end_time": "20.0"}</answer>', (12.3, 20.0)), ('<answer>{"end_time": 20, "start_time": 12.3, "x": 1}</answer>', (12.3, 20.0)), ('<answer>{"start_time": "3", "end_time": "1"}</answer>', (3.0, 1.0)),
+    ('<think><answer>{"start_time": -1, "end_time": "inf"}</answer></think>', (-1.0, float("inf"))), ('<answer>{"start_time": 1}</answer>', None), ("<answer>1 to 2</answer>", None), ("<answer>[1, 2]</answer>", None), ("", None),
+    ("<answer>7</answer>", None), ("<answer>" + "[" * 100_000 + "</answer>", None), ('<answer>{"start_time": "1s", "end_time": "3s"}</answer>', None),
+])
+def test_published_reader_of_moments(text, interval):
+    said = parse_answer(text, legacy="temporal-r1")
+    assert said.interval == interval and said.count is None
+
+
+@THOROUGH
+@given(completions, st.sampled_from(sorted(LEGACY)))
+def test_published_parsers_never_raise_here(text, reader):
+    said = parse_answer(text, legacy=reader)
+    assert said.problems if said.count is None and said.interval is None else not said.problems
+
+
+def test_an_unknown_published_parser():
+    with pytest.raises(ValueError, match="LEGACY has"): parse_answer("x", legacy="r1")
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.lists(st.sampled_from(["<answer>", "</answer>", "7", "\n", "<"]), max_size=20).map("".join))
+def test_tagged_finds_what_the_pattern_finds(text): assert _tagged(text) == re.findall(r"<answer>(.*?)</answer>", text, re.S)
+
+
+@pytest.mark.parametrize("unit", ["<think>", "<answer>7</answer>", "rep1: 1.0s-2.0s, ", "reps 1-2: ", "rep1: 1 - ", "action: \n", " ", "9", "[", '{"start_time": "1", '])
+@pytest.mark.parametrize("frame", ["<think>{}", "<answer>{}</answer>"])
+def test_twice_the_text_takes_twice_the_time(unit, frame):
+    def seconds(size):
+        text = frame.replace("{}", unit * (size // len(unit)))
+        def once():
+            start = time.process_time()
+            parse_answer(text), parse_interval(text), parse_choice(text, OPTIONS), is_well_formed(text), answer_text(text), read_number(text)
+            for reader in LEGACY: parse_answer(text, legacy=reader)
+            return time.process_time() - start
+        return min(once(), once())
+    assert seconds(200_000) < 2.9 * seconds(100_000) + 0.02, "quadratic work makes it four times"

@@ -337,7 +337,7 @@ def group_stats(
 ) -> dict[str, float]:
     "What one wants to watch: rewards by component, lengths, and how many groups are all right, mixed, all wrong or without variance."
     everything = [r for group in groups for r in group]
-    right = [np.mean([task.parse(r.text).count == clip.count for r in group]) for group, clip in zip(groups, clips)]
+    right = [np.mean([task.right(task.predict(clip, r.text), clip) for r in group]) for group, clip in zip(groups, clips)]
     spread = [np.std([r.reward for r in group]) for group in groups]
     stats = {f"reward/{k}": float(np.mean([v for r in everything if (v := r.rewards[k]) is not None] or [0.0])) for k in everything[0].rewards}
     return stats | {

@@ -31,10 +31,11 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 from transformers.utils import is_flash_attn_2_available
 
-from .answers import PROMPTS, render_prompt
+from .answers import render_prompt
 from .cot import cot_from_cycles
 from .records import Clip
 from .synth import ACTIONS
+from .tasks import TASKS
 from .video import FrameCache, Frames, VideoError, plan_frames, probe, read_frames, smart_resize
 
 # %% ../nbs/10_models.ipynb #8d249be9
@@ -152,7 +153,7 @@ def _vocabulary(seconds: float, step: float, max_count: int) -> list[str]:
     "Texts that hold every word the tiny model should read or write as one token."
     cycles = [((0.0, 1.5),), ((0.0, 1.5), (4.0, 5.5)), ((1.0, 3.0), (2.0, 4.0)), ()]
     texts = [cot_from_cycles(Clip(video="any.mp4", action=a, count=len(c), cycles=c), step=step) for a in ACTIONS for c in cycles]
-    texts += [render_prompt(name) for name in PROMPTS] + [DESCRIBE, "Action: none.\nPhases: " + " ".join(PHASES) + "."]
+    texts += [render_prompt(name) for name in ("count", "actrep-r1")] + [DESCRIBE, "Action: none.\nPhases: " + " ".join(PHASES) + "."]
     texts += ["Moments:"] + [f" {p}," for p in PHASES] + [f" {p}." for p in PHASES]
     texts += [f" {t:.1f}s-{t:.1f}s {t:.1f}s-{t:.1f}s," for t in np.arange(0, seconds + step, step)]
     texts += [f"rep{k}: rep{k} {k} {k} >{k}<" for k in range(max_count + 2)]
@@ -345,11 +346,11 @@ def frames_ahead(
 def make_sample(
     processor: Any,  # says how the model wants videos sampled
     clip: Clip,  # which clip
-    prompt: str = "count",  # name in PROMPTS
+    task: str = "counting",  # name in TASKS: which question
     cache: FrameCache | None = None,  # decoded frames are kept here
 ) -> Sample:
-    "Read a clip's frames and attach the question."
-    return Sample(clip, frames_for(processor, clip, cache), render_prompt(prompt))
+    "Read a clip's frames and attach the question. Raises ValueError for a clip that asks something else."
+    return Sample(clip, frames_for(processor, clip, cache), TASKS[task].ask(clip))
 
 # %% ../nbs/10_models.ipynb #30e921a8
 def mrope_positions(

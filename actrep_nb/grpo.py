@@ -8,10 +8,11 @@ Docs: https://actrep.github.io/actrep_nb/grpo.html.md"""
 __all__ = ['RECIPES', 'CHUNK', 'advantages', 'by_answer', 'by_token', 'by_budget', 'Recipe', 'kl_k3', 'policy_loss',
            'branch_mask', 'Branches', 'attend_branches', 'why_not_shared', 'share_prompts', 'token_logprobs',
            'shared_prefix_logprobs', 'overlong_penalty', 'judge', 'group_stats', 'Practice', 'Blocks', 'GRPOTrainer',
-           'write_samples', 'train_grpo']
+           'write_samples', 'train_grpo', 'bench_grpo']
 
 # %% ../nbs/13_grpo.ipynb #b19d2b22
 import json
+import tempfile
 import time
 import warnings
 from collections import defaultdict
@@ -35,12 +36,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from .models import EncodedPrompt, collate, family_of, unwrapped, video_inputs
+from .models import EncodedPrompt, Sample, collate, encode, family_of, load_model, make_tiny_checkpoint, unwrapped, video_inputs
 from .records import Clip
 from .rewards import combine
 from .rollout import ModelEngine, Rollout, RolloutEngine, placeholder_ids, shuffle_slots
 from .sft import JSONLLog, read_log
 from .tasks import TASKS, Task
+from .video import Frames
 
 # %% ../nbs/13_grpo.ipynb #85fee9f0
 def advantages(
@@ -578,3 +580,70 @@ def train_grpo(
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=checkpoint)
     return read_log(out / "log.jsonl")
+
+# %% ../nbs/13_grpo.ipynb #94ceeea6
+def _peak_bytes(
+    run: Callable[[], Any],  # what to watch
+    model: Any,  # its parameters and gradients do not count
+) -> int:
+    "Most bytes of activations and temporaries alive at one time."
+    from torch.distributed._tools.mem_tracker import MemTracker
+
+    tracker = MemTracker()
+    tracker.track_external(model)
+    with tracker:
+        run()
+    peak = tracker.get_tracker_snapshot("peak")
+    return sum(size for kinds in peak.values() for kind, size in kinds.items() if str(kind).split(".")[-1] in ("ACT", "TEMP", "OTH"))
+
+
+def bench_grpo(
+    prompt_tokens: int = 1040,  # about; video tokens for the most part
+    answer_tokens: int = 100,  # of the longest answer; the others are up to a quarter shorter
+    group_size: int = 8,  # answers
+    repeats: int = 3,  # the fastest counts
+    dtype: torch.dtype = torch.float32,  # of the model
+    **config: int,  # for `tiny_config`
+) -> dict[str, Any]:  # for each phase: seconds and bytes of both ways, and how many times less ours takes; the largest differences
+    "Prompts read once against repeated rows: time, memory and agreement in one run."
+    with tempfile.TemporaryDirectory() as folder:
+        model, processor = load_model(make_tiny_checkpoint(folder, **{"hidden": 256, "vision_hidden": 128} | config), dtype=dtype)
+    pixels = np.random.default_rng(0).integers(0, 255, (2 * (prompt_tokens // 16), 112, 112, 3)).astype(np.uint8)
+    prompt = encode(model, processor, Sample(Clip("noise.mp4", "squat", 1), Frames(pixels, np.arange(len(pixels)) / 4), "How many?"))
+    generator, least = torch.Generator().manual_seed(0), 3 * answer_tokens // 4
+    lengths = [answer_tokens, *torch.randint(least, answer_tokens + 1, (group_size - 1,), generator=generator).tolist()]
+    answers = [[torch.randint(300, 500, (n,), generator=generator) for n in lengths]]
+    pull, kept = torch.linspace(-1, 1, group_size), {}
+
+    def prefill(shared: bool):
+        batch = {k: v for k, v in collate(model, [prompt] * (1 if shared else group_size)).items() if k != "labels"}
+        with torch.no_grad():
+            model(**batch, use_cache=True, logits_to_keep=1).past_key_values.batch_repeat_interleave(group_size if shared else 1)
+
+    def score(shared: bool):
+        with torch.no_grad():
+            shared_prefix_logprobs(model, [prompt], answers, shared)
+
+    def update(shared: bool):
+        model.zero_grad(set_to_none=True)
+        logps, _, mask = shared_prefix_logprobs(model, [prompt], answers, shared)
+        loss, _ = policy_loss(logps, logps.detach() - 0.05, pull.to(logps), mask)
+        loss.backward()
+        kept[shared] = logps.detach(), loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+    phases: dict[str, Any] = {}
+    for name, run in {"prefill": prefill, "log-probabilities": score, "update": update}.items():
+        seconds = {True: list[float](), False: list[float]()}
+        memory = {shared: _peak_bytes(partial(run, shared), model) for shared in (True, False)}
+        for _ in range(repeats):
+            for shared, taken in seconds.items():
+                began = time.perf_counter()
+                run(shared)
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                taken.append(time.perf_counter() - began)
+        ours, rows = min(seconds[True]), min(seconds[False])
+        phases[name] = {"seconds": ours, "seconds_repeated": rows, "times_as_fast": rows / ours,
+                        "bytes": memory[True], "bytes_repeated": memory[False], "times_less_memory": memory[False] / memory[True]}
+    apart = {name: (a - b).abs().max().item() for name, a, b in zip(("log-probabilities", "loss", "gradient"), kept[True], kept[False])}
+    return {"prompt": len(prompt.input_ids), "answers": lengths, "phases": phases, "largest_difference": apart}

@@ -288,10 +288,11 @@ def test_losses_are_trls(name, text_group, tmp_path):
         output_dir=str(tmp_path), num_generations=8, per_device_train_batch_size=8, max_completion_length=12, use_cpu=True, bf16=False, report_to="none", **TRL_NAMES[name])
     trainer = trl.GRPOTrainer(model, lambda completions, **_: [0.0] * len(completions), args, Dataset.from_dict({"prompt": ["w3"] * 8}), processing_class=words)
     trainer.current_gradient_accumulation_steps = 1
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         now = text_logps(model, prompt, ids)
-        old, reference = (now + spread * torch.randn(now.shape, generator=generator) for spread in (0.005 if name == "gspo" else 0.3, 0.5))
+        apart = 0.005 if name == "gspo" else 0.3  # each token by chance, and each answer as a whole
+        old, reference = (now + apart * (torch.randn(now.shape, generator=generator) + torch.randn(8, 1, generator=generator)) for _ in range(2))
     theirs = trainer._compute_loss(trainer.model.train(), dict(
         prompt_ids=prompt, prompt_mask=torch.ones_like(prompt), completion_ids=ids, completion_mask=mask.long(), advantages=pull,
         old_per_token_logps=old, ref_per_token_logps=reference, num_items_in_batch=mask.sum()))

@@ -603,7 +603,7 @@ def bench_grpo(
     group_size: int = 8,  # answers
     repeats: int = 3,  # the fastest counts
     dtype: torch.dtype = torch.float32,  # of the model
-    **config: int,  # for `tiny_config`
+    **config: Any,  # for `make_tiny_checkpoint`
 ) -> dict[str, Any]:  # for each phase: seconds and bytes of both ways, and how many times less ours takes; the largest differences
     "Prompts read once against repeated rows: time, memory and agreement in one run."
     with tempfile.TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from actrep_nb.grpo import (
-    RECIPES, Blocks, GRPOTrainer, _say_once, advantages, by_answer, by_budget, by_token, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
+    RECIPES, Blocks, GRPOTrainer, _peak_bytes, _say_once, advantages, bench_grpo, by_answer, by_budget, by_token, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
     shared_prefix_logprobs, token_logprobs, train_grpo, why_not_shared)
 from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, unwrapped
 from actrep_nb.records import Clip
@@ -457,3 +457,17 @@ def test_a_killed_run_goes_on_to_the_same_end(tiny, tmp_path, letters):
 def test_a_checkpoint_in_the_middle_of_used_answers_is_refused(loaded, tmp_path):
     with pytest.raises(ValueError, match="multiple of updates"):
         GRPOTrainer(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 4, 2, 1e-3, save_strategy="steps", save_steps=3), {"format": 1.0}, updates=2)
+
+
+# ---- what it saves --------------------------------------------------------------------------------------------------
+
+def test_the_bench_measures_both_ways_and_finds_them_equal():
+    found = bench_grpo(prompt_tokens=160, answer_tokens=8, repeats=1, hidden=32, layers=2, vision_hidden=32)
+    assert set(found["phases"]) == {"prefill", "log-probabilities", "update"} and max(found["largest_difference"].values()) <= 1e-5
+    assert all(phase["times_less_memory"] > 3 and phase["times_as_fast"] > 1.5 for phase in found["phases"].values())
+
+
+def test_peak_memory_is_counted():
+    "By hand: a product of two 1000x1000 float32 matrices and its sum."
+    a = torch.randn(1000, 1000)
+    assert _peak_bytes(lambda: (a @ a) + 1, torch.nn.Linear(1, 1)) == pytest.approx(8e6, rel=0.6)

@@ -308,7 +308,7 @@ def overlong_penalty(
 ) -> float:  # 0 to −1
     "DAPO's soft overlong punishment (equation 13)."
     zone = soft * budget
-    return -min(1.0, max(0.0, (length - (budget - zone)) / zone)) if zone else 0.0
+    return max(-1.0, min(0.0, (budget - zone - length) / zone)) if zone else 0.0
 
 # %% ../nbs/13_grpo.ipynb #6331f0e9
 def judge(

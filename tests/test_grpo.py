@@ -471,3 +471,9 @@ def test_peak_memory_is_counted():
     "By hand: a product of two 1000x1000 float32 matrices and its sum."
     a = torch.randn(1000, 1000)
     assert _peak_bytes(lambda: (a @ a) + 1, torch.nn.Linear(1, 1)) == pytest.approx(8e6, rel=0.6)
+
+
+def test_bench_grpo_takes_no_videos():
+    from actrep_nb.cli import main
+
+    assert main(["bench", "grpo", "--limit", "3"]) == 2

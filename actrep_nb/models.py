@@ -367,7 +367,8 @@ def mrope_positions(
     slots, rows, columns = int(grid_thw[0]), int(grid_thw[1]) // merge, int(grid_thw[2]) // merge
     if slots * rows * columns != int(is_video.sum()):
         raise ValueError(f"the prompt has {int(is_video.sum())} video tokens, the video {slots}×{rows}×{columns}")
-    per_slot = seconds_per_slot * config.vision_config.tokens_per_second if config.model_type == "qwen2_5_vl" else 1.0
+    rate = getattr(config.vision_config, "tokens_per_second", None)  # only Qwen2.5-VL measures seconds in positions
+    per_slot = seconds_per_slot * rate if rate else 1.0
     pieces, start = [], 0
     for video, tokens in groupby(is_video.tolist()):
         length = len(list(tokens))
@@ -386,7 +387,7 @@ class EncodedPrompt:
     input_ids: Tensor  # [P]
     position_ids: Tensor  # [3, P]
     grid_thw: Tensor  # patches in time, height and width [3]
-    pixels: Tensor | None = None  # patches [N, channels · 2 · 14 · 14]
+    pixels: Tensor | None = None  # patches [N, channels · frames of a slot · side · side]
     features: Tensor | None = None  # what the vision tower made of them [video tokens, hidden]; replaces `pixels`
     deepstack: Tensor | None = None  # and from its depths, for Qwen3-VL [depths, video tokens, hidden]
 
@@ -408,8 +409,9 @@ def encode(
     content = [{"type": "video"}, {"type": "text", "text": sample.prompt}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
     metadata = dict(total_num_frames=len(frames.pixels), fps=2 / slot, frames_indices=(frames.times * 2 / slot).tolist())  # the true times, in frames
+    pixels = torch.from_numpy(np.array(frames.pixels)).permute(0, 3, 1, 2)
     out = processor(
-        text=[text.replace(VIDEO, family.marker)], videos=[torch.from_numpy(np.array(frames.pixels)).permute(0, 3, 1, 2)], video_metadata=[metadata], do_sample_frames=False, do_resize=False,
+        text=[text.replace(VIDEO, family.marker)], videos=[pixels], video_metadata=[metadata], do_sample_frames=False, do_resize=False,
         return_tensors="pt", **family.options)
     ids, grid = out["input_ids"][0], out["video_grid_thw"][0]
     rule = getattr(processor.video_processor, "position_rule", "reference")
@@ -477,7 +479,7 @@ def collate(
 def unwrapped(
     model: Any,  # possibly inside a PeftModel
 ) -> Any:
-    "The Qwen-VL model itself; LoRA layers inside it stay active."
+    "The model itself; LoRA layers inside it stay active."
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 

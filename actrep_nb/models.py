@@ -35,6 +35,7 @@ from .answers import render_prompt
 from .cot import cot_from_cycles
 from .records import Clip
 from .synth import ACTIONS
+from .tasks import TASKS
 from .video import FrameCache, Frames, VideoError, plan_frames, probe, read_frames, smart_resize
 
 # %% ../nbs/10_models.ipynb #8d249be9
@@ -345,11 +346,11 @@ def frames_ahead(
 def make_sample(
     processor: Any,  # says how the model wants videos sampled
     clip: Clip,  # which clip
-    prompt: str = "count",  # name in PROMPTS
+    task: str = "counting",  # name in TASKS: which question
     cache: FrameCache | None = None,  # decoded frames are kept here
 ) -> Sample:
-    "Read a clip's frames and attach the question."
-    return Sample(clip, frames_for(processor, clip, cache), render_prompt(prompt))
+    "Read a clip's frames and attach the question. Raises ValueError for a clip that asks something else."
+    return Sample(clip, frames_for(processor, clip, cache), TASKS[task].ask(clip))
 
 # %% ../nbs/10_models.ipynb #30e921a8
 def mrope_positions(

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from .answers import render_prompt
 from .models import EncodedPrompt, Sample, collate, encode, frames_ahead, parts, see, unwrapped
 from .records import Clip
 from .show import progress
+from .tasks import TASKS
 from .video import FrameCache
 
 # %% ../nbs/11_sft.ipynb #edf994f7
@@ -31,12 +31,14 @@ def prepare(
     model: Any,  # its vision tower is used
     processor: Any,  # the checkpoint's own
     clips: Sequence[Clip],  # what to read
-    prompt: str = "count",  # name in PROMPTS
+    task: str = "counting",  # name in TASKS: which question
     cache: FrameCache | None = None,  # decoded frames are kept here
     frozen_vision: bool | None = None,  # run the tower now, once; None: if nothing of it is trained
     batch_size: int = 16,  # clips through the tower at a time
 ) -> tuple[list[tuple[Clip, EncodedPrompt]], list[tuple[Clip, str]]]:
-    "Encode clips for training. Returns (clip, prompt) pairs, and (clip, reason) pairs for those that could not be read."
+    """Encode clips for training. Returns (clip, prompt) pairs, and (clip, reason) pairs for those that could not be read. Raises ValueError
+    for a clip that asks something else than the task."""
+    TASKS[task].check(clips)
     trained = [name for name, part in parts(model).items() if name != "language" and any(p.requires_grad for p in part.parameters())]
     if frozen_vision and trained:
         raise ValueError(f"frozen_vision=True would leave {', '.join(trained)} untrained: freeze them, or let prepare decide")
@@ -54,7 +56,7 @@ def prepare(
         if isinstance(frames, Exception):
             failed.append((clip, str(frames)))
             continue
-        waiting.append((clip, encode(model, processor, Sample(clip, frames, render_prompt(prompt)))))
+        waiting.append((clip, encode(model, processor, Sample(clip, frames, TASKS[task].ask(clip)))))
         if len(waiting) == batch_size:
             flush()
     flush()

@@ -15,8 +15,8 @@ from actrep_nb.sft import read_log
 
 SETTINGS = {  # of fine-tuning, of practice
     "temporal_grounding": ({"steps": 250}, {"steps": 160, "max_new_tokens": 80}),
-    "multiple_choice": ({"steps": 700, "lr": 1e-3}, {"steps": 120, "max_new_tokens": 64}),
-    "dvd_counting": ({"steps": 700}, {"steps": 100, "max_new_tokens": 96}),
+    "multiple_choice": ({"steps": 700, "lr": 1e-3}, {"steps": 100, "max_new_tokens": 64}),
+    "dvd_counting": ({"steps": 700}, {"steps": 80, "max_new_tokens": 96}),
 }
 COUNTS = "count_hybrid=1,format=0.5,exact=0.5"  # the demo's
 ARMS = {"plain": {"rewards": COUNTS}, "temporal": {"rewards": f"{COUNTS},temporal=1", "shuffled_answers": 4},
@@ -39,7 +39,8 @@ def train_and_judge(task: str, out: Path) -> None:
     once("02_cot", out / "cot", {"task": task, "clips": str(out / "data/train.jsonl"), "crops": 0})
     once("03_sft", out / "sft", {**cache, **sft, "data": str(out / "cot")})
     once("05_grpo", out / "grpo", {**cache, **grpo, "model": str(out / "sft/checkpoint"), "clips": str(out / "data/practice.jsonl")})
-    once("06_evaluate", out / "evaluate", {**cache, "clips": str(out / "data/test.jsonl"), "sft": str(out / "sft/checkpoint"), "grpo": str(out / "grpo/checkpoint")})
+    once("06_evaluate", out / "evaluate", {**cache, "clips": str(out / "data/test.jsonl"), "sft": str(out / "sft/checkpoint"), "grpo": str(out / "grpo/checkpoint"),
+                                            "max_new_tokens": 96})
 
 
 def bonuses(demo: Path, out: Path) -> None:
@@ -49,7 +50,7 @@ def bonuses(demo: Path, out: Path) -> None:
     for name, arm in ARMS.items():
         once("05_grpo", out / name, {**cache, **start, **arm})
         once("06_evaluate", out / f"evaluate_{name}", {**cache, "clips": str(demo / "data/test.csv"), "none": "", "train": "", "base": "", "sft": str(demo / "sft/checkpoint"),
-                                                       "grpo": str(out / name / "checkpoint"), "limit": 300})
+                                                       "grpo": str(out / name / "checkpoint"), "limit": 300, "max_new_tokens": 112})
 
 
 def figures(out: Path) -> dict:

@@ -13,10 +13,10 @@ from pathlib import Path
 from actrep_nb.runs import load_run, run
 from actrep_nb.sft import read_log
 
-SETTINGS = {  # of fine-tuning, of practice
-    "temporal_grounding": ({"steps": 250}, {"steps": 160, "max_new_tokens": 80}),
-    "multiple_choice": ({"steps": 700, "lr": 1e-3}, {"steps": 100, "max_new_tokens": 64}),
-    "dvd_counting": ({"steps": 700}, {"steps": 80, "max_new_tokens": 96}),
+SETTINGS = {  # clips to practise on, fine-tuning, practice
+    "temporal_grounding": (1200, {"steps": 250}, {"steps": 160, "max_new_tokens": 80}),
+    "multiple_choice": (400, {"steps": 700, "lr": 1e-3}, {"steps": 50, "max_new_tokens": 64}),
+    "dvd_counting": (480, {"steps": 700}, {"steps": 60, "max_new_tokens": 96}),
 }
 COUNTS = "count_hybrid=1,format=0.5,exact=0.5"  # the demo's
 ARMS = {"plain": {"rewards": COUNTS}, "temporal": {"rewards": f"{COUNTS},temporal=1", "shuffled_answers": 4},
@@ -33,9 +33,9 @@ def once(notebook: str, out: Path, parameters: dict) -> None:
 
 def train_and_judge(task: str, out: Path) -> None:
     "Draw, write texts, imitate, practise, evaluate."
-    sft, grpo = SETTINGS[task]
+    practice, sft, grpo = SETTINGS[task]
     cache = {"cache": str(out / "frames"), "task": task}
-    once("00_data", out / "data", {"task": task, "train": 1600, "practice": 1200, "test": 400})
+    once("00_data", out / "data", {"task": task, "train": 1600, "practice": practice, "test": 400})
     once("02_cot", out / "cot", {"task": task, "clips": str(out / "data/train.jsonl"), "crops": 0})
     once("03_sft", out / "sft", {**cache, **sft, "data": str(out / "cot")})
     once("05_grpo", out / "grpo", {**cache, **grpo, "model": str(out / "sft/checkpoint"), "clips": str(out / "data/practice.jsonl")})

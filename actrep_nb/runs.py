@@ -7,8 +7,8 @@ Docs: https://actrep.github.io/actrep_nb/runs.html.md"""
 # %% auto #0
 __all__ = ['WRITTEN', 'ParameterError', 'Parameter', 'notebook_parameters', 'fits', 'type_name', 'check_parameters', 'read_value',
            'shipped', 'find_notebook', 'hash_path', 'notebook_hash', 'code_state', 'package_versions', 'Manifest',
-           'start_manifest', 'Watch', 'RunClient', 'RunEngine', 'to_html', 'RunResult', 'load_run', 'RunFailed', 'run',
-           'Comparison', 'verify', 'Step', 'run_steps']
+           'start_manifest', 'to_html', 'RunResult', 'load_run', 'RunFailed', 'run', 'Comparison', 'verify', 'Step',
+           'run_steps']
 
 # %% ../nbs/16_runs.ipynb #11986c20
 import ast
@@ -37,14 +37,12 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import nbformat
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from papermill import execute_notebook
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import Engine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 import actrep_nb
 from .show import read_glue
+from .spmd import Watch, find_place
 
 # %% ../nbs/16_runs.ipynb #57bcfe91
 class ParameterError(ValueError):
@@ -303,164 +301,6 @@ def start_manifest(
         notebook.name, notebook_hash(notebook), parameters, parameters.get("seed"), data, code_state(), platform.python_version(), platform.platform(),
         os.cpu_count() or 1, gpus, package_versions(), _now())
 
-# %% ../nbs/16_runs.ipynb #2fdfe564
-class Watch(threading.Thread):
-    "Shows where a run is on stderr and samples its kernel's memory, twice a second."
-
-    def __init__(
-        self,
-        name: str,  # shown in front of each line
-        quiet: bool = False,  # only sample memory
-    ):
-        super().__init__(daemon=True)
-        self.name_, self.quiet, self.over = name, quiet, threading.Event()
-        self.pid: int | None = None
-        self.peak_mb = 0.0
-        self.cell, self.cells, self.said = 0, 0, ""
-        self.cell_start = self.shown = self.started = time.monotonic()
-        self.live = not quiet and sys.stderr.isatty()
-
-    def run(self) -> None:
-        while not self.over.wait(0.5):
-            self.sample()
-            if self.live or time.monotonic() - self.shown > 20: self.show()
-
-    def sample(self) -> None:
-        "Measure once: resident memory of the kernel and its children, and the kernel's own high-water mark where the system keeps one."
-        import psutil
-
-        if self.pid is None: return
-        try:
-            process = psutil.Process(self.pid)
-            used = sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 2**20
-            status = Path(f"/proc/{self.pid}/status")
-            peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-        except (psutil.Error, OSError):
-            return
-        self.peak_mb = max(self.peak_mb, used, int(peak[1]) / 1024 if peak else 0.0)
-
-    def show(self) -> None:
-        "One line: cell, seconds, the last words."
-        if self.quiet or not self.cell: return
-        self.shown = time.monotonic()
-        line = f"{self.name_}  cell {self.cell}/{self.cells}  {self.shown - self.started:.0f} s  {self.said}"
-        width = shutil.get_terminal_size().columns - 1
-        print(f"\r{line[:width]:<{width}}" if self.live else line[:160], end="" if self.live else "\n", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        "Stop, and clear the line."
-        self.over.set()
-        if self.live: print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-# %% ../nbs/16_runs.ipynb #50506d15
-def _last_words(msg: dict[str, Any]) -> str:
-    "The last line of text in a message from a kernel: printed, or shown by a progress display."
-    content = msg.get("content", {})
-    text = content.get("text") or (content.get("data", {}).get("text/plain") if content.get("transient", {}).get("display_id") else "") or ""
-    lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
-    return lines[-1] if lines else ""
-
-# %% ../nbs/16_runs.ipynb #844cdec4
-def _last_log(path: Path) -> str:
-    "Why a kernel died, as far as its own log tells."
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
-    if len(lines) > 16: lines = [*lines[:6], "…", *lines[-10:]]  # a crash names itself first; the stack follows
-    return "\n".join(["the kernel died (killed from outside, out of memory, or a crash in native code)", *lines])
-
-
-def _fail_cell(client: "RunClient", index: int, name: str, message: str, error: BaseException) -> None:
-    "Record an error that left no output of its own in a cell, and mark the cell failed."
-    cell = client.nb.cells[index]
-    if cell.cell_type == "code" and not any(o.output_type == "error" for o in cell.outputs):
-        cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[f"{name}: {message}"]))
-        cell.execution_count = cell.execution_count or client.watch.cell
-    client.nb_man.cell_exception(cell, cell_index=index, exception=error)
-
-# %% ../nbs/16_runs.ipynb #26189a21
-class RunClient(PapermillNotebookClient):
-    "Executes the cells of one notebook in one kernel; every way to fail becomes an error output and a cell marked failed."
-
-    def __init__(self, nb_man, watch: Watch, log_path: Path, **kw):
-        super().__init__(nb_man, **kw)
-        self.watch, self.log_path = watch, log_path
-
-    def create_kernel_manager(self):
-        from jupyter_client.kernelspec import KernelSpec
-
-        km = super().create_kernel_manager()
-        km._kernel_spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], display_name="Python 3", language="python")
-        if os.name == "posix":
-            self.sockets = tempfile.TemporaryDirectory(prefix="actrep-", dir="/tmp" if os.path.isdir("/tmp") else None)
-            km.transport, km.ip = "ipc", f"{self.sockets.name}/k"
-        return km
-
-    def execute(self, **kw):
-        self.reset_execution_trackers()
-        with open(self.log_path, "wb") as log, self.setup_kernel(stdout=log, stderr=subprocess.STDOUT, **kw):
-            self.watch.pid = getattr(self.km.provisioner, "pid", None)
-            self.watch.cells = sum(c.cell_type == "code" and bool(c.source.strip()) for c in self.nb.cells)
-            try:
-                done = self.run_cells()
-            except BaseException:
-                self.shutdown_kernel = "immediate"
-                raise
-            finally:
-                self.watch.sample()
-            if done:
-                self.nb.metadata["language_info"] = self.wait_for_reply(self.kc.kernel_info())["content"]["language_info"]
-                self.set_widgets_metadata()
-            else:
-                self.shutdown_kernel = "immediate"  # a cell may still be running
-        return self.nb
-
-    def process_message(self, msg, cell, cell_index):
-        self.watch.said = _last_words(msg) or self.watch.said
-        return super().process_message(msg, cell, cell_index)
-
-    def run_cells(self) -> bool:
-        "Run the cells in order; False when one failed."
-        for index, cell in enumerate(self.nb.cells):
-            if cell.cell_type == "code" and cell.source.strip():
-                self.watch.cell, self.watch.said = self.watch.cell + 1, ""
-            try:
-                self.nb_man.cell_start(cell, index)
-                self.execute_cell(cell, index)
-            except CellExecutionError as e:
-                _fail_cell(self, index, e.ename, e.evalue, e)
-            except CellTimeoutError as e:
-                _fail_cell(self, index, "CellTimeoutError", f"the cell ran longer than {self.timeout:g} s", e)
-            except DeadKernelError as e:
-                _fail_cell(self, index, "DeadKernelError", _last_log(self.log_path), e)
-            except BaseException as e:
-                _fail_cell(self, index, type(e).__name__, str(e) or "interrupted", e)
-                self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
-                raise
-            self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
-            if self.nb.cells[index].metadata.papermill.get("exception"): return False
-        return True
-
-# %% ../nbs/16_runs.ipynb #a0e67b02
-class RunEngine(Engine):
-    "Papermill engine `actrep`: one kernel, honest about failures."
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, watch=None, log_path=None, timeout=None, start_timeout=60, log_output=False, **kw):
-        client = RunClient(
-            nb_man, watch=watch, log_path=log_path, timeout=timeout, startup_timeout=start_timeout, kernel_name=kernel_name, coalesce_streams=True, log=_quiet_log())
-        return client.execute()
-
-
-def _quiet_log():
-    "A logger for nbclient, whose errors are in the notebook and in ours already."
-    import logging
-
-    log = logging.getLogger("actrep_nb.runs")
-    log.setLevel(logging.CRITICAL)
-    return log
-
-
-papermill_engines.register("actrep", RunEngine)
-
 # %% ../nbs/16_runs.ipynb #36c27ca0
 def to_html(
     notebook: str | Path,  # executed notebook
@@ -548,8 +388,6 @@ def _cell_error(path: Path) -> dict[str, Any]:
 def _close(out: Path, manifest: Manifest, status: str, watch: Watch, start: float, error: dict[str, Any] | None, no_input: bool) -> RunResult:
     "Write what a run leaves behind, whatever its end."
     watch.close()
-    log = out / "kernel.log"  # what the kernel wrote past the notebook; jupyter's own farewell is not worth a file
-    if log.exists() and all(line.startswith("[IPKernelApp]") for line in log.read_text(errors="replace").splitlines()): log.unlink()
     metrics = read_glue(out / "notebook.ipynb") if (out / "notebook.ipynb").exists() else {}
     _write_json(out / "metrics.json", metrics)
     done = replace(manifest, ended=_now(), seconds=round(time.monotonic() - start, 2), status=status, error=error, peak_memory_mb=round(watch.peak_mb, 1) or None)
@@ -565,21 +403,24 @@ def run(
     timeout: float | None = None,  # seconds that one cell may take; None: as long as it needs
     no_input: bool = False,  # leave the code out of report.html
     quiet: bool = False,  # do not show on stderr where the run is
+    ranks: int | None = None,  # kernels that run the notebook together; None: the variable ACTREP_RANKS, or 1
 ) -> RunResult:
     """Execute a notebook in its own kernel and write a run folder. A parameter `out` that is not given gets the run folder.
     Raises ParameterError before anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
-    path, out = find_notebook(notebook), Path(out)
+    path, out, node = find_notebook(notebook), Path(out), find_place(ranks).node
+    if node: out = out / f"node{node}"  # the nodes may share a file system
     declared = notebook_parameters(path)
     given = dict(parameters or {}) | ({"out": str(out)} if "out" in declared and "out" not in (parameters or {}) else {})
     values = check_parameters(given, declared, path.name)
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("notebook.ipynb", "parameters.json", "manifest.json", "metrics.json", "report.html", "kernel.log"): (out / name).unlink(missing_ok=True)
+    for name in ("parameters.json", "manifest.json", "metrics.json", "report.html"): (out / name).unlink(missing_ok=True)
+    for left in [*out.glob("notebook*.ipynb"), *out.glob("notebook*.log")]: left.unlink()
     manifest, start, watch = start_manifest(path, values, out), time.monotonic(), Watch(path.stem, quiet)
     manifest.save(out / "manifest.json")
     _write_json(out / "parameters.json", values)
     watch.start()
     try:
-        with _stoppable(): _execute(path, out / "notebook.ipynb", values, watch, timeout)
+        with _stoppable(): _execute(path, out / "notebook.ipynb", values, watch, timeout, ranks)
     except KeyboardInterrupt:
         _close(out, manifest, "interrupted", watch, start, _cell_error(out / "notebook.ipynb"), no_input)
         raise
@@ -603,14 +444,14 @@ def _stoppable():
     finally: signal.signal(signal.SIGTERM, before)
 
 
-def _execute(path: Path, executed: Path, values: dict[str, Any], watch: Watch, timeout: float | None) -> None:
+def _execute(path: Path, executed: Path, values: dict[str, Any], watch: Watch, timeout: float | None, ranks: int | None) -> None:
     "Papermill with our engine. Papermill formats paths, so braces are doubled."
     import logging
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     brace = lambda p: str(p).replace("{", "{{").replace("}", "}}")
-    execute_notebook(brace(path), brace(executed), values or None, engine_name="actrep", kernel_name="python3", language="python", progress_bar=False, watch=watch,
-                     timeout=timeout, log_path=executed.with_name("kernel.log"))
+    execute_notebook(brace(path), brace(executed), values or None, engine_name="spmd", kernel_name="python3", language="python", progress_bar=False, watch=watch,
+                     timeout=timeout, ranks=ranks)
 
 # %% ../nbs/16_runs.ipynb #564a3ff6
 @dataclass(frozen=True, repr=False)

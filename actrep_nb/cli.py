@@ -7,7 +7,7 @@ Docs: https://actrep.github.io/actrep_nb/cli.html.md"""
 # %% auto #0
 __all__ = ['app', 'AsJson', 'BENCHES', 'kernels', 'SIZES', 'Usage', 'Output', 'output_folder', 'command', 'quiet_libraries',
            'pick_model', 'check_model', 'make_counter', 'count', 'join_parameters', 'main', 'evaluate', 'audit', 'plan',
-           'bench', 'run', 'kernel_install', 'demo_steps', 'demo', 'Check', 'doctor']
+           'bench', 'run', 'kernel_install', 'sweep', 'list_runs', 'demo_steps', 'demo', 'Check', 'doctor']
 
 # %% ../nbs/18_cli.ipynb #7c081019
 import json
@@ -560,6 +560,140 @@ def kernel_install(
         say.data |= {"kernel": where.name, "folder": str(where)}
 
 
+# %% ../nbs/18_cli.ipynb #7c75c4f0
+def _grid(texts: list[str], declared: dict[str, Any]) -> dict[str, list[Any]]:
+    "Values of `NAME=V1,V2,…` texts, each read as the notebook declares it."
+    from actrep_nb.runs import check_parameters, read_value
+
+    pairs = [t.split("=", 1) for t in texts]
+    if bad := [t for t, pair in zip(texts, pairs) if len(pair) != 2 or not pair[1]]: raise Usage(f"--grid {bad[0]}: write NAME=VALUE,VALUE")
+    check_parameters({name: None for name, _ in pairs if name not in declared}, declared, "the notebook")
+    return {name: [read_value(v, declared[name]) for v in values.split(",")] for name, values in pairs}
+
+
+def _rows(table: Path | None, declared: dict[str, Any]) -> list[dict[str, Any]]:
+    "The settings of a CSV whose columns are parameters. An empty cell leaves the parameter as it is."
+    import csv
+
+    from actrep_nb.runs import check_parameters, read_value
+
+    if table is None: return []
+    with open(table, newline="", encoding="utf-8-sig") as f: rows = list(csv.DictReader(f))
+    check_parameters({name: None for row in rows[:1] for name in row if name not in declared}, declared, str(table))
+    return [{name: read_value(text, declared[name]) for name, text in row.items() if text} for row in rows]
+
+
+# %% ../nbs/18_cli.ipynb #8c7999f4
+@app.command(short_help="run a notebook under many settings; resumes")
+def sweep(
+    notebook: Annotated[str, typer.Argument(metavar="NOTEBOOK", help="Path of a notebook, or the name of an experiment: 05_grpo, grpo.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the sweep; each setting gets a folder inside.", show_default=False)],
+    grid: Annotated[list[str], typer.Option(metavar="NAME=V1,V2", help="Values of a parameter (repeatable); every combination is run.")] = [],  # noqa: B006
+    table: Annotated[Path | None, typer.Option(help="CSV of settings instead: columns are parameters, rows are runs.")] = None,
+    parameter: Annotated[list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter for all runs (repeatable).")] = [],  # noqa: B006
+    parallel: Annotated[int, typer.Option(min=1, help="Runs side by side; with --slurm, tasks of the array that may run at once.")] = 1,
+    ranks: Annotated[int, typer.Option(min=1, help="Kernels of each run, one for each GPU.")] = 1,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that one cell may take.")] = None,
+    slurm: Annotated[str, typer.Option(metavar="KEY=VALUE,…", help="Submit an array job to Slurm through submitit, with these of its settings: partition=gpu,timeout_min=600.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run a notebook under many settings, each in a process of its own. The same command again skips what is done and goes on with what is not.
+
+    \b
+    Examples:
+      actrep sweep grpo --grid lr=1e-4,3e-4 --grid seed=0,1,2 -p steps 100 --out runs/lr
+      actrep sweep sft --table settings.csv --parallel 4 --ranks 2 --out runs/table
+      actrep sweep grpo --grid seed=0,1,2 --ranks 8 --slurm partition=gpu,timeout_min=600 --out runs/seeds
+      actrep runs runs/lr
+    """
+    with command("sweep", as_json) as say:
+        from actrep_nb import runs
+
+        try: path = runs.find_notebook(notebook)
+        except FileNotFoundError as e: raise Usage(str(e)) from None
+        declared = runs.notebook_parameters(path)
+        if not grid and table is None: raise Usage("nothing to sweep: give --grid NAME=V1,V2 or --table settings.csv")
+        executor = _slurm(slurm, out, parallel, ranks) if slurm else None
+        done = runs.sweep(path, out, _grid(grid, declared), _rows(table, declared), _parameters(parameter, declared, path.name), parallel, ranks, timeout=timeout, executor=executor, tell=say.say)
+        if executor:
+            say.data |= {"out": str(out), "submitted": {name: job.job_id for name, job in done.items()}}
+            return
+        failed = [name for name, r in done.items() if not r.ok]
+        for name in failed: say.fail(name, f"{(done[name].manifest.error or {}).get('name')}: {(done[name].manifest.error or {}).get('message')}")
+        say.say(f"{len(done) - len(failed)} of {len(done)} runs are done; compare them with: actrep runs {out}")
+        say.data |= {"out": str(out), "runs": {name: {"status": r.manifest.status, "metrics": r.metrics} for name, r in done.items()}}
+
+
+# %% ../nbs/18_cli.ipynb #9d75de0f
+def _slurm(texts: str, out: Path, parallel: int, ranks: int) -> Any:
+    "submitit's executor: Slurm's where it is installed, else processes that behave like its jobs."
+    try: import submitit
+    except ImportError: raise Usage("--slurm needs the package submitit: pip install submitit") from None
+    chosen = dict(pair.split("=", 1) for pair in texts.split(",") if "=" in pair)
+    executor = submitit.AutoExecutor(folder=str(out / "slurm"), cluster=chosen.pop("cluster", None))
+    known = {"timeout_min": int, "mem_gb": float, "cpus_per_task": int}
+    given = {(k if k in known or k.startswith("slurm_") else f"slurm_{k}"): known.get(k, str)(v) for k, v in chosen.items()}
+    executor.update_parameters(**({"slurm_array_parallelism": parallel, "gpus_per_node": ranks} if executor.cluster == "slurm" else {}) | {"name": "actrep"} | given)
+    return executor
+
+
+# %% ../nbs/18_cli.ipynb #22079ecf
+@app.command("runs", short_help="list and compare the runs in a folder")
+def list_runs(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Looked through to any depth.")] = Path("runs"),
+    follow: Annotated[bool, typer.Option("--follow", help="Show it again every two seconds while a run is under way.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the runs' learning curves: loss, or reward where there is one.")] = None,
+    table: Annotated[Path | None, typer.Option("--csv", help="Also write the table as CSV.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the runs in a folder: status, seconds, the parameters that differ between them, and their metrics.
+
+    \b
+    Examples:
+      actrep runs
+      actrep runs runs/lr --plot curves.png --csv runs.csv
+      actrep runs runs/lr --follow
+    """
+    with command("runs", as_json) as say:
+        import time
+
+        from actrep_nb.runs import find_runs, runs_table
+
+        if not folder.is_dir(): raise ValueError(f"{folder} is not a folder")
+        while True:
+            found = find_runs(folder)
+            if not found: raise ValueError(f"{folder} holds no runs (no manifest.json in it or below)")
+            shown = runs_table(found)
+            say.say(shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
+            for r in found:
+                if r.manifest.status == "running" and (last := _last_step(r.out)): say.say(f"  {r.out}: {last}")
+            if not follow or "running" not in set(shown["status"]): break
+            time.sleep(2)
+        if plot: _plot_runs(found, plot, say)
+        if table: shown.to_csv(table, index=False)
+        say.data |= {"folder": str(folder), "runs": json.loads(shown.to_json(orient="records"))}
+
+
+def _last_step(out: Path) -> str:
+    "The last logged step of a run, in words."
+    lines = (out / "log.jsonl").read_text().splitlines() if (out / "log.jsonl").exists() else []
+    try: row = json.loads(lines[-1]) if lines else {}
+    except ValueError: return ""
+    return ", ".join(f"{k} {row[k]:.4g}" for k in ("step", "loss", "reward", "grad_norm") if isinstance(row.get(k), (int, float)))
+
+
+def _plot_runs(found: list[Any], path: Path, say: Output) -> None:
+    "Learning curves of runs that have a log."
+    from actrep_nb.plots import plot_runs
+    from actrep_nb.sft import read_log
+
+    logs = {r.out.name: read_log(r.out / "log.jsonl") for r in found if (r.out / "log.jsonl").exists()}
+    if not logs: raise ValueError("none of these runs has a log.jsonl to draw")
+    plot_runs(logs).savefig(path, dpi=150, bbox_inches="tight")
+    say.say(f"curves: {path}")
+    say.data["plot"] = str(path)
+
+
 # %% ../nbs/18_cli.ipynb #8a0392bf
 def _parameters(texts: list[str], declared: dict[str, Any], notebook: str) -> dict[str, Any]:
     "Values of `name=value` texts, read as the notebook declares them. Raises ParameterError."
@@ -753,7 +887,7 @@ def doctor(as_json: AsJson = False) -> None:
         say.failed += [{"file": c.name, "reason": c.found} for c in broken]
 
 # %% ../nbs/18_cli.ipynb #e8ba9710
-_ORDER = ("demo", "count", "run", "evaluate", "audit", "plan", "bench", "doctor")  # in --help: from trying to mending
+_ORDER = ("demo", "count", "run", "sweep", "list_runs", "evaluate", "audit", "plan", "bench", "doctor")  # in --help: from trying to mending
 app.registered_commands.sort(key=lambda c: _ORDER.index(c.callback.__name__) if c.callback else 0)
 
 # %% ../nbs/18_cli.ipynb #453efd18

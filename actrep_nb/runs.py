@@ -634,11 +634,12 @@ def sweep(
     ranks: int = 1,  # kernels of each run
     gpus: Iterable[int] | None = None,  # to share out, `ranks` to a run; None: those there are
     timeout: float | None = None,  # seconds that one cell may take
+    executor: Any = None,  # a submitit executor that takes the runs instead: an array job on Slurm; None: processes on this machine
     tell=print,  # called with one line when a run starts or ends
-) -> dict[str, RunResult]:  # setting → its run
+) -> dict[str, Any]:  # setting → its run; with an executor the jobs it submitted
     "Run every setting that is not done yet. A failed run does not stop the others; ParameterError before anything is written."
-    path, shares = find_notebook(notebook), _shares_of_gpus(gpus, parallel, ranks)
-    jobs: dict[str, dict[str, Any]] = {setting_name(s): {"notebook": str(path), "out": str(Path(out) / setting_name(s)), "parameters": dict(parameters or {}) | s, "ranks": ranks, "timeout": timeout}
+    path, shares = find_notebook(notebook).resolve(), [] if executor else _shares_of_gpus(gpus, parallel, ranks)
+    jobs: dict[str, dict[str, Any]] = {setting_name(s): {"notebook": str(path), "out": str((Path(out) / setting_name(s)).absolute()), "parameters": dict(parameters or {}) | s, "ranks": ranks, "timeout": timeout}
             for s in settings(grid, rows)}
     declared = notebook_parameters(path)
     planned = {name: start_manifest(path, _resolved(job, declared), Path(job["out"])) for name, job in jobs.items()}
@@ -649,7 +650,9 @@ def sweep(
         for name, state in stands.items():
             if state in says and name not in told: tell(f"{name}: {says[state]}")
             told.add(name)
-        _work([(name, jobs[name]) for name, state in stands.items() if state in ("new", "half")], parallel, shares, tell)
+        todo = [(name, jobs[name]) for name, state in stands.items() if state in ("new", "half")]
+        if executor: return _submit(executor, todo, tell)
+        _work(todo, parallel, shares, tell)
         left = {name: jobs[name] for name, state in stands.items() if state == "running"}  # done by another process when it ends, or else ours
         if left: time.sleep(1)
     return {name: _result(job) for name, job in jobs.items()}
@@ -666,14 +669,28 @@ def _shares_of_gpus(gpus: Iterable[int] | None, parallel: int, ranks: int) -> li
     return [",".join(map(str, gpus[k * ranks : (k + 1) * ranks])) for k in range(parallel)]
 
 
+def _written(job: dict[str, Any]) -> Path:
+    "The file of a job, in its run folder."
+    file = Path(job["out"]) / "job.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _write_json(file, job)
+    return file
+
+
+def _submit(executor: Any, jobs: list[tuple[str, dict[str, Any]]], tell) -> dict[str, Any]:
+    "Hand the jobs to submitit as one array; it comes back at once."
+    if not jobs: return {}
+    submitted = executor.map_array(run_setting, [str(_written(job)) for _, job in jobs])
+    for (name, _), job in zip(jobs, submitted): tell(f"{name}: submitted as job {job.job_id}")
+    return {name: job for (name, _), job in zip(jobs, submitted)}
+
+
 def _start(job: dict[str, Any], share: str | None) -> subprocess.Popen:
     "A process that runs one setting; what it says goes into its folder."
-    folder = Path(job["out"])
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "job.json", job)
+    file = _written(job)
     env = os.environ | ({} if share is None else {"CUDA_VISIBLE_DEVICES": share}) | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    with open(folder / "process.log", "wb") as log:
-        return subprocess.Popen([sys.executable, "-c", f"from actrep_nb.runs import run_setting; run_setting({str(folder / 'job.json')!r})"], env=env, stdout=log, stderr=log)
+    with open(file.with_name("process.log"), "wb") as log:
+        return subprocess.Popen([sys.executable, "-c", f"from actrep_nb.runs import run_setting; run_setting({str(file)!r})"], env=env, stdout=log, stderr=log)
 
 
 def _work(jobs: list[tuple[str, dict[str, Any]]], parallel: int, shares: list[str | None], tell) -> None:

@@ -103,3 +103,30 @@ def test_a_run_that_was_killed_is_not_running(notebook, tmp_path):
     (tmp_path / "bad").mkdir()
     Path(tmp_path / "bad/manifest.json").write_text("{")
     with pytest.warns(UserWarning, match="bad/manifest.json"): assert len(find_runs(tmp_path)) == 1
+
+
+def test_the_commands(notebook, tmp_path, monkeypatch, capsys):
+    from actrep_nb.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.csv").write_text("x,pause\n2,0.001\n13,\n")
+    def go(*words): return main([*words, "--json"]), json.loads(capsys.readouterr().out.splitlines()[-1])
+    code, data = go("sweep", "count.ipynb", "--table", "settings.csv", "--out", "s")
+    assert code == 1 and {n: r["status"] for n, r in data["runs"].items()} == {"x=2,pause=0.001": "done", "x=13": "failed"} and data["failed"][0]["file"] == "x=13"
+    (tmp_path / "s/x=13/log.jsonl").write_text("".join(json.dumps({"step": k, "loss": 1 / k}) + "\n" for k in range(1, 9)))
+    code, data = go("runs", "s", "--csv", "t.csv", "--plot", "c.png")
+    assert code == 0 and [r["status"] for r in data["runs"]] == ["done", "failed"] and (tmp_path / "c.png").stat().st_size > 5000 and "square" in (tmp_path / "t.csv").read_text()
+    for words, says in ((["sweep", "count.ipynb", "--out", "s"], "nothing to sweep"), (["sweep", "count.ipynb", "--grid", "x", "--out", "s"], "NAME=VALUE"),
+                        (["sweep", "count.ipynb", "--grid", "y=1", "--out", "s"], "no parameter 'y'"), (["sweep", "count.ipynb", "--grid", "x=1,two", "--out", "s"], "x must be int")):
+        assert main(words) and says in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["runs", "empty"]) == 1 and "no runs" in capsys.readouterr().err
+
+
+def test_slurm_array_jobs_through_the_local_executor(notebook, tmp_path):
+    submitit = pytest.importorskip("submitit", reason="the package submitit is optional")
+    executor = submitit.AutoExecutor(folder=str(tmp_path / "jobs"), cluster="local")
+    executor.update_parameters(timeout_min=5)
+    jobs = sweep(notebook, tmp_path / "s", {"x": [4, 5]}, executor=executor)
+    assert [job.result().metrics["square"] for job in jobs.values()] == [16, 25]
+    assert sweep(notebook, tmp_path / "s", {"x": [4, 5]}, executor=executor) == {}, "nothing is left to submit"

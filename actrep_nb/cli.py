@@ -735,7 +735,7 @@ def demo_steps(
         Step("sft", "03_sft", {"model": base, "data": "{out}/cot", "cache": frames, "steps": n["sft"], "seed": "{seed}"}, "fine-tune the base on that reasoning"),
         Step("grpo", "05_grpo", {
             "model": "{out}/sft/checkpoint", "clips": "{out}/data/practice.jsonl", "samples": n["practice"], "cache": frames, "steps": n["grpo"],
-            "seed": "{seed}"}, "practise on other clips, rewarded for right counts"),
+            "rewards": "count_hybrid=1,format=0.5,exact=0.5", "seed": "{seed}"}, "practise on other clips, rewarded for right counts"),
         Step("evaluate", "06_evaluate", {
             "clips": "{out}/data/test.csv", "none": "{out}/data/none.csv", "train": "{out}/data/train.csv", "base": base, "sft": "{out}/sft/checkpoint", "grpo": "{out}/grpo/checkpoint",
             "cache": frames, "seed": "{seed}"}, "judge all of them on held-out clips"),

@@ -161,13 +161,14 @@ def write_cots(
     clips: Iterable[Clip],                                          # what to write about
     write: Callable[[Clip], tuple[str | None, list[str]]] | None = None,  # clip → (text or None, problems); from the cycles when not given
     step: float = 0.1,                                              # grid for texts written from cycles, seconds
+    check: Callable[[str, Clip], list[str]] | None = None,          # text, clip → problems; `check_cot` when not given
 ) -> CotSet:
     "Reasoning for every clip that allows it, and the reasons for the others. Every text is checked, whoever wrote it."
     kept: list[tuple[Clip, str]] = []; rejected: list[tuple[Clip, list[str]]] = []
     for clip in clips:
         try: text, problems = write(clip) if write else (cot_from_cycles(clip, step), [])
         except ValueError as error: text, problems = None, [f"annotation: {error}"]
-        if text is not None and not problems: problems = check_cot(text, clip, max(0.5, step))
+        if text is not None and not problems: problems = check(text, clip) if check else check_cot(text, clip, max(0.5, step))
         if text is not None and not problems: kept.append((clip, text))
         else: rejected.append((clip, problems or ["no-text: the writer gave none"]))
     return CotSet(kept, rejected)

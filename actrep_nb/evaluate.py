@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .metrics import bootstrap_ci, clip_metrics, count_metrics, cycle_metrics, metrics_table, paired_bootstrap, stratify
+from .metrics import bootstrap_ci, clip_metrics, count_metrics, cycle_metrics, paired_bootstrap, stratify
 from .records import Clip, ClipSet, Prediction
 from .show import plain
 from .show import progress as show_progress
@@ -83,7 +83,7 @@ class LocalCounter:
         from actrep_nb.rollout import generate_answers
 
         start = time.perf_counter()
-        samples = [Sample(c, f, self.task.prompt(c)) for c, f in zip(clips, frames) if isinstance(f, Frames)]
+        samples = [Sample(c, f, self.task.ask(c)) for c, f in zip(clips, frames) if isinstance(f, Frames)]
         texts = iter(generate_answers(
             self.model, self.processor, samples, max_new_tokens=self.max_new_tokens, batch_size=self.batch_size, show_progress=False))
         said = [unreadable(c, f) if isinstance(f, Exception) else self.task.predict(c, next(texts)) for c, f in zip(clips, frames)]
@@ -95,6 +95,7 @@ class LocalCounter:
         from actrep_nb.models import frames_ahead
 
         clips, found = list(clips), []
+        self.task.check(clips)
         batches = [clips[i : i + self.batch_size] for i in range(0, len(clips), self.batch_size)]
         read = frames_ahead(self.processor, clips, self.cache, self.workers, most=2 * self.batch_size)
         for batch in show_progress(batches, desc="answering, batches") if progress else batches:
@@ -150,7 +151,7 @@ class APICounter:
         try:
             frames = read_frames(clip.video, plan_frames(probe(clip.video), window=clip.window, **self.plan))
             reply = self.client.chat.completions.create(
-                model=self.model, messages=frame_messages(frames, self.task.prompt(clip)), temperature=0, max_tokens=self.max_tokens)
+                model=self.model, messages=frame_messages(frames, self.task.ask(clip)), temperature=0, max_tokens=self.max_tokens)
             text = reply.choices[0].message.content or ""
         except Exception as e:  # servers fail in as many ways as there are servers; the other clips are still counted
             return unreadable(clip, e)
@@ -160,6 +161,7 @@ class APICounter:
     def predict(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order."
         clips = list(clips)
+        self.task.check(clips)
         with ThreadPoolExecutor(self.workers) as pool:
             found = pool.map(self.count, clips)
             return list(show_progress(found, total=len(clips), desc=f"asking {self.model}") if progress else found)
@@ -174,7 +176,7 @@ def _openai(base_url: str | None, api_key: str | None, retries: int, timeout: fl
     return OpenAI(base_url=base_url, api_key=api_key, max_retries=retries, timeout=timeout)
 
 # %% ../nbs/15_evaluate.ipynb #6b11609a
-COMPARED = ("mae", "abs_mae", "obo", "exact")  # what differences are given for
+COMPARED = ("mae", "abs_mae", "obo", "exact", "miou", "r@0.5", "accuracy")  # what differences are given for, where a task has it
 
 
 def compare(
@@ -188,8 +190,12 @@ def compare(
     if {p.id for p in a} != set(other) or len(a) != len(b):
         only = sorted({p.id for p in a} ^ set(other))
         raise ValueError(f"the two judged different clips: {len(a)} and {len(b)}; in one only: {', '.join(only[:5])}")
-    x, y = _clip_metrics(a), _clip_metrics([other[p.id] for p in a])
-    pairs = {m: paired_bootstrap(x[m], y[m], n=n, seed=seed) for m in COMPARED}
+    return _differences(_clip_metrics(a), _clip_metrics([other[p.id] for p in a]), n, seed)
+
+
+def _differences(x: Mapping[str, Any], y: Mapping[str, Any], n: int, seed: int) -> dict[str, dict[str, float]]:
+    "Means of x − y over clips, with paired intervals."
+    pairs = {m: paired_bootstrap(x[m], y[m], n=n, seed=seed) for m in COMPARED if m in x}
     return {m: {"value": p["difference"], "lo": p["lo"], "hi": p["hi"]} for m, p in pairs.items()}
 
 
@@ -200,7 +206,7 @@ def _clip_metrics(predictions: Sequence[Prediction]) -> dict[str, Any]:
     return clip_metrics([p.count for p in predictions], [p.true for p in predictions if p.true is not None])
 
 # %% ../nbs/15_evaluate.ipynb #69d961a4
-COLUMNS = {"obo": "OBO", "exact": "exact", "mae": "MAE", "parse_rate": "readable"}  # of the table, in order
+COLUMNS = {"obo": "OBO", "exact": "exact", "mae": "MAE", "miou": "mIoU", "r@0.5": "R@0.5", "accuracy": "accuracy", "parse_rate": "readable"}  # of the table, in order
 
 
 def _rows(sets: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: Iterable[str], sign: str = "") -> "pd.DataFrame":
@@ -211,7 +217,7 @@ def _rows(sets: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: Iterab
         star = " *" if sign and (m["lo"] > 0 or m["hi"] < 0) else ""
         return f"{m['value']:{sign}.3f} [{m['lo']:{sign}.3f}, {m['hi']:{sign}.3f}]{star}"
 
-    return pd.DataFrame.from_dict({name: {COLUMNS.get(k, k): cell(values[k]) for k in metrics} for name, values in sets.items()}, orient="index")
+    return pd.DataFrame.from_dict({name: {COLUMNS.get(k, k): cell(values[k]) for k in metrics if k in values} for name, values in sets.items()}, orient="index")
 
 # %% ../nbs/15_evaluate.ipynb #1710f28d
 @dataclass(frozen=True, repr=False)
@@ -223,6 +229,7 @@ class Evaluation:
     paired: dict[str, dict[str, dict[str, float]]]  # "sft-base" → metric → value, lo, hi of the difference
     seed: int
     rejected: tuple[str, ...] = ()  # rows of the dataset that were no clips
+    task: str = "counting"  # a name in TASKS: what was asked
 
     def table(self) -> "pd.DataFrame":
         "Counters and their metrics, each as `value [lo, hi]` with a 95 % interval."
@@ -230,13 +237,17 @@ class Evaluation:
 
     def differences(self) -> "pd.DataFrame":
         "Paired differences with 95 % intervals; a star marks an interval without 0."
-        return _rows({name.replace("-", " − "): values for name, values in self.paired.items()}, ("mae", "obo", "exact"), "+")
+        return _rows({name.replace("-", " − "): values for name, values in self.paired.items()}, ("mae", "obo", "exact", "miou", "r@0.5", "accuracy"), "+")
 
     def accounts(self) -> str:
         "One line on what happened to every clip."
-        missing = {name: sum(p.count is None for p in ps) for name, ps in self.predictions.items()}
-        without = ", ".join(f"{name} {k}" for name, k in missing.items() if k)
-        return f"{len(self.clips)} clips" + (f", {len(self.rejected)} rows rejected" if self.rejected else "") + (f"; without a count: {without}" if without else "")
+        without = ", ".join(f"{name} {len(ids)}" for name, ids in self.unread().items() if ids)
+        return f"{len(self.clips)} clips" + (f", {len(self.rejected)} rows rejected" if self.rejected else "") + (f"; without {'a count' if self.task == 'counting' else 'an answer'}: {without}" if without else "")
+
+    def unread(self) -> dict[str, list[str]]:
+        "By counter, the clips it gave no answer for."
+        read = {name: TASKS[self.task].scores(ps, self.clips)["parse_rate"] for name, ps in self.predictions.items()}
+        return {name: [c.id for c, ok in zip(self.clips, read[name]) if not ok] for name in read}
 
     def __repr__(self) -> str: return f"{self.table().to_string()}\n{self.accounts()}"
     def _repr_html_(self) -> str: return f"{self.table().to_html()}<p>{self.accounts()}</p>"
@@ -255,11 +266,13 @@ class Evaluation:
 # %% ../nbs/15_evaluate.ipynb #12b17aee
 def _results(e: Evaluation) -> dict[str, Any]:
     trues = [c.count for c in e.clips]
+    if e.task != "counting":  # what follows the table is about counts
+        return plain({"task": e.task, "models": e.models, "paired": e.paired, "n": len(e.clips), "seed": e.seed, "without_answer": e.unread(), "rejected": list(e.rejected)})
     return plain({
         "models": e.models, "paired": e.paired, "n": len(e.clips), "seed": e.seed,
         "parsed_only": {name: count_metrics([p.count for p in ps], trues)["parsed_only"] for name, ps in e.predictions.items()},
         "cycles": {name: cycle_metrics([p.cycles for p in ps], [c.cycles for c in e.clips]) for name, ps in e.predictions.items()},
-        "without_count": {name: [p.id for p in ps if p.count is None] for name, ps in e.predictions.items()},
+        "without_count": e.unread(),
         "strata": {by: {name: stratify(e.clips, ps, by=by) for name, ps in e.predictions.items()} for by in ("count", "action")},
         "rejected": list(e.rejected)})
 
@@ -276,6 +289,7 @@ def judge(
     predictions: Mapping[str, Sequence[Prediction]],  # by counter, in the clips' order
     clips: Sequence[Clip],  # what was judged
     seed: int = 0,  # of the bootstrap
+    task: str = "counting",  # a name in TASKS: what was asked
 ) -> Evaluation:
     "Metrics, intervals and differences of predictions that are there already. Raises ValueError unless there is one per clip, in order."
     for name, ps in predictions.items():
@@ -283,11 +297,13 @@ def judge(
         if len(ps) != len(clips): raise ValueError(f"counter {name!r} made {len(ps)} predictions for {len(clips)} clips")
         if wrong is not None: raise ValueError(f"counter {name!r}: prediction {wrong} is about {ps[wrong].id!r}, the clip is {clips[wrong].id!r}")
     carried = {name: [replace(p, true=c.count) for p, c in zip(ps, clips)] for name, ps in predictions.items()}
-    trues, names = [c.count for c in clips], list(carried)
-    models = {name: metrics_table([p.count for p in ps], trues, seed=seed) for name, ps in carried.items()}
-    paired = {f"{b}-{a}": compare(carried[b], carried[a], seed=seed) for i, a in enumerate(names) for b in names[i + 1 :]}
+    asked, names = TASKS[task], list(carried)
+    tables = {name: asked.judge(ps, clips, seed=seed) for name, ps in carried.items()}
+    models = {name: {m: v for m, v in table.items() if m != "cycles"} for name, table in tables.items()}  # those have no intervals
+    scores = {name: asked.scores(ps, clips) for name, ps in carried.items()}
+    paired = {f"{b}-{a}": _differences(scores[b], scores[a], 2000, seed) for i, a in enumerate(names) for b in names[i + 1 :]}
     rejected = tuple(str(r) for r in clips.rejected) if isinstance(clips, ClipSet) else ()
-    return Evaluation(list(clips), carried, models, paired, seed, rejected)
+    return Evaluation(list(clips), carried, models, paired, seed, rejected, task)
 
 
 def evaluate(
@@ -295,10 +311,12 @@ def evaluate(
     clips: Sequence[Clip],  # what to judge on
     seed: int = 0,  # of the bootstrap
     progress: bool = True,  # show how far each counter is
+    task: str = "counting",  # a name in TASKS: what is asked; the counters ask it too
 ) -> Evaluation:
-    "Ask every counter about every clip."
+    "Ask every counter about every clip. Raises ValueError for a clip that asks something else."
     if not len(clips): raise ValueError("no clips to evaluate on")
-    return judge({name: counter.predict(clips, progress=progress) for name, counter in counters.items()}, clips, seed)
+    TASKS[task].check(clips)
+    return judge({name: counter.predict(clips, progress=progress) for name, counter in counters.items()}, clips, seed, task)
 
 # %% ../nbs/15_evaluate.ipynb #833ca558
 def load_predictions(
@@ -310,8 +328,9 @@ def load_predictions(
     for line in (path / "predictions.jsonl" if path.is_dir() else path).read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
         cycles = tuple((a, b) for a, b in row["cycles"]) if row["cycles"] is not None else None
-        fields = {k: v for k, v in row.items() if k not in ("model", "video", "cycles", "problems")}
-        out.setdefault(row["model"], []).append(Prediction(cycles=cycles, problems=tuple(row["problems"]), **fields))
+        interval = (row["interval"][0], row["interval"][1]) if row.get("interval") else None
+        fields = {k: v for k, v in row.items() if k not in ("model", "video", "cycles", "problems", "interval")}
+        out.setdefault(row["model"], []).append(Prediction(cycles=cycles, problems=tuple(row["problems"]), interval=interval, **fields))
     return out
 
 # %% ../nbs/15_evaluate.ipynb #aca8dcc0

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from .answers import render_prompt
-from .models import EncodedPrompt, Sample, collate, encode, frames_ahead, see, unwrapped
+from .models import EncodedPrompt, Sample, collate, encode, frames_ahead, parts, see, unwrapped
 from .records import Clip
 from .show import progress
+from .tasks import TASKS
 from .video import FrameCache
 
 # %% ../nbs/11_sft.ipynb #edf994f7
@@ -31,26 +31,32 @@ def prepare(
     model: Any,  # its vision tower is used
     processor: Any,  # the checkpoint's own
     clips: Sequence[Clip],  # what to read
-    prompt: str = "count",  # name in PROMPTS
+    task: str = "counting",  # name in TASKS: which question
     cache: FrameCache | None = None,  # decoded frames are kept here
-    frozen_vision: bool = True,  # run the tower now, once
+    frozen_vision: bool | None = None,  # run the tower now, once; None: if nothing of it is trained
     batch_size: int = 16,  # clips through the tower at a time
 ) -> tuple[list[tuple[Clip, EncodedPrompt]], list[tuple[Clip, str]]]:
-    "Encode clips for training. Returns (clip, prompt) pairs, and (clip, reason) pairs for those that could not be read."
+    """Encode clips for training. Returns (clip, prompt) pairs, and (clip, reason) pairs for those that could not be read. Raises ValueError
+    for a clip that asks something else than the task."""
+    TASKS[task].check(clips)
+    trained = [name for name, part in parts(model).items() if name != "language" and any(p.requires_grad for p in part.parameters())]
+    if frozen_vision and trained:
+        raise ValueError(f"frozen_vision=True would leave {', '.join(trained)} untrained: freeze them, or let prepare decide")
+    once = not trained if frozen_vision is None else frozen_vision
     kept: list[tuple[Clip, EncodedPrompt]] = []
     failed: list[tuple[Clip, str]] = []
     waiting: list[tuple[Clip, EncodedPrompt]] = []
 
     def flush():
         prompts = [p for _, p in waiting]
-        kept.extend(zip([c for c, _ in waiting], see(model, prompts) if frozen_vision and prompts else prompts))
+        kept.extend(zip([c for c, _ in waiting], see(model, prompts) if once and prompts else prompts))
         waiting.clear()
 
     for clip, frames in progress(frames_ahead(processor, clips, cache), total=len(clips), desc="watching clips"):
         if isinstance(frames, Exception):
             failed.append((clip, str(frames)))
             continue
-        waiting.append((clip, encode(model, processor, Sample(clip, frames, render_prompt(prompt)))))
+        waiting.append((clip, encode(model, processor, Sample(clip, frames, TASKS[task].ask(clip)))))
         if len(waiting) == batch_size:
             flush()
     flush()
@@ -85,13 +91,13 @@ class SFTCollator:
 
 # %% ../nbs/11_sft.ipynb #4c1774d7
 def answer_logprobs(
-    model: Any,  # a Qwen-VL model
+    model: Any,  # of a known family
     batch: dict[str, Any],  # from `collate`, padded on the right, with `labels`
 ) -> tuple[Tensor, Tensor, Tensor]:
     "Log-probability and entropy of every answer token [B, A] and the mask [B, A] of real ones, A being the longest answer."
     labels = batch["labels"]
     model = unwrapped(model)
-    hidden = model.model(**{k: v for k, v in batch.items() if k != "labels"}).last_hidden_state
+    hidden = model.model(**{k: v for k, v in batch.items() if k != "labels"}, use_cache=False).last_hidden_state
     is_answer = labels[:, 1:] != -100
     logits = model.lm_head(hidden[:, :-1][is_answer]).float()  # [answer tokens, V]
     logps = torch.log_softmax(logits, dim=-1)
@@ -103,11 +109,17 @@ def answer_logprobs(
 
 # %% ../nbs/11_sft.ipynb #e0c9c038
 class CountSFTTrainer(Trainer):
-    "Hugging Face's Trainer with the loss taken on answer tokens only, averaged over all of them."
+    "Hugging Face's Trainer with the loss taken on answer tokens only, averaged over all of an optimiser step."
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # count the answer tokens of a step for us, and do not divide once more
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         logps, _, mask = answer_logprobs(model, inputs)
-        loss = -logps[mask].mean()
+        ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1  # their gradients are averaged
+        total = mask.sum() if num_items_in_batch is None else num_items_in_batch / ranks
+        loss = -logps[mask].sum() / total
         return (loss, {"logps": logps.detach()}) if return_outputs else loss
 
 # %% ../nbs/11_sft.ipynb #79f01ab7
@@ -117,11 +129,11 @@ class JSONLLog(TrainerCallback):
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.bar: Any = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            self.path.write_text("" if not state.global_step else self.path.read_text() if self.path.exists() else "")
+            done = [row for row in read_log(self.path) if row["step"] <= state.global_step] if self.path.exists() else []
+            self.path.write_text("".join(json.dumps(row) + "\n" for row in done))
             self.began, self.steps = time.time(), iter(progress(range(state.max_steps - state.global_step), desc="training"))
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -141,7 +153,7 @@ def read_log(
     "The logged steps of a run."
     return [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
 
-
+# %% ../nbs/11_sft.ipynb #2fa811fb
 def training_arguments(
     out: str | Path,  # run folder
     steps: int,  # optimiser steps
@@ -158,20 +170,20 @@ def training_arguments(
         remove_unused_columns=False, dataloader_pin_memory=False, use_cpu=not torch.cuda.is_available(), label_names=["labels"])
     return TrainingArguments(**(defaults | more))
 
-
+# %% ../nbs/11_sft.ipynb #87209614
 def train_sft(
     model: Any,  # trained in place
     examples: Sequence[Example],  # what to imitate
     args: TrainingArguments,  # see `training_arguments`
     log: str | Path | None = None,  # where log.jsonl goes; None: into the run folder
+    resume: bool | str = False,  # go on from the run folder's last checkpoint, or from this one
 ) -> list[dict[str, float]]:
-    "Fine-tune on examples and return the log."
+    "Fine-tune on examples and return the log. With `save_strategy=\"steps\"` in its arguments a run that was cut off can be resumed: it ends with the same weights."
     from transformers.trainer_callback import PrinterCallback
 
     log = Path(log or Path(args.output_dir) / "log.jsonl")
     trainer = CountSFTTrainer(model=model, args=args, train_dataset=examples, data_collator=SFTCollator(model), callbacks=[JSONLLog(log)])
     trainer.remove_callback(PrinterCallback)
-    model.config.use_cache = False
-    trainer.train()
-    model.config.use_cache = True
+    trainer.train(resume_from_checkpoint=resume)
+    model.config.use_cache = True  # the Trainer turned it off, and a saved model would decode without
     return read_log(log)

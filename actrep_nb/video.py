@@ -622,6 +622,17 @@ class FrameCache:
         key, source = self.key(path, plan), _source(path)
         return _load_entry(self, key, path, source) or _make_entry(self, key, path, plan, source)
 
+    def info(self, path: str | Path) -> VideoInfo:
+        "What `probe` says of a file, remembered until its size or date changes."
+        source, name = _source(path), hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32]
+        try:
+            note = json.loads((self.folder / f"{name}.info").read_text())
+            if note["source"] == source: return VideoInfo(**note["info"] | {"path": str(path)})
+        except (OSError, ValueError, KeyError, TypeError): pass
+        found = probe(path)
+        _write(self.folder / f"{name}.info", lambda f: f.write(json.dumps({"source": source, "info": asdict(found)}).encode()))
+        return found
+
 # %% ../nbs/02_video.ipynb #34fbc96a
 def _load_entry(cache: FrameCache, key: str, path: str | Path, source: dict) -> Frames | None:
     "The entry, or None when it is absent, damaged, or of another source: then it is made again."

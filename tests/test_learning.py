@@ -225,17 +225,6 @@ def test_shared_prompt_equals_repeated_rows(loaded, clips, lora):
     assert (grad_a - grad_b).abs().max() < 1e-4 * grad_b.abs().max()
 
 
-def test_gradient_checkpointing_falls_back_to_repeated_rows(loaded, clips):
-    "Trap: transformers drops the cache under checkpointing without a word."
-    model, processor = loaded
-    prompts = see(model, [encode(model, processor, make_sample(processor, clips[0]))])
-    completions = [[r.ids for r in sample_group(model, processor, prompts, 2, 8, generator=torch.Generator().manual_seed(0))[0]]]
-    plain = shared_prefix_logprobs(model, prompts, completions)[0]
-    model.gradient_checkpointing_enable()
-    model.train()
-    assert torch.allclose(plain, shared_prefix_logprobs(model, prompts, completions)[0], atol=1e-4)
-
-
 def grpo_run(tiny, clips, out, seed):
     model, processor = load_model(tiny, device="cpu")
     ready, _ = prepare(model, processor, clips)

@@ -84,6 +84,7 @@ def test_tiou_against_counting_cells(ends):
 
 TRUTH = ((1.0, 2.0), (2.0, 3.0), (4.0, 5.0))
 CLIP = Clip("a.mp4", "squat", 3, cycles=TRUTH)
+CHOICE = Clip("c.mp4", "", 0, extra={"task": "choice", "options": ["A. push up", "B. squat"], "solution": "B"})
 
 
 def said(cycles, count): return "<think>" + ", ".join(f"rep{k}: {a}s-{b}s" for k, (a, b) in enumerate(cycles, 1)) + f"</think><answer>{count}</answer>"
@@ -105,10 +106,10 @@ def test_count_interval_by_hand():
 
 
 @settings(max_examples=2000, deadline=None)
-@given(st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "rep1: 1s-2s", "rep2: 2s", "reps 1-9:", "7", "²", "-", "x", "\n", "9" * 50]), max_size=16).map("".join))
+@given(st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", "B", '{"start_time": "1", "end_time": "2"}', "rep1: 1s-2s", "rep2: 2s", "reps 1-9:", "7", "²", "-", "x", "\n", "9" * 50]), max_size=16).map("".join))
 def test_every_reward_takes_any_text(text):
     for name, reward in REWARDS.items():
-        (value,) = reward([text], [CLIP])
+        (value,) = reward([text], [CHOICE if "choice" in name else CLIP], lengths=[400], shuffled=[[text]])
         assert value is not None and 0 <= value <= 1.5, name
 
 

@@ -1,12 +1,21 @@
-"A task's four parts agree with each other."
+"A task's parts agree with each other, and with the clips it is for."
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from actrep_nb.cot import cot_from_cycles
-from actrep_nb.records import Clip
+from actrep_nb.records import Clip, load_clips
 from actrep_nb.rewards import REWARDS
+from actrep_nb.synth import make_questions
 from actrep_nb.tasks import TASKS
 
 CLIPS = [Clip(f"{k}.mp4", "squat", k, cycles=tuple((float(i), i + 1.0) for i in range(k))) for k in range(4)]
+EVENTS = [Clip(f"e{k}.mp4", "squat", 1, cycles=((k + 1.0, k + 3.0),), extra={"task": "grounding", "problem": "squat"}) for k in range(4)]
+OPTIONS = ["A. squat", "B. push_up", "C. sit_up", "D. pull_up"]
+CHOICES = [Clip(f"c{k}.mp4", OPTIONS[k][3:], 5, extra={"task": "choice", "problem": "Which?", "options": OPTIONS, "solution": "ABCD"[k]}) for k in range(4)]
+JUMPS = [Clip(f"j{k}.mp4", "", k, extra={"task": "dvd_counting", "problem": "How often does the ball jump?", "jumps": [[2.0 * i, "ball"] for i in range(k)]}) for k in range(4)]
+FOR = {"counting": CLIPS, "temporal_grounding": EVENTS, "multiple_choice": CHOICES, "dvd_counting": JUMPS}
 
 
 def test_counting_end_to_end():
@@ -30,3 +39,118 @@ def test_judging_the_wrong_clips_is_an_error():
     predictions = [task.predict(clip, "") for clip in CLIPS]
     with pytest.raises(ValueError, match="3 predictions for 4"): task.judge(predictions[:3], CLIPS)
     with pytest.raises(ValueError, match="prediction 0 is about"): task.judge(predictions[::-1], CLIPS)
+
+
+# ---- the parts of a task agree -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_text_to_learn_from_is_read_rewarded_and_judged_as_right(name):
+    task, clips = TASKS[name], FOR[name]
+    written = task.texts(clips, 0.5)
+    assert [clip for clip, _ in written.kept] == clips and not written.rejected
+    texts = [text for _, text in written.kept]
+    best = {"counting": 2.5, "temporal_grounding": 1.0, "multiple_choice": 1.0, "dvd_counting": 2.0}[name]  # 1.5 + 1; ½ + ½; ½ + ½; 1 + 1
+    assert task.reward(texts, clips)[0] == pytest.approx([best] * 4)
+    predictions = [task.predict(clip, text) for clip, text in zip(clips, texts)]
+    assert all(task.right(p, c) for p, c in zip(predictions, clips))
+    judged = task.judge(predictions, clips)
+    top = {"counting": "exact", "temporal_grounding": "miou", "multiple_choice": "accuracy", "dvd_counting": "exact"}[name]
+    assert judged[top]["value"] == judged["parse_rate"]["value"] == 1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_an_answer_to_another_clip_and_none_at_all_are_worth_less(name):
+    task, clips = TASKS[name], FOR[name]
+    texts = [text for _, text in task.texts(clips, 0.5).kept]
+    right, swapped, silent = (sum(task.reward(some, clips)[0]) for some in (texts, texts[1:] + texts[:1], [""] * 4))
+    assert silent < swapped < right
+    predictions = [task.predict(clip, "") for clip in clips]
+    assert not any(task.right(p, c) for p, c in zip(predictions, clips)) and task.judge(predictions, clips)["parse_rate"]["value"] == 0
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_scores_are_what_the_metrics_are_means_of(name):
+    task, clips = TASKS[name], FOR[name]
+    texts = [text for _, text in task.texts(clips, 0.5).kept]
+    predictions = [task.predict(clip, text) for clip, text in zip(clips, [texts[0], texts[0], "", texts[3]])]
+    judged, scores = task.judge(predictions, clips), task.scores(predictions, clips)
+    shared = set(judged) & set(scores)
+    assert {"parse_rate"} < shared
+    for metric in shared: assert judged[metric]["value"] == pytest.approx(np.mean(scores[metric])), metric
+
+
+def test_overlap_by_hand():
+    "Said 2–5, true 1–3: one second of four."
+    clip = EVENTS[0]
+    said = TASKS["temporal_grounding"].predict(clip, '<think>x</think><answer>{"start_time": "2.0", "end_time": "5.0"}</answer>')
+    assert said.interval == (2.0, 5.0) and said.count is None
+    assert TASKS["temporal_grounding"].judge([said], [clip])["miou"]["value"] == pytest.approx(0.25)
+    assert not TASKS["temporal_grounding"].right(said, clip)
+
+
+def test_options_are_read_with_the_clip_at_hand():
+    task = TASKS["multiple_choice"]
+    for said in ("B", "push_up", "B. push_up"): assert task.predict(CHOICES[1], f"<think>x</think><answer>{said}</answer>").choice == "B"
+    assert task.predict(CHOICES[1], "<think>x</think><answer>E</answer>").choice is None
+
+
+@pytest.mark.parametrize("name, clip, reason", [
+    ("temporal_grounding", replace(EVENTS[0], cycles=None), "0 events"), ("multiple_choice", replace(CHOICES[0], action=""), "no action"),
+    ("multiple_choice", replace(CHOICES[0], extra=CHOICES[0].extra | {"solution": "E"}), "'E' is none of"),
+    ("dvd_counting", replace(JUMPS[0], extra={k: v for k, v in JUMPS[0].extra.items() if k != "jumps"}), "not annotated what happens when")])
+def test_a_clip_that_no_text_can_be_written_for_is_rejected_with_its_reason(name, clip, reason):
+    written = TASKS[name].texts([clip], 0.5)
+    assert not written.kept and reason in written.rejected[0][1][0] and clip.id in written.rejected[0][1][0]
+
+
+# ---- clips of another task -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("other", TASKS)
+def test_a_clip_that_asks_something_else_is_refused_by_name_with_the_cure(name, other):
+    task, clip = TASKS[name], FOR[other][1]
+    if name == other: task.check(FOR[other]); return
+    ways = [lambda: task.ask(clip), lambda: task.messages(clip), lambda: task.texts([clip], 0.5), lambda: task.reward([""], [clip]),
+            lambda: task.judge([task.predict(clip, "")], [clip])]
+    for way in ways:
+        with pytest.raises(ValueError, match=rf"clip '{clip.id}'.*use the task '{other}'"): way()
+
+
+def test_a_question_no_task_is_for_says_so():
+    with pytest.raises(ValueError, match="asks for poem.*no task in TASKS is for it, or leave such clips out"): TASKS["counting"].check([Clip("x.mp4", "", 0, extra={"task": "poem"})])
+
+
+def test_preparing_and_judging_refuse_before_anything_is_read():
+    from actrep_nb.evaluate import evaluate, judge
+    from actrep_nb.sft import prepare
+    with pytest.raises(ValueError, match="use the task 'temporal_grounding'"): prepare(None, None, EVENTS)
+    with pytest.raises(ValueError, match="use the task 'multiple_choice'"): evaluate({}, CHOICES)
+    with pytest.raises(ValueError, match="use the task 'counting'"): judge({"x": [TASKS["dvd_counting"].predict(CLIPS[0], "")]}, CLIPS[:1], task="dvd_counting")
+
+
+# ---- with a real model -----------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "counting"])
+def test_learning_practising_and_judging_with_the_tiny_model(name, tmp_path):
+    from actrep_nb.evaluate import LocalCounter, evaluate, load_predictions
+    from actrep_nb.grpo import train_grpo
+    from actrep_nb.models import freeze, load_model, make_tiny_checkpoint
+    from actrep_nb.sft import make_example, prepare, train_sft, training_arguments
+    task = TASKS[name]
+    clips = load_clips(make_questions(tmp_path, task.asks, 4, workers=1), videos=tmp_path / "videos")
+    model, processor = load_model(make_tiny_checkpoint(tmp_path / "tiny"), device="cpu")
+    freeze(model, "vision", "merger")
+    ready, failed = prepare(model, processor, clips, task=name)
+    texts = {clip.id: text for clip, text in task.texts(clips, 0.5).kept}
+    assert len(ready) == len(texts) == 4 and not failed
+    examples = [make_example(processor, prompt, texts[clip.id]) for clip, prompt in ready]
+    losses = train_sft(model, examples, training_arguments(tmp_path / "sft", 12, 4, 2e-3, adam_beta2=0.98))
+    assert losses[-1]["loss"] < losses[0]["loss"]
+    log = train_grpo(model, processor, ready, training_arguments(tmp_path / "grpo", 1, 2, 1e-4), task=task, group_size=2, max_new_tokens=8)
+    assert {f"reward/{part}" for part in task.rewards} <= set(log[0])
+    counter = LocalCounter(model, processor, task=name, max_new_tokens=8)
+    evaluation = evaluate({"one": counter, "two": counter}, clips, progress=False, task=name)
+    assert all(low["value"] == low["lo"] == low["hi"] == 0 for low in evaluation.paired["two-one"].values())
+    evaluation.save(tmp_path / "run")
+    assert load_predictions(tmp_path / "run") == evaluation.predictions
+    assert evaluation.results()["task"] == name and set(evaluation.table().columns) <= {"mIoU", "R@0.5", "accuracy", "OBO", "exact", "MAE", "readable"}

@@ -647,3 +647,22 @@ def test_the_bench_takes_every_road_and_the_cache_is_the_shortest(tmp_path):
     video = write_video(tmp_path / "large.mp4", noise, fps=30)
     roads = bench_readers([video], FrameCache(tmp_path / "c"), repeats=3)["roads"]
     assert roads["cache"]["times_as_fast"] > 3 and roads["pyav"]["times_as_fast"] == 1  # how much: actrep bench video
+
+
+def test_a_cache_remembers_what_a_look_at_the_file_told(tmp_path, monkeypatch):
+    "As long as the file is the same; a damaged or an old note is written again."
+    from actrep_nb import video as chapter
+
+    write_video(tmp_path / "a.mp4", np.zeros((8, 32, 32, 3), np.uint8), 4)
+    looks = []
+    monkeypatch.setattr(chapter, "probe", lambda path: looks.append(path) or probe(path))
+    cache = FrameCache(tmp_path / "cache")
+    first = cache.info(tmp_path / "a.mp4")
+    assert first == probe(tmp_path / "a.mp4") == cache.info(tmp_path / "a.mp4") == FrameCache(cache.folder).info(tmp_path / "a.mp4") and len(looks) == 1
+    note = next(cache.folder.glob("*.info"))
+    note.write_text(note.read_text()[:-20])
+    assert cache.info(tmp_path / "a.mp4") == first and len(looks) == 2
+    write_video(tmp_path / "a.mp4", np.zeros((12, 64, 32, 3), np.uint8), 4)
+    assert cache.info(tmp_path / "a.mp4").height == 64 and len(looks) == 3
+    (tmp_path / "a.mp4").unlink()
+    with pytest.raises(VideoError, match="no such file"): cache.info(tmp_path / "a.mp4")

@@ -471,12 +471,26 @@ def _bench_video(videos: Path | None, limit: int, say: Output) -> None:
     say.data |= result
 
 
-BENCHES = {"video": _bench_video}
+def _bench_grpo(videos: Path | None, limit: int, say: Output) -> None:
+    "One prompt read once against the same prompt repeated for each answer."
+    if videos or limit: raise Usage("--videos and --limit are for `actrep bench video`; `actrep bench grpo` makes its own")
+    from actrep_nb.grpo import bench_grpo
+
+    result = bench_grpo()
+    say.say(f"a prompt of {result['prompt']} tokens, answers of {', '.join(map(str, result['answers']))}")
+    for name, phase in result["phases"].items():
+        say.say(f"{name:>18} {phase['times_as_fast']:6.2f} times as fast, {phase['times_less_memory']:6.2f} times less memory"
+                f"  ({phase['seconds']:.2f} s for {phase['seconds_repeated']:.2f}, {phase['bytes'] / 2**20:.0f} MiB for {phase['bytes_repeated'] / 2**20:.0f})")
+    say.say("largest differences: " + ", ".join(f"{name} {apart:.1e}" for name, apart in result["largest_difference"].items()))
+    say.data |= result
+
+
+BENCHES = {"video": _bench_video, "grpo": _bench_grpo}
 
 
 @app.command(short_help="measure speed as ratios in one run")
 def bench(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="What to measure: video.", show_default=False)],
+    what: Annotated[str, typer.Argument(metavar="WHAT", help="What to measure: video, grpo.", show_default=False)],
     videos: Annotated[Path | None, typer.Option(help="Folder of videos. Default: drawn ones.")] = None,
     limit: Annotated[int, typer.Option(help="Take only the first so many; 0: all.")] = 0,
     as_json: AsJson = False,
@@ -487,6 +501,7 @@ def bench(
     Examples:
       actrep bench video
       actrep bench video --videos clips --limit 8 --json
+      actrep bench grpo
     """
     with command("bench", as_json) as say:
         if what not in BENCHES: raise Usage(f"nothing to measure called {what!r}; there is {', '.join(BENCHES)}")

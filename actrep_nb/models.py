@@ -250,9 +250,9 @@ def _four_bits(family: Family, dtype: torch.dtype) -> Any:
     "Four bits for the language model's weights; the tower and what leads from it stay as they are."
     if not find_spec("bitsandbytes"):
         raise ImportError("four_bit=True needs the package bitsandbytes: pip install bitsandbytes")
-    untouched = [path.rsplit(".", 1)[-1] for path in (family.tower, *family.mergers.values())]
+    untouched = [family.tower, *family.mergers.values(), "lm_head"]
     return transformers.BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=[*untouched, "lm_head"])
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=untouched)
 
 # %% ../nbs/10_models.ipynb #b9cb3f22
 def _one_row(module, args, kwargs):

@@ -1,12 +1,20 @@
 "The GRPO chapter: what a reader need not wade through."
+import json
+import shutil
+import signal
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from actrep_nb.grpo import GRPOTrainer, _say_once, group_stats, judge, policy_loss, shared_prefix_logprobs, token_logprobs, why_not_shared
+from actrep_nb.grpo import (
+    RECIPES, Blocks, GRPOTrainer, _say_once, advantages, by_answer, by_budget, by_token, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
+    shared_prefix_logprobs, token_logprobs, train_grpo, why_not_shared)
 from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, unwrapped
 from actrep_nb.records import Clip
 from actrep_nb.rewards import REWARDS
@@ -233,3 +241,219 @@ def test_a_model_saved_after_practice_is_an_ordinary_checkpoint(loaded, tmp_path
     assert "branches" not in (tmp_path / "config.json").read_text()
     again, _ = load_model(tmp_path, device="cpu")
     assert torch.equal(shared_prefix_logprobs(again, prompts, answers(), shared=True)[0], before)
+
+
+# ---- recipes --------------------------------------------------------------------------------------------------------
+
+TRL_NAMES = {
+    "grpo": dict(loss_type="grpo", beta=0.04, epsilon=0.2, use_bias_correction_kl=False),
+    "dapo": dict(loss_type="dapo", epsilon=0.2, epsilon_high=0.28),
+    "dr_grpo": dict(loss_type="dr_grpo", epsilon=0.2),
+    "gspo": dict(loss_type="grpo", importance_sampling_level="sequence", epsilon=3e-4, epsilon_high=4e-4),
+}
+
+
+@pytest.fixture(scope="module")
+def text_group(tmp_path_factory):
+    "A tiny text model, one prompt, eight answers of unequal length, and advantages."
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+                         eos_token_id=1, pad_token_id=0, bos_token_id=None)
+    Qwen2ForCausalLM(config).save_pretrained(folder := tmp_path_factory.mktemp("text"))
+    model = Qwen2ForCausalLM.from_pretrained(folder)  # TRL reads its reference model from the same place
+    lengths = [3, 9, 5, 1, 12, 7, 12, 4]
+    ids, mask = torch.randint(2, 50, (8, 12)), torch.arange(12) < torch.tensor(lengths)[:, None]
+    prompt, pull = torch.randint(2, 50, (1, 6)).repeat(8, 1), torch.randn(8)
+    return model, prompt, ids * mask, mask, pull
+
+
+def text_logps(model, prompt, ids):
+    logits = model(torch.cat([prompt, ids], 1)).logits[:, prompt.shape[1] - 1 : -1]
+    return torch.log_softmax(logits, -1).gather(-1, ids[..., None])[..., 0]
+
+
+@pytest.mark.parametrize("name", TRL_NAMES)
+def test_losses_are_trls(name, text_group, tmp_path):
+    "TRL's own `_compute_loss` on the same model and answers, as if sampled by a model a little different from this one."
+    trl = pytest.importorskip("trl", reason="TRL is not installed: no second opinion on the loss")
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    model, prompt, ids, mask, pull = text_group
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({f"w{i}": i for i in range(50)}, "w2")), pad_token="w0", eos_token="w1")
+    args = trl.GRPOConfig(
+        output_dir=str(tmp_path), num_generations=8, per_device_train_batch_size=8, max_completion_length=12, use_cpu=True, bf16=False, report_to="none", **TRL_NAMES[name])
+    trainer = trl.GRPOTrainer(model, lambda completions, **_: [0.0] * len(completions), args, Dataset.from_dict({"prompt": ["w3"] * 8}), processing_class=words)
+    trainer.current_gradient_accumulation_steps = 1
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        now = text_logps(model, prompt, ids)
+        apart = 0.005 if name == "gspo" else 0.3  # each token by chance, and each answer as a whole
+        old, reference = (now + apart * (torch.randn(now.shape, generator=generator) + torch.randn(8, 1, generator=generator)) for _ in range(2))
+    theirs = trainer._compute_loss(trainer.model.train(), dict(
+        prompt_ids=prompt, prompt_mask=torch.ones_like(prompt), completion_ids=ids, completion_mask=mask.long(), advantages=pull,
+        old_per_token_logps=old, ref_per_token_logps=reference, num_items_in_batch=mask.sum()))
+    theirs_gradient = torch.autograd.grad(theirs, list(model.parameters()))
+    recipe = RECIPES[name]
+    ours, parts = policy_loss(
+        text_logps(model, prompt, ids), old, pull, mask, recipe.weigh(mask, 12), recipe, reference if recipe.beta else None)
+    ours_gradient = torch.autograd.grad(ours, list(model.parameters()))
+    assert abs(ours - theirs) <= 1e-5 and max(differences(ours_gradient, theirs_gradient)) <= 1e-5
+    assert parts["clip_fraction/low"] > 0 and parts["clip_fraction/high"] > 0, "without clipping the comparison would miss the point"
+
+
+def test_advantages_are_trls():
+    "TRL divides by the sample deviation plus 1e-4, and centres only when asked not to scale."
+    pytest.importorskip("trl")
+    rewards = torch.tensor([2.0, 0.5, 1.0, 1.0])
+    theirs = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
+    assert torch.allclose(torch.tensor(advantages(rewards.tolist(), scale=True)), theirs, atol=1e-6)
+
+
+def test_weights_of_the_recipes_by_hand():
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    assert by_answer(mask, 9)[:, 0].tolist() == [1 / 8, 1 / 4] and by_token(mask, 9)[1].tolist() == pytest.approx([1 / 6, 1 / 6, 0, 0])
+    assert by_budget(mask, 9)[1].tolist() == pytest.approx([1 / 18, 1 / 18, 0, 0])
+
+
+def test_distance_is_never_negative_and_right_on_average():
+    logits = torch.randn(2, 30, dtype=torch.double)
+    p, q = torch.log_softmax(logits, -1)
+    assert (kl_k3(p, q) >= 0).all() and kl_k3(p, p).abs().max() == 0
+    assert (p.exp() * kl_k3(p, q)).sum().item() == pytest.approx((p.exp() * (p - q)).sum().item())
+
+
+def test_the_charge_for_length_rises_from_the_last_stretch_to_the_end():
+    assert [overlong_penalty(n, 100, 0.2) for n in (1, 80, 90, 100)] == pytest.approx([0, 0, -0.5, -1])
+    assert overlong_penalty(100, 100, 0.0) == 0
+
+
+# ---- the trainer ----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def letters():
+    "A reward that an untrained model earns by chance: the share of answers' letters that are vowels."
+    REWARDS["vowels"] = lambda completions, clips, **_: [sum(x in "aeiou" for x in t.lower()) / 10 for t in completions]
+    yield {"vowels": 1.0}
+    del REWARDS["vowels"]
+
+
+def practise(checkpoint, out, rewards, steps=3, lora=False, arguments=None, **options):
+    model, processor = load_model(checkpoint, device="cpu")
+    pairs = noise_pairs(model, processor, (8, 12, 8, 6))
+    args = training_arguments(out, steps, 2, 1e-3, **(arguments or {}))
+    options = dict(group_size=4, max_new_tokens=8, keep_samples=1) | options
+    return train_grpo(adapted(model) if lora else model, processor, pairs, args, rewards, **options)
+
+
+def untimed(log):
+    return [{k: v for k, v in row.items() if "second" not in k} for row in log]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_and_logs(name, tiny, tmp_path, letters):
+    recipe = replace(RECIPES[name], mask_truncated=False)
+    log = practise(tiny, tmp_path, letters, recipe=recipe)
+    wanted = {"reward", "reward/vowels", "reward_std", "completion_length", "truncated", "entropy", "ratio_max", "clip_fraction/low", "clip_fraction/high",
+              "kl/sampler", "kl/reference", "grad_norm", "group/mixed", "group/zero_std", "seconds/rollout", "seconds/judge", "seconds/update",
+              "tokens_per_second/rollout", "tokens_per_second/update"}
+    assert len(log) == 3 and wanted <= set(log[0]) and all(row["grad_norm"] > 0 for row in log)
+    assert (log[-1]["kl/reference"] > 0) == (recipe.beta > 0) and log[0]["kl/reference"] < 1e-6
+    assert ("reward/overlong" in log[0]) == (recipe.overlong > 0)
+
+
+@pytest.mark.parametrize("lora", [False, True], ids=["frozen-copy", "adapters-off"])
+def test_the_reference_is_the_model_before_training(lora, loaded, tiny, tmp_path, letters):
+    model, processor = loaded
+    pairs = noise_pairs(model, processor)
+    prompts, completions = [p for _, p in pairs], answers()
+    before = shared_prefix_logprobs(model, prompts, completions)[0].detach()
+    trained = add_lora(model, rank=2) if lora else model
+    trainer = GRPOTrainer(trained, processor, pairs, training_arguments(tmp_path, 3, 2, 1e-2, warmup=0), letters, recipe="grpo", group_size=4, max_new_tokens=8)
+    trainer.train()
+    after = shared_prefix_logprobs(trained, prompts, completions)[0]
+    assert torch.allclose(trainer.reference_logprobs(trained, prompts, completions), before, atol=1e-6) and (after - before).abs().max() > 0.01
+
+
+def test_several_updates_use_the_same_answers_and_move_the_ratio(tiny, tmp_path, letters):
+    recipe = replace(RECIPES["ours"], mask_truncated=False)
+    log = practise(tiny, tmp_path, letters, steps=6, updates=3, recipe=recipe)
+    rewards, moved = [row["reward"] for row in log], [row["kl/sampler"] for row in log]
+    assert rewards[0] == rewards[1] == rewards[2] != rewards[3] == rewards[4] == rewards[5]
+    assert moved[0] < 1e-9 < moved[2] and moved[3] < 1e-9 < moved[4] and log[2]["ratio_max"] > 1.001
+
+
+def test_batches_come_back_for_each_update_and_every_clip_has_its_turn():
+    blocks = Blocks(10, 4, 3, seed=0)
+    order = list(blocks)
+    assert len(blocks) == len(order) == 24 and order[:4] == order[4:8] == order[8:12] and len(set(order)) == 8
+    blocks.set_epoch(1)
+    assert list(blocks) != order
+    with pytest.raises(ValueError, match="fewer than the 4"):
+        Blocks(3, 4, 1, 0)
+
+
+def test_groups_that_teach_nothing_are_replaced(loaded, tmp_path):
+    "Only clip 1 ever gives answers that differ in reward; asked about clip 0, the trainer turns to it."
+    REWARDS["only_one"] = lambda completions, clips, **_: [float(i % 2) if c.id == "1" else 0.0 for i, c in enumerate(clips)]
+    try:
+        trainer = GRPOTrainer(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 1, 2, 1e-3), {"only_one": 1.0},
+                              recipe=replace(RECIPES["dapo"], overlong=0.0, resample=20), group_size=2, max_new_tokens=3)
+        clips, prompts = map(list, zip(*[trainer.train_dataset[0]] * 2))
+        practice = trainer.practise(clips, prompts)
+        assert [c.id for c in practice.clips] == ["1", "1"] and all(p is trainer.train_dataset[1][1] for p in practice.prompts)
+        assert all(any(r.advantage for r in group) for group in practice.groups)
+    finally:
+        del REWARDS["only_one"]
+
+
+def test_accumulated_micro_batches_are_averaged_in_the_log(tiny, tmp_path, letters):
+    log = practise(tiny, tmp_path, letters, steps=2, arguments=dict(gradient_accumulation_steps=2))
+    assert len(log) == 2 and log[0]["grad_norm"] >= 0 and log[0]["seconds/update"] > 0
+
+
+RUN = """
+import os, signal, sys
+sys.path[:0] = [{tests!r}]
+import test_grpo as t
+from transformers import TrainerCallback
+
+class Killer(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 5: os.kill(os.getpid(), signal.SIGKILL)
+
+t.REWARDS["vowels"] = lambda completions, clips, **_: [sum(x in "aeiou" for x in c.lower()) / 10 for c in completions]
+train = t.GRPOTrainer.train
+def killed(self, *args, **kwargs):
+    self.add_callback(Killer())
+    return train(self, *args, **kwargs)
+t.GRPOTrainer.train = killed
+t.practise({tiny!r}, {out!r}, {{"vowels": 1.0}}, **t.LONG)
+"""
+LONG = dict(steps=8, updates=2, recipe=replace(RECIPES["dapo"], beta=0.1), shuffled_answers=2, arguments=dict(save_strategy="steps", save_steps=2))
+
+
+def test_adapters_go_on_where_they_were(tiny, tmp_path, letters):
+    options = dict(lora=True, recipe=replace(RECIPES["grpo"]), arguments=dict(save_strategy="steps", save_steps=2))
+    whole = practise(tiny, tmp_path / "whole", letters, steps=4, **options)
+    shutil.rmtree(tmp_path / "whole" / "checkpoint-4")
+    assert json.dumps(untimed(practise(tiny, tmp_path / "whole", letters, steps=4, resume=True, **options))) == json.dumps(untimed(whole))
+
+
+def test_a_killed_run_goes_on_to_the_same_end(tiny, tmp_path, letters):
+    "SIGKILL after step 5, checkpoints every two; then every metric of every step is that of a run nobody disturbed."
+    whole = practise(tiny, tmp_path / "whole", letters, **LONG)
+    program = RUN.format(tests=str(Path(__file__).parent), tiny=str(tiny), out=str(tmp_path / "killed"))
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == -signal.SIGKILL
+    assert len((tmp_path / "killed" / "log.jsonl").read_text().splitlines()) == 4
+    resumed = practise(tiny, tmp_path / "killed", letters, resume=True, **LONG)
+    assert json.dumps(untimed(resumed)) == json.dumps(untimed(whole)) and len(whole) == 8
+    assert (tmp_path / "killed" / "samples.jsonl").read_text() == (tmp_path / "whole" / "samples.jsonl").read_text()
+
+
+def test_a_checkpoint_in_the_middle_of_used_answers_is_refused(loaded, tmp_path):
+    with pytest.raises(ValueError, match="multiple of updates"):
+        GRPOTrainer(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 4, 2, 1e-3, save_strategy="steps", save_steps=3), {"format": 1.0}, updates=2)

@@ -1,0 +1,424 @@
+"Families of video models: positions in time, what the prompt says, features, parts, adapters. What a reader need not wade through."
+import itertools
+from dataclasses import replace
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from actrep_nb import models as chapter
+from actrep_nb.models import (
+    FAMILIES, VIDEO, Sample, add_lora, collate, encode, family_of, frame_size, frames_for, freeze, load_model, make_tiny_checkpoint, mrope_positions, parts, see,
+    tiny_config, trainable)
+from actrep_nb.records import Clip
+from actrep_nb.video import FrameCache, Frames, probe, whole_video_cost, write_video
+
+SMALL = dict(hidden=32, layers=2, vision_hidden=32, vision_layers=2)
+QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+every_family = pytest.mark.parametrize("family", FAMILIES)
+every_qwen = pytest.mark.parametrize("family", QWEN)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("families")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder):
+    return {name: make_tiny_checkpoint(folder / name, family=name, **SMALL) for name in FAMILIES}
+
+
+@pytest.fixture
+def loaded(checkpoint, family):
+    return load_model(checkpoint[family], device="cpu")
+
+
+def drawn(processor, frames=8, fps=4.0, seed=0):
+    "Frames of noise, as large as the checkpoint wants them, and a question."
+    height, width = processor.video_processor.frame_size
+    pixels = np.random.default_rng(seed).integers(0, 255, (frames, height, width, 3), dtype=np.uint8)
+    return Sample(Clip(video="any.mp4", action="squat", count=2), Frames(pixels, np.arange(frames) / fps), "How many?")
+
+
+def forward(model, batch, **more):
+    with torch.no_grad():
+        return model(**{k: v for k, v in batch.items() if k != "labels"}, **more)
+
+
+# ---- positions: the papers' rules by brute force, and the library's own function --------------------------------------
+
+def by_hand(ids, grid, seconds, config, rule):
+    "Token after token, as the papers tell it: three counters, a block of video restarts two of them in every row."
+    video, merge = config.video_token_id, 2
+    rows, columns = int(grid[1]) // merge, int(grid[2]) // merge
+    step = {"qwen2_vl": 1.0, "qwen2_5_vl": seconds * getattr(config.vision_config, "tokens_per_second", 0), "qwen3_vl": 0.0}[config.model_type]
+    out, following, inside = [], 0, None
+    for token in ids.tolist():
+        if token != video:
+            inside = None
+            out.append((following,) * 3)
+            following += 1
+            continue
+        if inside is None: inside, start = 0, following
+        slot, place = divmod(inside, rows * columns)
+        out.append((start + int(slot * step + 1e-6), start + place // columns, start + place % columns))
+        inside += 1
+        following = max(max(p) for p in out) + 1 if rule == "reference" else start + max(rows, columns)
+    return np.array(out).T.tolist()
+
+
+def prompts_of_all_shapes(config):
+    "Token ids, grid and seconds per slot; Qwen3-VL has a block for each slot."
+    v = config.video_token_id
+    for slots, rows, columns, seconds in itertools.product((1, 3, 7), (1, 2), (2, 5), (0.25, 0.5, 1.0, 2.0)):
+        area = rows * columns
+        block = [[20, 21, *[v] * area, 22] for _ in range(slots)] if config.model_type == "qwen3_vl" else [[v] * area * slots]
+        yield torch.tensor([10, 11, 12, *itertools.chain(*block), 13, 14]), torch.tensor([slots, 2 * rows, 2 * columns]), seconds
+
+
+@every_qwen
+@pytest.mark.parametrize("rule", ["reference", "transformers"])
+def test_positions_are_the_papers(loaded, rule):
+    config = loaded[0].config
+    for ids, grid, seconds in prompts_of_all_shapes(config):
+        assert mrope_positions(ids, grid, seconds, config, rule).tolist() == by_hand(ids, grid, seconds, config, rule)
+
+
+@every_qwen
+def test_positions_are_the_librarys(loaded):
+    "The rule called transformers is what the installed transformers computes."
+    model, _ = loaded
+    for ids, grid, seconds in prompts_of_all_shapes(model.config):
+        kind = 2 * (ids == model.config.video_token_id).int()
+        library, _ = model.model.get_rope_index(
+            ids[None], mm_token_type_ids=kind[None], video_grid_thw=grid[None].clone(), second_per_grid_ts=torch.tensor([seconds]))
+        assert mrope_positions(ids, grid, seconds, model.config, "transformers").tolist() == library[:, 0].tolist()
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl"])
+def test_both_rules_agree_where_every_slot_is_a_picture(loaded):
+    for ids, grid, seconds in prompts_of_all_shapes(loaded[0].config):
+        assert torch.equal(*(mrope_positions(ids, grid, seconds, loaded[0].config, rule) for rule in ("reference", "transformers")))
+
+
+@every_qwen
+def test_a_prompt_with_other_video_tokens_than_its_video_is_refused(loaded):
+    with pytest.raises(ValueError, match="video tokens"):
+        mrope_positions(torch.tensor([1, loaded[0].config.video_token_id]), torch.tensor([3, 4, 4]), 0.5, loaded[0].config)
+    with pytest.raises(ValueError, match="rule='newest'"):
+        mrope_positions(torch.tensor([1]), torch.tensor([3, 4, 4]), 0.5, loaded[0].config, rule="newest")
+
+
+def test_slots_of_a_quarter_second_do_not_collapse(checkpoint):
+    "Trap 5: transformers up to 5.17 cut the seconds per slot to a whole number, and every time above 2 fps was 0."
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    model.config.vision_config.tokens_per_second = 4
+    prompt = encode(model, processor, drawn(processor, 16, fps=8.0))
+    times = prompt.position_ids[0, prompt.input_ids == model.config.video_token_id]
+    assert times.unique().tolist() == [int(times[0]) + k for k in range(8)]
+
+
+# ---- what the model is told about time --------------------------------------------------------------------------------
+
+@every_family
+def test_frames_are_taken_as_they_are(loaded, family):
+    "Trap 1: with metadata nothing is sampled again; Qwen3-VL's processor makes 4 of 16 frames without."
+    model, processor = loaded
+    assert encode(model, processor, drawn(processor, 16)).grid_thw[0] == 16 // FAMILIES[family].slot
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl"])
+def test_the_trap_is_there_without_metadata(loaded):
+    _, processor = loaded
+    processor.video_processor.do_sample_frames = True  # as published
+    pixels = torch.zeros(16, 3, 64, 64, dtype=torch.uint8)
+    assert processor(text=["<|video_pad|>"], videos=[pixels], do_resize=False, return_tensors="pt")["video_grid_thw"][0, 0] == 2
+
+
+@pytest.mark.parametrize("fps", [2.0, 4.0, 7.5])
+def test_seconds_reach_the_model(checkpoint, fps):
+    "Trap 1, what each family is told about frames at 2, 4 and 7.5 per second; the middle of two frames for Qwen3-VL."
+    slots, told = np.arange(8) * 2 / fps, {}
+    for name in FAMILIES:
+        model, processor = load_model(checkpoint[name], device="cpu")
+        prompt = encode(model, processor, drawn(processor, 16, fps))
+        at = prompt.position_ids[0, prompt.input_ids == model.config.video_token_id]
+        told[name] = (at - at[0]).unique().tolist(), processor.tokenizer.decode(prompt.input_ids)
+    assert told["qwen2_vl"][0] == list(range(8))
+    assert told["qwen2_5_vl"][0] == sorted({int(2 * s + 1e-6) for s in slots})
+    assert [f"<{s + 0.5 / fps:.1f} seconds>" in told["qwen3_vl"][1] for s in slots] == [True] * 8
+    assert [f"Time {k / fps:.1f}s:" in told["video_llama_3"][1] for k in range(16)] == [True] * 16
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "video_llama_3"])
+def test_uneven_frames_keep_their_own_times(loaded):
+    "Times are the frames', not multiples of a rate."
+    model, processor = loaded
+    sample = drawn(processor, 8)
+    times = np.array([0.0, 0.3, 0.5, 0.8, 1.0, 1.3, 4.0, 4.4])
+    text = processor.tokenizer.decode(encode(model, processor, replace(sample, frames=Frames(sample.frames.pixels, times))).input_ids)
+    wanted = ["<0.1 seconds>", "<0.7 seconds>", "<1.1 seconds>", "<4.2 seconds>"] if "<" in text.split("user\n")[1][:1] else [f"Time {t:.1f}s:" for t in times]
+    assert all(words in text for words in wanted), text
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl"])
+def test_a_video_has_no_second_pair_of_marks(loaded):
+    "As in transformers 4.57, with which Qwen3-VL was published: a time, then a picture between its marks; nothing around them all."
+    model, processor = loaded
+    text = processor.tokenizer.decode(encode(model, processor, drawn(processor, 8)).input_ids)
+    assert VIDEO in processor.chat_template and text.count("<|vision_start|>") == text.count("<|vision_end|>") == 4
+    assert text.split("user\n")[1].startswith("<0.1 seconds><|vision_start|><|video_pad|>")
+
+
+# ---- one batch, with patches or features ------------------------------------------------------------------------------
+
+@every_family
+def test_seen_first_or_inside_the_forward_pass(loaded, family):
+    "Also with clips of different lengths; for Qwen3-VL the features of the depths matter."
+    model, processor = loaded
+    prompts = [encode(model, processor, drawn(processor, n, seed=n)) for n in (8, 12)]
+    seen = see(model, prompts)
+    direct, cached = (forward(model, collate(model, some)).logits for some in (prompts, seen))
+    assert (direct - cached).abs().max() <= 1e-5
+    assert all(p.features is not None and p.pixels is None for p in seen)
+    if "deepstack" in FAMILIES[family].mergers:
+        assert seen[0].deepstack.shape == (2, *seen[0].features.shape)
+        shallow = [replace(p, deepstack=torch.zeros_like(p.deepstack)) for p in seen]
+        assert (forward(model, collate(model, shallow)).logits - direct).abs().max() > 1e-3
+        swapped = [replace(p, deepstack=p.deepstack.flip(0)) for p in seen]
+        assert (forward(model, collate(model, swapped)).logits - direct).abs().max() > 1e-3
+
+
+@every_family
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing_that_is_not_padding(loaded, side):
+    model, processor = loaded
+    prompts = [encode(model, processor, drawn(processor, n, seed=n)) for n in (8, 14)]
+    answers = [torch.tensor([20, 21, 22]), torch.tensor([23])]
+    batch = collate(model, prompts, answers, side)
+    together = forward(model, batch).logits
+    for row, (prompt, answer) in enumerate(zip(prompts, answers)):
+        alone = forward(model, collate(model, [prompt], [answer], side)).logits[0]
+        assert (together[row][batch["attention_mask"][row].bool()] - alone).abs().max() <= 1e-5
+
+
+@every_family
+def test_decoding_step_by_step_is_the_full_forward(loaded, family):
+    "Trap 3: positions go on from the last one of the prompt. The library's `rope_deltas` would lead elsewhere (Qwen2-VL, Qwen2.5-VL)."
+    model, processor = loaded
+    processor.video_processor.position_rule = "transformers"
+    prompt = encode(model, processor, drawn(processor, 64))
+    answer = torch.randint(10, 500, (6,), generator=torch.Generator().manual_seed(0))
+    full = forward(model, collate(model, [prompt], [answer])).logits[0, -7:-1]
+
+    def step_by_step(first):
+        out = forward(model, collate(model, [prompt]), use_cache=True)
+        logits = [out.logits[0, -1]]
+        for k, token in enumerate(answer[:-1]):
+            at = torch.full((3, 1, 1), first + k)
+            with torch.no_grad(): out = model(input_ids=token[None, None], position_ids=at, past_key_values=out.past_key_values, use_cache=True)
+            logits.append(out.logits[0, -1])
+        return torch.stack(logits)
+
+    assert (step_by_step(int(prompt.position_ids[0, -1]) + 1) - full).abs().max() <= 1e-5
+    by_delta = int(prompt.position_ids.max()) + 1
+    assert (by_delta != int(prompt.position_ids[0, -1]) + 1) == (family in ("qwen2_vl", "qwen2_5_vl"))
+    if family in ("qwen2_vl", "qwen2_5_vl"): assert (step_by_step(by_delta) - full).abs().max() > 1e-3
+
+
+@every_qwen
+def test_our_positions_do_not_hang_on_token_types(loaded, family):
+    "Trap 4: without `mm_token_type_ids` Qwen2.5-VL silently counts tokens, the others refuse; we always pass positions, and the logits are those with them."
+    model, processor = loaded
+    processor.video_processor.position_rule = "transformers"
+    batch = collate(model, [encode(model, processor, drawn(processor))])
+    ours = forward(model, batch).logits
+    assert "mm_token_type_ids" not in batch
+    types = 2 * (batch["input_ids"] == model.config.video_token_id).int()
+    without = {k: v for k, v in batch.items() if k not in ("position_ids", "labels")}
+    seconds = {"second_per_grid_ts": torch.tensor([0.5])} if family == "qwen2_5_vl" else {}
+    assert (forward(model, without, mm_token_type_ids=types, **seconds).logits - ours).abs().max() <= 1e-5
+    model.model.rope_deltas = None
+    if family != "qwen2_5_vl":
+        with pytest.raises(ValueError, match="mm_token_type_ids"): forward(model, without)
+    else:
+        assert (forward(model, without, **seconds).logits - ours).abs().max() > 1e-3, "the trap is gone: say so in the chapter"
+
+
+# ---- checkpoints ------------------------------------------------------------------------------------------------------
+
+@every_family
+def test_a_checkpoint_survives_a_round_trip(loaded, tmp_path, family):
+    model, processor = loaded
+    sample = drawn(processor)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    again, processor_again = load_model(tmp_path, device="cpu")
+    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= {p.name for p in tmp_path.iterdir()}
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
+    a, b = (forward(m, collate(m, [encode(m, p, sample)])).logits for m, p in ((model, processor), (again, processor_again)))
+    assert torch.equal(a, b) and family_of(again) is FAMILIES[family]
+    assert type(again).__name__ == f"{FAMILIES[family].prefix}ForConditionalGeneration"
+
+
+def test_the_default_family_is_still_the_one_that_ships():
+    ids = {t: k for k, t in enumerate(chapter.SPECIAL_TOKENS)}
+    assert tiny_config(100, ids).to_dict() == tiny_config(100, ids, family="qwen2_5_vl").to_dict() and tiny_config(100, ids).model_type == "qwen2_5_vl"
+
+
+def test_what_cannot_be_loaded_is_named(folder, checkpoint, monkeypatch):
+    transformers.LlamaConfig().save_pretrained(folder / "llama")
+    with pytest.raises(ValueError, match="no family 'llama'.*qwen3_vl"): load_model(folder / "llama")
+    with pytest.raises(ValueError, match="no family 'qwen9'"): make_tiny_checkpoint(folder / "x", family="qwen9")
+    monkeypatch.setattr(chapter, "is_flash_attn_2_available", lambda: False)
+    with pytest.raises(ImportError, match="flash-attn"): load_model(checkpoint["qwen3_vl"], attention="flash_attention_2")
+    monkeypatch.setattr(chapter, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="bitsandbytes"): load_model(checkpoint["qwen3_vl"], four_bit=True)
+
+
+@every_family
+def test_half_precision_and_attention_by_name(checkpoint, family):
+    "bf16 runs on a CPU and stays near float32; eager and sdpa attention agree."
+    path = checkpoint[family]
+    plain, processor = load_model(path, device="cpu", attention="eager")
+    prompt = encode(plain, processor, drawn(processor))
+    expected = forward(plain, collate(plain, [prompt])).logits
+    sdpa = load_model(path, device="cpu", attention="sdpa")[0]
+    assert sdpa.config._attn_implementation == "sdpa" != plain.config._attn_implementation
+    assert (forward(sdpa, collate(sdpa, [prompt])).logits - expected).abs().max() <= 1e-5
+    half = load_model(path, device="cpu", dtype=torch.bfloat16)[0]
+    for some in ([prompt], see(half, [prompt])):
+        got = forward(half, collate(half, some)).logits
+        assert got.dtype == torch.bfloat16 and 0 < (got.float() - expected).abs().max() < 0.25 * expected.abs().max()
+
+
+@pytest.mark.skipif(not find_spec("bitsandbytes"), reason="bitsandbytes is not installed")
+@every_family
+def test_four_bits_and_adapters(checkpoint, family):
+    path = checkpoint[family]
+    model, processor = load_model(path, device="cpu", four_bit=True)
+    kinds = {name: type(m).__name__ for name, m in model.named_modules()}
+    assert kinds["model.language_model.layers.0.self_attn.q_proj"] == "Linear4bit" and kinds["lm_head"] == "Linear"
+    assert not any(kind == "Linear4bit" for name, kind in kinds.items() if "language_model" not in name)
+    lora = add_lora(model, rank=2)
+    batch = collate(lora, [encode(model, processor, drawn(processor))], [torch.tensor([20, 21])])
+    lora(**batch).loss.backward()
+    assert all(("lora" in n) == (p.grad is not None) for n, p in lora.named_parameters() if p.requires_grad or p.grad is not None)
+
+
+# ---- frames of a checkpoint -------------------------------------------------------------------------------------------
+
+def spec_of(family, low, high):
+    return getattr(transformers, FAMILIES[family].processors[0])(size={"shortest_edge": low, "longest_edge": high}, cap_pixels_per_frame=False)
+
+
+@pytest.mark.parametrize("size", [(1080, 1920), (360, 640), (90, 160)])
+def test_frames_of_hub_checkpoints_are_qwen_vl_utils(size):
+    "Whole numbers of tokens within the limits of qwen-vl-utils, whose own rule the video chapter checks."
+    for family, token, low in [("qwen2_5_vl", 28, 56 * 56), ("qwen2_vl", 28, 56 * 56)]:
+        for frames in (8, 64, 400, 768):
+            expected = whole_video_cost(frames / 2, 115_200 * token**2, size, 2.0, token, low)
+            assert expected.frames == frames
+            assert frame_size(spec_of(family, low, 16384 * 28 * 28), frames, size) == (expected.height, expected.width)
+
+
+def test_a_checkpoints_own_limits_hold():
+    for family, token in [("qwen2_5_vl", 28), ("qwen3_vl", 32)]:
+        height, width = frame_size(spec_of(family, token**2, 40 * token**2), 10, (1080, 1920))
+        tokens = height * width // token**2
+        assert height % token == width % token == 0 and (tokens <= 4 if family == "qwen3_vl" else 30 <= tokens <= 40)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "video_llama_3"])
+def test_a_checkpoint_without_a_frame_size_can_be_used(loaded, tmp_path, family):
+    model, processor = loaded
+    side = 2 * FAMILIES[family].patch
+    processor.video_processor.frame_size = None
+    processor.video_processor.size = {"shortest_edge": side**2, "longest_edge": 6 * side**2 * (8 if FAMILIES[family].shared_limits else 1)}
+    write_video(tmp_path / "wide.mp4", np.zeros((8, 120, 240, 3), np.uint8), 4)
+    clip = Clip(video=str(tmp_path / "wide.mp4"), action="squat", count=1)
+    frames = frames_for(processor, clip)
+    assert frames.pixels.shape == (8, side, 3 * side, 3)
+    prompt = encode(model, processor, Sample(clip, frames, "How many?"))
+    assert prompt.grid_thw.tolist()[1:] == [2, 6] and torch.isfinite(forward(model, collate(model, [prompt])).logits).all()
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_vl"])
+def test_cached_frames_do_not_touch_the_video_again(loaded, tmp_path, monkeypatch):
+    from actrep_nb import video
+
+    _, processor = loaded
+    write_video(tmp_path / "a.mp4", np.zeros((8, 56, 56, 3), np.uint8), 4)
+    clip, cache = Clip(video=str(tmp_path / "a.mp4"), action="squat", count=1), FrameCache(tmp_path / "cache")
+    first = frames_for(processor, clip, cache)
+    monkeypatch.setattr(video, "_open", lambda path: pytest.fail("the file was opened"))
+    assert np.array_equal(frames_for(processor, clip, FrameCache(cache.folder)).pixels, first.pixels)
+
+
+# ---- what is trained --------------------------------------------------------------------------------------------------
+
+@every_family
+def test_parts_are_everything_once(loaded, family):
+    model, _ = loaded
+    owners = [p for part in parts(model).values() for p in {id(p): p for p in part.parameters()}.values()]
+    assert len(owners) == len({id(p) for p in owners}) == len(list(model.parameters()))
+    assert set(parts(model)) == {"vision", "language", *FAMILIES[family].mergers}
+
+
+@every_family
+def test_frozen_parts_get_no_gradient_and_the_others_do(loaded, family):
+    model, processor = loaded
+    batch = collate(model, [encode(model, processor, drawn(processor))], [torch.tensor([20, 21])])
+    for frozen in parts(model):
+        freeze(model, frozen).zero_grad()
+        model(**batch).loss.backward()
+        for name, part in parts(model).items():
+            assert any(p.grad is not None and p.grad.abs().max() > 0 for p in part.parameters()) == (name != frozen), (frozen, name)
+    with pytest.raises(ValueError, match="no part called vison"): freeze(model, "vison")
+
+
+@every_family
+def test_adapters_train_alone_and_can_be_switched_off(loaded, family):
+    model, processor = loaded
+    batch = collate(model, [encode(model, processor, drawn(processor))], [torch.tensor([20, 21])])
+    before, base = forward(model, batch).logits, {n: p.clone() for n, p in model.named_parameters()}
+    lora = add_lora(model, rank=2, where=("language", "vision"))
+    names = [n for n, p in lora.named_parameters() if p.requires_grad]
+    assert names and all("lora_" in n for n in names) and not any("lm_head" in n for n in names)
+    tower = FAMILIES[family].tower
+    assert any("language_model" in n for n in names) and any(tower in n for n in names) and not any("merger" in n or "projector" in n for n in names)
+    optimizer = torch.optim.AdamW([p for p in lora.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        lora(**batch).loss.backward()
+        optimizer.step()
+    with lora.disable_adapter(): assert torch.equal(forward(lora, batch).logits, before)
+    adapted = forward(lora, batch).logits
+    assert (adapted - before).abs().max() > 1e-3
+    kept = {n.removeprefix("base_model.model.").replace(".base_layer", ""): p for n, p in lora.named_parameters() if "lora_" not in n}
+    assert set(kept) == set(base) and all(torch.equal(kept[n], p) for n, p in base.items())
+    assert (forward(lora.merge_and_unload(), batch).logits - adapted).abs().max() <= 1e-4
+    with pytest.raises(ValueError, match="no part called speech"): add_lora(model, where=("speech",))
+
+
+@every_family
+def test_recomputed_activations_give_the_same_gradients(loaded, family):
+    model, processor = loaded
+    batch = collate(model, [encode(model, processor, drawn(processor))], [torch.tensor([20, 21, 22])])
+
+    def gradients():
+        model.zero_grad()
+        loss = model(**batch, use_cache=False).loss
+        loss.backward()
+        return loss.item(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    model.train()
+    plain, expected = gradients()
+    model.activation_checkpointing_enable()
+    assert model.is_activation_checkpointing
+    again, got = gradients()
+    assert again == pytest.approx(plain, abs=1e-6) and set(got) == set(expected)
+    assert max((got[n] - expected[n]).abs().max() for n in got) <= 1e-6

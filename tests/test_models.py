@@ -297,9 +297,8 @@ def test_half_precision_and_attention_by_name(checkpoint, family):
 
 @pytest.mark.skipif(not find_spec("bitsandbytes"), reason="bitsandbytes is not installed")
 @every_family
-def test_four_bits_and_adapters(checkpoint, family):
-    path = checkpoint[family]
-    model, processor = load_model(path, device="cpu", four_bit=True)
+def test_four_bits_and_adapters(tmp_path, family):
+    model, processor = load_model(make_tiny_checkpoint(tmp_path, family=family, hidden=64, layers=2), device="cpu", four_bit=True)  # in blocks of 64
     kinds = {name: type(m).__name__ for name, m in model.named_modules()}
     assert kinds["model.language_model.layers.0.self_attn.q_proj"] == "Linear4bit" and kinds["lm_head"] == "Linear"
     assert not any(kind == "Linear4bit" for name, kind in kinds.items() if "language_model" not in name)

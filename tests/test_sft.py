@@ -1,0 +1,179 @@
+"Supervised fine-tuning, for every family: the loss falls, and means, resuming and adapters are what they should be."
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from actrep_nb.models import FAMILIES, Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, see
+from actrep_nb.records import Clip
+from actrep_nb.sft import CountSFTTrainer, Example, SFTCollator, answer_logprobs, make_example, prepare, read_log, train_sft, training_arguments
+from actrep_nb.video import Frames, write_video
+
+SMALL = dict(hidden=32, layers=2, vision_hidden=32, vision_layers=2)
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("families")
+    return {name: make_tiny_checkpoint(folder / name, family=name, **SMALL) for name in FAMILIES}
+
+
+def drawn(model, processor, n=4):
+    "Clips of noise of different lengths, as prompts, each with an answer of another length."
+    rng, out = np.random.default_rng(0), []
+    height, width = processor.video_processor.frame_size
+    for k in range(n):
+        frames = Frames(rng.integers(0, 255, (6 + 2 * k, height, width, 3), dtype=np.uint8), np.arange(6 + 2 * k) / 4)
+        prompt = encode(model, processor, Sample(Clip(video="any.mp4", action="squat", count=k), frames, "How many?"))
+        out.append(make_example(processor, prompt, "<think>\n" + "rep1: 0.5s-1.5s, " * k + f"</think>\n<answer>{k}</answer>"))
+    return out
+
+
+def fit(model, examples, out, steps=20, batch=4, **more):
+    return [row["loss"] for row in train_sft(model, examples, training_arguments(out, steps, batch, 1e-2, **more))]
+
+
+@every_family
+def test_the_loss_falls_on_a_handful_of_clips(checkpoint, tmp_path, family):
+    model, processor = load_model(checkpoint[family], device="cpu")
+    losses = fit(model, drawn(model, processor), tmp_path)
+    assert losses[-1] < losses[0] / 3 and np.isfinite(losses).all()
+
+
+@every_family
+def test_log_probabilities_are_the_librarys(checkpoint, family):
+    model, processor = load_model(checkpoint[family], device="cpu")
+    examples = drawn(model, processor)
+    for some in (examples, [Example(p, e.answer) for p, e in zip(see(model, [e.prompt for e in examples]), examples)]):
+        batch = SFTCollator(model)(some)
+        logps, entropy, mask = answer_logprobs(model, batch)
+        with torch.no_grad(): out = model(**batch)
+        assert mask.sum(1).tolist() == [len(e.answer) for e in examples]
+        assert -logps[mask].mean().item() == pytest.approx(out.loss.item(), abs=1e-5)
+        full = torch.log_softmax(out.logits[:, :-1][batch["labels"][:, 1:] != -100], -1)
+        assert torch.allclose(entropy[mask], -(full.exp() * full).sum(-1), atol=1e-4)
+
+
+@every_family
+def test_labels_are_the_answer_and_nothing_else(checkpoint, family):
+    model, processor = load_model(checkpoint[family], device="cpu")
+    examples = drawn(model, processor)
+    batch = SFTCollator(model)(examples)
+    for row, e in enumerate(examples):
+        labelled = batch["labels"][row] != -100
+        assert batch["labels"][row][labelled].tolist() == e.answer.tolist() == batch["input_ids"][row][labelled].tolist()
+        assert int(labelled.nonzero()[0]) == len(e.prompt.input_ids) and e.answer[-1] == processor.tokenizer.eos_token_id
+        assert batch["attention_mask"][row].sum() == len(e.prompt.input_ids) + len(e.answer)
+
+
+def test_accumulated_batches_weigh_every_token_alike(checkpoint, tmp_path):
+    "Answers of very different lengths, in one batch of four or in four of one: the same losses, and the same weights up to rounding."
+    runs = {}
+    for name, batch, more in [("whole", 4, {}), ("parts", 1, {"gradient_accumulation_steps": 4})]:
+        model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+        losses = fit(model, drawn(model, processor), tmp_path / name, 3, batch, optim="sgd", **more)
+        runs[name] = losses, torch.cat([p.detach().flatten() for p in model.parameters()])
+    assert runs["whole"][0] == pytest.approx(runs["parts"][0], abs=1e-5)
+    assert (runs["whole"][1] - runs["parts"][1]).abs().max() <= 1e-5
+
+
+class Killed(Exception):
+    pass
+
+
+class DiesAt(CountSFTTrainer):
+    "Dies in the middle of its fourth step."
+
+    def training_step(self, *args, **kwargs):
+        if self.state.global_step == 3: raise Killed
+        return super().training_step(*args, **kwargs)
+
+
+@every_family
+def test_a_run_that_died_ends_like_one_that_did_not(checkpoint, tmp_path, monkeypatch, family):
+    "Same log, same weights, although it died after its checkpoint and lines had been logged since."
+    from actrep_nb import sft
+
+    def run(out, resume=False):
+        model, processor = load_model(checkpoint[family], device="cpu")
+        log = train_sft(model, drawn(model, processor), training_arguments(out, 6, 2, 1e-2, save_strategy="steps", save_steps=2), resume=resume)
+        return [(row["step"], row["loss"], row["lr"]) for row in log], torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    whole = run(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "CountSFTTrainer", DiesAt)
+        with pytest.raises(Killed): run(tmp_path / "cut")
+    assert [row["step"] for row in read_log(tmp_path / "cut" / "log.jsonl")] == [1, 2, 3]
+    again = run(tmp_path / "cut", resume=True)
+    assert json.dumps(again[0]) == json.dumps(whole[0]) and torch.equal(again[1], whole[1])
+
+
+@every_family
+@pytest.mark.parametrize("how", ["lora, recomputed", "recomputed", "bf16"])
+def test_ways_to_train(checkpoint, tmp_path, family, how):
+    "The loss falls each way; recomputing activations changes nothing; adapters leave the base alone."
+    model, processor = load_model(checkpoint[family], device="cpu")
+    examples = drawn(model, processor)
+    base = {id(p): p.detach().clone() for p in model.parameters()}
+    owned = list(model.parameters())
+    trained = add_lora(model, rank=4) if "lora" in how else model
+    more = dict(activation_checkpointing="recomputed" in how, bf16=how == "bf16")
+    losses = fit(trained, examples, tmp_path / "a", 6, **more)
+    assert losses[-1] < 0.9 * losses[0]
+    assert all(torch.equal(p, base[id(p)]) for p in owned) == ("lora" in how)
+    if how == "recomputed":
+        other = load_model(checkpoint[family], device="cpu")[0]
+        assert fit(other, examples, tmp_path / "b", 6) == pytest.approx(losses, abs=1e-4)
+
+
+@every_family
+def test_adapters_are_saved_alone_and_found_again(checkpoint, tmp_path, family):
+    from peft import PeftModel
+
+    model, processor = load_model(checkpoint[family], device="cpu")
+    examples = drawn(model, processor)
+    lora = add_lora(model, rank=4)
+    fit(lora, examples, tmp_path / "run", 5)
+    lora.save_pretrained(tmp_path / "adapter")
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {p.name for p in (tmp_path / "adapter").iterdir()}
+    again = PeftModel.from_pretrained(load_model(checkpoint[family], device="cpu")[0], tmp_path / "adapter")
+    batch = SFTCollator(lora)(examples)
+    with torch.no_grad():
+        assert torch.equal(answer_logprobs(lora.eval(), batch)[0], answer_logprobs(again.eval(), batch)[0])
+
+
+@every_family
+def test_clips_are_seen_once_only_if_nothing_of_the_tower_is_trained(checkpoint, tmp_path, family):
+    model, processor = load_model(checkpoint[family], device="cpu")
+    write_video(tmp_path / "a.mp4", np.zeros((8, 64, 64, 3), np.uint8), 4)
+    clips = [Clip(video=str(tmp_path / "a.mp4"), action="squat", count=1)]
+    vision = ["vision", *FAMILIES[family].mergers]
+    for frozen, once in [([], False), (["vision"], False), (vision, True)]:
+        freeze(model, *frozen)
+        (_, prompt), = prepare(model, processor, clips)[0]
+        assert (prompt.features is not None) == once and (prompt.pixels is None) == once
+    freeze(model, "vision")
+    with pytest.raises(ValueError, match="merger.* untrained"): prepare(model, processor, clips, frozen_vision=True)
+    (_, prompt), = prepare(add_lora(model), processor, clips)[0]
+    assert prompt.features is not None, "adapters on the language model leave the tower alone"
+
+
+@every_family
+def test_from_imitation_to_practice(checkpoint, tmp_path, family):
+    "A family's entry is enough for everything that follows: fine-tuning, rollout and GRPO, with features and with patches."
+    from actrep_nb.grpo import shared_prefix_logprobs, train_grpo
+    from actrep_nb.rollout import sample_group
+
+    model, processor = load_model(checkpoint[family], device="cpu")
+    examples = drawn(model, processor, 2)
+    fit(model, examples, tmp_path / "sft", 3)
+    for prompts in ([e.prompt for e in examples], see(model, [e.prompt for e in examples])):
+        groups = sample_group(model, processor, prompts, 3, 8, generator=torch.Generator().manual_seed(0))
+        logps, _, mask = shared_prefix_logprobs(model, prompts, [[r.ids for r in group] for group in groups])
+        for row, rollout in enumerate(r for group in groups for r in group):
+            assert (logps[row][mask[row]] - rollout.logps).abs().max() <= 1e-4, "what was sampled is what is trained"
+    pairs = [(Clip(video="any.mp4", action="squat", count=k), p) for k, p in enumerate(prompts)]
+    log = train_grpo(model, processor, pairs, training_arguments(tmp_path / "grpo", 2, 2, 1e-3), {"format": 1.0}, group_size=3, max_new_tokens=8)
+    assert len(log) == 2 and np.isfinite([row["loss"] for row in log]).all()

@@ -40,6 +40,7 @@ setup(
     extras_require={'api': shlex.split(cfg['api_requirements']), 'dev': shlex.split(cfg['dev_requirements'])},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
+        'papermill.engine': [f"spmd={cfg['lib_path']}.spmd:SpmdEngine"],
         'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
     },
     zip_safe=False,

@@ -37,10 +37,11 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from .models import EncodedPrompt, Sample, collate, encode, family_of, load_model, make_tiny_checkpoint, unwrapped, video_inputs
+from .parallel import gathered, summed, through
 from .records import Clip
 from .rewards import combine
 from .rollout import ModelEngine, Rollout, RolloutEngine, placeholder_ids, shuffle_slots
-from .sft import JSONLLog, read_log
+from .sft import JSONLLog, finish, read_log
 from .tasks import TASKS, Task
 from .video import Frames
 
@@ -428,8 +429,9 @@ class GRPOTrainer(Trainer):
         self.clock["began"] = self.clock["began"] or time.perf_counter()
         place, self.calls = self.calls % self.args.gradient_accumulation_steps, self.calls + 1
         if self.state.global_step % self.updates == 0:
-            self.engine.update(model)
-            self.held[place] = self.practise(*map(list, zip(*inputs)))
+            with gathered(model) as whole:
+                self.engine.update(whole)
+                self.held[place] = self.practise(*map(list, zip(*inputs)))
         practice = self.held[place]
         loss, parts = self.group_loss(model, practice.prompts, practice.groups)
         self.notes.append(group_stats(practice.groups, practice.clips, self.task) | parts)
@@ -445,7 +447,7 @@ class GRPOTrainer(Trainer):
             drawn = [self.train_dataset[int(k)] for k in torch.randint(len(self.train_dataset), (len(dull),), generator=self.order)]
             for i, (clip, prompt), group in zip(dull, drawn, self.answer(*map(list, zip(*drawn)))):
                 clips[i], prompts[i], groups[i] = clip, prompt, group
-        if self.keep_samples and self.state.global_step % self.keep_samples == 0:
+        if self.keep_samples and self.args.process_index == 0 and self.state.global_step % self.keep_samples == 0:
             write_samples(Path(self.args.output_dir) / "samples.jsonl", self.state.global_step, clips[0], groups[0])
         return Practice(clips, prompts, groups)
 
@@ -469,12 +471,16 @@ class GRPOTrainer(Trainer):
         "Loss of judged groups. Groups that pull nowhere cost no forward pass; their tokens still count in the average."
         everyone = [r for group in groups for r in group]
         weights = self.recipe.weigh(_pad([torch.ones(len(r.ids), dtype=torch.bool) for r in everyone]), self.budget)
+        if self.recipe.weigh is by_token:  # over the answers of all ranks, whose gradients are averaged
+            tokens = sum(len(r.ids) for r in everyone)
+            weights *= tokens * self.args.world_size / summed(tokens, self.args.device)
         useful = [i for i, group in enumerate(groups) if self.recipe.beta or any(r.advantage for r in group)]
+        if self.args.world_size > 1: useful = useful or [0]  # the other ranks expect this one in their collectives
         rows = [k for k in range(len(everyone)) if k // self.group_size in useful]
         if not rows:
             return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0, {"entropy": float("nan")}
         asked, said = [prompts[i] for i in useful], [[r.ids for r in groups[i]] for i in useful]
-        logps, entropy, mask = shared_prefix_logprobs(model, asked, said, temperature=self.temperature)
+        logps, entropy, mask = through(model, lambda inner: shared_prefix_logprobs(inner, asked, said, temperature=self.temperature))
         reference = self.reference_logprobs(model, asked, said) if self.recipe.beta else None
         chosen = [everyone[k] for k in rows]
         learn = mask & ~torch.tensor([[r.truncated and self.recipe.mask_truncated] for r in chosen], device=mask.device)
@@ -486,8 +492,8 @@ class GRPOTrainer(Trainer):
     @torch.no_grad()
     def reference_logprobs(self, model, prompts, completions) -> Tensor:
         "Under the model without its adapters, or under the copy made before training."
-        with nullcontext() if self.frozen else model.disable_adapter():
-            return shared_prefix_logprobs(self.frozen or model, prompts, completions, temperature=self.temperature)[0]
+        with nullcontext() if self.frozen else self.model.disable_adapter():
+            return through(self.frozen or model, lambda inner: shared_prefix_logprobs(inner, prompts, completions, temperature=self.temperature))[0]
 
 # %% ../nbs/13_grpo.ipynb #d022a214
 @patch
@@ -566,19 +572,22 @@ def train_grpo(
     pairs: Sequence[tuple[Clip, EncodedPrompt]],  # what to practise on
     args: TrainingArguments,  # see `training_arguments`; its batch size counts prompts
     rewards: Mapping[str, float] | None = None,  # weight of each reward; None: the task's
+    checkpoint: str | Path | None = None,  # where the trained model goes; None: nowhere
     resume: bool = False,  # go on from the last checkpoint in the run folder, if there is one
     **options: Any,  # for `GRPOTrainer`
 ) -> list[dict[str, float]]:
     "Practise, and return the log."
     out = Path(args.output_dir)
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = get_last_checkpoint(out) if resume else None
-    done = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
-    _forget_after(out / "log.jsonl", done)
-    _forget_after(out / "samples.jsonl", done - 1)  # samples are written before the step is counted
+    last = get_last_checkpoint(out) if resume else None
+    done = int(last.rpartition("-")[2]) if last else 0
+    if args.process_index == 0:
+        _forget_after(out / "log.jsonl", done)
+        _forget_after(out / "samples.jsonl", done - 1)  # samples are written before the step is counted
     trainer = GRPOTrainer(model, processor, pairs, args, rewards, callbacks=[JSONLLog(out / "log.jsonl")], **options)
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=last)
+    finish(trainer, checkpoint)
     return read_log(out / "log.jsonl")
 
 # %% ../nbs/13_grpo.ipynb #94ceeea6

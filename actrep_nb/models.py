@@ -477,10 +477,13 @@ def collate(
 
 # %% ../nbs/10_models.ipynb #6205d26c
 def unwrapped(
-    model: Any,  # possibly inside a PeftModel
+    model: Any,  # possibly inside a PeftModel, DDP or DeepSpeed's engine
 ) -> Any:
-    "The model itself; LoRA layers inside it stay active."
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    "The transformers model itself; LoRA layers inside it stay active."
+    while True:
+        if isinstance(model, nn.Module) and hasattr(model, "get_base_model"): model = model.get_base_model()
+        elif isinstance(getattr(model, "module", None), nn.Module): model = model.module
+        else: return model
 
 
 def parts(

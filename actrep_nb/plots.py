@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/plots.html.md"""
 
 # %% auto #0
 __all__ = ['INK', 'SOFT', 'RIGHT', 'MIXED', 'WRONG', 'METRIC_TITLES', 'smooth', 'plot_loss', 'plot_reward_curves',
-           'plot_group_mix', 'plot_completion_length', 'plot_entropy', 'plot_count_distribution',
+           'plot_group_mix', 'plot_completion_length', 'plot_entropy', 'plot_runs', 'plot_count_distribution',
            'plot_predicted_vs_true', 'plot_error_by_count', 'plot_metric_table', 'plot_paired', 'crop_to_motion',
            'plot_timeline']
 
@@ -143,6 +143,22 @@ def plot_entropy(
     fig, ((ax,),) = _figure(height=2.6)
     _curve(ax, log, "entropy")
     ax.set(ylabel="entropy, nats per token", ylim=(0, None))
+    return fig
+
+# %% ../nbs/17_plots.ipynb #9b93f6ac
+def plot_runs(
+    logs: Mapping[str, Sequence[Mapping[str, Any]]],  # name of a run → its rows as `read_log` gives them
+    column: str | None = None,  # what to draw; None: the reward where every run has one, else the loss
+) -> Figure:
+    "The learning curves of several runs in one picture, running means. Raises ValueError when a run lacks the column."
+    column = column or ("reward" if all(any("reward" in row for row in log) for log in logs.values()) else "loss")
+    for log in logs.values(): _need(log, column)
+    fig, axes = _figure()
+    for k, (name, log) in enumerate(logs.items()):
+        steps, values = _column(log, column)
+        axes[0, 0].plot(steps, smooth(values), color=f"C{k % 10}", label=name, linestyle="-" if k < 10 else "--")
+    axes[0, 0].set(xlabel="step", ylabel=column)
+    axes[0, 0].legend(fontsize="small", ncols=1 + len(logs) // 12)
     return fig
 
 # %% ../nbs/17_plots.ipynb #c511e7b4

@@ -7,8 +7,9 @@ Docs: https://actrep.github.io/actrep_nb/runs.html.md"""
 # %% auto #0
 __all__ = ['WRITTEN', 'ParameterError', 'Parameter', 'notebook_parameters', 'fits', 'type_name', 'check_parameters', 'read_value',
            'shipped', 'find_notebook', 'hash_path', 'notebook_hash', 'code_state', 'package_versions', 'Manifest',
-           'start_manifest', 'Watch', 'RunClient', 'RunEngine', 'to_html', 'RunResult', 'load_run', 'RunFailed', 'run',
-           'Comparison', 'verify', 'Step', 'run_steps']
+           'start_manifest', 'to_html', 'RunResult', 'load_run', 'RunFailed', 'run', 'Comparison', 'verify', 'Step',
+           'run_steps', 'settings', 'setting_name', 'fingerprint', 'standing', 'run_setting', 'sweep', 'find_runs',
+           'runs_table']
 
 # %% ../nbs/16_runs.ipynb #11986c20
 import ast
@@ -37,14 +38,12 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import nbformat
-from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from papermill import execute_notebook
-from papermill.clientwrap import PapermillNotebookClient
-from papermill.engines import Engine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 import actrep_nb
 from .show import read_glue
+from .spmd import Watch, find_place
 
 # %% ../nbs/16_runs.ipynb #57bcfe91
 class ParameterError(ValueError):
@@ -303,164 +302,6 @@ def start_manifest(
         notebook.name, notebook_hash(notebook), parameters, parameters.get("seed"), data, code_state(), platform.python_version(), platform.platform(),
         os.cpu_count() or 1, gpus, package_versions(), _now())
 
-# %% ../nbs/16_runs.ipynb #2fdfe564
-class Watch(threading.Thread):
-    "Shows where a run is on stderr and samples its kernel's memory, twice a second."
-
-    def __init__(
-        self,
-        name: str,  # shown in front of each line
-        quiet: bool = False,  # only sample memory
-    ):
-        super().__init__(daemon=True)
-        self.name_, self.quiet, self.over = name, quiet, threading.Event()
-        self.pid: int | None = None
-        self.peak_mb = 0.0
-        self.cell, self.cells, self.said = 0, 0, ""
-        self.cell_start = self.shown = self.started = time.monotonic()
-        self.live = not quiet and sys.stderr.isatty()
-
-    def run(self) -> None:
-        while not self.over.wait(0.5):
-            self.sample()
-            if self.live or time.monotonic() - self.shown > 20: self.show()
-
-    def sample(self) -> None:
-        "Measure once: resident memory of the kernel and its children, and the kernel's own high-water mark where the system keeps one."
-        import psutil
-
-        if self.pid is None: return
-        try:
-            process = psutil.Process(self.pid)
-            used = sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 2**20
-            status = Path(f"/proc/{self.pid}/status")
-            peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-        except (psutil.Error, OSError):
-            return
-        self.peak_mb = max(self.peak_mb, used, int(peak[1]) / 1024 if peak else 0.0)
-
-    def show(self) -> None:
-        "One line: cell, seconds, the last words."
-        if self.quiet or not self.cell: return
-        self.shown = time.monotonic()
-        line = f"{self.name_}  cell {self.cell}/{self.cells}  {self.shown - self.started:.0f} s  {self.said}"
-        width = shutil.get_terminal_size().columns - 1
-        print(f"\r{line[:width]:<{width}}" if self.live else line[:160], end="" if self.live else "\n", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        "Stop, and clear the line."
-        self.over.set()
-        if self.live: print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-# %% ../nbs/16_runs.ipynb #50506d15
-def _last_words(msg: dict[str, Any]) -> str:
-    "The last line of text in a message from a kernel: printed, or shown by a progress display."
-    content = msg.get("content", {})
-    text = content.get("text") or (content.get("data", {}).get("text/plain") if content.get("transient", {}).get("display_id") else "") or ""
-    lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
-    return lines[-1] if lines else ""
-
-# %% ../nbs/16_runs.ipynb #844cdec4
-def _last_log(path: Path) -> str:
-    "Why a kernel died, as far as its own log tells."
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
-    if len(lines) > 16: lines = [*lines[:6], "…", *lines[-10:]]  # a crash names itself first; the stack follows
-    return "\n".join(["the kernel died (killed from outside, out of memory, or a crash in native code)", *lines])
-
-
-def _fail_cell(client: "RunClient", index: int, name: str, message: str, error: BaseException) -> None:
-    "Record an error that left no output of its own in a cell, and mark the cell failed."
-    cell = client.nb.cells[index]
-    if cell.cell_type == "code" and not any(o.output_type == "error" for o in cell.outputs):
-        cell.outputs.append(nbformat.v4.new_output("error", ename=name, evalue=message, traceback=[f"{name}: {message}"]))
-        cell.execution_count = cell.execution_count or client.watch.cell
-    client.nb_man.cell_exception(cell, cell_index=index, exception=error)
-
-# %% ../nbs/16_runs.ipynb #26189a21
-class RunClient(PapermillNotebookClient):
-    "Executes the cells of one notebook in one kernel; every way to fail becomes an error output and a cell marked failed."
-
-    def __init__(self, nb_man, watch: Watch, log_path: Path, **kw):
-        super().__init__(nb_man, **kw)
-        self.watch, self.log_path = watch, log_path
-
-    def create_kernel_manager(self):
-        from jupyter_client.kernelspec import KernelSpec
-
-        km = super().create_kernel_manager()
-        km._kernel_spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], display_name="Python 3", language="python")
-        if os.name == "posix":
-            self.sockets = tempfile.TemporaryDirectory(prefix="actrep-", dir="/tmp" if os.path.isdir("/tmp") else None)
-            km.transport, km.ip = "ipc", f"{self.sockets.name}/k"
-        return km
-
-    def execute(self, **kw):
-        self.reset_execution_trackers()
-        with open(self.log_path, "wb") as log, self.setup_kernel(stdout=log, stderr=subprocess.STDOUT, **kw):
-            self.watch.pid = getattr(self.km.provisioner, "pid", None)
-            self.watch.cells = sum(c.cell_type == "code" and bool(c.source.strip()) for c in self.nb.cells)
-            try:
-                done = self.run_cells()
-            except BaseException:
-                self.shutdown_kernel = "immediate"
-                raise
-            finally:
-                self.watch.sample()
-            if done:
-                self.nb.metadata["language_info"] = self.wait_for_reply(self.kc.kernel_info())["content"]["language_info"]
-                self.set_widgets_metadata()
-            else:
-                self.shutdown_kernel = "immediate"  # a cell may still be running
-        return self.nb
-
-    def process_message(self, msg, cell, cell_index):
-        self.watch.said = _last_words(msg) or self.watch.said
-        return super().process_message(msg, cell, cell_index)
-
-    def run_cells(self) -> bool:
-        "Run the cells in order; False when one failed."
-        for index, cell in enumerate(self.nb.cells):
-            if cell.cell_type == "code" and cell.source.strip():
-                self.watch.cell, self.watch.said = self.watch.cell + 1, ""
-            try:
-                self.nb_man.cell_start(cell, index)
-                self.execute_cell(cell, index)
-            except CellExecutionError as e:
-                _fail_cell(self, index, e.ename, e.evalue, e)
-            except CellTimeoutError as e:
-                _fail_cell(self, index, "CellTimeoutError", f"the cell ran longer than {self.timeout:g} s", e)
-            except DeadKernelError as e:
-                _fail_cell(self, index, "DeadKernelError", _last_log(self.log_path), e)
-            except BaseException as e:
-                _fail_cell(self, index, type(e).__name__, str(e) or "interrupted", e)
-                self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
-                raise
-            self.nb_man.cell_complete(self.nb.cells[index], cell_index=index)
-            if self.nb.cells[index].metadata.papermill.get("exception"): return False
-        return True
-
-# %% ../nbs/16_runs.ipynb #a0e67b02
-class RunEngine(Engine):
-    "Papermill engine `actrep`: one kernel, honest about failures."
-
-    @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, watch=None, log_path=None, timeout=None, start_timeout=60, log_output=False, **kw):
-        client = RunClient(
-            nb_man, watch=watch, log_path=log_path, timeout=timeout, startup_timeout=start_timeout, kernel_name=kernel_name, coalesce_streams=True, log=_quiet_log())
-        return client.execute()
-
-
-def _quiet_log():
-    "A logger for nbclient, whose errors are in the notebook and in ours already."
-    import logging
-
-    log = logging.getLogger("actrep_nb.runs")
-    log.setLevel(logging.CRITICAL)
-    return log
-
-
-papermill_engines.register("actrep", RunEngine)
-
 # %% ../nbs/16_runs.ipynb #36c27ca0
 def to_html(
     notebook: str | Path,  # executed notebook
@@ -548,13 +389,12 @@ def _cell_error(path: Path) -> dict[str, Any]:
 def _close(out: Path, manifest: Manifest, status: str, watch: Watch, start: float, error: dict[str, Any] | None, no_input: bool) -> RunResult:
     "Write what a run leaves behind, whatever its end."
     watch.close()
-    log = out / "kernel.log"  # what the kernel wrote past the notebook; jupyter's own farewell is not worth a file
-    if log.exists() and all(line.startswith("[IPKernelApp]") for line in log.read_text(errors="replace").splitlines()): log.unlink()
     metrics = read_glue(out / "notebook.ipynb") if (out / "notebook.ipynb").exists() else {}
     _write_json(out / "metrics.json", metrics)
     done = replace(manifest, ended=_now(), seconds=round(time.monotonic() - start, 2), status=status, error=error, peak_memory_mb=round(watch.peak_mb, 1) or None)
     if (out / "notebook.ipynb").exists(): to_html(out / "notebook.ipynb", out / "report.html", no_input=no_input and status == "done")
     done.save(out / "manifest.json")
+    (out / "process").unlink(missing_ok=True)
     return RunResult(out, done, metrics)
 
 # %% ../nbs/16_runs.ipynb #85593ab4
@@ -565,21 +405,25 @@ def run(
     timeout: float | None = None,  # seconds that one cell may take; None: as long as it needs
     no_input: bool = False,  # leave the code out of report.html
     quiet: bool = False,  # do not show on stderr where the run is
+    ranks: int | None = None,  # kernels that run the notebook together; None: the variable ACTREP_RANKS, or 1
 ) -> RunResult:
     """Execute a notebook in its own kernel and write a run folder. A parameter `out` that is not given gets the run folder.
     Raises ParameterError before anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
-    path, out = find_notebook(notebook), Path(out)
+    path, out, node = find_notebook(notebook), Path(out), find_place(ranks).node
+    if node: out = out / f"node{node}"  # the nodes may share a file system
     declared = notebook_parameters(path)
     given = dict(parameters or {}) | ({"out": str(out)} if "out" in declared and "out" not in (parameters or {}) else {})
     values = check_parameters(given, declared, path.name)
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("notebook.ipynb", "parameters.json", "manifest.json", "metrics.json", "report.html", "kernel.log"): (out / name).unlink(missing_ok=True)
+    for name in ("parameters.json", "manifest.json", "metrics.json", "report.html"): (out / name).unlink(missing_ok=True)
+    for left in [*out.glob("notebook*.ipynb"), *out.glob("notebook*.log")]: left.unlink()
     manifest, start, watch = start_manifest(path, values, out), time.monotonic(), Watch(path.stem, quiet)
+    _claim(out)
     manifest.save(out / "manifest.json")
     _write_json(out / "parameters.json", values)
     watch.start()
     try:
-        with _stoppable(): _execute(path, out / "notebook.ipynb", values, watch, timeout)
+        with _stoppable(): _execute(path, out / "notebook.ipynb", values, watch, timeout, ranks)
     except KeyboardInterrupt:
         _close(out, manifest, "interrupted", watch, start, _cell_error(out / "notebook.ipynb"), no_input)
         raise
@@ -588,6 +432,13 @@ def run(
         if error["cell"] is None: error |= {"name": type(e).__name__, "message": str(e)}
         raise RunFailed(_close(out, manifest, "failed", watch, start, error, no_input)) from (None if isinstance(e, PapermillExecutionError) else e)
     return _close(out, manifest, "done", watch, start, None, no_input)
+
+
+def _claim(out: Path) -> None:
+    "Say which process works on a run folder, so that one that was killed can be told from one that works."
+    import psutil
+
+    (out / "process").write_text(f"{os.getpid()} {platform.node()} {psutil.Process().create_time()}")
 
 
 @contextmanager
@@ -603,14 +454,14 @@ def _stoppable():
     finally: signal.signal(signal.SIGTERM, before)
 
 
-def _execute(path: Path, executed: Path, values: dict[str, Any], watch: Watch, timeout: float | None) -> None:
+def _execute(path: Path, executed: Path, values: dict[str, Any], watch: Watch, timeout: float | None, ranks: int | None) -> None:
     "Papermill with our engine. Papermill formats paths, so braces are doubled."
     import logging
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     brace = lambda p: str(p).replace("{", "{{").replace("}", "}}")
-    execute_notebook(brace(path), brace(executed), values or None, engine_name="actrep", kernel_name="python3", language="python", progress_bar=False, watch=watch,
-                     timeout=timeout, log_path=executed.with_name("kernel.log"))
+    execute_notebook(brace(path), brace(executed), values or None, engine_name="spmd", kernel_name="python3", language="python", progress_bar=False, watch=watch,
+                     timeout=timeout, ranks=ranks)
 
 # %% ../nbs/16_runs.ipynb #564a3ff6
 @dataclass(frozen=True, repr=False)
@@ -693,3 +544,219 @@ def run_steps(
         numbers = ", ".join(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in list(r.metrics.items())[:5] if isinstance(v, (int, float, str)))
         tell(f"      {r.manifest.seconds:.0f} s, {r.manifest.peak_memory_mb or 0:.0f} MB" + (f": {numbers}" if numbers else ""))
     return results
+
+# %% ../nbs/16_runs.ipynb #4e0be5e9
+def settings(
+    grid: Mapping[str, Iterable[Any]] | None = None,  # parameter → its values; every combination is run
+    rows: Iterable[Mapping[str, Any]] = (),  # or settings one by one, as from a table
+) -> list[dict[str, Any]]:
+    "The settings of a sweep, in order. ValueError when there are none, or one twice."
+    import itertools
+
+    chosen = [dict(row) for row in rows]
+    for name, values in (grid or {}).items():
+        if isinstance(values, str) or not isinstance(values, Iterable): raise ValueError(f"{name} needs a list of values, not {values!r}")
+    if grid: chosen += [dict(zip(grid, values)) for values in itertools.product(*(list(v) for v in grid.values()))]
+    if not chosen: raise ValueError("a sweep needs a grid of values or rows of settings")
+    for i, one in enumerate(chosen):
+        if one in chosen[:i]: raise ValueError(f"the setting {one} is there twice")
+    return chosen
+
+
+def setting_name(
+    setting: Mapping[str, Any],  # parameters and their values
+) -> str:  # a folder's name
+    "`lr=0.001,seed=1`; what a file system does not like becomes `_`, and long names end in a hash."
+    name = ",".join(f"{k}={v}" for k, v in setting.items()) or "default"
+    tidy = re.sub(r"[^\w=.,+-]", "_", name)
+    if tidy == name and len(name) <= 80: return name
+    return f"{tidy[:70]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+# %% ../nbs/16_runs.ipynb #856d210f
+def fingerprint(
+    manifest: Manifest,  # of a run that was, or is to be
+) -> str:
+    "SHA-256 over what decides a run's result: notebook, parameters, data and code. Where it writes and whether it resumed do not."
+    parameters = {k: v for k, v in manifest.parameters.items() if k not in (*WRITTEN, "resume")}
+    data = {k: d["sha256"] for k, d in manifest.data.items() if k not in WRITTEN}
+    decisive = [manifest.notebook_sha256, parameters, data, manifest.code["sha256"]]
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def standing(
+    out: str | Path,  # a run folder
+    now: Manifest,  # what would be run
+) -> str:  # "done", "running", "half" (begun with the same settings, not finished) or "new"
+    "Where a run stands. What was begun with other code, data or parameters is new."
+    try: before = Manifest.load(out)
+    except (FileNotFoundError, ValueError, TypeError): return "new"
+    if fingerprint(before) != fingerprint(now): return "new"
+    if before.status == "running" and _alive(Path(out)): return "running"
+    return "done" if before.status == "done" else "half"
+
+
+def _alive(out: Path) -> bool:
+    "Whether the process that works on a run folder is there; if it is on another machine, whether it wrote within two minutes."
+    import psutil
+
+    try: pid, host, born = (out / "process").read_text().split()
+    except (OSError, ValueError): return False
+    if host != platform.node(): return time.time() - (out / "notebook.ipynb").stat().st_mtime < 120 if (out / "notebook.ipynb").exists() else False
+    try: return abs(psutil.Process(int(pid)).create_time() - float(born)) < 1
+    except psutil.Error: return False
+
+# %% ../nbs/16_runs.ipynb #6d784f05
+def run_setting(
+    job: str | Path,  # a JSON file written by `sweep`: notebook, out, parameters, ranks, timeout
+) -> RunResult:
+    "Run one setting of a sweep in this process, going on where it stopped if the notebook can."
+    given = json.loads(Path(job).read_text(encoding="utf-8"))
+    out, declared = Path(given["out"]), notebook_parameters(given["notebook"])
+    now = start_manifest(Path(given["notebook"]), _resolved(given, declared), out)
+    half = standing(out, now) == "half"
+    parameters = given["parameters"] | ({"resume": True} if half and "resume" in declared else {})
+    return run(given["notebook"], out, parameters, timeout=given["timeout"], ranks=given["ranks"], quiet=True)
+
+
+def _resolved(job: Mapping[str, Any], declared: Mapping[str, Parameter]) -> dict[str, Any]:
+    "Every parameter of a job with its value, as `run` will have it."
+    given = dict(job["parameters"]) | ({"out": str(job["out"])} if "out" in declared and "out" not in job["parameters"] else {})
+    return check_parameters(given, declared, Path(job["notebook"]).name)
+
+# %% ../nbs/16_runs.ipynb #ead622eb
+def sweep(
+    notebook: str | Path,  # path of a notebook, or the name of an experiment
+    out: str | Path,  # folder of the sweep; each setting gets a folder inside
+    grid: Mapping[str, Iterable[Any]] | None = None,  # parameter → values
+    rows: Iterable[Mapping[str, Any]] = (),  # or settings one by one
+    parameters: Mapping[str, Any] | None = None,  # the same for all
+    parallel: int = 1,  # runs side by side
+    ranks: int = 1,  # kernels of each run
+    gpus: Iterable[int] | None = None,  # to share out, `ranks` to a run; None: those there are
+    timeout: float | None = None,  # seconds that one cell may take
+    executor: Any = None,  # a submitit executor that takes the runs instead: an array job on Slurm; None: processes on this machine
+    tell=print,  # called with one line when a run starts or ends
+) -> dict[str, Any]:  # setting → its run; with an executor the jobs it submitted
+    "Run every setting that is not done yet. A failed run does not stop the others; ParameterError before anything is written."
+    path, shares = find_notebook(notebook).resolve(), [] if executor else _shares_of_gpus(gpus, parallel, ranks)
+    jobs: dict[str, dict[str, Any]] = {setting_name(s): {"notebook": str(path), "out": str((Path(out) / setting_name(s)).absolute()), "parameters": dict(parameters or {}) | s, "ranks": ranks, "timeout": timeout}
+            for s in settings(grid, rows)}
+    declared = notebook_parameters(path)
+    planned = {name: start_manifest(path, _resolved(job, declared), Path(job["out"])) for name, job in jobs.items()}
+    says = {"done": "done before, skipped", "running": "another process works on it", "half": "begun before, goes on"}
+    left, told = dict(jobs), set()
+    while left:
+        stands = {name: standing(job["out"], planned[name]) for name, job in left.items()}
+        for name, state in stands.items():
+            if state in says and name not in told: tell(f"{name}: {says[state]}")
+            told.add(name)
+        todo = [(name, jobs[name]) for name, state in stands.items() if state in ("new", "half")]
+        if executor: return _submit(executor, todo, tell)
+        _work(todo, parallel, shares, tell)
+        left = {name: jobs[name] for name, state in stands.items() if state == "running"}  # done by another process when it ends, or else ours
+        if left: time.sleep(1)
+    return {name: _result(job) for name, job in jobs.items()}
+
+# %% ../nbs/16_runs.ipynb #d3af7dd1
+def _shares_of_gpus(gpus: Iterable[int] | None, parallel: int, ranks: int) -> list[str | None]:
+    "CUDA_VISIBLE_DEVICES for each place at the table; None where there are no GPUs. ValueError when they do not go round."
+    if gpus is None:
+        seen = (_ask("nvidia-smi", "--query-gpu=index", "--format=csv,noheader") or "").split()
+        gpus = [int(g) for g in (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(seen)).split(",") if g.strip().isdigit()]
+    gpus = list(gpus)
+    if not gpus: return [None] * parallel
+    if len(gpus) < parallel * ranks: raise ValueError(f"{parallel} runs of {ranks} ranks need {parallel * ranks} GPUs, there are {len(gpus)}")
+    return [",".join(map(str, gpus[k * ranks : (k + 1) * ranks])) for k in range(parallel)]
+
+
+def _written(job: dict[str, Any]) -> Path:
+    "The file of a job, in its run folder."
+    file = Path(job["out"]) / "job.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _write_json(file, job)
+    return file
+
+
+def _submit(executor: Any, jobs: list[tuple[str, dict[str, Any]]], tell) -> dict[str, Any]:
+    "Hand the jobs to submitit as one array; it comes back at once."
+    if not jobs: return {}
+    submitted = executor.map_array(run_setting, [str(_written(job)) for _, job in jobs])
+    for (name, _), job in zip(jobs, submitted): tell(f"{name}: submitted as job {job.job_id}")
+    return {name: job for (name, _), job in zip(jobs, submitted)}
+
+
+def _start(job: dict[str, Any], share: str | None) -> subprocess.Popen:
+    "A process that runs one setting; what it says goes into its folder."
+    file = _written(job)
+    env = os.environ | ({} if share is None else {"CUDA_VISIBLE_DEVICES": share}) | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    with open(file.with_name("process.log"), "wb") as log:
+        return subprocess.Popen([sys.executable, "-c", f"from actrep_nb.runs import run_setting; run_setting({str(file)!r})"], env=env, stdout=log, stderr=log)
+
+
+def _work(jobs: list[tuple[str, dict[str, Any]]], parallel: int, shares: list[str | None], tell) -> None:
+    "Keep `parallel` processes busy until all jobs have ended. An interrupt ends them all."
+    busy: dict[str, tuple[subprocess.Popen, str | None, dict[str, Any]]] = {}
+    waiting, free, total, began = list(jobs), list(shares), len(jobs), 0
+    try:
+        while waiting or busy:
+            while waiting and free:
+                (name, job), share, began = waiting.pop(0), free.pop(0), began + 1
+                busy[name] = (_start(job, share), share, job)
+                tell(f"[{began}/{total}] {name}: started" + (f" on GPU {share}" if share else ""))
+            time.sleep(0.2)
+            for name, (process, share, job) in list(busy.items()):
+                if process.poll() is None: continue
+                del busy[name]
+                free.append(share)
+                tell(f"{name}: {_ending(Path(job['out']))}")
+    finally:
+        for process, _, _ in busy.values(): process.send_signal(signal.SIGINT)
+        for process, _, _ in busy.values(): process.wait(30)
+
+# %% ../nbs/16_runs.ipynb #8f0ff189
+def _result(job: Mapping[str, Any]) -> RunResult:
+    "The run of a job; one whose process was killed before it could say so is failed."
+    r = load_run(job["out"])
+    if r.manifest.status != "running": return r
+    return replace(r, manifest=replace(r.manifest, status="failed", error={"cell": None, "name": "Killed", "message": _ending(r.out), "traceback": []}))
+
+
+def _ending(out: Path) -> str:
+    "How a run ended, in a line."
+    try: r = load_run(out)
+    except (FileNotFoundError, ValueError): r = None
+    if r is None or r.manifest.status == "running":
+        said = (out / "process.log").read_text(errors="replace").strip().splitlines() if (out / "process.log").exists() else []
+        return "the process was killed" + (f": {said[-1][:160]}" if said else "")
+    numbers = ", ".join(f"{n} {v:.4g}" for n, v in list(r.metrics.items())[:5] if isinstance(v, (int, float)))
+    if r.ok: return f"done in {r.manifest.seconds:.0f} s" + (f", {numbers}" if numbers else "")
+    return f"{r.manifest.status}: {(r.manifest.error or {}).get('name')}: {str((r.manifest.error or {}).get('message'))[:160]}"
+
+# %% ../nbs/16_runs.ipynb #1627e485
+def find_runs(
+    folder: str | Path,  # looked through to any depth
+) -> list[RunResult]:
+    "The runs below a folder, in order of their start. A manifest that cannot be read is left out with a warning that names it."
+    import warnings
+
+    found = []
+    for path in Path(folder).rglob("manifest.json"):
+        try: found.append(load_run(path.parent))
+        except (ValueError, TypeError, KeyError) as e: warnings.warn(f"{path}: not a run's manifest ({e})", stacklevel=2)
+    return sorted(found, key=lambda r: (r.manifest.started, str(r.out)))
+
+
+def runs_table(
+    runs: Iterable[RunResult],  # from `find_runs`
+) -> Any:  # a pandas DataFrame, one row for each run
+    "Name, notebook, status, seconds, the parameters that differ, and the metrics that are numbers."
+    import pandas as pd
+
+    runs = list(runs)
+    root = Path(os.path.commonpath([r.out for r in runs])) if len(runs) > 1 else (runs[0].out.parent if runs else Path())
+    names = dict.fromkeys(n for r in runs for n in r.manifest.parameters if n not in WRITTEN)
+    differ = [n for n in names if len({json.dumps(r.manifest.parameters.get(n), default=str) for r in runs}) > 1]
+    def status(r): return "killed" if r.manifest.status == "running" and not _alive(r.out) and (r.out / "process").exists() else r.manifest.status
+    rows = [{"run": str(r.out.relative_to(root)), "notebook": Path(r.manifest.notebook).stem, "status": status(r), "seconds": r.manifest.seconds}
+            | {n: r.manifest.parameters.get(n) for n in differ} | {n: v for n, v in r.metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)} for r in runs]
+    return pd.DataFrame(rows)

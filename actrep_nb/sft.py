@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/sft.html.md"""
 
 # %% auto #0
 __all__ = ['prepare', 'Example', 'make_example', 'SFTCollator', 'answer_logprobs', 'ResumableTrainer', 'CountSFTTrainer',
-           'JSONLLog', 'read_log', 'training_arguments', 'train_sft']
+           'JSONLLog', 'read_log', 'training_arguments', 'finish', 'train_sft']
 
 # %% ../nbs/11_sft.ipynb #d9534e76
 import json
@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from .models import EncodedPrompt, Sample, collate, encode, frames_ahead, parts, see, unwrapped
+from .parallel import rank_share, strategy_arguments, through
 from .records import Clip
 from .show import progress
 from .tasks import TASKS
@@ -126,7 +127,7 @@ class CountSFTTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = True  # count the answer tokens of a step for us, and do not divide once more
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        logps, _, mask = answer_logprobs(model, inputs)
+        logps, _, mask = through(model, lambda inner: answer_logprobs(inner, inputs))
         ranks = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1  # their gradients are averaged
         total = mask.sum() if num_items_in_batch is None else num_items_in_batch / ranks
         loss = -logps[mask].sum() / total
@@ -167,18 +168,30 @@ def read_log(
 def training_arguments(
     out: str | Path,  # run folder
     steps: int,  # optimiser steps
-    batch_size: int,  # examples per step and device
+    batch_size: int,  # examples of one step, all ranks together: a run on more GPUs stays the same run
     lr: float,  # peak learning rate
     seed: int = 0,  # of the order of examples
     warmup: float = 0.05,  # share of the steps in which the learning rate rises
-    **more: Any,  # anything else TrainingArguments takes (deepspeed, gradient_accumulation_steps, report_to, …)
+    accumulation: int = 1,  # passes that make up a step
+    strategy: str = "ddp",  # what each of several GPUs keeps, see `STRATEGIES`
+    **more: Any,  # anything else TrainingArguments takes (report_to, save_strategy, …)
 ) -> TrainingArguments:
     "TrainingArguments with the defaults of this book: cosine schedule, clipping at 1, a log line per step, no checkpoints unless asked for."
     defaults = dict(
-        output_dir=str(out), max_steps=steps, per_device_train_batch_size=batch_size, learning_rate=lr, seed=seed, data_seed=seed, lr_scheduler_type="cosine",
+        output_dir=str(out), max_steps=steps, per_device_train_batch_size=rank_share(batch_size, accumulation), gradient_accumulation_steps=accumulation, learning_rate=lr, seed=seed, data_seed=seed, lr_scheduler_type="cosine",
         warmup_steps=int(warmup * steps), weight_decay=0.01, max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
         remove_unused_columns=False, dataloader_pin_memory=False, use_cpu=not torch.cuda.is_available(), label_names=["labels"])
-    return TrainingArguments(**(defaults | more))
+    return TrainingArguments(**(defaults | strategy_arguments(strategy) | more))
+
+# %% ../nbs/11_sft.ipynb #09d6d0d1
+def finish(
+    trainer: Trainer,  # after its training
+    checkpoint: str | Path | None,  # where the model goes; None: nowhere
+) -> None:
+    "Save the trained model whole, wherever its weights are kept, and wait until rank 0 has written."
+    unwrapped(trainer.model).config.use_cache = True  # the Trainer turned it off, and a saved model would decode without
+    if checkpoint: trainer.save_model(str(checkpoint))
+    trainer.accelerator.wait_for_everyone()
 
 # %% ../nbs/11_sft.ipynb #87209614
 def train_sft(
@@ -186,6 +199,7 @@ def train_sft(
     examples: Sequence[Example],  # what to imitate
     args: TrainingArguments,  # see `training_arguments`
     log: str | Path | None = None,  # where log.jsonl goes; None: into the run folder
+    checkpoint: str | Path | None = None,  # where the trained model goes; None: nowhere
     resume: bool | str = False,  # go on from the run folder's last checkpoint, or from this one
 ) -> list[dict[str, float]]:
     "Fine-tune on examples and return the log. With `save_strategy=\"steps\"` in its arguments a run that was cut off can be resumed: it ends with the same weights."
@@ -195,5 +209,5 @@ def train_sft(
     trainer = CountSFTTrainer(model=model, args=args, train_dataset=examples, data_collator=SFTCollator(model), callbacks=[JSONLLog(log)])
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=resume)
-    model.config.use_cache = True  # the Trainer turned it off, and a saved model would decode without
+    finish(trainer, checkpoint)
     return read_log(log)

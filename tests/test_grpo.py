@@ -411,7 +411,7 @@ def test_groups_that_teach_nothing_are_replaced(loaded, tmp_path):
 
 
 def test_accumulated_micro_batches_are_averaged_in_the_log(tiny, tmp_path, letters):
-    log = practise(tiny, tmp_path, letters, steps=2, arguments=dict(gradient_accumulation_steps=2))
+    log = practise(tiny, tmp_path, letters, steps=2, arguments=dict(accumulation=2))
     assert len(log) == 2 and log[0]["grad_norm"] >= 0 and log[0]["seconds/update"] > 0
 
 

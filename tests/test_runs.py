@@ -200,5 +200,5 @@ def test_shipped_experiments_declare_readable_parameters():
 def test_native_crashes_leave_their_last_words(book, tmp_path):
     with pytest.raises(RunFailed, match="Segmentation fault|Fatal Python error"):
         run(book("import faulthandler, sys\nfaulthandler.enable(file=sys.__stderr__)\nfaulthandler._sigsegv()"), tmp_path / "run", quiet=True)
-    assert (tmp_path / "run" / "kernel.log").stat().st_size > 0
-    assert run(book("n"), tmp_path / "run", quiet=True).ok and not (tmp_path / "run" / "kernel.log").exists()
+    assert (tmp_path / "run" / "notebook.rank0.log").stat().st_size > 0
+    assert run(book("n"), tmp_path / "run", quiet=True).ok and not (tmp_path / "run" / "notebook.rank0.log").exists()

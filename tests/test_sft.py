@@ -71,7 +71,7 @@ def test_labels_are_the_answer_and_nothing_else(checkpoint, family):
 def test_accumulated_batches_weigh_every_token_alike(checkpoint, tmp_path):
     "Answers of very different lengths, in one batch of four or in four of one: the same losses, and the same weights up to rounding."
     runs = {}
-    for name, batch, more in [("whole", 4, {}), ("parts", 1, {"gradient_accumulation_steps": 4})]:
+    for name, batch, more in [("whole", 4, {}), ("parts", 4, {"accumulation": 4})]:
         model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
         losses = fit(model, drawn(model, processor), tmp_path / name, 3, batch, optim="sgd", **more)
         runs[name] = losses, torch.cat([p.detach().flatten() for p in model.parameters()])

@@ -1,0 +1,132 @@
+"Sweeps survive what happens to them: nothing is lost, nothing done twice."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from actrep_nb.runs import ParameterError, find_runs, load_run, run, runs_table, setting_name, settings, sweep
+
+
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    "Counts to twenty, a step every twentieth of a second, and remembers in its folder how far it came and how often it reached the end."
+    monkeypatch.setenv("LOG", str(tmp_path / "log"))
+    source = """import json, os, pathlib, time
+log = os.environ["LOG"]
+state = pathlib.Path(out) / "state.json"
+step = json.loads(state.read_text()) if resume and state.exists() else 0
+with open(pathlib.Path(log), "a") as f: f.write(f"{x} from {step}\\n")
+while step < 20:
+    step += 1; time.sleep(pause); state.write_text(json.dumps(step))
+with open(pathlib.Path(log), "a") as f: f.write(f"{x} end\\n")
+from actrep_nb.show import glue
+glue("square", x * x)
+assert x != 13, "thirteen"
+"""
+    parameters = 'x: int = 1  # a number\nout: str = ""  # run folder\nresume: bool = False  # go on\npause: float = 0.01  # seconds of a step'
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(source)])
+    nbformat.write(nb, tmp_path / "count.ipynb")
+    return tmp_path / "count.ipynb"
+
+
+def test_settings_and_their_names():
+    assert settings({"a": [1, 2], "b": ["x"]}) == [{"a": 1, "b": "x"}, {"a": 2, "b": "x"}] and settings(rows=[{"a": 3}]) == [{"a": 3}]
+    for bad, words in (({}, "needs a grid"), ({"grid": {"a": "xy"}}, "list of values"), ({"grid": {"a": 1}}, "list of values"), ({"rows": [{"a": 1}, {"a": 1}]}, "twice")):
+        with pytest.raises(ValueError, match=words): settings(**bad)
+    names = [setting_name({"path": p}) for p in ("a/b", "a:b", "a_b", "x" * 300)]
+    assert len(set(names)) == 4 and all(len(n) < 90 and "/" not in n for n in names) and setting_name({"lr": 1e-4, "seed": 0}) == "lr=0.0001,seed=0"
+
+
+def test_a_failed_run_stops_no_other_and_is_tried_again(notebook, tmp_path):
+    told = []
+    done = sweep(notebook, tmp_path / "s", {"x": [2, 13, 3]}, parallel=2, tell=told.append)
+    assert {n: (r.ok, r.metrics.get("square")) for n, r in done.items()} == {"x=2": (True, 4), "x=13": (False, 169), "x=3": (True, 9)}
+    assert any("AssertionError: thirteen" in line for line in told)
+    told.clear()
+    sweep(notebook, tmp_path / "s", {"x": [2, 13, 3]}, parallel=2, tell=told.append)
+    assert [line for line in told if "skipped" in line] == ["x=2: done before, skipped", "x=3: done before, skipped"] and any(line.startswith("x=13: begun before") for line in told)
+    table = runs_table(find_runs(tmp_path / "s")).set_index("x")
+    assert list(table.loc[2, ["status", "square"]]) == ["done", 4] and table.loc[13, "status"] == "failed"
+
+
+def test_changed_parameters_or_notebook_are_another_run(notebook, tmp_path):
+    def go(**more): return sweep(notebook, tmp_path / "s", {"x": [2]}, parameters=more, tell=told.append)
+    told = []
+    go(); go()
+    assert told.count("x=2: done before, skipped") == 1
+    go(pause=0.02)
+    assert told.count("x=2: done before, skipped") == 1
+    nb = nbformat.read(notebook, 4)
+    nb.cells[-1].source += "\n# changed"
+    nbformat.write(nb, notebook)
+    go(pause=0.02)
+    assert told.count("x=2: done before, skipped") == 1 and (tmp_path / "log").read_text().count("end") == 3
+    with pytest.raises(ParameterError, match="did you mean 'pause'"): sweep(notebook, tmp_path / "t", {"x": [1]}, parameters={"pauze": 1.0})
+    assert not (tmp_path / "t").exists()
+
+
+def test_twelve_runs_killed_twice_are_twelve_runs(notebook, tmp_path):
+    "kill -9 of the sweep and all it started, and then of the sweep alone: nothing is lost, nothing ends twice, what was half goes on."
+    code = f"""from actrep_nb.runs import sweep
+sweep({str(notebook)!r}, {str(tmp_path / 's')!r}, {{'x': list(range(20, 32))}}, parameters={{'pause': 0.1}}, parallel=4)"""
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    def done(): return {r.out.name: r.manifest.ended for r in find_runs(tmp_path / "s") if r.ok} if (tmp_path / "s").exists() else {}
+    finished = {}
+    for least, kill in ((3, lambda p: os.killpg(p.pid, signal.SIGKILL)), (7, lambda p: p.kill())):
+        child = subprocess.Popen([sys.executable, "-c", code], env=env, start_new_session=True, stdout=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        while len(done()) < least and time.monotonic() < until and child.poll() is None: time.sleep(0.05)
+        assert child.poll() is None, "it was over before it could be killed"
+        kill(child)
+        child.wait()
+        finished |= done()
+    last = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=180)
+    assert last.returncode == 0, last.stderr
+    runs = find_runs(tmp_path / "s")
+    assert len(runs) == 12 and all(r.ok and r.metrics["square"] == r.manifest.parameters["x"] ** 2 for r in runs)
+    assert 7 <= len(finished) < 12 and {name: done()[name] for name in finished} == finished, "what was done was not done again"
+    assert any(not line.endswith(("end", "from 0")) for line in (tmp_path / "log").read_text().splitlines()), "something went on from where it was"
+
+
+def test_a_run_that_was_killed_is_not_running(notebook, tmp_path):
+    run(notebook, tmp_path / "r", quiet=True)
+    manifest = json.loads((tmp_path / "r/manifest.json").read_text())
+    (tmp_path / "r/manifest.json").write_text(json.dumps(manifest | {"status": "running"}))
+    (tmp_path / "r/process").write_text(f"{os.getpid()} {os.uname().nodename} 12.5")  # another process had this number
+    assert runs_table([load_run(tmp_path / "r")])["status"].item() == "killed"
+    (tmp_path / "bad").mkdir()
+    Path(tmp_path / "bad/manifest.json").write_text("{")
+    with pytest.warns(UserWarning, match="bad/manifest.json"): assert len(find_runs(tmp_path)) == 1
+
+
+def test_the_commands(notebook, tmp_path, monkeypatch, capsys):
+    from actrep_nb.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings.csv").write_text("x,pause\n2,0.001\n13,\n")
+    def go(*words): return main([*words, "--json"]), json.loads(capsys.readouterr().out.splitlines()[-1])
+    code, data = go("sweep", "count.ipynb", "--table", "settings.csv", "--out", "s")
+    assert code == 1 and {n: r["status"] for n, r in data["runs"].items()} == {"x=2,pause=0.001": "done", "x=13": "failed"} and data["failed"][0]["file"] == "x=13"
+    (tmp_path / "s/x=13/log.jsonl").write_text("".join(json.dumps({"step": k, "loss": 1 / k}) + "\n" for k in range(1, 9)))
+    code, data = go("runs", "s", "--csv", "t.csv", "--plot", "c.png")
+    assert code == 0 and [r["status"] for r in data["runs"]] == ["done", "failed"] and (tmp_path / "c.png").stat().st_size > 5000 and "square" in (tmp_path / "t.csv").read_text()
+    for words, says in ((["sweep", "count.ipynb", "--out", "s"], "nothing to sweep"), (["sweep", "count.ipynb", "--grid", "x", "--out", "s"], "NAME=VALUE"),
+                        (["sweep", "count.ipynb", "--grid", "y=1", "--out", "s"], "no parameter 'y'"), (["sweep", "count.ipynb", "--grid", "x=1,two", "--out", "s"], "x must be int")):
+        assert main(words) and says in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["runs", "empty"]) == 1 and "no runs" in capsys.readouterr().err
+
+
+def test_slurm_array_jobs_through_the_local_executor(notebook, tmp_path):
+    submitit = pytest.importorskip("submitit", reason="the package submitit is optional")
+    executor = submitit.AutoExecutor(folder=str(tmp_path / "jobs"), cluster="local")
+    executor.update_parameters(timeout_min=5)
+    jobs = sweep(notebook, tmp_path / "s", {"x": [4, 5]}, executor=executor)
+    assert [job.result().metrics["square"] for job in jobs.values()] == [16, 25]
+    assert sweep(notebook, tmp_path / "s", {"x": [4, 5]}, executor=executor) == {}, "nothing is left to submit"

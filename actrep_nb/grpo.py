@@ -30,7 +30,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Sampler
-from transformers import AttentionInterface, AttentionMaskInterface, Trainer, TrainingArguments
+from transformers import AttentionInterface, AttentionMaskInterface, TrainingArguments
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_callback import PrinterCallback
@@ -41,7 +41,7 @@ from .parallel import gathered, summed, through
 from .records import Clip
 from .rewards import combine
 from .rollout import ModelEngine, Rollout, RolloutEngine, placeholder_ids, shuffle_slots
-from .sft import JSONLLog, finish, read_log
+from .sft import JSONLLog, ResumableTrainer, finish, read_log
 from .tasks import TASKS, Task
 from .video import Frames
 
@@ -323,8 +323,8 @@ def judge(
     "Fill in rewards and advantages."
     score = rewards.reward if isinstance(rewards, Task) else partial(combine, rewards)
     flat, size = [r for group in groups for r in group], len(groups[0])
-    context = {"lengths": [len(r.ids) for r in flat], "group_size": size} | context
-    totals, components = score([r.text for r in flat], [clip for clip, group in zip(clips, groups) for _ in group], **context)
+    told: dict[str, Any] = {"lengths": [len(r.ids) for r in flat], "group_size": size} | context
+    totals, components = score([r.text for r in flat], [clip for clip, group in zip(clips, groups) for _ in group], **told)
     for name, values in (charges or {}).items():
         totals, components = [t + v for t, v in zip(totals, values)], components | {name: list(values)}
     pulls = [a for i in range(0, len(flat), size) for a in advantages(totals[i : i + size], scale)]
@@ -385,7 +385,7 @@ class Blocks(Sampler):
             yield from order[i : i + self.size] * self.times
 
 # %% ../nbs/13_grpo.ipynb #3ae32d61
-class GRPOTrainer(Trainer):
+class GRPOTrainer(ResumableTrainer):
     "GRPO on video prompts. A training example is a (clip, encoded prompt) pair; the batch size counts prompts."
 
     def __init__(
@@ -539,15 +539,6 @@ def _load_rng_state(self: GRPOTrainer, checkpoint):
     if checkpoint is not None:
         for generator, state in zip((self.generator, self.order), torch.load(Path(checkpoint) / f"generators_{self.args.process_index}.pt", weights_only=True)):
             generator.set_state(state)
-
-# %% ../nbs/13_grpo.ipynb #a318df49
-@patch
-def _load_from_checkpoint(self: GRPOTrainer, resume_from_checkpoint, model=None):
-    "The weights of a checkpoint, whatever its names."
-    model = model or self.model
-    if hasattr(model, "disable_adapter"):
-        return super(GRPOTrainer, self)._load_from_checkpoint(resume_from_checkpoint, model)
-    model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype).state_dict())
 
 # %% ../nbs/13_grpo.ipynb #f63d88a7
 @patch

@@ -417,6 +417,7 @@ def run(
     out.mkdir(parents=True, exist_ok=True)
     for name in ("parameters.json", "manifest.json", "metrics.json", "report.html"): (out / name).unlink(missing_ok=True)
     for left in [*out.glob("notebook*.ipynb"), *out.glob("notebook*.log")]: left.unlink()
+    for left in [] if values.get("resume") else out.glob("checkpoint-*[0-9]"): shutil.rmtree(left, ignore_errors=True)  # nothing may go on from those
     manifest, start, watch = start_manifest(path, values, out), time.monotonic(), Watch(path.stem, quiet)
     _claim(out)
     manifest.save(out / "manifest.json")

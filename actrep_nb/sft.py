@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
 
 from .models import EncodedPrompt, Sample, collate, encode, frames_ahead, parts, see, unwrapped
 from .parallel import rank_share, strategy_arguments, through
@@ -200,14 +201,15 @@ def train_sft(
     args: TrainingArguments,  # see `training_arguments`
     log: str | Path | None = None,  # where log.jsonl goes; None: into the run folder
     checkpoint: str | Path | None = None,  # where the trained model goes; None: nowhere
-    resume: bool | str = False,  # go on from the run folder's last checkpoint, or from this one
+    resume: bool | str = False,  # go on from the run folder's last checkpoint, if there is one, or from this one
 ) -> list[dict[str, float]]:
     "Fine-tune on examples and return the log. With `save_strategy=\"steps\"` in its arguments a run that was cut off can be resumed: it ends with the same weights."
     from transformers.trainer_callback import PrinterCallback
 
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     log = Path(log or Path(args.output_dir) / "log.jsonl")
     trainer = CountSFTTrainer(model=model, args=args, train_dataset=examples, data_collator=SFTCollator(model), callbacks=[JSONLLog(log)])
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=resume)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir) if resume is True else resume or None)
     finish(trainer, checkpoint)
     return read_log(log)

@@ -191,7 +191,9 @@ def finish(
 ) -> None:
     "Save the trained model whole, wherever its weights are kept, and wait until rank 0 has written."
     unwrapped(trainer.model).config.use_cache = True  # the Trainer turned it off, and a saved model would decode without
-    if checkpoint: trainer.save_model(str(checkpoint))
+    if checkpoint:
+        trainer.save_model(str(checkpoint))
+        Path(checkpoint, "training_args.bin").unlink(missing_ok=True)  # names the run folder: equal models would differ in it
     trainer.accelerator.wait_for_everyone()
 
 # %% ../nbs/11_sft.ipynb #87209614

@@ -262,13 +262,18 @@ def _one_row(module, args, kwargs):
 
 
 def load_model(
-    path: str | Path,  # folder, or a name on the Hugging Face hub
+    path: str | Path,  # folder, of a model or of adapters, or a name on the Hugging Face hub
     device: str | torch.device | None = None,  # where to put it; None picks
     dtype: torch.dtype | None = None,  # None: float32 on a CPU, bfloat16 elsewhere
     attention: str | None = None,  # "sdpa", "flash_attention_2", "eager"; None: what transformers prefers
     four_bit: bool = False,  # store the language model's weights in four bits, to train adapters
 ) -> tuple[Any, Any]:
     "Model and processor of a checkpoint. Raises ValueError for a family we do not know, OSError when there is nothing to load, ImportError when a package is missing."
+    if (Path(path) / "adapter_config.json").exists():
+        from peft import PeftConfig, PeftModel
+
+        model, processor = load_model(PeftConfig.from_pretrained(path).base_model_name_or_path, device, dtype, attention, four_bit)
+        return PeftModel.from_pretrained(model, path), processor
     where = torch.device(device) if device else pick_device()
     dtype = dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
     if str(path).startswith((".", "/", "data/", "runs/")) and not (Path(path) / "config.json").exists():

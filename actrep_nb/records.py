@@ -1255,7 +1255,7 @@ def _file_findings(clips: Sequence[Clip]) -> list[Finding]:
     twins, facts, broken = _identical(there), {}, {}
     for p in there:
         try: facts[p] = _open_video(p)
-        except (OSError, ValueError, IndexError) as e: broken[p] = str(e)
+        except (OSError, ValueError, IndexError) as e: broken[p] = getattr(e, "strerror", None) or str(e)
     for c in clips:
         if c.video in twins: add(c, "same_bytes", "error", f"{c.video} is byte for byte {twins[c.video]}")
         if c.video in broken: add(c, "unreadable_video", "error", f"{c.video} does not open: {broken[c.video]}")
@@ -1369,7 +1369,7 @@ def distributions(
         if counts: left.hist(counts, bins=range(0, max(c.count for c in clips) + 5, 4), density=True, histtype="step", label=name or "no split")
         if lengths: right.hist([min(t, 6.0) for t in lengths], bins=[k / 4 for k in range(25)], density=True, histtype="step", label=name or "no split")
     left.set(xlabel="repetitions in a clip", ylabel="share per repetition")
-    right.set(xlabel="length of a repetition, seconds (6 and more in the last bar)", ylabel="share per second")
+    right.set(xlabel="length of a repetition, seconds (last: 6 and more)", ylabel="share per second")
     if clips: left.legend()
     return fig
 
@@ -1398,8 +1398,11 @@ def audit_page(
     image = base64.b64encode(picture.getvalue()).decode()
     names = [{"class": action, "written": ", ".join(written)} for action, written in class_names(clips).items()]
     total = Counter(f.severity for f in findings)
-    rows = [{"severity": f.severity, "file": f.file, "row": f.row, "clip": f.id, "rule": f.rule, "seen": f.message, "what loading does": f.action} for f in findings]
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(_report(clips).splitlines()[0])}; the audit: {total['error']} errors, {total['warning']} warnings, {total['note']} notes.</p>",
+    groups: dict[tuple, list[Finding]] = {}
+    for f in findings: groups.setdefault((f.severity, f.file, f.row, f.id, f.rule) if f.id else (id(f),), []).append(f)
+    def seen(fs): return fs[0].message + (f", and {len(fs) - 1} more like it" if len(fs) > 1 else "")
+    rows = [{"severity": fs[0].severity, "file": fs[0].file, "row": fs[0].row, "clip": fs[0].id, "rule": fs[0].rule, "seen": seen(fs), "what loading does": fs[0].action} for fs in groups.values()]
+    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{len(clips.kept) + len(clips.rejected)} rows: {len(clips.kept)} kept, {len(clips.rejected)} rejected; {len(findings)} findings: {total['error']} errors, {total['warning']} warnings, {total['note']} notes.</p>",
              "<h2>Splits</h2>", _html_table(split_table(clips)), f'<p><img alt="counts and lengths of repetitions" src="data:image/png;base64,{image}"></p>',
              "<h2>Leaks between splits</h2>", _html_table(leakage(clips)), "<h2>Classes</h2>", _html_table(names), "<h2>Findings</h2>", _html_table(rows, "severity")]
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style><body>' + "\n".join(parts) + "</body></html>\n"

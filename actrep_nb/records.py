@@ -1189,7 +1189,8 @@ def split_in_name(
 # %% ../nbs/01_records.ipynb #0ad6fc59
 def _origins(clip: Clip) -> list[str]:
     "What a clip must share with no other split: its source, if it is known, and its file."
-    return list(dict.fromkeys([clip.source] * (clip.source is not None and is_known(clip.source)) + [os.path.normpath(clip.video)]))
+    file = os.path.normpath(clip.video)
+    return list(dict.fromkeys((clip.source, file))) if clip.source and is_known(clip.source) else [file]
 
 
 def leakage(

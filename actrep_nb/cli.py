@@ -360,7 +360,7 @@ def audit(
         for f in findings: say.say(str(f))
         shared = [r for r in leaks if r["shared"]]
         for r in shared: say.say(f"leak: {r['shared']} of {r['clips']} clips in {r['split']} ({r['with_source']} with a known source) share a source or file with {r['other']}")
-        title, rows = ", ".join(map(str, files)), len(loaded.kept) + len(loaded.rejected)
+        title, rows = ", ".join(f.name for f in files), len(loaded.kept) + len(loaded.rejected)
         say.say(f"{title}: {rows} rows, {len(loaded.kept)} kept, {len(loaded.rejected)} rejected, {len(findings)} findings")
         if page:
             page.parent.mkdir(parents=True, exist_ok=True)
@@ -408,6 +408,7 @@ def plan(
     model: Annotated[str, typer.Option(help="Family (qwen2_vl, qwen2_5_vl, qwen3_vl) or checkpoint folder.")] = "qwen2_5_vl",
     videos: Annotated[Path | None, typer.Option(help="Folder of the videos; they are looked at for length, size and rate.")] = None,
     fps: Annotated[str, typer.Option(help="Rates to compare, separated by commas.")] = "1,2,4,8",
+    source_fps: Annotated[float | None, typer.Option(help="Frame rate of frame numbers in a file that names none.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the model's processor: of a frame, for Qwen3-VL of the video. Default: the model's.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Token budget of the line that is planned by motion.")] = 8192,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of videos that are not here.")] = "1280x720",
@@ -425,16 +426,19 @@ def plan(
         from actrep_nb.video import VideoError, plan_table
 
         try: rates, (width, height) = [float(r) for r in fps.split(",")], (int(s) for s in size.split("x"))
-        except ValueError: raise Usage("--fps takes numbers separated by commas, --size WIDTHxHEIGHT") from None
+        except ValueError: raise Usage(f"--fps {fps} --size {size}: --fps takes numbers separated by commas, --size takes WIDTHxHEIGHT, as in 1280x720") from None
+        if min(width, height) < 1 or (max_pixels is not None and max_pixels < 1) or not all(0 < r < float("inf") for r in (*rates, source_fps or 1)):
+            raise Usage(f"--size {size}, --max-pixels {max_pixels}, --fps {fps}, --source-fps {source_fps}: all must be above 0")
         spec = _spec(model)
-        loaded, motions = load_clips(file, videos=videos), []
+        loaded, motions = load_clips(file, videos=videos, fps=source_fps), []
+        for r in loaded.rejected: say.warn(f"left out: {r}")
         for clip in loaded:
             try: motion = _motion(clip, (height, width))
             except VideoError as e: say.fail(clip.video, str(e))
             else:
                 if motion: motions.append(motion)
                 else: say.warn(f"{clip.id}: no video, no duration, no cycles: its length is not known, so it is left out")
-        if not motions: raise ValueError(f"{file}: nothing tells the length of any of its clips; name the folder of the videos with --videos")
+        if not motions: raise ValueError(f"{file}: nothing tells the length of any of its clips; name the folder of the videos with --videos, or the rate of its frame numbers with --source-fps")
         if max_pixels and "frame_size" in spec: raise Usage(f"{model} gives every frame the same size, {spec['frame_size']}; --max-pixels changes nothing there")
         table = plan_table(motions, rates=rates, max_tokens=max_tokens, **(spec | ({"max_pixels": max_pixels} if max_pixels else {})))
         for line in _plan_lines(table): say.say(line)
@@ -460,6 +464,7 @@ def _bench_video(videos: Path | None, limit: int, say: Output) -> None:
     from actrep_nb.synth import make_dataset
     from actrep_nb.video import FrameCache, bench_readers
 
+    if videos and not videos.is_dir(): raise Usage(f"--videos {videos}: there is no such folder")
     with tempfile.TemporaryDirectory() as folder:
         if videos is None: make_dataset(Path(folder), 3)
         paths = sorted(p for p in (videos or Path(folder) / "videos").iterdir() if p.suffix.lower() in (".mp4", ".avi", ".mkv", ".mov", ".webm", ".gif"))

@@ -93,8 +93,12 @@ def random_count_sampling(
     idle_seconds: float | None = None,  # also cut clips without any repetition, at least this long (seconds); None: do not
     durations: Mapping[str, float] | None = None,  # clip id → seconds; without it nothing after the last repetition is used
 ) -> list[Clip]:  # shuffled; ids are unique ("stu1_10@3-7" holds repetitions 3 to 7)
-    "Clips whose counts are spread as asked, cut from the ones given. ValueError when several splits are mixed. Ours: see the prose above."
+    "Clips whose counts are spread as asked, cut from the ones given. ValueError when several splits are mixed, and for clips that ask something else. Ours: see the prose above."
     pool, rng, known = list(clips), random.Random(seed), durations or {}
+    question = next((c for c in pool if c.extra.get("task")), None)
+    if question: raise ValueError(f"clip {question.id} asks for {question.extra['task']}, not how often something is repeated: its count is none to sample by")
+    if n < 0 or ratio_strata < 1 or not any(e > 0 for e in strata) or (idle_seconds is not None and not idle_seconds > 0):
+        raise ValueError(f"n={n}, ratio_strata={ratio_strata}, strata={tuple(strata)}, idle_seconds={idle_seconds}: need n of 0 or more, a part or more, a range that starts above 0, and idle seconds above 0")
     splits = sorted({str(c.split) for c in pool})
     if len(splits) > 1: raise ValueError(f"clips of several splits ({', '.join(splits)}): sample each by itself, as in clips.split('train')")
     edges = [*([0] if idle_seconds is not None or 0 in strata else []), *(e for e in sorted(set(strata)) if e > 0), math.inf]

@@ -193,6 +193,17 @@ def test_plan_counts_the_clips_that_repeat_too_fast(here, capsys):
     assert last_json(capsys)[0]["table"][0]["tokens"]["max"] != data["table"][0]["tokens"]["max"]
 
 
+def test_plan_and_bench_refuse_what_cannot_be_and_take_a_rate(here, capsys):
+    (here / "frames.csv").write_text("type,name,count,L1,L2\nsquat,a.mp4,1,30,90\nsquat,b.mp4,x,30,90\n")
+    for odd in (["--size", "0x0"], ["--size", "720"], ["--max-pixels", "-5"], ["--max-pixels", "0"], ["--fps", "0"]):
+        assert main(["plan", "frames.csv", *odd]) == 2 and odd[1] in capsys.readouterr().err
+    assert main(["plan", "frames.csv"]) == 1 and "--source-fps" in capsys.readouterr().err
+    assert main(["plan", "frames.csv", "--source-fps", "30", "--json"]) == 0
+    data, err = last_json(capsys)
+    assert (data["clips"], data["rows"]) == (1, 2) and "left out: frames.csv, row 3, count" in err
+    assert main(["bench", "video", "--videos", "nope"]) == 2 and "no such folder" in capsys.readouterr().err
+
+
 def test_plan_takes_the_size_and_depth_of_a_checkpoint(here, capsys):
     (here / "clips.csv").write_text(PLANNED)
     base = str(ROOT / "data" / "tiny_base")

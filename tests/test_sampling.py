@@ -126,3 +126,13 @@ def test_select_by_variance():
     rewards = {"same": [1, 1], "unscored": [None, None], "one": [0.3], "torn": [0, 1, None], "mild": [0.4, 0.6]}
     assert select_by_variance(rewards) == ["torn", "mild"] and select_by_variance(rewards, n=1) == ["torn"] and select_by_variance({}) == []
     with pytest.raises(ValueError, match="x has a reward"): select_by_variance({"x": [float("nan"), 1.0]})
+
+
+def test_a_question_is_no_clip_without_repetitions():
+    question = Clip("q.mp4", "", 0, extra={"task": "choice"}, split="train")
+    with pytest.raises(ValueError, match="clip q asks for choice"): random_count_sampling([Clip("a.mp4", "squat", 3, split="train"), question], 4, strata=(0, 1))
+
+
+@pytest.mark.parametrize("odd", [{"n": -5}, {"ratio_strata": 0}, {"strata": ()}, {"idle_seconds": -1}])
+def test_impossible_draws_are_refused(odd):
+    with pytest.raises(ValueError, match="ratio_strata="): random_count_sampling([Clip("a.mp4", "squat", 3)], **({"n": 2} | odd))

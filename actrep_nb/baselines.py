@@ -21,6 +21,7 @@ from scipy.signal import detrend, find_peaks, savgol_filter
 
 from .records import Clip, Prediction
 from .show import progress as show_progress
+from .tasks import TASKS
 from .video import Frames, plan_frames, probe, read_frames
 
 # %% ../nbs/14_baselines.ipynb #f7f03d94
@@ -169,7 +170,8 @@ def fitted_counters(
     train: Sequence[Clip],  # clips to learn constants from
     names: Iterable[str] = ("constant", "class_median", "period"),  # names in `COUNTERS`
 ) -> dict[str, Any]:  # name → counter ready to predict
-    "The baselines, fitted where there is something to fit."
+    "The baselines, fitted where there is something to fit. Raises ValueError for a clip that does not ask for a count."
+    TASKS["counting"].check(train)
     out = {}
     for name in names:
         if name not in COUNTERS: raise ValueError(f"counter {name!r} is unknown; there are {', '.join(COUNTERS)}")

@@ -235,7 +235,9 @@ def plot_error_by_count(
     return fig
 
 # %% ../nbs/17_plots.ipynb #e102c5ff
-METRIC_TITLES = {"obo": "off by at most one", "exact": "exactly right", "mae": "normalised error (MAE)", "abs_mae": "error, repetitions", "parse_rate": "readable answers"}
+METRIC_TITLES = {"obo": "off by at most one", "exact": "exactly right", "mae": "normalised error (MAE)", "abs_mae": "error, repetitions", "parse_rate": "readable answers",
+                 "miou": "overlap (mIoU)", "r@0.5": "overlap of half or more", "accuracy": "right option"}
+_SHARES = ("obo", "exact", "parse_rate", "miou", "r@0.5", "accuracy")  # from 0 to 1, more is better
 
 
 def plot_metric_table(
@@ -251,8 +253,8 @@ def plot_metric_table(
             ax.plot([m["lo"], m["hi"]], [k, k], color=f"C{k}", lw=2.5, alpha=0.45, solid_capstyle="round")
             ax.plot(m["value"], k, "o", color=f"C{k}", ms=6)
             ax.annotate(f"{m['value']:.2f}", (m["value"], k), (0, 6), textcoords="offset points", ha="center", fontsize="small", color=INK)
-        ax.set_title(METRIC_TITLES.get(metric, metric) + (" →" if metric in ("obo", "exact", "parse_rate") else " ←"))
-        if metric in ("obo", "exact", "parse_rate"): ax.set(xlim=(-0.06, 1.06), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "", "0.5", "", "1"])
+        ax.set_title(METRIC_TITLES.get(metric, metric) + (" →" if metric in _SHARES else " ←"))
+        if metric in _SHARES: ax.set(xlim=(-0.06, 1.06), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "", "0.5", "", "1"])
         else: ax.set_xlim(-0.04 * ax.get_xlim()[1], None)
     axes[0, 0].set_yticks(range(len(names)), names)
     axes[0, 0].set_ylim(len(names) - 0.4, -0.8)

@@ -55,7 +55,7 @@ def main() -> None:
         for arm in args.arms:
             folder = args.out / f"grpo_{arm}_{seed}"
             once("05_grpo", folder, {"model": str(sft), "clips": str(args.out / "select" / arm / "selected.jsonl"), "videos": str(videos), "cache": str(frames),
-                                     "steps": args.steps, "samples": 0, "seed": seed})
+                                     "steps": args.steps, "samples": 0, "rewards": "count_hybrid=1,format=0.5,exact=0.5", "seed": seed})
             checkpoints[f"{arm}_{seed}"] = folder / "checkpoint"
 
     test = load_clips(args.demo / "data/test.csv", videos=videos)

@@ -1,15 +1,38 @@
 "Metrics against a second computation in plain Python, and intervals against simulation."
 import math
+import os
+import random
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actrep_nb.metrics import METRICS, bootstrap_ci, clip_metrics, count_bin, count_metrics, cycle_metrics, metrics_table, paired_bootstrap, stratify, tiou
-from actrep_nb.records import Clip, Prediction
+from actrep_nb.metrics import (
+    METRICS,
+    PROTOCOLS,
+    bootstrap_ci,
+    boundary_metrics,
+    choice_metrics,
+    clip_duration,
+    clip_metrics,
+    clip_period,
+    count_bin,
+    count_metrics,
+    cycle_map,
+    cycle_metrics,
+    density_count,
+    grounding_metrics,
+    metrics_table,
+    paired_bootstrap,
+    stratify,
+    tiou,
+)
+from actrep_nb.records import Clip, Prediction, load_clips
 
+SHARED = Path(os.environ.get("ACTREP_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
 KEYS = {"n", "parse_rate", "mae", "mae_pos", "abs_mae", "median_ae", "rmse", "obo", "exact", "bias"}
 
 
@@ -135,3 +158,166 @@ def test_cycles_by_hand():
     assert result["precision"] == pytest.approx(2 / 3) and result["recall"] == pytest.approx(2 / 6) and result["f1"] == pytest.approx(4 / 9)
     assert result["tiou"] == pytest.approx((1 + 1 / 1.2) / 2) and result["edge_error"] == pytest.approx((0 + 0.1) / 2)
     assert math.isnan(cycle_metrics([], [])["f1"]) and tiou((0, 2), (1, 3)) == pytest.approx(1 / 3)
+
+
+# ---- periods and durations ------------------------------------------------------------------------------------------
+
+def test_what_is_not_known_is_counted_not_dropped():
+    clips = [Clip("a.mp4", "", 2, [(0, 0.4), (1, 1.6)]), Clip("b.mp4", "", 3), Clip("c.mp4", "", 0, []), Clip("d.mp4", "", 1, [(2, 2)]), Clip("e.mp4", "", 1, [(0, 9)])]
+    by_period = stratify(clips, [2, 3, 0, 1, 1], "period")
+    assert {name: m["n"] for name, m in by_period.items()} == {"0.5–1 s": 1, "2+ s": 1, "unknown": 3} and list(by_period)[-1] == "unknown"
+    assert [clip_period(c) for c in clips] == [pytest.approx(0.5), None, None, None, 9]
+
+
+def test_duration_is_taken_from_what_is_surest():
+    whole = {"fps": 25, "num_frames": 500, "duration": 999.0}
+    assert clip_duration(Clip("a.mp4", "", 1, [(0, 1)], window=(3, 7.5), extra=whole)) == 4.5
+    assert clip_duration(Clip("a.mp4", "", 1, [(0, 1)], extra=whole)) == 20 and clip_duration(Clip("a.mp4", "", 1, [(0, 1)], extra={"duration": 12.0, "fps": 25})) == 12
+    assert clip_duration(Clip("a.mp4", "", 2, [(0, 1), (1, 3)])) == 3 and clip_duration(Clip("a.mp4", "", 2)) is None and clip_duration(Clip("a.mp4", "", 0, [])) is None
+    assert list(stratify([Clip("a.mp4", "", 2), Clip("b.mp4", "", 1, extra={"duration": 60.0}), Clip("c.mp4", "", 1, [(0, 10)])], [1, 1, 1], "duration")) == ["10–20 s", "40+ s", "unknown"]
+
+
+# ---- where the repetitions are ----------------------------------------------------------------------------------------
+
+def jittered(rng, most=8):
+    "Cycles one after the other, and a list that is off here and there, in any order, with some missing and some made up."
+    starts = np.cumsum(rng.uniform(0.3, 1.2, rng.integers(0, most)))
+    true = [(s, s + rng.uniform(0.2, 1.0)) for s in starts]
+    pred = [(a + rng.normal(0, 0.15), b + rng.normal(0, 0.15)) for a, b in true if rng.random() < 0.8] + [(s, s + 0.5) for s in rng.uniform(0, 6, rng.integers(0, 3))]
+    return tuple(pred[i] for i in rng.permutation(len(pred))), tuple(true)
+
+
+def test_boundary_hits_against_an_assignment_solver():
+    from scipy.optimize import linear_sum_assignment
+
+    rng = np.random.default_rng(0)
+    for frames in (1, 3, 6, 12):
+        cases = [jittered(rng) for _ in range(60)]
+        hits = 0
+        for pred, true in cases:
+            near = np.array([[abs(a - c) <= frames / 25 and abs(b - d) <= frames / 25 for c, d in true] for a, b in pred]).reshape(len(pred), len(true))
+            hits += int(near[linear_sum_assignment(near, maximize=True)].sum())
+        listed, annotated = (sum(map(len, side)) for side in zip(*cases))
+        found = boundary_metrics(*zip(*cases), tolerance=frames, fps=25)
+        assert found["precision"] == pytest.approx(hits / listed) and found["recall"] == pytest.approx(hits / annotated) and found["f1"] == pytest.approx(2 * hits / (listed + annotated))
+
+
+def test_tolerance_is_in_frames_or_seconds_and_both_ends_count():
+    true = [((1.0, 2.0),)]
+    assert [boundary_metrics([((1.2, 2.0),)], true, tolerance=t, fps=f)["f1"] for t, f in ((5, 30), (6, 30), (0.2, 1), (0.19, 1))] == [0, 1, 1, 0]
+    assert boundary_metrics([((1.0, 2.5),)], true)["f1"] == 0 and boundary_metrics([None], true)["recall"] == 0
+    assert boundary_metrics([None, ((0, 1),)], [((0, 1),), None])["left_out"] == 1 and math.isnan(boundary_metrics([], [])["f1"])
+    for wrong in ({"tolerance": -1}, {"fps": 0}):
+        with pytest.raises(ValueError, match="tolerance"): boundary_metrics([], [], **wrong)
+
+
+def activitynet(preds, trues, scores, least):
+    "The procedure of ActivityNet's evaluation, written as it is told: by falling score, then interpolated precision over recall."
+    order = sorted(((s, k, i) for k, rank in enumerate(scores) for i, s in enumerate(rank)), reverse=True)
+    locked, hits = set(), []
+    for _, k, i in order:
+        free = [(tiou(preds[k][i], t), j) for j, t in enumerate(trues[k]) if (k, j) not in locked]
+        overlap, j = max(free, default=(0.0, -1))
+        hits.append(overlap >= least and j >= 0)
+        if hits[-1]: locked.add((k, j))
+    found, positives = np.cumsum(hits), sum(map(len, trues))
+    recall, precision = np.concatenate([[0], found / positives, [1]]), np.concatenate([[0], found / np.arange(1, len(hits) + 1), [0]])
+    for i in range(len(precision) - 2, -1, -1): precision[i] = max(precision[i], precision[i + 1])
+    step = np.flatnonzero(recall[1:] != recall[:-1]) + 1
+    return float(np.sum((recall[step] - recall[step - 1]) * precision[step]))
+
+
+def test_map_against_activitynets_procedure():
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        preds, trues = zip(*[jittered(rng) for _ in range(4)])
+        if not any(trues): continue
+        scores = [rng.permutation(len(p)) + rng.random(len(p)) for p in preds]
+        found = cycle_map(preds, trues, scores=scores)
+        for least in (0.3, 0.4, 0.5, 0.6, 0.7): assert found[f"ap@{least}"] == pytest.approx(activitynet(preds, trues, scores, least))
+        assert found["map"] == pytest.approx(np.mean([found[f"ap@{least}"] for least in (0.3, 0.4, 0.5, 0.6, 0.7)]))
+
+
+def test_without_scores_order_does_not_matter_and_the_area_is_a_product():
+    rng = np.random.default_rng(2)
+    for _ in range(40):
+        pred, true = jittered(rng)
+        if not true: continue
+        plain = cycle_map([pred], [true])
+        assert plain == cycle_map([pred[::-1]], [true])
+        hit = sum(max((tiou(p, t) for t in true), default=0) >= 0.7 for p in pred)
+        if pred and hit == len({max(range(len(true)), key=lambda j: tiou(p, true[j])) for p in pred if max(tiou(p, t) for t in true) >= 0.7}):
+            assert plain["ap@0.7"] == pytest.approx(hit / len(pred) * hit / len(true))
+    assert math.isnan(cycle_map([((0, 1),)], [()])["map"]) and cycle_map([None], [((0, 1),)])["map"] == 0
+    with pytest.raises(ValueError, match="one number for each"): cycle_map([((0, 1),)], [((0, 1),)], scores=[[]])
+
+
+# ---- other answers ----------------------------------------------------------------------------------------------------
+
+def test_grounding_and_choices_by_hand():
+    preds, trues = [(0, 10), (0, 5), (0, 4), None, (5, 1)], [(0, 10)] * 5
+    found = grounding_metrics(preds, trues)
+    assert {name: row["value"] for name, row in found.items()} == pytest.approx({"miou": (1 + 0.5 + 0.4) / 5, "r@0.3": 0.6, "r@0.5": 0.4, "r@0.7": 0.2, "parse_rate": 0.8})
+    assert all(row["lo"] <= row["value"] <= row["hi"] for row in found.values()) and found == grounding_metrics(preds, trues)
+    chosen = choice_metrics(["A", "B", None, "a"], ["A", "C", "A", "A"])
+    assert (chosen["accuracy"]["value"], chosen["parse_rate"]["value"]) == (0.25, 0.75)
+    assert math.isnan(choice_metrics([], [])["accuracy"]["value"]) and math.isnan(grounding_metrics([], [])["miou"]["value"])
+    with pytest.raises(ValueError, match="1 predictions for 0"): choice_metrics(["A"], [])
+
+
+# ---- protocols --------------------------------------------------------------------------------------------------------
+
+def random_judgement(seed):
+    rng = random.Random(seed)
+    clips = [Clip(f"{i}.mp4", "", n, [(k, k + 1) for k in range(n)], extra={"duration": 40.0}) for i, n in enumerate(rng.choices(range(30), k=20))]
+    return [[None if rng.random() < 0.2 else max(0, c.count + rng.randint(-3, 3)) for _ in range(4)] for c in clips], clips
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_protocols_by_hand(seed):
+    answers, clips = random_judgement(seed)
+    mean = lambda values: sum(values) / len(values)
+    first = [(some[0], c.count) for some, c in zip(answers, clips)]
+    zero = [(p or 0, t) for p, t in first]
+    read = [(p, t) for p, t in first if p is not None]
+    found = {name: protocol.score(answers, clips) for name, protocol in PROTOCOLS.items()}
+    assert all(set(f) >= {"judged", "left_out", "mae", "obo"} and f["judged"] + f["left_out"] == 20 for f in found.values())
+    assert found["ours"]["mae"] == pytest.approx(mean([abs(p - t) / (t + 0.1) for p, t in zero])) and found["ours"]["obo"] == mean([p is not None and abs(p - t) < 2 for p, t in first])
+    assert found["ActRep-R1"]["mae"] == pytest.approx(mean([abs(p - t) / (t + 0.1) for p, t in read])) and found["ActRep-R1"]["obo"] == mean([abs(p - t) < 2 for p, t in read])
+    assert found["lmms-eval"]["mae"] == pytest.approx(mean([t if p is None else abs(p - t) / (t + 0.1) for p, t in first])) and found["lmms-eval"]["obo"] == found["ours"]["obo"]
+    positive = [(p, t) for p, t in zero if t]
+    assert found["RepNet"]["mae"] == pytest.approx(mean([abs(p - t) / t for p, t in positive])) and found["RepNet"]["obo_error"] == pytest.approx(mean([abs(p - t) > 1 for p, t in positive]))
+    best = [min((abs((p or 0) - c.count), (p or 0)) for p in some)[0] for some, c in zip(answers, clips)]
+    assert found["PoseRAC"]["mae"] == pytest.approx(mean([e / (c.count + 1e-9) for e, c in zip(best, clips)])) and found["PoseRAC"]["obo"] == mean([e < 2 for e in best])
+
+
+def test_density_count_against_numerical_integration():
+    from scipy.integrate import quad
+    from scipy.stats import norm
+
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        ends = np.sort(rng.uniform(0, 30, 2 * rng.integers(0, 25)))
+        if rng.random() < 0.5: ends = np.repeat(ends, 2)[1:-1]  # each cycle begins where the last one ended
+        cycles = list(zip(ends[::2], ends[1::2]))
+        bins = [min(math.ceil(t / 30 * 64), 63) for t in ends]
+        density = np.zeros(64)
+        for a, b in zip(bins[::2], bins[1::2]):
+            if a == b: density[a] = 1
+            else: density[a : b + 1] = [quad(norm((a + b) / 2, (b - a) / 6).pdf, k - 0.5, k + 0.5)[0] for k in range(a, b + 1)]
+        assert density_count(cycles, 30) == round(density.sum())
+
+
+def test_a_clip_without_times_is_left_out_by_transrac_only():
+    answers, clips = [[3], [2]], [Clip("a.mp4", "", 3), Clip("b.mp4", "", 2, [(0, 9), (9, 20)], extra={"duration": 30.0})]
+    assert PROTOCOLS["TransRAC"].score(answers, clips) == {"judged": 1, "left_out": 1, "mae": 0, "obo": 1}
+    assert PROTOCOLS["ours"].score(answers, clips)["judged"] == 2 and math.isnan(PROTOCOLS["ActRep-R1"].score([[None]], clips[:1])["mae"])
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the real annotation files are not at hand (set ACTREP_SHARED_DATA)")
+def test_a_perfect_counter_on_repcount_a_under_transracs_truth():
+    "As counted from the published code: 49 of 152 videos have another truth, 43 of them by more than one."
+    clips = list(load_clips(SHARED / "annotations/repcount_a/test_with_fps.csv", split="test"))
+    off = [abs(density_count(c.cycles, clip_duration(c)) - c.count) for c in clips]
+    found = PROTOCOLS["TransRAC"].score([[c.count] for c in clips], clips)
+    assert (sum(e > 0 for e in off), sum(e > 1 for e in off)) == (49, 43) and found["obo"] == pytest.approx(0.717, abs=1e-3) and found["mae"] == pytest.approx(0.148, abs=1e-3)

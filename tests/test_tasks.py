@@ -121,8 +121,10 @@ def test_a_question_no_task_is_for_says_so():
 
 
 def test_preparing_and_judging_refuse_before_anything_is_read():
+    from actrep_nb.baselines import fitted_counters
     from actrep_nb.evaluate import evaluate, judge
     from actrep_nb.sft import prepare
+    with pytest.raises(ValueError, match="use the task 'temporal_grounding'"): fitted_counters(EVENTS)
     with pytest.raises(ValueError, match="use the task 'temporal_grounding'"): prepare(None, None, EVENTS)
     with pytest.raises(ValueError, match="use the task 'multiple_choice'"): evaluate({}, CHOICES)
     with pytest.raises(ValueError, match="use the task 'counting'"): judge({"x": [TASKS["dvd_counting"].predict(CLIPS[0], "")]}, CLIPS[:1], task="dvd_counting")

@@ -1,0 +1,79 @@
+"""Every task but counting, trained from the tiny base and judged on held-out clips; and what two bonuses do to counting.
+
+    python benchmarks/tasks.py --out runs/tasks
+    python benchmarks/tasks.py --out runs/tasks --demo runs/demo --only counting
+
+The first command draws clips of each kind, fine-tunes, practises and evaluates; the second needs the clips and the SFT checkpoint of a finished
+`actrep demo`. Runs that are done are not repeated. The figures of all that is there go to benchmarks/tasks.json, which the chapter on tasks shows.
+"""
+import argparse
+import json
+from pathlib import Path
+
+from actrep_nb.runs import load_run, run
+from actrep_nb.sft import read_log
+
+SETTINGS = {  # clips to practise on, fine-tuning, practice
+    "temporal_grounding": (1200, {"steps": 250}, {"steps": 160, "max_new_tokens": 80}),
+    "multiple_choice": (400, {"steps": 700, "lr": 1e-3}, {"steps": 50, "max_new_tokens": 64}),
+    "dvd_counting": (480, {"steps": 700}, {"steps": 60, "max_new_tokens": 96}),
+}
+COUNTS = "count_hybrid=1,format=0.5,exact=0.5"  # the demo's
+ARMS = {"plain": {"rewards": COUNTS}, "temporal": {"rewards": f"{COUNTS},temporal=1", "shuffled_answers": 4},
+        "length": {"rewards": f"{COUNTS},length=1", "length_from": 70, "length_to": 112}}
+here = Path(__file__).parent
+
+
+def once(notebook: str, out: Path, parameters: dict) -> None:
+    "Run an experiment unless this folder holds it, done."
+    if (out / "manifest.json").exists() and load_run(out).manifest.status == "done":
+        return
+    print(out, f"{run(notebook, out, parameters).manifest.seconds:.0f} s", flush=True)
+
+
+def train_and_judge(task: str, out: Path) -> None:
+    "Draw, write texts, imitate, practise, evaluate."
+    practice, sft, grpo = SETTINGS[task]
+    cache = {"cache": str(out / "frames"), "task": task}
+    once("00_data", out / "data", {"task": task, "train": 1600, "practice": practice, "test": 400})
+    once("02_cot", out / "cot", {"task": task, "clips": str(out / "data/train.jsonl"), "crops": 0})
+    once("03_sft", out / "sft", {**cache, **sft, "data": str(out / "cot")})
+    once("05_grpo", out / "grpo", {**cache, **grpo, "model": str(out / "sft/checkpoint"), "clips": str(out / "data/practice.jsonl")})
+    once("06_evaluate", out / "evaluate", {**cache, "clips": str(out / "data/test.jsonl"), "sft": str(out / "sft/checkpoint"), "grpo": str(out / "grpo/checkpoint"),
+                                            "max_new_tokens": 96})
+
+
+def bonuses(demo: Path, out: Path) -> None:
+    "Practise counting from the demo's SFT checkpoint with and without each bonus, and evaluate all of them."
+    cache = {"cache": str(out / "frames")}
+    start = {"model": str(demo / "sft/checkpoint"), "clips": str(demo / "data/practice.jsonl"), "videos": str(demo / "data/videos"), "samples": 480, "steps": 60}
+    for name, arm in ARMS.items():
+        once("05_grpo", out / name, {**cache, **start, **arm})
+        once("06_evaluate", out / f"evaluate_{name}", {**cache, "clips": str(demo / "data/test.csv"), "none": "", "train": "", "base": "", "sft": str(demo / "sft/checkpoint"),
+                                                       "grpo": str(out / name / "checkpoint"), "limit": 300, "max_new_tokens": 112})
+
+
+def figures(out: Path) -> dict:
+    "Metrics and practice logs of what has been run, small enough to be kept."
+    def log(folder): return [{k: round(v, 4) for k, v in row.items() if k in ("step", "reward", "completion_length", "reward_std") or k.startswith(("reward/", "group/"))} for row in read_log(folder / "log.jsonl")]
+    def judged(folder): return {k: v for k, v in json.loads((folder / "results.json").read_text()).items() if k in ("n", "models", "paired")}
+    tasks = {name: {**judged(out / name / "evaluate"), "log": log(out / name / "grpo")} for name in SETTINGS if (out / name / "evaluate/results.json").exists()}
+    arms = {name: {**judged(out / "counting" / f"evaluate_{name}"), "log": log(out / "counting" / name)} for name in ARMS if (out / "counting" / f"evaluate_{name}/results.json").exists()}
+    return tasks | ({"counting": arms} if arms else {})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/tasks"), help="folder of all runs")
+    parser.add_argument("--demo", type=Path, default=None, help="a finished demo, for the bonuses")
+    parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=[*SETTINGS, "counting"], help="which tasks")
+    args = parser.parse_args()
+    for task in args.only:
+        if task != "counting": train_and_judge(task, args.out / task)
+        elif args.demo: bonuses(args.demo, args.out / task)
+        else: parser.error("counting needs --demo")
+    (here / "tasks.json").write_text(json.dumps(figures(args.out), separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()

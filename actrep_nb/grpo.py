@@ -30,7 +30,7 @@ from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Sampler
-from transformers import AttentionInterface, AttentionMaskInterface, Trainer, TrainingArguments
+from transformers import AttentionInterface, AttentionMaskInterface, TrainingArguments
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_callback import PrinterCallback
@@ -40,7 +40,7 @@ from .models import EncodedPrompt, Sample, collate, encode, family_of, load_mode
 from .records import Clip
 from .rewards import combine
 from .rollout import ModelEngine, Rollout, RolloutEngine, placeholder_ids, shuffle_slots
-from .sft import JSONLLog, read_log
+from .sft import JSONLLog, ResumableTrainer, read_log
 from .tasks import TASKS, Task
 from .video import Frames
 
@@ -384,7 +384,7 @@ class Blocks(Sampler):
             yield from order[i : i + self.size] * self.times
 
 # %% ../nbs/13_grpo.ipynb #3ae32d61
-class GRPOTrainer(Trainer):
+class GRPOTrainer(ResumableTrainer):
     "GRPO on video prompts. A training example is a (clip, encoded prompt) pair; the batch size counts prompts."
 
     def __init__(
@@ -409,6 +409,7 @@ class GRPOTrainer(Trainer):
         **kwargs: Any,  # for Trainer
     ):
         super().__init__(model=model, args=args, train_dataset=list(pairs), data_collator=list, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
         if args.save_strategy == "steps" and args.save_steps % updates:
             raise ValueError(f"save_steps={args.save_steps} must be a multiple of updates={updates}: a checkpoint holds no half-used answers")
         self.recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
@@ -533,15 +534,6 @@ def _load_rng_state(self: GRPOTrainer, checkpoint):
     if checkpoint is not None:
         for generator, state in zip((self.generator, self.order), torch.load(Path(checkpoint) / f"generators_{self.args.process_index}.pt", weights_only=True)):
             generator.set_state(state)
-
-# %% ../nbs/13_grpo.ipynb #a318df49
-@patch
-def _load_from_checkpoint(self: GRPOTrainer, resume_from_checkpoint, model=None):
-    "The weights of a checkpoint, whatever its names."
-    model = model or self.model
-    if hasattr(model, "disable_adapter"):
-        return super(GRPOTrainer, self)._load_from_checkpoint(resume_from_checkpoint, model)
-    model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint, dtype=model.dtype).state_dict())
 
 # %% ../nbs/13_grpo.ipynb #f63d88a7
 @patch

@@ -410,6 +410,7 @@ class GRPOTrainer(ResumableTrainer):
         **kwargs: Any,  # for Trainer
     ):
         super().__init__(model=model, args=args, train_dataset=list(pairs), data_collator=list, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
         if args.save_strategy == "steps" and args.save_steps % updates:
             raise ValueError(f"save_steps={args.save_steps} must be a multiple of updates={updates}: a checkpoint holds no half-used answers")
         self.recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe

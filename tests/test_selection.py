@@ -193,6 +193,7 @@ def test_a_killed_model_goes_on_to_the_same_answers(tmp_path):
     assert lines() == 17 and read_answers(path, {"model": "tiny", "seed": 1}) == alone
 
 
+@pytest.mark.slow
 def test_04_select_accounts_for_every_clip(tmp_path):
     "The experiment on drawn clips, one of them no video: every clip has a fate, what it writes can be loaded, and another rule asks nobody again."
     import pandas as pd

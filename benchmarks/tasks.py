@@ -10,6 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
+from actrep_nb.evaluate import compare, load_predictions
 from actrep_nb.runs import load_run, run
 from actrep_nb.sft import read_log
 
@@ -59,6 +60,8 @@ def figures(out: Path) -> dict:
     def judged(folder): return {k: v for k, v in json.loads((folder / "results.json").read_text()).items() if k in ("n", "models", "paired")}
     tasks = {name: {**judged(out / name / "evaluate"), "log": log(out / name / "grpo")} for name in SETTINGS if (out / name / "evaluate/results.json").exists()}
     arms = {name: {**judged(out / "counting" / f"evaluate_{name}"), "log": log(out / "counting" / name)} for name in ARMS if (out / "counting" / f"evaluate_{name}/results.json").exists()}
+    said = {name: load_predictions(out / "counting" / f"evaluate_{name}")["grpo"] for name in arms}
+    for name in arms: arms[name]["against_plain"] = compare(said[name], said["plain"])
     return tasks | ({"counting": arms} if arms else {})
 
 

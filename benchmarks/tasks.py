@@ -14,10 +14,11 @@ from actrep_nb.evaluate import compare, load_predictions
 from actrep_nb.runs import load_run, run
 from actrep_nb.sft import read_log
 
-SETTINGS = {  # clips to practise on, fine-tuning, practice
-    "temporal_grounding": (1200, {"steps": 250}, {"steps": 160, "max_new_tokens": 80}),
-    "multiple_choice": (400, {"steps": 700, "lr": 1e-3}, {"steps": 50, "max_new_tokens": 64}),
-    "dvd_counting": (480, {"steps": 700}, {"steps": 60, "max_new_tokens": 96}),
+SETTINGS: dict[str, tuple[str, int, int, dict, dict, dict]] = {  # task, clips to imitate and to practise on, fine-tuning, practice, evaluation
+    "temporal_grounding": ("temporal_grounding", 1600, 1200, {"steps": 250}, {"steps": 160, "max_new_tokens": 80}, {}),
+    "temporal_grounding_early": ("temporal_grounding", 480, 240, {"steps": 120}, {"steps": 30, "lr": 5e-4, "max_new_tokens": 72}, {"limit": 300, "max_new_tokens": 72}),
+    "multiple_choice": ("multiple_choice", 1600, 400, {"steps": 700, "lr": 1e-3}, {"steps": 40, "max_new_tokens": 64}, {"limit": 300, "max_new_tokens": 64}),
+    "dvd_counting": ("dvd_counting", 1600, 480, {"steps": 700}, {"steps": 60, "max_new_tokens": 96}, {}),
 }
 COUNTS = "count_hybrid=1,format=0.5,exact=0.5"  # the demo's
 ARMS = {"plain": {"rewards": COUNTS}, "temporal": {"rewards": f"{COUNTS},temporal=1", "shuffled_answers": 4},
@@ -32,16 +33,16 @@ def once(notebook: str, out: Path, parameters: dict) -> None:
     print(out, f"{run(notebook, out, parameters).manifest.seconds:.0f} s", flush=True)
 
 
-def train_and_judge(task: str, out: Path) -> None:
+def train_and_judge(name: str, out: Path) -> None:
     "Draw, write texts, imitate, practise, evaluate."
-    practice, sft, grpo = SETTINGS[task]
+    task, train, practice, sft, grpo, judged = SETTINGS[name]
     cache = {"cache": str(out / "frames"), "task": task}
-    once("00_data", out / "data", {"task": task, "train": 1600, "practice": practice, "test": 400})
+    once("00_data", out / "data", {"task": task, "train": train, "practice": practice, "test": 400})
     once("02_cot", out / "cot", {"task": task, "clips": str(out / "data/train.jsonl"), "crops": 0})
     once("03_sft", out / "sft", {**cache, **sft, "data": str(out / "cot")})
     once("05_grpo", out / "grpo", {**cache, **grpo, "model": str(out / "sft/checkpoint"), "clips": str(out / "data/practice.jsonl")})
-    once("06_evaluate", out / "evaluate", {**cache, "clips": str(out / "data/test.jsonl"), "sft": str(out / "sft/checkpoint"), "grpo": str(out / "grpo/checkpoint"),
-                                            "max_new_tokens": 96})
+    once("06_evaluate", out / "evaluate", {**cache, "max_new_tokens": 96, **judged, "clips": str(out / "data/test.jsonl"), "sft": str(out / "sft/checkpoint"),
+                                            "grpo": str(out / "grpo/checkpoint")})
 
 
 def bonuses(demo: Path, out: Path) -> None:
@@ -71,9 +72,9 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=None, help="a finished demo, for the bonuses")
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=[*SETTINGS, "counting"], help="which tasks")
     args = parser.parse_args()
-    for task in args.only:
-        if task != "counting": train_and_judge(task, args.out / task)
-        elif args.demo: bonuses(args.demo, args.out / task)
+    for name in args.only:
+        if name != "counting": train_and_judge(name, args.out / name)
+        elif args.demo: bonuses(args.demo, args.out / name)
         else: parser.error("counting needs --demo")
     (here / "tasks.json").write_text(json.dumps(figures(args.out), separators=(",", ":")) + "\n")
 

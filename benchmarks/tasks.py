@@ -10,9 +10,16 @@ import argparse
 import json
 from pathlib import Path
 
+import torch
+
 from actrep_nb.evaluate import compare, load_predictions
+from actrep_nb.metrics import bootstrap_ci, paired_bootstrap
+from actrep_nb.models import freeze, load_model
+from actrep_nb.records import load_clips
+from actrep_nb.rollout import sample_group
 from actrep_nb.runs import load_run, run
-from actrep_nb.sft import read_log
+from actrep_nb.sft import prepare, read_log
+from actrep_nb.tasks import TASKS
 
 SETTINGS: dict[str, tuple[str, int, int, dict, dict, dict]] = {  # task, clips to imitate and to practise on, fine-tuning, practice, evaluation
     "temporal_grounding": ("temporal_grounding", 1600, 1200, {"steps": 250}, {"steps": 160, "max_new_tokens": 80}, {}),
@@ -45,6 +52,23 @@ def train_and_judge(name: str, out: Path) -> None:
                                             "grpo": str(out / "grpo/checkpoint")})
 
 
+def sampled(name: str, out: Path) -> None:
+    "The overlap of one answer to each held-out clip, sampled at temperature 1, before and after practice: what practice works on."
+    if (out / "sampled.json").exists():
+        return
+    task, clips = TASKS[SETTINGS[name][0]], load_clips(out / "data/test.jsonl", videos=out / "data/videos")
+    scores = {}
+    for stage in ("sft", "grpo"):
+        model, processor = load_model(out / stage / "checkpoint")
+        ready, _ = prepare(freeze(model.eval(), "vision", "merger"), processor, clips, task=SETTINGS[name][0])
+        dice = torch.Generator().manual_seed(0)
+        batches = [ready[i : i + 40] for i in range(0, len(ready), 40)]
+        said = [group[0].text for some in batches for group in sample_group(model, processor, [prompt for _, prompt in some], 1, 80, 1.0, dice)]
+        scores[stage] = task.scores([task.predict(clip, text) for (clip, _), text in zip(ready, said)], [clip for clip, _ in ready])["miou"]
+    values = {stage: bootstrap_ci(array) for stage, array in scores.items()} | {"grpo-sft": tuple(paired_bootstrap(scores["grpo"], scores["sft"]).values())}
+    (out / "sampled.json").write_text(json.dumps({k: dict(zip(("value", "lo", "hi"), v)) for k, v in values.items()}))
+
+
 def bonuses(demo: Path, out: Path) -> None:
     "Practise counting from the demo's SFT checkpoint with and without each bonus, and evaluate all of them."
     cache = {"cache": str(out / "frames")}
@@ -61,6 +85,8 @@ def figures(out: Path) -> dict:
     def judged(folder): return {k: v for k, v in json.loads((folder / "results.json").read_text()).items() if k in ("n", "models", "paired")}
     tasks = {name: {**judged(out / name / "evaluate"), "log": log(out / name / "grpo")} for name in SETTINGS if (out / name / "evaluate/results.json").exists()}
     arms = {name: {**judged(out / "counting" / f"evaluate_{name}"), "log": log(out / "counting" / name)} for name in ARMS if (out / "counting" / f"evaluate_{name}/results.json").exists()}
+    for name in tasks:
+        if (out / name / "sampled.json").exists(): tasks[name]["sampled"] = json.loads((out / name / "sampled.json").read_text())
     said = {name: load_predictions(out / "counting" / f"evaluate_{name}")["grpo"] for name in arms}
     for name in arms: arms[name]["against_plain"] = compare(said[name], said["plain"])
     return tasks | ({"counting": arms} if arms else {})
@@ -73,7 +99,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=[*SETTINGS, "counting"], help="which tasks")
     args = parser.parse_args()
     for name in args.only:
-        if name != "counting": train_and_judge(name, args.out / name)
+        if name != "counting":
+            train_and_judge(name, args.out / name)
+            if name == "temporal_grounding": sampled(name, args.out / name)
         elif args.demo: bonuses(args.demo, args.out / name)
         else: parser.error("counting needs --demo")
     (here / "tasks.json").write_text(json.dumps(figures(args.out), separators=(",", ":")) + "\n")

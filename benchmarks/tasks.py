@@ -10,13 +10,22 @@ import argparse
 import json
 from pathlib import Path
 
-from actrep_nb.runs import load_run, run
-from actrep_nb.sft import read_log
+import torch
 
-SETTINGS = {  # clips to practise on, fine-tuning, practice
-    "temporal_grounding": (1200, {"steps": 250}, {"steps": 160, "max_new_tokens": 80}),
-    "multiple_choice": (400, {"steps": 700, "lr": 1e-3}, {"steps": 50, "max_new_tokens": 64}),
-    "dvd_counting": (480, {"steps": 700}, {"steps": 60, "max_new_tokens": 96}),
+from actrep_nb.evaluate import compare, load_predictions
+from actrep_nb.metrics import bootstrap_ci, paired_bootstrap
+from actrep_nb.models import freeze, load_model
+from actrep_nb.records import load_clips
+from actrep_nb.rollout import sample_group
+from actrep_nb.runs import load_run, run
+from actrep_nb.sft import prepare, read_log
+from actrep_nb.tasks import TASKS
+
+SETTINGS: dict[str, tuple[str, int, int, dict, dict, dict]] = {  # task, clips to imitate and to practise on, fine-tuning, practice, evaluation
+    "temporal_grounding": ("temporal_grounding", 1600, 1200, {"steps": 250}, {"steps": 160, "max_new_tokens": 80}, {}),
+    "temporal_grounding_early": ("temporal_grounding", 480, 240, {"steps": 120}, {"steps": 30, "lr": 5e-4, "max_new_tokens": 72}, {"limit": 300, "max_new_tokens": 72}),
+    "multiple_choice": ("multiple_choice", 1600, 400, {"steps": 700, "lr": 1e-3}, {"steps": 40, "max_new_tokens": 64}, {"limit": 300, "max_new_tokens": 64}),
+    "dvd_counting": ("dvd_counting", 1600, 480, {"steps": 700}, {"steps": 60, "max_new_tokens": 96}, {}),
 }
 COUNTS = "count_hybrid=1,format=0.5,exact=0.5"  # the demo's
 ARMS = {"plain": {"rewards": COUNTS}, "temporal": {"rewards": f"{COUNTS},temporal=1", "shuffled_answers": 4},
@@ -31,16 +40,33 @@ def once(notebook: str, out: Path, parameters: dict) -> None:
     print(out, f"{run(notebook, out, parameters).manifest.seconds:.0f} s", flush=True)
 
 
-def train_and_judge(task: str, out: Path) -> None:
+def train_and_judge(name: str, out: Path) -> None:
     "Draw, write texts, imitate, practise, evaluate."
-    practice, sft, grpo = SETTINGS[task]
+    task, train, practice, sft, grpo, judged = SETTINGS[name]
     cache = {"cache": str(out / "frames"), "task": task}
-    once("00_data", out / "data", {"task": task, "train": 1600, "practice": practice, "test": 400})
+    once("00_data", out / "data", {"task": task, "train": train, "practice": practice, "test": 400})
     once("02_cot", out / "cot", {"task": task, "clips": str(out / "data/train.jsonl"), "crops": 0})
     once("03_sft", out / "sft", {**cache, **sft, "data": str(out / "cot")})
     once("05_grpo", out / "grpo", {**cache, **grpo, "model": str(out / "sft/checkpoint"), "clips": str(out / "data/practice.jsonl")})
-    once("06_evaluate", out / "evaluate", {**cache, "clips": str(out / "data/test.jsonl"), "sft": str(out / "sft/checkpoint"), "grpo": str(out / "grpo/checkpoint"),
-                                            "max_new_tokens": 96})
+    once("06_evaluate", out / "evaluate", {**cache, "max_new_tokens": 96, **judged, "clips": str(out / "data/test.jsonl"), "sft": str(out / "sft/checkpoint"),
+                                            "grpo": str(out / "grpo/checkpoint")})
+
+
+def sampled(name: str, out: Path) -> None:
+    "The overlap of one answer to each held-out clip, sampled at temperature 1, before and after practice: what practice works on."
+    if (out / "sampled.json").exists():
+        return
+    task, clips = TASKS[SETTINGS[name][0]], load_clips(out / "data/test.jsonl", videos=out / "data/videos")
+    scores = {}
+    for stage in ("sft", "grpo"):
+        model, processor = load_model(out / stage / "checkpoint")
+        ready, _ = prepare(freeze(model.eval(), "vision", "merger"), processor, clips, task=SETTINGS[name][0])
+        dice = torch.Generator().manual_seed(0)
+        batches = [ready[i : i + 40] for i in range(0, len(ready), 40)]
+        said = [group[0].text for some in batches for group in sample_group(model, processor, [prompt for _, prompt in some], 1, 80, 1.0, dice)]
+        scores[stage] = task.scores([task.predict(clip, text) for (clip, _), text in zip(ready, said)], [clip for clip, _ in ready])["miou"]
+    values = {stage: bootstrap_ci(array) for stage, array in scores.items()} | {"grpo-sft": tuple(paired_bootstrap(scores["grpo"], scores["sft"]).values())}
+    (out / "sampled.json").write_text(json.dumps({k: dict(zip(("value", "lo", "hi"), v)) for k, v in values.items()}))
 
 
 def bonuses(demo: Path, out: Path) -> None:
@@ -59,6 +85,10 @@ def figures(out: Path) -> dict:
     def judged(folder): return {k: v for k, v in json.loads((folder / "results.json").read_text()).items() if k in ("n", "models", "paired")}
     tasks = {name: {**judged(out / name / "evaluate"), "log": log(out / name / "grpo")} for name in SETTINGS if (out / name / "evaluate/results.json").exists()}
     arms = {name: {**judged(out / "counting" / f"evaluate_{name}"), "log": log(out / "counting" / name)} for name in ARMS if (out / "counting" / f"evaluate_{name}/results.json").exists()}
+    for name in tasks:
+        if (out / name / "sampled.json").exists(): tasks[name]["sampled"] = json.loads((out / name / "sampled.json").read_text())
+    said = {name: load_predictions(out / "counting" / f"evaluate_{name}")["grpo"] for name in arms}
+    for name in arms: arms[name]["against_plain"] = compare(said[name], said["plain"])
     return tasks | ({"counting": arms} if arms else {})
 
 
@@ -68,9 +98,11 @@ def main() -> None:
     parser.add_argument("--demo", type=Path, default=None, help="a finished demo, for the bonuses")
     parser.add_argument("--only", nargs="+", default=list(SETTINGS), choices=[*SETTINGS, "counting"], help="which tasks")
     args = parser.parse_args()
-    for task in args.only:
-        if task != "counting": train_and_judge(task, args.out / task)
-        elif args.demo: bonuses(args.demo, args.out / task)
+    for name in args.only:
+        if name != "counting":
+            train_and_judge(name, args.out / name)
+            if name == "temporal_grounding": sampled(name, args.out / name)
+        elif args.demo: bonuses(args.demo, args.out / name)
         else: parser.error("counting needs --demo")
     (here / "tasks.json").write_text(json.dumps(figures(args.out), separators=(",", ":")) + "\n")
 

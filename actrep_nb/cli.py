@@ -412,6 +412,8 @@ def plan(
     max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the model's processor: of a frame, for Qwen3-VL of the video. Default: the model's.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Token budget of the line that is planned by motion.")] = 8192,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of videos that are not here.")] = "1280x720",
+    gpus: Annotated[int, typer.Option(min=0, help="Also what training keeps on each of so many GPUs, for every strategy; the model must be a checkpoint or a folder with its config.json.")] = 0,
+    frozen: Annotated[str, typer.Option(help="Parts that are not trained, for --gpus: vision, merger, language.")] = "vision,merger",
     as_json: AsJson = False,
 ) -> None:
     """Show what a frame rate costs and which clips are too fast for it: frames, size, tokens, share above Nyquist, memory.
@@ -420,6 +422,7 @@ def plan(
     Examples:
       actrep plan train.csv --model qwen3_vl
       actrep plan train.csv --videos clips --model checkpoints/mine --fps 2,4,8,16
+      actrep plan train.csv --model checkpoints/mine --gpus 8
     """
     with command("plan", as_json) as say:
         from actrep_nb.records import load_clips
@@ -443,7 +446,22 @@ def plan(
         table = plan_table(motions, rates=rates, max_tokens=max_tokens, **(spec | ({"max_pixels": max_pixels} if max_pixels else {})))
         for line in _plan_lines(table): say.say(line)
         say.say(f"{len(motions)} of {len(loaded.kept) + len(loaded.rejected)} rows planned for {spec['family']}; too fast: fewer than two slots of two frames for each repetition")
+        if gpus: say.data["memory"] = _memory(model, gpus, frozen, say)
         say.data |= {"file": str(file), **spec, "clips": len(motions), "rows": len(loaded.kept) + len(loaded.rejected), "max_tokens": max_tokens, "table": table}
+
+# %% ../nbs/18_cli.ipynb #4a812bdc
+def _memory(model: str, gpus: int, frozen: str, say: Output) -> dict[str, Any]:
+    "What training keeps on each GPU under each strategy, before activations: a line each."
+    from actrep_nb.parallel import STRATEGIES, parameter_counts, state_bytes
+
+    if not (Path(model) / "config.json").exists(): raise Usage(f"--gpus needs a folder with a config.json as --model; {model} is the name of a family")
+    weights, trained = parameter_counts(model, *[part for part in frozen.split(",") if part])
+    say.say(f"\n{weights / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million trained in mixed precision on {gpus} GPUs; MiB on each, before activations:")
+    kept = {name: {part: size / 2**20 for part, size in state_bytes(weights, trained, name, gpus).items()} for name in STRATEGIES}
+    say.say(f"{'strategy':>14} {'weights':>10} {'gradients':>10} {'optimiser':>10} {'in all':>10} {'on the CPU':>11}")
+    for name, k in kept.items():
+        say.say(f"{name:>14} {k['weights']:>10,.1f} {k['gradients']:>10,.1f} {k['optimiser']:>10,.1f} {sum(k.values()) - k['cpu']:>10,.1f} {k['cpu']:>11,.1f}")
+    return {"parameters": weights, "trained": trained, "gpus": gpus, "mib": kept}
 
 # %% ../nbs/18_cli.ipynb #4b6d37bf
 def _plan_lines(table: list[dict[str, Any]]) -> list[str]:

@@ -115,3 +115,11 @@ def test_through_puts_forward_back():
     assert through(wrapper, lambda inner: inner.weight.sum()).item() == model.weight.sum().item() and wrapper.calls == 1
     with pytest.raises(ZeroDivisionError): through(wrapper, lambda inner: 1 / 0)
     assert "forward" not in vars(model) and model(torch.ones(2)).shape == (2,)
+
+
+def test_parameters_are_counted_without_loading(tiny):
+    from actrep_nb.models import freeze, load_model, trainable
+    from actrep_nb.parallel import parameter_counts
+
+    model = freeze(load_model(tiny, device="cpu")[0], "vision")
+    assert parameter_counts(str(tiny), "vision") == trainable(model)[::-1]

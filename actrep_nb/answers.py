@@ -117,7 +117,7 @@ def read_integer(
     if len(text) > 400: return None, f"not-an-integer: {len(text)} characters, {shown!r}"
     words = [word.strip(".,:;!\"'*()`") for word in text.split()]
     numbers = [word for word in words if any(c.isnumeric() for c in word)]
-    if len(numbers) != 1 or not numbers[0].isdecimal(): return None, f"not-an-integer: {shown!r}"
+    if len(numbers) != 1 or not numbers[0].isdecimal() or re.search(r"[.,]\d", text): return None, f"not-an-integer: {shown!r}"
     digits = numbers[0]
     if len({ord(c) - int(c) for c in digits}) > 1: return None, f"not-an-integer: {shown!r} mixes scripts"
     if any(word and word is not digits and word.lower() not in FILLERS for word in words): return None, f"unknown-words: {shown!r}"
@@ -183,6 +183,9 @@ def listed_reps(
     return size or (0 if _NO_REPS.search(text) else None)
 
 # %% ../nbs/05_answers.ipynb #2d1f33b0
+def _check_text(text: object) -> None:
+    if not isinstance(text, str): raise TypeError(f"a completion is a str, not {type(text).__name__}")
+
 _TAG = re.compile(r"<(/?)(think(?:ing)?|answer)>", re.I | re.A)
 
 # %% ../nbs/05_answers.ipynb #53a77314
@@ -191,6 +194,7 @@ def split_tags(
 ) -> tuple[str, list[str], list[str]]:  # the reasoning, the text of each answer outside it, the problems
     """One pass over `<think>`/`<thinking>` and `<answer>` tags. Text before a `</think>` that nothing opened is reasoning too (some chat
     templates open it in the prompt). An answer that is never closed, or opened again before it closes, is no answer."""
+    _check_text(text)
     thoughts: list[str] = []; answers: list[str] = []; problems: list[str] = []
     state, start = "out", 0
     for tag in _TAG.finditer(text):
@@ -248,7 +252,7 @@ def parse_answer(
 ) -> Answer:                    # what it says; never an exception for any string
     """Read a completion. The count is the integer in the last `<answer>…</answer>` outside the reasoning, and None where tags are missing,
     unclosed or contradict each other, or where `read_integer` refuses. Linear time in the length of the text."""
-    if not isinstance(text, str): raise TypeError(f"a completion is a str, not {type(text).__name__}")
+    _check_text(text)
     if legacy is not None: return _read_as_published(text, legacy)
     reasoning, answers, problems = split_tags(text)
     count, found = _agreed(answers, problems, read_integer)
@@ -359,12 +363,14 @@ def is_well_formed(
     form: str = "count",  # a key of `FORMS`: what should stand in the answer tags
 ) -> bool:
     "Whether `text` is exactly `<think>reasoning</think><answer>…</answer>` with an answer in that form, white space aside."
+    _check_text(text)
     match = _FORMAT[form].fullmatch(text)
     return bool(match and match[2].strip())
 
 # %% ../nbs/05_answers.ipynb #73ab4ef1
 def tagged(text: str) -> list[str]:
     "What `re.findall` finds for `<answer>(.*?)</answer>`, in linear time."
+    _check_text(text)
     found, at = [], 0
     while (start := text.find("<answer>", at)) >= 0 and (end := text.find("</answer>", start)) >= 0:
         found.append(text[start + len("<answer>"):end])

@@ -6,22 +6,24 @@ Docs: https://actrep.github.io/actrep_nb/metrics.html.md"""
 
 # %% auto #0
 __all__ = ['EPS', 'UNREADABLE', 'ClipMetric', 'METRICS', 'COUNT_BINS', 'PERIOD_BINS', 'DURATION_BINS', 'BINNED', 'TIOUS',
-           'Answers', 'PROTOCOLS', 'clip_metrics', 'count_metrics', 'bootstrap_ci', 'paired_bootstrap', 'intervals',
-           'metrics_table', 'count_bin', 'seconds_bin', 'clip_period', 'clip_duration', 'stratify', 'cycle_metrics',
-           'boundary_metrics', 'cycle_map', 'grounding_metrics', 'choice_metrics', 'ours', 'actrep_r1', 'lmms_eval',
-           'poserac', 'repnet', 'density_count', 'transrac', 'Protocol', 'tiou', 'match_cycles']
+           'Answers', 'Judge', 'PROTOCOLS', 'clip_metrics', 'count_metrics', 'bootstrap_ci', 'paired_bootstrap',
+           'intervals', 'metrics_table', 'count_bin', 'seconds_bin', 'clip_period', 'clip_duration', 'stratify',
+           'cycle_metrics', 'boundary_metrics', 'cycle_map', 'grounding_metrics', 'choice_metrics', 'judging', 'ours',
+           'actrep_r1', 'lmms_eval', 'poserac', 'repnet', 'density_count', 'transrac', 'Protocol', 'tiou',
+           'match_cycles']
 
 # %% ../nbs/08_metrics.ipynb #c5bc39e2
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from statistics import fmean, median
 from typing import Any
 
 import numpy as np
 
 from .records import Clip, Cycles, Prediction
-from .rewards import match_cycles, tiou
+from .rewards import asks_count, match_cycles, reaches, tiou
 
 # %% ../nbs/08_metrics.ipynb #eb9efe20
 EPS = 0.1  # keeps the normalised error finite at a true count of 0; TransRAC's value, used by most
@@ -91,7 +93,7 @@ def _resample(n: int, times: int, seed: int) -> np.ndarray:
 
 # %% ../nbs/08_metrics.ipynb #c80cf3ac
 def bootstrap_ci(
-    values: Sequence[float] | np.ndarray,                     # one per clip, NaN not allowed
+    values: Sequence[float] | np.ndarray,                     # one per clip, all finite
     stat: Callable[..., Any] = np.mean,                       # a statistic that takes an array and `axis`
     n: int = 2000,                                            # resamples
     seed: int = 0,                                            # same seed, same interval
@@ -100,7 +102,7 @@ def bootstrap_ci(
     "A statistic of `values` with its percentile bootstrap interval, vectorised over resamples. Three NaN for no values."
     array = np.asarray(values, float)
     if array.ndim != 1: raise ValueError(f"values must be one number per clip, not of shape {array.shape}")
-    if np.isnan(array).any(): raise ValueError(f"{int(np.isnan(array).sum())} of {len(array)} values are NaN")
+    if bad := int((~np.isfinite(array)).sum()): raise ValueError(f"{bad} of {len(array)} values are NaN or infinite")
     if not 0 < level < 1 or n < 1: raise ValueError(f"level must lie between 0 and 1 and n be at least 1, not {level!r} and {n!r}")
     if not len(array): return (float("nan"),) * 3
     rows = max(1, 2_000_000 // len(array))  # bounds the memory of one block
@@ -212,7 +214,7 @@ def stratify(
     groups: dict[Any, list[int]] = {}
     for i in sorted((i for i, v in enumerate(values) if v is not None), key=lambda i: values[i]): groups.setdefault(name(values[i]) if name else values[i], []).append(i)
     if unknown := [i for i, v in enumerate(values) if v is None]: groups["unknown" if name else None] = unknown
-    counts = [pred.count if isinstance(pred, Prediction) else pred for pred in preds]
+    counts = [_said_count(pred, clip) for pred, clip in zip(preds, clips)]
     return {stratum: count_metrics([counts[i] for i in group], [clips[i].count for i in group]) for stratum, group in groups.items()}
 
 # %% ../nbs/08_metrics.ipynb #daa2bfdc
@@ -240,19 +242,25 @@ def _most_pairs(
     near: Sequence[Sequence[int]],  # for each listed cycle, the annotated ones it may be paired with
 ) -> list[tuple[int, int]]:
     "A largest set of pairs in which no cycle is used twice."
+    mine: dict[int, int] = {}  # listed → annotated
     taken: dict[int, int] = {}  # annotated → listed
 
-    def place(i: int, tried: set[int]) -> bool:
-        for j in near[i]:
-            if j in tried: continue
-            tried.add(j)
-            if j not in taken or place(taken[j], tried):
-                taken[j] = i
-                return True
-        return False
+    def place(first: int) -> None:
+        found: dict[int, int] = {}  # annotated → the listed one from which the search came to it
+        queue = [first]
+        for i in queue:  # grows while it is walked
+            for j in near[i]:
+                if j in found: continue
+                found[j] = i
+                if j in taken: queue.append(taken[j]); continue
+                free: int | None = j
+                while free is not None:  # everybody on the way back moves on by one
+                    i = found[free]
+                    taken[free], mine[i], free = i, free, mine.get(i)
+                return
 
-    for i in range(len(near)): place(i, set())
-    return sorted((i, j) for j, i in taken.items())
+    for i in range(len(near)): place(i)
+    return sorted(mine.items())
 
 # %% ../nbs/08_metrics.ipynb #f824cf82
 def boundary_metrics(
@@ -263,7 +271,7 @@ def boundary_metrics(
 ) -> dict[str, float]:               # n, left_out, precision, recall, f1 (0 to 1)
     "Listed repetitions both of whose ends are near an annotated one's, one to one, over all clips together."
     if len(preds) != len(trues): raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
-    if tolerance < 0 or fps <= 0: raise ValueError(f"tolerance must be 0 or more and fps above 0, not {tolerance!r} and {fps!r}")
+    if not (0 <= tolerance < math.inf and 0 < fps < math.inf): raise ValueError(f"tolerance must be 0 or more and fps above 0, both finite, not {tolerance!r} and {fps!r}")
     judged = [(pred or (), true) for pred, true in zip(preds, trues) if true is not None]
     within = lambda a, b: max(abs(a[0] - b[0]), abs(a[1] - b[1])) <= tolerance / fps + 1e-9
     hits = sum(len(_most_pairs([[j for j, b in enumerate(true) if within(a, b)] for a in pred])) for pred, true in judged)
@@ -276,7 +284,7 @@ TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # what mAP is averaged over
 
 def _verdicts(pred: Cycles, true: Cycles, scores: Sequence[float], least: float) -> list[tuple[float, bool]]:
     "Score and hit or miss of each listed repetition of a clip: the best-scored chooses first, among those that nobody chose the one it overlaps most."
-    pairs = sorted((-scores[i], -overlap, i, j) for i, a in enumerate(pred) for j, b in enumerate(true) if (overlap := tiou(a, b)) >= least)
+    pairs = sorted((-scores[i], -overlap, i, j) for i, a in enumerate(pred) for j, b in enumerate(true) if reaches(overlap := tiou(a, b), least))
     chosen: dict[int, int] = {}
     for _, _, i, j in pairs:
         if i not in chosen and j not in chosen.values(): chosen[i] = j
@@ -303,7 +311,10 @@ def cycle_map(
     "Mean average precision of listed repetitions over all clips together (ActivityNet's, without classes)."
     if len(preds) != len(trues): raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
     ranks = [[0.0] * len(pred or ()) for pred in preds] if scores is None else scores
-    if [len(pred or ()) for pred in preds] != [len(rank) for rank in ranks]: raise ValueError("scores need one number for each listed repetition")
+    if not thresholds: raise ValueError("cycle_map needs at least one threshold to average over")
+    if [len(pred or ()) for pred in preds] != [-1 if rank is None else len(rank) for rank in ranks]: raise ValueError("scores need one number for each listed repetition")
+    if bad := [i for i, rank in enumerate(ranks) if not all(isinstance(s, (int, float, np.number)) and math.isfinite(s) for s in rank)]:
+        raise ValueError(f"scores of clip {bad[0]} must be finite numbers, not {list(ranks[bad[0]])}")
     judged = [(pred or (), true, rank) for pred, true, rank in zip(preds, trues, ranks) if true is not None]
     annotated = sum(len(true) for _, true, _ in judged)
     at = lambda least: _average_precision([v for pred, true, rank in judged for v in _verdicts(pred, true, rank, least)], annotated) if annotated else float("nan")
@@ -323,7 +334,7 @@ def grounding_metrics(
     if len(preds) != len(trues): raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
     overlap = np.array([0.0 if pred is None else tiou(pred, true) for pred, true in zip(preds, trues)], float)
     parsed = np.array([pred is not None for pred in preds], float)
-    recall = {f"r@{least:g}": (overlap >= least) * 1.0 for least in thresholds}
+    recall = {f"r@{least:g}": reaches(overlap, least) * 1.0 for least in thresholds}
     return intervals({"miou": overlap, **recall, "parse_rate": parsed}, n, seed, level)
 
 # %% ../nbs/08_metrics.ipynb #e48bbeb4
@@ -341,6 +352,31 @@ def choice_metrics(
 
 # %% ../nbs/08_metrics.ipynb #8fc6a2e6
 Answers = Sequence[Sequence[int | None]]  # the answers to each clip, the one that counts first
+Judge = Callable[[Answers, Sequence[Clip]], dict[str, float]]  # answers and clips → judged, left_out, mae, obo
+
+
+def _said_count(said: Any, clip: Clip) -> int | None:
+    "The count of a prediction, or the count itself. `ValueError`, naming the clip, for anything else."
+    said = said.count if isinstance(said, Prediction) else said
+    if said is None or isinstance(said, (int, np.integer)) and not isinstance(said, bool): return said
+    raise ValueError(f"clip {clip.id!r}: a predicted count is an int, a Prediction or None, not {said!r}")
+
+
+def judging(
+    judge: Judge,  # any protocol
+) -> Judge:        # the same
+    "The protocol, after looking whether each clip asks for a count and has at least one answer."
+    @wraps(judge)
+    def run(answers: Answers, clips: Sequence[Clip]) -> dict[str, float]:
+        if len(answers) != len(clips): raise ValueError(f"answers to {len(answers)} clips, there are {len(clips)}")
+        for some, clip in zip(answers, clips):
+            if not asks_count(clip): raise ValueError(f"clip {clip.id!r} ({clip.video}) asks for {clip.extra['task']}, not for a count")
+            if not isinstance(some, Sequence) or isinstance(some, str) or not some: raise ValueError(f"clip {clip.id!r} needs a list of at least one answer, not {some!r}")
+        return judge([[_said_count(said, clip) for said in some] for some, clip in zip(answers, clips)], clips)
+    return run
+
+
+def _share(values: Sequence[float]) -> float: return fmean(values) if values else float("nan")
 
 
 def _judge(
@@ -349,13 +385,13 @@ def _judge(
     eps: float = EPS,                      # added to the true count that errors are divided by
 ) -> dict[str, float]:
     "What all six print, of the clips they judge."
-    share = lambda values: fmean(values) if values else float("nan")
-    return {"judged": len(pairs), "left_out": clips - len(pairs), "mae": share([abs(p - t) / (t + eps) for p, t in pairs]), "obo": share([abs(p - t) <= 1 for p, t in pairs])}
+    return {"judged": len(pairs), "left_out": clips - len(pairs), "mae": _share([abs(p - t) / (t + eps) for p, t in pairs]), "obo": _share([abs(p - t) <= 1 for p, t in pairs])}
 
 
 def _number(answer: int | None) -> int: return UNREADABLE if answer is None else answer
 
 # %% ../nbs/08_metrics.ipynb #cbbd8396
+@judging
 def ours(
     answers: Answers,         # to each clip
     clips: Sequence[Clip],    # in the same order
@@ -365,6 +401,7 @@ def ours(
     return {"judged": len(clips), "left_out": 0, "mae": found["mae"], "obo": found["obo"]}
 
 
+@judging
 def actrep_r1(
     answers: Answers,         # to each clip
     clips: Sequence[Clip],    # in the same order
@@ -373,6 +410,7 @@ def actrep_r1(
     return _judge([(first, clip.count) for (first, *_), clip in zip(answers, clips) if first is not None and first >= 0], len(clips))
 
 
+@judging
 def lmms_eval(
     answers: Answers,         # to each clip
     clips: Sequence[Clip],    # in the same order
@@ -380,9 +418,10 @@ def lmms_eval(
     "lmms-eval `tasks/repcount/utils.py`, `repcount_process_results`: an unreadable answer adds the true count itself to a mean of ratios."
     errors = [clip.count if first is None else abs(first - clip.count) / (clip.count + EPS) for (first, *_), clip in zip(answers, clips)]
     near = [first is not None and abs(first - clip.count) <= 1 for (first, *_), clip in zip(answers, clips)]
-    return {"judged": len(clips), "left_out": 0, "mae": fmean(errors), "obo": fmean(near)}
+    return {"judged": len(clips), "left_out": 0, "mae": _share(errors), "obo": _share(near)}
 
 # %% ../nbs/08_metrics.ipynb #9c1dcef3
+@judging
 def poserac(
     answers: Answers,         # to each clip; PoseRAC has one of each of its eight action heads
     clips: Sequence[Clip],    # in the same order
@@ -392,6 +431,7 @@ def poserac(
     return _judge([(said, clip.count) for said, clip in zip(nearest, clips)], len(clips), 1e-9)
 
 
+@judging
 def repnet(
     answers: Answers,         # to each clip
     clips: Sequence[Clip],    # in the same order
@@ -415,6 +455,7 @@ def density_count(
     return round(sum(density))
 
 
+@judging
 def transrac(
     answers: Answers,         # to each clip
     clips: Sequence[Clip],    # in the same order
@@ -427,7 +468,7 @@ def transrac(
 @dataclass(frozen=True)
 class Protocol:
     "A way of judging counts that somebody publishes numbers with."
-    score: Callable[[Answers, Sequence[Clip]], dict[str, float]]  # answers and clips → judged, left_out, mae, obo
+    score: Judge  # answers and clips → judged, left_out, mae, obo
     source: str  # where it is written down
 
 

@@ -203,10 +203,15 @@ def _leave_out(fates: Sequence[Fate], drop: Callable[[Fate], bool], reason: str)
     return [replace(f, reason=reason) if f.kept and drop(f) else f for f in fates]
 
 
+def _whole(n: int | None) -> None:
+    "`ValueError` for what is no number of clips to keep."
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0): raise ValueError(f"cannot keep {n!r} clips: a whole number, 0 or more, or None for all")
+
+
 def _keep_first(fates: Sequence[Fate], n: int | None, order: Callable[[Fate], float], reason: str) -> list[Fate]:
     "Of the fates still kept, the `n` that come first in `order` (ties as given), the others left out for this reason."
+    _whole(n)
     if n is None: return list(fates)
-    if n < 0: raise ValueError(f"cannot keep {n} clips")
     first = {f.id for f in sorted((f for f in fates if f.kept), key=order)[:n]}
     return _leave_out(fates, lambda f: f.id not in first, reason)
 
@@ -218,6 +223,7 @@ def variance_selection(
     min_mean: float = -math.inf,  # nor does one whose answers are poorer than this
 ) -> list[Fate]:  # one per clip, in the order given
     "Keep clips whose answers disagree (Temporal-R1, see above)."
+    _whole(n)
     fates = _leave_out(measure_scores(scores), lambda f: (f.std or 0) <= min_std, "all answers score alike")
     fates = _leave_out(fates, lambda f: (f.mean or 0) < min_mean, f"mean score below {min_mean:g}")
     return _keep_first(fates, n, lambda f: -(f.std or 0), "others are more divided")
@@ -248,6 +254,8 @@ def difficulty_window(
     high: float = 0.7,  # and not above this
 ) -> list[Fate]:  # one per clip, in the order given
     "Keep clips that are sometimes solved, but not too often (Time-R1's `0070_all`)."
+    _whole(n)
+    if not low < high: raise ValueError(f"the window must end above where it begins, not at {low!r} and {high!r}")
     fates = _leave_out(measure_scores(scores), lambda f: (f.mean or 0) <= low, f"too hard: mean score not above {low:g}")
     fates = _leave_out(fates, lambda f: (f.mean or 0) > high, f"too easy: mean score above {high:g}")
     inside = sorted((f for f in fates if f.kept), key=lambda f: -(f.mean or 0))
@@ -263,6 +271,7 @@ def gaussian_selection(
     seed: int = 0,  # same seed, same draw
 ) -> list[Fate]:  # one per clip, in the order given
     "Draw clips whose mean score lies around `centre` (Time-R1's `gaussian_03`)."
+    if not 0 < width < math.inf or not math.isfinite(centre): raise ValueError(f"width must be finite and above 0 and centre finite, not {width!r} and {centre!r}")
     fates = _leave_out(measure_scores(scores), lambda f: (f.mean or 0) <= 0, "never right")
     def log_time(f: Fate) -> float:  # ln tᵢ = ln(−ln uᵢ) − ln wᵢ: far from the centre wᵢ itself may be too small for a float
         return math.log(random.Random(clip_seed(seed, f.id)).expovariate(1.0)) + ((f.mean or 0) - centre) ** 2 / (2 * width**2)
@@ -293,13 +302,15 @@ def read_answers(
 ) -> dict[str, list[str]]:  # clip id → answers; empty when there is no such file
     "Answers of an earlier run. A last line that was cut short is not looked at. ValueError when they were drawn under other settings."
     if not Path(path).exists(): return {}
-    whole = Path(path).read_bytes().rpartition(b"\n")[0].decode().splitlines()
+    whole = Path(path).read_bytes().split(b"\n")[:-1]
     if not whole: return {}
-    was, now = json.loads(whole[0])["settings"], json.loads(json.dumps(dict(settings)))
+    try: was, rows = dict(json.loads(whole[0])["settings"]), {row["id"]: row["answers"] for row in map(json.loads, whole[1:])}
+    except (ValueError, KeyError, TypeError) as error: raise ValueError(f"{path} does not hold answers, a JSON object a line ({error}): write to another file") from error
+    now = json.loads(json.dumps(dict(settings)))
     if other := [k for k in sorted({*was, *now}) if was.get(k) != now.get(k)]:
         told = "; ".join(f"{k} was {was.get(k)!r}, is {now.get(k)!r}" for k in other)
         raise ValueError(f"{path} holds answers drawn under other settings ({told}): delete it, or write to another file")
-    return {row["id"]: row["answers"] for row in map(json.loads, whole[1:])}
+    return rows
 
 # %% ../nbs/04_sampling.ipynb #5a3745ed
 def repeated_answers(
@@ -317,7 +328,7 @@ def repeated_answers(
     with open(path, "a+b") as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)  # what a kill left of a line
-        def append(row: dict[str, Any]) -> None: file.write((json.dumps(row, ensure_ascii=False) + "\n").encode()); file.flush()
+        def append(row: dict[str, Any]) -> None: file.write((json.dumps(row) + "\n").encode()); file.flush()
         if not file.seek(0, 2): append({"settings": settings})  # an empty file
         for clip in progress([c for c in clips if c.id not in done], desc="asking"):
             done[clip.id] = list(answer(clip, clip_seed(seed, clip.id)))
@@ -332,6 +343,7 @@ def plot_selection(
     "Histograms of spread and mean of the scores, stacked by what became of the clips. Clips without a score are in the legend only."
     import matplotlib.pyplot as plt
 
+    if not fates: raise ValueError("no fates to plot: the selection was of no clip")
     reasons = sorted({f.reason for f in fates}, key=lambda r: (r != KEPT, r))
     fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True, layout="constrained")
     for ax, what, label in zip(axes, ("std", "mean"), ("spread of a clip's scores", "mean of a clip's scores")):

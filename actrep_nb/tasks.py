@@ -21,7 +21,7 @@ from .answers import Answer, lettered, messages, parse_answer, parse_choice, par
 from .cot import CotSet, grid_cycles, write_cots
 from .metrics import choice_metrics, clip_metrics, cycle_metrics, grounding_metrics, metrics_table
 from .records import Clip, Prediction
-from .rewards import DUAL, combine, tiou
+from .rewards import ACCURACY, COUNTED, DUAL, combine, reaches, solution_letter, tiou
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e31
 Scores = dict[str, np.ndarray]  # metric → one value for each clip
@@ -68,7 +68,8 @@ class Task:
     def ask(self, clip: Clip) -> str:
         "The question about `clip`, if it is one of this task's."
         self.check([clip])
-        return self.prompt(clip)
+        try: return self.prompt(clip)
+        except (KeyError, ValueError) as error: raise ValueError(f"clip {clip.id!r} ({clip.video}) lacks what the question of {self.name!r} is made of: {error}") from error
 
     def messages(self, clip: Clip, answer: str | None = None) -> list[dict]:
         "Chat turns for `clip`, with the answer to learn from where there is one."
@@ -89,7 +90,11 @@ class Task:
     def reward(self, completions: Sequence[str], clips: Sequence[Clip], **context) -> tuple[list[float], dict[str, list[float | None]]]:
         "Weighted totals and unweighted parts, as `combine` gives them."
         self.check(clips)
-        return combine(self.rewards, completions, clips, **context)
+        totals, parts = combine(self.rewards, completions, clips, **context)
+        silent = [name for name, values in parts.items() if set(values) == {None}]
+        if silent and self.asks not in (None, *COUNTED, *ACCURACY):
+            raise ValueError(f"{silent} cannot score clips that ask for {self.asks!r}: if the answer is their count, add {self.asks!r} to rewards.COUNTED, else write a reward that can")
+        return totals, parts
 
     def predict(self, clip: Clip, completion: str, seconds: float | None = None) -> Prediction:
         "The prediction that `completion` makes about `clip`."
@@ -145,7 +150,7 @@ def grounding_scores(
 ) -> Scores:                            # "tiou" and whether it reaches 0.5; 0 without an interval
     "Overlap of each answer with its clip's event."
     overlap = np.array([tiou(p.interval, event_of(c)) if p.interval else 0.0 for p, c in zip(predictions, clips)])
-    return {"miou": overlap, "r@0.5": (overlap >= 0.5) * 1.0, "parse_rate": np.array([p.interval is not None for p in predictions]) * 1.0}
+    return {"miou": overlap, "r@0.5": reaches(overlap, 0.5) * 1.0, "parse_rate": np.array([p.interval is not None for p in predictions]) * 1.0}
 
 
 def found_moment(
@@ -168,8 +173,7 @@ def choice_text(
 ) -> str:
     "Name the action, then go through the options up to the one of that name. Raises `ValueError`, naming the clip, where nothing but the letter is annotated."
     if not clip.action: raise ValueError(f"clip {clip.id!r} ({clip.video}): no action is annotated, so no reasoning can be written")
-    options, right = lettered(clip.extra["options"]), clip.extra["solution"]
-    if right not in options: raise ValueError(f"clip {clip.id!r} ({clip.video}): the solution {right!r} is none of its options")
+    options, right = lettered(clip.extra["options"]), solution_letter(clip)
     compared = ", ".join(f"{wording} {'yes' if letter == right else 'no'} {letter}" for letter, wording in options.items() if letter <= right)
     return write_answer(right, f"Action: {clip.action}.\nOptions: {compared}.")
 
@@ -188,12 +192,12 @@ def right_option(
     clip: Clip,              # that clip
 ) -> bool:
     "Is the chosen letter the solution?"
-    return prediction.choice is not None and prediction.choice == clip.extra.get("solution")
+    return prediction.choice is not None and prediction.choice == solution_letter(clip)
 
 
 TASKS["multiple_choice"] = Task(
     "multiple_choice", prompt=lambda clip: render_prompt("choice", question=clip.extra["problem"], options=clip.extra["options"]), parse=parse_choice,
-    rewards={"choice": 0.5, "format_choice": 0.5}, metrics=lambda predictions, clips, seed=0: choice_metrics([p.choice for p in predictions], [c.extra["solution"] for c in clips], seed=seed),
+    rewards={"choice": 0.5, "format_choice": 0.5}, metrics=lambda predictions, clips, seed=0: choice_metrics([p.choice for p in predictions], [solution_letter(c) for c in clips], seed=seed),
     scores=choice_scores, right=right_option, asks="choice", write=choice_text, reader=lambda clip: partial(parse_choice, options=clip.extra.get("options")))
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e10

@@ -275,3 +275,10 @@ def test_twice_the_text_takes_twice_the_time(unit, frame):
             return time.process_time() - start
         return min(once(), once())
     assert seconds(200_000) < 2.9 * seconds(100_000) + 0.02, "quadratic work makes it four times"
+
+
+@pytest.mark.parametrize("said", [".5", "'.5'", ".5.", ",5", "about .5", "about ,5 times", "(.٥)"])
+def test_a_number_that_begins_with_its_point_is_not_the_digits_after_it(said):
+    answer = parse_answer(f"<think>x</think><answer>{said}</answer>")
+    assert answer.count is None and answer.problems[0].startswith("not-an-integer")
+    assert parse_answer("<think>x</think><answer>It is 5.</answer>").count == 5

@@ -119,7 +119,7 @@ def test_bootstrap_against_a_loop_and_the_closed_form():
     assert low < median == np.median(values) < high
 
 
-@pytest.mark.parametrize("call, message", [(lambda: bootstrap_ci([1.0, float("nan")]), "1 of 2 values are NaN"), (lambda: bootstrap_ci([[1.0]]), "one number per clip"), (lambda: bootstrap_ci([1.0], level=95), "level"), (lambda: paired_bootstrap([1], [1, 2]), "same clips")])
+@pytest.mark.parametrize("call, message", [(lambda: bootstrap_ci([1.0, float("nan")]), "1 of 2 values are NaN or infinite"), (lambda: bootstrap_ci([[1.0]]), "one number per clip"), (lambda: bootstrap_ci([1.0], level=95), "level"), (lambda: paired_bootstrap([1], [1, 2]), "same clips")])
 def test_bootstrap_refuses(call, message):
     with pytest.raises(ValueError, match=message): call()
 
@@ -321,3 +321,11 @@ def test_a_perfect_counter_on_repcount_a_under_transracs_truth():
     off = [abs(density_count(c.cycles, clip_duration(c)) - c.count) for c in clips]
     found = PROTOCOLS["TransRAC"].score([[c.count] for c in clips], clips)
     assert (sum(e > 0 for e in off), sum(e > 1 for e in off)) == (49, 43) and found["obo"] == pytest.approx(0.717, abs=1e-3) and found["mae"] == pytest.approx(0.148, abs=1e-3)
+
+
+def test_every_metric_has_the_same_thresholds():
+    pred, true = (4.5, 7.3), (4.0, 8.0)  # overlap 2.8 of 4.0, exactly .7, which floats miss
+    assert tiou(pred, true) < 0.7
+    assert cycle_metrics([(pred,)], [(true,)], 0.7)["f1"] == 1
+    assert cycle_map([(pred,)], [(true,)], thresholds=(0.7,))["map"] == 1
+    assert grounding_metrics([pred], [true], (0.7,), n=2)["r@0.7"]["value"] == 1

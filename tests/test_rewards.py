@@ -1,8 +1,10 @@
 "Rewards against hand-computed values, brute force and their own stated properties."
+import itertools
 import math
 import random
 import re
 import warnings
+from fractions import Fraction
 from functools import cache
 
 import numpy as np
@@ -13,7 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from actrep_nb.records import Clip
 from actrep_nb.rewards import (DUAL, REWARDS, combine, count_exact, count_fixed, count_gaussian, count_hybrid, count_linear, count_reward, cycle_f1, length_bonus, match_cycles,
-                               near_number, rouge, temporal_bonus, tiou, word_error_rate)
+                               near_number, rouge, solution_letter, temporal_bonus, tiou, word_error_rate)
 
 SCALARS = {count_hybrid: 1.5, count_gaussian: 1.0, count_linear: 1.0, count_fixed: 1.0, count_exact: 1.0}
 counts = st.integers(0, 300)
@@ -370,3 +372,22 @@ def test_context_reaches_every_reward(monkeypatch):
 def test_registry_covers_the_papers_names():
     assert {"count", "count_hybrid", "count_linear", "count_fixed", "count_interval", "count_format", "format", "exact", "cycles"} <= set(REWARDS)
     assert REWARDS["count"].__name__ == "count_gaussian"
+
+
+@pytest.mark.parametrize("least", ["3/10", "1/2", "7/10"])
+def test_a_pair_exactly_at_the_threshold_reaches_it(least):
+    least, missed, seen = Fraction(least), 0, 0
+    for a, b, c in itertools.product(range(0, 60, 3), range(5, 60), range(1, 40)):
+        if Fraction(min(a + b, 20 + c) - max(a, 20), max(a + b, 20 + c) - min(a, 20)) == least:
+            x, y = (a / 10, (a + b) / 10), (2.0, (20 + c) / 10)
+            seen, missed = seen + 1, missed + (not match_cycles((x,), (y,), float(least)))
+    assert seen > 40 and not missed
+    assert not match_cycles(((0.0, 1.0),), ((0.0, 2.002),), 0.5)
+
+
+def test_a_solution_is_read_as_an_answer_is():
+    options = ["squat", "push_up"]
+    for solution in ("B", "b", "(B)", "push_up", "B. push_up"):
+        assert solution_letter(Clip("a.mp4", "", 0, extra={"task": "choice", "solution": solution, "options": options})) == "B"
+    for solution in (None, "", "7", "squat or push_up"):
+        with pytest.raises(ValueError, match="clip 'a'"): solution_letter(Clip("a.mp4", "", 0, extra={"task": "choice", "solution": solution, "options": options}))

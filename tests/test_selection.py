@@ -216,3 +216,21 @@ def test_04_select_accounts_for_every_clip(tmp_path):
     before = (tmp_path / "answers.jsonl").read_bytes()
     run("04_select", tmp_path / "variance", given | {"rule": "variance"}, quiet=True)
     assert (tmp_path / "answers.jsonl").read_bytes() == before and len(pd.read_csv(tmp_path / "variance/fates.csv")) == 5
+
+
+@pytest.mark.parametrize("said", ["one\u2028two", "one\u2029two\x85three\x0b", "half a pair \ud83d"])
+def test_any_string_an_answer_can_be_is_read_back(tmp_path, said):
+    path = tmp_path / "answers.jsonl"
+    first = repeated_answers(clips(2), lambda clip, seed: [said], path, {})
+    assert repeated_answers(clips(2), lambda clip, seed: pytest.fail("asked again"), path, {}) == first == {c.id: [said] for c in clips(2)}
+
+
+def test_lines_are_ended_by_line_feeds_only(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"settings": {}}\n{"id": "000", "answers": ["one\u2028two"]}\n')
+    assert read_answers(tmp_path / "a.jsonl", {}) == {"000": ["one\u2028two"]}
+
+
+@pytest.mark.parametrize("held", [b"hello\n", b"[1]\n", b"\xff\n", b'{"a": 1}\n', b'{"settings": {}}\n{"id": 3}\n', b'{"settings": {}}\n7\n', b'{"settings": 3}\n'])
+def test_a_file_that_holds_no_answers_is_named(tmp_path, held):
+    (tmp_path / "mine.jsonl").write_bytes(held)
+    with pytest.raises(ValueError, match="mine.jsonl does not hold answers"): read_answers(tmp_path / "mine.jsonl", {})

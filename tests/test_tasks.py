@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from actrep_nb.answers import write_answer
 from actrep_nb.cot import cot_from_cycles
 from actrep_nb.records import Clip, load_clips
 from actrep_nb.rewards import REWARDS
@@ -96,7 +97,7 @@ def test_options_are_read_with_the_clip_at_hand():
 
 @pytest.mark.parametrize("name, clip, reason", [
     ("temporal_grounding", replace(EVENTS[0], cycles=None), "0 events"), ("multiple_choice", replace(CHOICES[0], action=""), "no action"),
-    ("multiple_choice", replace(CHOICES[0], extra=CHOICES[0].extra | {"solution": "E"}), "'E' is none of"),
+    ("multiple_choice", replace(CHOICES[0], extra=CHOICES[0].extra | {"solution": "E"}), "not-an-option: 'E'"),
     ("dvd_counting", replace(JUMPS[0], extra={k: v for k, v in JUMPS[0].extra.items() if k != "jumps"}), "not annotated what happens when")])
 def test_a_clip_that_no_text_can_be_written_for_is_rejected_with_its_reason(name, clip, reason):
     written = TASKS[name].texts([clip], 0.5)
@@ -156,3 +157,22 @@ def test_learning_practising_and_judging_with_the_tiny_model(name, tmp_path):
     evaluation.save(tmp_path / "run")
     assert load_predictions(tmp_path / "run") == evaluation.predictions
     assert evaluation.results()["task"] == name and set(evaluation.table().columns) <= {"mIoU", "R@0.5", "accuracy", "OBO", "exact", "MAE", "readable"}
+
+
+def test_a_moment_that_overlaps_by_exactly_half_is_found():
+    clip = Clip("e.mp4", "", 1, cycles=((0.1, 0.7),), extra={"task": "grounding", "problem": "squat"})
+    task, missed = TASKS["temporal_grounding"], []
+    for k in range(1, 30):
+        clip = replace(clip, cycles=((k / 10, (k + 6) / 10),))
+        said = task.predict(clip, write_answer((k / 10, (k + 3) / 10), "x"))
+        if not task.right(said, clip) or not task.scores([said], [clip])["r@0.5"][0]: missed.append(k)
+    assert not missed
+
+
+@pytest.mark.parametrize("solution", ["b", "(B)", "push_up", "B. push_up"])
+def test_reward_judge_and_text_read_a_solution_alike(solution):
+    task, clip = TASKS["multiple_choice"], replace(CHOICES[1], extra={**CHOICES[1].extra, "solution": solution})
+    text = task.write(clip, 0.1)
+    said = task.predict(clip, text)
+    assert said.choice == "B" and task.right(said, clip)
+    assert task.reward([text], [clip])[0] == [1.0] and task.judge([said], [clip])["accuracy"]["value"] == 1

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actrep_nb.answers import (FORMS, LEGACY, MAX_COUNT, PROMPTS, answer_text, is_well_formed, lettered, listed_reps, parse_answer, parse_choice, parse_cycles,
-                               parse_interval, read_choice, read_integer, read_number, render_prompt, tagged, write_answer)
+                               parse_interval, read_choice, read_integer, read_number, render_prompt, split_tags, tagged, write_answer)
 
 THOROUGH = settings(max_examples=2500, deadline=None)
 PIECES = ["<think>", "</think>", "<thinking>", "</thinking>", "<answer>", "</answer>", "<ANSWER>", "< answer>", "7", "12.7", "-3", "1,234", "10 to 12", "²", "½", "٣", "seven", " ", "\n",
@@ -282,3 +282,9 @@ def test_a_number_that_begins_with_its_point_is_not_the_digits_after_it(said):
     answer = parse_answer(f"<think>x</think><answer>{said}</answer>")
     assert answer.count is None and answer.problems[0].startswith("not-an-integer")
     assert parse_answer("<think>x</think><answer>It is 5.</answer>").count == 5
+
+
+@pytest.mark.parametrize("read", [parse_answer, parse_interval, parse_choice, answer_text, is_well_formed, tagged, split_tags])
+def test_a_completion_is_a_text(read):
+    for what in (None, 3, b"5", ["x"]):
+        with pytest.raises(TypeError, match="a completion is a str"): read(what)

@@ -329,3 +329,44 @@ def test_every_metric_has_the_same_thresholds():
     assert cycle_metrics([(pred,)], [(true,)], 0.7)["f1"] == 1
     assert cycle_map([(pred,)], [(true,)], thresholds=(0.7,))["map"] == 1
     assert grounding_metrics([pred], [true], (0.7,), n=2)["r@0.7"]["value"] == 1
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_every_protocol_looks_at_what_it_is_given(name):
+    score, clip = PROTOCOLS[name].score, Clip("a.mp4", "squat", 1, ((0.0, 1.0),), extra={"duration": 2.0})
+    nothing = score([], [])
+    assert nothing["judged"] == nothing["left_out"] == 0 and math.isnan(nothing["mae"]) and math.isnan(nothing["obo"])
+    assert score([[Prediction("a", 1)]], [clip]) == score([[1]], [clip])
+    for answers, clips in (([[1]], []), ([], [clip]), ([[1], [1]], [clip])):
+        with pytest.raises(ValueError, match=f"answers to {len(answers)} clips, there are {len(clips)}"): score(answers, clips)
+    for said in ("3", 1.5, True, (1,)):
+        with pytest.raises(ValueError, match="clip 'a'.* a predicted count is"): score([[said]], [clip])
+    for some in ([], 3, "3", None):
+        with pytest.raises(ValueError, match="clip 'a' needs a list"): score([some], [clip])
+    with pytest.raises(ValueError, match="clip 'g'.*asks for grounding"): score([[1]], [Clip("g.mp4", "", 1, ((0.0, 1.0),), extra={"task": "grounding"})])
+
+
+def test_strata_name_the_clip_whose_prediction_is_none():
+    with pytest.raises(ValueError, match="clip 'b'"): stratify([Clip("a.mp4", "x", 1), Clip("b.mp4", "x", 2)], [1, "2"])
+
+
+def test_scores_and_thresholds_of_cycle_map_are_looked_at():
+    one = [((0.0, 1.0),)]
+    for scores, message in (([[math.nan]], "scores of clip 0"), ([[None]], "scores of clip 0"), ([["a"]], "scores of clip 0"), ([None], "one number for each")):
+        with pytest.raises(ValueError, match=message): cycle_map(one, one, scores)
+    with pytest.raises(ValueError, match="at least one threshold"): cycle_map(one, one, thresholds=())
+
+
+def test_what_is_not_finite_is_refused():
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match="NaN or infinite"): bootstrap_ci([1.0, bad])
+        with pytest.raises(ValueError, match="both finite"): boundary_metrics([()], [()], bad)
+        with pytest.raises(ValueError, match="both finite"): boundary_metrics([()], [()], 1, bad)
+
+
+def test_boundaries_of_a_long_chain_are_paired():
+    "Each listed cycle is near its own annotated one and the one before; in this order every pairing moves all the others."
+    n = 1500
+    true = tuple((float(i), i + 0.5) for i in range(n))
+    listed = tuple((i + 0.5, i + 1.0) for i in range(n - 1)) + ((0.0, 0.5),)
+    assert boundary_metrics([listed], [true], 0.5, fps=1)["f1"] == 1

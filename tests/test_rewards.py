@@ -3,6 +3,7 @@ import itertools
 import math
 import random
 import re
+import time
 import warnings
 from fractions import Fraction
 from functools import cache
@@ -391,3 +392,44 @@ def test_a_solution_is_read_as_an_answer_is():
         assert solution_letter(Clip("a.mp4", "", 0, extra={"task": "choice", "solution": solution, "options": options})) == "B"
     for solution in (None, "", "7", "squat or push_up"):
         with pytest.raises(ValueError, match="clip 'a'"): solution_letter(Clip("a.mp4", "", 0, extra={"task": "choice", "solution": solution, "options": options}))
+
+
+def test_a_text_of_twenty_thousand_repetitions_is_scored_quickly():
+    true = tuple((float(i), i + 1.0) for i in range(40))
+    text = "<think>" + ", ".join(f"rep{i + 1}: {i / 10:.1f}s-{i / 10 + 0.1:.1f}s" for i in range(20_000)) + "</think><answer>20000</answer>"
+    listed = tuple((i / 10, i / 10 + 0.1) for i in range(20_000))
+    start = time.process_time()
+    assert len(match_cycles(listed, true)) == 40
+    assert time.process_time() - start < 0.5
+    start = time.process_time()
+    assert 0 < REWARDS["cycles"]([text], [Clip("a.mp4", "squat", 40, true)])[0] < 0.01
+    assert time.process_time() - start < 0.9
+
+
+def test_intervals_that_are_no_numbers_overlap_nothing():
+    nan, inf = math.nan, math.inf
+    for odd in ((nan, 1.0), (0.0, nan), (0.0, inf), (-inf, inf), (nan, nan), (1.0, 1.0), (2.0, 1.0)):
+        for other in ((0.0, 1.0), odd): assert tiou(odd, other) == tiou(other, odd) == 0.0 and not match_cycles((odd,), (other,))
+
+
+@pytest.mark.parametrize("name", sorted(REWARDS))
+def test_every_reward_refuses_what_is_no_text_and_what_has_no_clip(name):
+    clip = Clip("a.mp4", "squat", 1, ((0.0, 1.0),))
+    with pytest.raises(TypeError, match="a completion is a str, not NoneType"): REWARDS[name]([None], [clip])
+    with pytest.raises(TypeError, match="list of str"): REWARDS[name]("a", [clip])
+    with pytest.raises(ValueError, match="2 completions for 1 clips"): REWARDS[name](["a", "b"], [clip])
+    with pytest.raises(ValueError, match="0 completions for 1 clips"): REWARDS[name]([], [clip])
+
+
+def test_combine_takes_weights_of_any_float_and_refuses_the_rest():
+    clip, text = Clip("a.mp4", "squat", 1), "<think>x</think><answer>1</answer>"
+    assert combine({"exact": np.float32(0.5), "format": np.int64(2)}, [text], [clip])[0] == [2.5]
+    with pytest.raises(ValueError, match="no reward was named"): combine(None, [text], [clip])
+    with pytest.raises(ValueError, match="finite number"): combine({"exact": np.float32("nan")}, [text], [clip])
+    with pytest.raises(TypeError, match="list of str"): combine("exact", text, [clip] * len(text))
+    with pytest.raises(TypeError, match="not NoneType"): combine("format", [None], [clip])
+
+
+def test_a_moment_of_two_events_is_refused():
+    two = Clip("a.mp4", "", 2, ((0.0, 1.0), (2.0, 3.0)), extra={"task": "grounding"})
+    with pytest.raises(ValueError, match="clip 'a'.*2 events"): REWARDS["tiou"](["x"], [two])

@@ -234,3 +234,11 @@ def test_lines_are_ended_by_line_feeds_only(tmp_path):
 def test_a_file_that_holds_no_answers_is_named(tmp_path, held):
     (tmp_path / "mine.jsonl").write_bytes(held)
     with pytest.raises(ValueError, match="mine.jsonl does not hold answers"): read_answers(tmp_path / "mine.jsonl", {})
+
+
+@pytest.mark.parametrize("call", [
+    *(lambda width=width: gaussian_selection({"a": [0.5]}, width=width) for width in (0, -1.0, math.nan, math.inf)),
+    *(lambda n=n, rule=rule: rule({"a": [0.1, 0.5]}, n) for n in (-1, 1.5, "2", True) for rule in (variance_selection, difficulty_window, gaussian_selection, random_selection)),
+    lambda: difficulty_window({"a": [0.5]}, low=0.7, high=0.3), lambda: difficulty_window({"a": [0.5]}, high=math.nan), lambda: plot_selection([])])
+def test_settings_that_select_nothing_sensible_are_refused(call):
+    with pytest.raises(ValueError, match="cannot keep|width must|window must|no fates"): call()

@@ -7,7 +7,7 @@ import pytest
 from actrep_nb.answers import write_answer
 from actrep_nb.cot import cot_from_cycles
 from actrep_nb.records import Clip, load_clips
-from actrep_nb.rewards import REWARDS
+from actrep_nb.rewards import COUNTED, REWARDS
 from actrep_nb.synth import make_questions
 from actrep_nb.tasks import TASKS
 
@@ -176,3 +176,27 @@ def test_reward_judge_and_text_read_a_solution_alike(solution):
     said = task.predict(clip, text)
     assert said.choice == "B" and task.right(said, clip)
     assert task.reward([text], [clip])[0] == [1.0] and task.judge([said], [clip])["accuracy"]["value"] == 1
+
+
+@pytest.mark.parametrize("name", ["temporal_grounding", "multiple_choice", "dvd_counting"])
+def test_a_clip_without_its_question_is_named(name):
+    clip = FOR[name][1]
+    with pytest.raises(ValueError, match=f"clip '{clip.id}'.*lacks.*problem"): TASKS[name].ask(replace(clip, extra={k: v for k, v in clip.extra.items() if k != "problem"}))
+
+
+def test_reward_and_judge_refuse_two_events():
+    task, clip = TASKS["temporal_grounding"], replace(EVENTS[0], cycles=((1.0, 2.0), (3.0, 4.0)))
+    for use in (lambda: task.reward(["x"], [clip]), lambda: task.judge([task.predict(clip, "x")], [clip]), lambda: task.ask(clip) and task.write(clip, 0.1)):
+        with pytest.raises(ValueError, match="2 events"): use()
+
+
+def test_a_task_of_ones_own_counts_when_it_says_so():
+    task = replace(TASKS["dvd_counting"], name="laps", asks="laps", prompt=lambda clip: "How many laps?", write=lambda clip, step: write_answer(clip.count, "Laps."))
+    clips = [Clip(f"s{k}.mp4", "swim", k, extra={"task": "laps"}) for k in range(1, 4)]
+    texts = [text for _, text in task.texts(clips).kept]
+    with pytest.raises(ValueError, match="add 'laps' to rewards.COUNTED"): task.reward(texts, clips)
+    COUNTED.add("laps")
+    try:
+        assert task.reward(texts, clips)[0] == [2.0] * 3 and REWARDS["accuracy"](texts, clips) == [1.0] * 3
+        assert task.judge([task.predict(c, t) for c, t in zip(clips, texts)], clips)["exact"]["value"] == 1
+    finally: COUNTED.remove("laps")

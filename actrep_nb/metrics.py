@@ -358,7 +358,8 @@ Judge = Callable[[Answers, Sequence[Clip]], dict[str, float]]  # answers and cli
 def _said_count(said: Any, clip: Clip) -> int | None:
     "The count of a prediction, or the count itself. `ValueError`, naming the clip, for anything else."
     said = said.count if isinstance(said, Prediction) else said
-    if said is None or isinstance(said, (int, np.integer)) and not isinstance(said, bool): return said
+    if said is None: return None
+    if isinstance(said, (int, np.integer)) and not isinstance(said, bool): return int(said)
     raise ValueError(f"clip {clip.id!r}: a predicted count is an int, a Prediction or None, not {said!r}")
 
 

@@ -38,7 +38,7 @@ glue("here", sum(getattr(p, "ds_tensor", p).numel() for p in model.parameters())
 glue("all", sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()))
 from safetensors.torch import load_file
 saved = load_file(out + "/sft/checkpoint/model.safetensors")
-glue("saved", [saved[name].double().sum().item() for name in sorted(saved)[:5]])"""
+glue("saved", {name: saved[name].double().sum().item() for name in [n for n in sorted(saved) if "embed_tokens" in n or "layers.0.self_attn" in n]})"""
 PRACTISE = """model, processor = load_model(checkpoint, device="cpu")
 log = grpo.train_grpo(model, processor, list(prompts(model, processor)), arguments("/grpo", 2), {"vowels": 1.0}, group_size=4, max_new_tokens=24 - 8 * int(os.environ.get("RANK", 0)), checkpoint=out + "/grpo/checkpoint",
                       recipe=grpo.Recipe(grpo.by_token))
@@ -76,7 +76,7 @@ def alone(tiny, tmp_path_factory):
 def test_two_ranks_learn_what_one_process_learns(train, alone, strategy):
     if strategy.startswith("zero"): pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     got = train(strategy, strategy=strategy)
-    assert got["loss"] == pytest.approx(alone["loss"], abs=2e-4) and got["saved"] == pytest.approx(alone["saved"], abs=1e-3)
+    assert got["loss"] == pytest.approx(alone["loss"], abs=2e-4) and len(alone["saved"]) > 4 and got["saved"] == pytest.approx(alone["saved"], abs=1e-3)
     if strategy.startswith("zero3"): assert got["here"] <= 0.51 * got["all"], "the weights are not shared out"
     assert all(norm > 0 for _, _, norm in got["practice"]) and got["written"] > 4
 

@@ -194,6 +194,14 @@ def clip_duration(
     if facts[0] and facts[1]: return facts[0] / facts[1]
     return facts[2] or max((end for _, end in clip.cycles or ()), default=None)
 
+# %% ../nbs/08_metrics.ipynb #92a7760b
+def _said_count(said: Any, clip: Clip) -> int | None:
+    "The count of a prediction, or the count itself. `ValueError`, naming the clip, for anything else."
+    said = said.count if isinstance(said, Prediction) else said
+    if said is None: return None
+    if isinstance(said, (int, np.integer)) and not isinstance(said, bool): return int(said)
+    raise ValueError(f"clip {clip.id!r}: a predicted count is an int, a Prediction or None, not {said!r}")
+
 # %% ../nbs/08_metrics.ipynb #cbd30b69
 BINNED: dict[str, tuple[Callable[[Clip], Any], Callable[[Any], str]]] = {  # a number of the clip, None when unknown; the name of its bin
     "count": (lambda clip: clip.count, count_bin),
@@ -353,14 +361,6 @@ def choice_metrics(
 # %% ../nbs/08_metrics.ipynb #8fc6a2e6
 Answers = Sequence[Sequence[int | None]]  # the answers to each clip, the one that counts first
 Judge = Callable[[Answers, Sequence[Clip]], dict[str, float]]  # answers and clips → judged, left_out, mae, obo
-
-
-def _said_count(said: Any, clip: Clip) -> int | None:
-    "The count of a prediction, or the count itself. `ValueError`, naming the clip, for anything else."
-    said = said.count if isinstance(said, Prediction) else said
-    if said is None: return None
-    if isinstance(said, (int, np.integer)) and not isinstance(said, bool): return int(said)
-    raise ValueError(f"clip {clip.id!r}: a predicted count is an int, a Prediction or None, not {said!r}")
 
 
 def judging(

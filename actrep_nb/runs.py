@@ -39,11 +39,12 @@ from typing import Any, Union, get_args, get_origin
 
 import nbformat
 from papermill import execute_notebook
+from papermill.engines import papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 import actrep_nb
 from .show import read_glue
-from .spmd import Watch, find_place
+from .spmd import SpmdEngine, Watch, find_place
 
 # %% ../nbs/16_runs.ipynb #57bcfe91
 class ParameterError(ValueError):
@@ -459,6 +460,7 @@ def _execute(path: Path, executed: Path, values: dict[str, Any], watch: Watch, t
     "Papermill with our engine. Papermill formats paths, so braces are doubled."
     import logging
 
+    papermill_engines.register("spmd", SpmdEngine)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     brace = lambda p: str(p).replace("{", "{{").replace("}", "}}")
     execute_notebook(brace(path), brace(executed), values or None, engine_name="spmd", kernel_name="python3", language="python", progress_bar=False, watch=watch,

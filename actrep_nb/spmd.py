@@ -32,7 +32,6 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from papermill.engines import Engine, papermill_engines
 
 # %% ../nbs/15a_spmd.ipynb #4fba4743
 @dataclass(frozen=True)
@@ -403,8 +402,15 @@ def beside(
     return path.with_name(f"{path.stem}.rank{rank}{suffix}")
 
 
-class SpmdEngine(Engine):
+class SpmdEngine:
     "Papermill engine `spmd`: one kernel for each rank, the same cells in lock step, honest about failures."
+
+    @classmethod
+    def execute_notebook(cls, *args, **kw):
+        "As papermill's engines do it. Not by inheritance: papermill imports this chapter while it is itself being imported."
+        from papermill.engines import Engine
+
+        return Engine.execute_notebook.__func__(cls, *args, **kw)
 
     @classmethod
     def nb_kernel_name(cls, nb, name=None): return "python3"  # whatever the notebook says: kernels run the Python that this is
@@ -435,9 +441,6 @@ class SpmdEngine(Engine):
             program.close(not ended, why)
             for client in clients: _leave(client, kept, place)
         return nb_man.nb
-
-
-papermill_engines.register("spmd", SpmdEngine)
 
 # %% ../nbs/15a_spmd.ipynb #45615b63
 def _finish(client: RankClient) -> None:

@@ -136,6 +136,15 @@ def test_a_lost_node_is_noticed():
     here.close("node 0: gave up")
 
 
+@pytest.mark.parametrize("module", ["spmd", "runs", "cli"])
+def test_each_module_can_be_imported_first(module):
+    "Papermill loads its engines while it is imported, this package's among them: no circle may come of it."
+    done = subprocess.run([sys.executable, "-c", f"import actrep_nb.{module}; from papermill.engines import papermill_engines; papermill_engines.get_engine('spmd')"], capture_output=True, text=True,
+                          timeout=120, env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
+    if "No engine named" in done.stderr: pytest.skip("this checkout's entry points are not installed")
+    assert done.returncode == 0, done.stderr[-500:]
+
+
 def test_places():
     torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "100"}
     assert find_place(4, torchrun) == Place(4, 1, 2, "a", 101) and find_place(4, torchrun).env(3)["RANK"] == "7"

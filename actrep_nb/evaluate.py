@@ -325,7 +325,7 @@ def load_predictions(
     "Predictions by counter, in the order they were saved."
     path = Path(path)
     out: dict[str, list[Prediction]] = {}
-    for line in (path / "predictions.jsonl" if path.is_dir() else path).read_text(encoding="utf-8").splitlines():
+    for line in (path / "predictions.jsonl" if path.is_dir() else path).read_text(encoding="utf-8").strip("\n").split("\n"):  # an answer may hold other line ends
         row = json.loads(line)
         cycles = tuple((a, b) for a, b in row["cycles"]) if row["cycles"] is not None else None
         interval = (row["interval"][0], row["interval"][1]) if row.get("interval") else None

@@ -99,14 +99,14 @@ def test_predictions_out_of_step_are_refused():
 
 def test_what_is_saved_is_what_was_judged(tmp_path):
     clips = ClipSet(clips_of([3, 0]), [Rejected("a.csv", 7, "count", "count is nan", {})])
-    said = [Prediction("0", 2, ((0.5, 1.0), (1.0, 2.0)), ("a problem",), "<answer>2</answer> ümlaut", action="squat", seconds=0.5), Prediction("1", None, None)]
+    said = [Prediction("0", 2, ((0.5, 1.0), (1.0, 2.0)), ("a problem",), "<answer>2</answer> ümlaut\u2028line\x85end", action="squat", seconds=0.5), Prediction("1", None, None)]
     e = judge({"m": said}, clips)
     e.save(tmp_path)
     assert load_predictions(tmp_path) == e.predictions
     r = json.loads((tmp_path / "results.json").read_text())
     assert r == e.results() and r["rejected"] == ["a.csv, row 7, count: count is nan"]
     assert "1 rows rejected" in e.accounts() and "m 1" in e.accounts()
-    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").strip("\n").split("\n")]
     assert [r["video"] for r in rows] == ["0.mp4", "1.mp4"] and rows[0]["true"] == 3
 
 

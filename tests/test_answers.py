@@ -106,7 +106,7 @@ def test_hostile_texts_take_linear_time(text):
         start = time.process_time()
         parse_answer(text), is_well_formed(text), is_well_formed("<think>" + text), parse_cycles(text), listed_reps(text)
         return time.process_time() - start
-    assert seconds(text) < 10, "quadratic work on 200,000 characters takes minutes"
+    assert seconds(text) < 3, "quadratic work on 200,000 characters takes minutes"
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -265,7 +265,7 @@ def test_tagged_finds_what_the_pattern_finds(text): assert tagged(text) == re.fi
 
 @pytest.mark.parametrize("unit", ["<think>", "<answer>7</answer>", "rep1: 1.0s-2.0s, ", "reps 1-2: ", "rep1: 1 - ", "action: \n", " ", "9", "[", '{"start_time": "1", '])
 @pytest.mark.parametrize("frame", ["<think>{}", "<answer>{}</answer>"])
-def test_four_times_the_text_takes_about_four_times_the_time(unit, frame):
+def test_twice_the_text_takes_twice_the_time(unit, frame):
     def seconds(size):
         text = frame.replace("{}", unit * (size // len(unit)))
         def once():
@@ -274,7 +274,7 @@ def test_four_times_the_text_takes_about_four_times_the_time(unit, frame):
             for reader in LEGACY: parse_answer(text, legacy=reader)
             return time.process_time() - start
         return min(once(), once())
-    assert seconds(400_000) < 10 * seconds(100_000) + 0.3, "quadratic work makes it sixteen times"
+    assert seconds(200_000) < 2.9 * seconds(100_000) + 0.02, "quadratic work makes it four times"
 
 
 @pytest.mark.parametrize("said", [".5", "'.5'", ".5.", ",5", "about .5", "about ,5 times", "(.٥)"])

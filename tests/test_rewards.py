@@ -400,10 +400,10 @@ def test_a_text_of_twenty_thousand_repetitions_is_scored_quickly():
     listed = tuple((i / 10, i / 10 + 0.1) for i in range(20_000))
     start = time.process_time()
     assert len(match_cycles(listed, true)) == 40
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 0.5
     start = time.process_time()
     assert 0 < REWARDS["cycles"]([text], [Clip("a.mp4", "squat", 40, true)])[0] < 0.01
-    assert time.process_time() - start < 5
+    assert time.process_time() - start < 0.9
 
 
 def test_intervals_that_are_no_numbers_overlap_nothing():

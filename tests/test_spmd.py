@@ -75,7 +75,7 @@ def test_any_failure_ends_all_ranks_soon(book, tmp_path, case):
     path = book(f"open('began', 'w').write(str(time.time()))\n{cell}".replace("'began'", repr(str(tmp_path / "began"))), "print('never')")
     with pytest.raises(RunFailed, match=words): run(path, tmp_path / "run", ranks=2, timeout=25 if "long" in case else None, quiet=True)
     seconds = time.time() - float((tmp_path / "began").read_text())
-    assert seconds < 25 + (25 if "long" in case else 0), f"{seconds:.1f} s to end"  # ten are promised; a busy machine is given more
+    assert seconds < 10 + (25 if "long" in case else 0), f"{seconds:.1f} s to end"
     error = first_error(tmp_path / "run")
     assert error.ename == name
     assert Manifest.load(tmp_path / "run").status == "failed" and not left(tmp_path)
@@ -102,7 +102,7 @@ def test_ctrl_c_ends_all_ranks(book, tmp_path):
     assert child.poll() is None, child.stderr.read()
     began = time.monotonic()
     child.send_signal(signal.SIGINT)
-    assert child.wait(30) != 0 and time.monotonic() - began < 25
+    assert child.wait(30) != 0 and time.monotonic() - began < 10
     assert Manifest.load(tmp_path / "run").status == "interrupted" and not left(tmp_path)
 
 
@@ -116,7 +116,7 @@ def test_an_error_on_one_node_ends_the_other(book, tmp_path):
         return subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, text=True)
     nodes = [node(k) for k in range(2)]
     said = [n.communicate(timeout=150)[1] for n in nodes]
-    assert time.time() - float((tmp_path / "began").read_text()) < 45
+    assert time.time() - float((tmp_path / "began").read_text()) < 20
     assert [n.returncode for n in nodes] == [1, 1], said
     assert "[rank 3 of 4] on the second node" in said[1] and "node 1: rank 3: ValueError: on the second node" in said[0]
     assert len(list((tmp_path / "pids").iterdir())) == 4 and not left(tmp_path)
@@ -207,7 +207,7 @@ def test_a_kernel_in_front_of_two(fan):
     began = time.monotonic()
     threading.Timer(1.5, km.interrupt_kernel).start()
     _, errors, _ = ask(kc, "time.sleep(60)")
-    assert errors[0]["ename"] == "KeyboardInterrupt" and time.monotonic() - began < 40
+    assert errors[0]["ename"] == "KeyboardInterrupt" and time.monotonic() - began < 15
     assert ask(kc, "dist.all_reduce(mine); mine.item()")[0] == "22.0", "both ranks are there after an interrupt"
     pids = ask(kc, "got = [None] * 2; dist.all_gather_object(got, os.getpid()); got")[0]
     km.restart_kernel(now=False)
@@ -221,6 +221,6 @@ def test_a_rank_stuck_in_a_collective_ends_the_kernels_not_the_session(fan):
     ask(kc, "import torch; from torch import distributed as dist; dist.init_process_group('gloo'); rank = dist.get_rank()")
     began = time.monotonic()
     _, errors, _ = ask(kc, "if rank == 1: raise ValueError('left alone')\ndist.all_reduce(torch.ones(1))")
-    assert errors[0]["ename"] == "ValueError" and time.monotonic() - began < 30
+    assert errors[0]["ename"] == "ValueError" and time.monotonic() - began < 10
     _, errors, _ = ask(kc, "rank")
     assert errors[0]["ename"] == "RanksEnded" and "restart" in errors[0]["evalue"]

@@ -21,8 +21,9 @@ from actrep_nb.tasks import TASKS
 
 SETTINGS: dict[str, tuple[str, int, int, dict, dict, dict]] = {  # task, clips to imitate and to practise on, fine-tuning, practice, evaluation
     "temporal_grounding": ("temporal_grounding", 1600, 1200, {"steps": 250}, {"steps": 160, "max_new_tokens": 80}, {}),
-    "temporal_grounding_early": ("temporal_grounding", 480, 240, {"steps": 120}, {"steps": 30, "lr": 5e-4, "max_new_tokens": 72}, {"limit": 300, "max_new_tokens": 72}),
+    "temporal_grounding_early": ("temporal_grounding", 480, 1600, {"steps": 120}, {"steps": 200, "lr": 5e-4, "temperature": 0.6, "max_new_tokens": 72}, {"max_new_tokens": 80}),
     "multiple_choice": ("multiple_choice", 1600, 400, {"steps": 700, "lr": 1e-3}, {"steps": 40, "max_new_tokens": 64}, {"limit": 300, "max_new_tokens": 64}),
+    "multiple_choice_early": ("multiple_choice", 1600, 1600, {"steps": 440, "lr": 1e-3}, {"steps": 240, "prompts": 16, "max_new_tokens": 64}, {"max_new_tokens": 64}),
     "dvd_counting": ("dvd_counting", 1600, 480, {"steps": 700}, {"steps": 60, "max_new_tokens": 96}, {}),
 }
 COUNTS = "count_hybrid=1,format=0.5,exact=0.5"  # the demo's

@@ -8,7 +8,7 @@ Docs: https://actrep.github.io/actrep_nb/grpo.html.md"""
 __all__ = ['RECIPES', 'CHUNK', 'advantages', 'by_answer', 'by_token', 'by_budget', 'Recipe', 'find_recipe', 'kl_k3',
            'policy_loss', 'branch_mask', 'Branches', 'attend_branches', 'why_not_shared', 'share_prompts',
            'token_logprobs', 'shared_prefix_logprobs', 'overlong_penalty', 'judge', 'group_stats', 'Practice', 'Blocks',
-           'GRPOTrainer', 'write_samples', 'train_grpo', 'bench_grpo']
+           'GRPOTrainer', 'write_samples', 'train_grpo', 'bench_grpo', 'bench_trl']
 
 # %% ../nbs/13_grpo.ipynb #b19d2b22
 import json
@@ -22,7 +22,9 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -42,7 +44,7 @@ from .models import EncodedPrompt, Sample, collate, encode, family_of, load_mode
 from .parallel import gathered, summed, through
 from .records import Clip
 from .rewards import combine
-from .rollout import ModelEngine, Rollout, RolloutEngine, placeholder_ids, shuffle_slots
+from .rollout import Rollout, RolloutEngine, find_engine, placeholder_ids, sample_group, shuffle_slots
 from .sampling import seed_for
 from .sft import JSONLLog, ResumableTrainer, finish, read_log
 from .tasks import TASKS, Task
@@ -423,7 +425,7 @@ class GRPOTrainer(ResumableTrainer):
         recipe: str | Recipe = "ours",  # a name in RECIPES, or one of your own
         updates: int = 1,  # optimiser steps for each batch of answers
         shuffled_answers: int = 0,  # answers to the same prompt with its frames out of order, which rewards get as `shuffled`
-        engine: RolloutEngine | None = None,  # who answers; None: the model itself
+        engine: str | RolloutEngine = "model",  # who answers: a name in ENGINES, or one of your own
         keep_samples: int = 20,  # write a judged group to samples.jsonl every so many steps; 0: never
         **kwargs: Any,  # for Trainer
     ):
@@ -437,7 +439,7 @@ class GRPOTrainer(ResumableTrainer):
         self.group_size, self.budget, self.temperature, self.updates = group_size, max_new_tokens, temperature, updates
         self.shuffled_answers, self.keep_samples = shuffled_answers, keep_samples
         sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, stop_text=stop_text)
-        self.engine = engine or ModelEngine(model, processor, sampling)
+        self.engine = find_engine(engine)(model, processor, sampling) if isinstance(engine, str) else engine
         self.frozen = deepcopy(model).eval().requires_grad_(False) if self.recipe.beta and not hasattr(model, "disable_adapter") else None
         self.held: list[Practice] = []  # one for each pass of a step
         self.tokens = 0.0  # of all their answers, on all ranks
@@ -484,6 +486,7 @@ class GRPOTrainer(ResumableTrainer):
         "G judged answers to each prompt."
         context, charges, began = {}, {}, time.perf_counter()
         groups = self.engine.generate(prompts, self.group_size, seeds)
+        groups = groups if self.engine.exact else self.scored(prompts, groups)
         if self.shuffled_answers:
             mixed = [shuffle_slots(p, torch.Generator().manual_seed(seed_for(seed, "order"))) for p, seed in zip(prompts, seeds)]
             asked_again = self.engine.generate(mixed, self.shuffled_answers, [seed_for(seed, "shuffled") for seed in seeds])
@@ -496,6 +499,13 @@ class GRPOTrainer(ResumableTrainer):
         groups = judge(groups, clips, self.task, self.recipe.scale, charges, **context)
         self.clock["judge"] += time.perf_counter() - began
         return groups
+
+    @torch.no_grad()
+    def scored(self, prompts: list[EncodedPrompt], groups: list[list[Rollout]]) -> list[list[Rollout]]:
+        "The same answers with the log-probabilities that training computes."
+        logps, _, mask = shared_prefix_logprobs(self.model, prompts, [[r.ids for r in group] for group in groups], temperature=self.temperature)
+        rows = (row[kept].cpu() for row, kept in zip(logps, mask))
+        return [[replace(r, logps=next(rows)) for r in group] for group in groups]
 
     def group_loss(self, model, prompts: Sequence[EncodedPrompt], groups: Sequence[Sequence[Rollout]], portion: float = 1.0) -> tuple[Tensor, dict[str, float]]:
         "Loss of judged groups, times their portion of the step. Groups that pull nowhere cost no forward pass; their tokens still count in the average."
@@ -605,17 +615,39 @@ def _peak_bytes(
 
     tracker = MemTracker()
     tracker.track_external(model)
+    again = model.register_forward_hook(lambda *_: None if torch.is_grad_enabled() else tracker.reset_mod_stats())  # it refuses a model called twice, as in decoding
     with tracker:
         run()
+    again.remove()
     peak = tracker.get_tracker_snapshot("peak")
     return sum(size for kinds in peak.values() for kind, size in kinds.items() if str(kind).split(".")[-1] in ("ACT", "TEMP", "OTH"))
+
+
+def _against(
+    ours: Callable[[], Any],  # one way of doing something
+    theirs: Callable[[], Any],  # the other way
+    models: tuple[Any, Any],  # of the one and of the other; their parameters are not counted as memory
+    repeats: int,  # the medians count
+    other: str,  # what the other way is called
+) -> dict[str, float]:
+    "Seconds and bytes of two ways, done in turn, and how many times less ours takes."
+    memory, seconds = [_peak_bytes(run, model) for run, model in zip((ours, theirs), models)], [list[float](), list[float]()]
+    for _ in range(repeats):
+        for run, taken in zip((ours, theirs), seconds):
+            began = time.perf_counter()
+            run()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - began)
+    a, b = map(median, seconds)
+    return {"seconds": a, f"seconds_{other}": b, "times_as_fast": b / a, "bytes": memory[0], f"bytes_{other}": memory[1], "times_less_memory": memory[1] / memory[0]}
 
 
 def bench_grpo(
     prompt_tokens: int = 1040,  # about; video tokens for the most part
     answer_tokens: int = 100,  # of the longest answer; the others are up to a quarter shorter
     group_size: int = 8,  # answers
-    repeats: int = 3,  # the fastest counts
+    repeats: int = 3,  # the medians count
     dtype: torch.dtype = torch.float32,  # of the model
     **config: Any,  # for `make_tiny_checkpoint`
 ) -> dict[str, Any]:  # for each phase: seconds and bytes of both ways, and how many times less ours takes; the largest differences
@@ -645,19 +677,64 @@ def bench_grpo(
         loss.backward()
         kept[shared] = logps.detach(), loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
-    phases: dict[str, Any] = {}
-    for name, run in {"prefill": prefill, "log-probabilities": score, "update": update}.items():
-        seconds = {True: list[float](), False: list[float]()}
-        memory = {shared: _peak_bytes(partial(run, shared), model) for shared in (True, False)}
-        for _ in range(repeats):
-            for shared, taken in seconds.items():
-                began = time.perf_counter()
-                run(shared)
-                if torch.cuda.is_available():
-                    torch.cuda.synchronize()
-                taken.append(time.perf_counter() - began)
-        ours, rows = min(seconds[True]), min(seconds[False])
-        phases[name] = {"seconds": ours, "seconds_repeated": rows, "times_as_fast": rows / ours,
-                        "bytes": memory[True], "bytes_repeated": memory[False], "times_less_memory": memory[False] / memory[True]}
+    phases = {name: _against(partial(run, True), partial(run, False), (model, model), repeats, "repeated")
+              for name, run in {"prefill": prefill, "log-probabilities": score, "update": update}.items()}
     apart = {name: (a - b).abs().max().item() for name, a, b in zip(("log-probabilities", "loss", "gradient"), kept[True], kept[False])}
     return {"prompt": len(prompt.input_ids), "answers": lengths, "phases": phases, "largest_difference": apart}
+
+# %% ../nbs/13_grpo.ipynb #e8c35b16
+def _with_trl(
+    folder: str,  # of a checkpoint
+    text: str,  # the prompt
+    answer_tokens: int,  # budget of an answer
+    group_size: int,  # answers
+) -> tuple[Any, Callable[[], Any], Callable[[], Any]]:  # model, rollout, update
+    "TRL's trainer on one text prompt."
+    import trl
+    from datasets import Dataset
+
+    model, processor = load_model(folder)
+    args = trl.GRPOConfig(
+        output_dir=folder, num_generations=group_size, per_device_train_batch_size=group_size, max_completion_length=answer_tokens, gradient_checkpointing=False,
+        bf16=False, report_to="none", use_cpu=not torch.cuda.is_available())
+    trainer = trl.GRPOTrainer(model, lambda completions, **_: list(range(len(completions))), args, Dataset.from_dict({"prompt": [text]}), processing_class=processor)
+    trainer.current_gradient_accumulation_steps, held = 1, dict[str, Any]()
+
+    def rollout():
+        held.update(trainer._generate_and_score_completions([{"prompt": text}] * group_size))
+
+    def update():
+        trainer.model.zero_grad(set_to_none=True)
+        trainer.compute_loss(trainer.model.train(), dict(held)).backward()
+
+    return trainer.model, rollout, update
+
+
+def bench_trl(
+    prompt_tokens: int = 1040,  # about; of text
+    answer_tokens: int = 100,  # budget of an answer
+    group_size: int = 8,  # answers
+    repeats: int = 3,  # the medians count
+    **config: Any,  # for `make_tiny_checkpoint`
+) -> dict[str, Any]:  # for both phases: seconds and bytes of both, and how many times less ours takes
+    "This chapter against TRL's GRPOTrainer: time and memory of a rollout and of an update. ImportError where TRL is missing."
+    if not find_spec("trl"):
+        raise ImportError("comparing with TRL needs TRL: pip install trl")
+    with tempfile.TemporaryDirectory() as folder:
+        model, processor = load_model(make_tiny_checkpoint(folder, **{"hidden": 256, "vision_hidden": 128} | config))
+        text = " squat count" * (prompt_tokens // len(processor.tokenizer(" squat count").input_ids))
+        theirs, their_rollout, their_update = _with_trl(folder, text, answer_tokens, group_size)
+    ids, hidden = torch.tensor(processor.tokenizer(text).input_ids), model.config.text_config.hidden_size
+    prompt = EncodedPrompt(ids, torch.arange(len(ids)).expand(3, -1), torch.zeros(3, dtype=torch.long), features=torch.zeros(0, hidden))
+    groups, pull = [[]], torch.linspace(-1, 1, group_size)
+
+    def rollout():
+        groups[:] = sample_group(model, processor, [prompt], group_size, answer_tokens, seeds=[0])
+
+    def update():
+        model.zero_grad(set_to_none=True)
+        logps, _, mask = shared_prefix_logprobs(model, [prompt], [[r.ids for r in groups[0]]])
+        policy_loss(logps, logps.detach(), pull.to(logps), mask)[0].backward()
+
+    phases = {"rollout": _against(rollout, their_rollout, (model, theirs), repeats, "trl"), "update": _against(update, their_update, (model, theirs), repeats, "trl")}
+    return {"prompt": len(ids), "answers": [len(r.ids) for r in groups[0]], "phases": phases}

@@ -694,6 +694,7 @@ def _with_trl(
     from datasets import Dataset
 
     model, processor = load_model(folder)
+    trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = model.config.text_config.vocab_size  # or it would keep logits for 32,768 tokens, most of which a tiny model lacks
     args = trl.GRPOConfig(
         output_dir=folder, num_generations=group_size, per_device_train_batch_size=group_size, max_completion_length=answer_tokens, gradient_checkpointing=False,
         bf16=False, report_to="none", use_cpu=not torch.cuda.is_available())

@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 from actrep_nb.grpo import (
-    RECIPES, Blocks, GRPOTrainer, _peak_bytes, _say_once, advantages, bench_grpo, by_answer, by_budget, by_token, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
+    RECIPES, Blocks, GRPOTrainer, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
     shared_prefix_logprobs, token_logprobs, train_grpo, why_not_shared)
 from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, unwrapped
 from actrep_nb.records import Clip
@@ -539,3 +539,19 @@ def test_a_group_costs_one_reading_of_its_video(loaded):
         passed.update(patches=0, tokens=0)
         shared_prefix_logprobs(model, [prompt], answers, shared)
         assert passed == {"patches": times * len(prompt.pixels), "tokens": times * len(prompt.input_ids) + 8 * 5}
+
+
+def test_the_bench_meets_trl_on_a_text_prompt():
+    pytest.importorskip("trl", reason="TRL is not installed: nothing to compare with")
+    found = bench_trl(prompt_tokens=160, answer_tokens=8, repeats=1, hidden=32, layers=2, vision_hidden=32)
+    assert found["prompt"] == 160 and all(1 <= n <= 8 for n in found["answers"]) and set(found["phases"]) == {"rollout", "update"}
+    assert all(phase["times_less_memory"] > 2 and phase["times_as_fast"] > 0 for phase in found["phases"].values())
+
+
+def test_without_trl_the_bench_says_what_to_install(monkeypatch, capsys):
+    from actrep_nb.cli import main
+
+    monkeypatch.setattr("actrep_nb.grpo.find_spec", lambda name: None)
+    assert main(["bench", "grpo", "--trl"]) == 1
+    assert "pip install trl" in capsys.readouterr().err
+    assert main(["bench", "video", "--trl"]) == 2

@@ -6,7 +6,7 @@ import torch
 from actrep_nb.models import Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, see
 from actrep_nb.records import Clip
 from actrep_nb.rollout import (
-    ModelEngine, RolloutEngine, VllmEngine, choose_tokens, find_engine, kept_tail, merged_weights, placeholder_ids, sample_group, shuffle_slots, vllm_prompt)
+    ModelEngine, RolloutEngine, RoomyLayer, VllmEngine, choose_tokens, find_engine, kept_tail, merged_weights, placeholder_ids, sample_group, shuffle_slots, vllm_prompt)
 from actrep_nb.video import Frames
 
 
@@ -101,6 +101,25 @@ def test_sampling_at_a_temperature_writes_down_what_training_computes(loaded, pr
     group = sample_group(*loaded, [prompt], 3, 9, 0.6, [0], top_p=0.9)[0]
     logps = shared_prefix_logprobs(loaded[0], [prompt], [[r.ids for r in group]], temperature=0.6)[0]
     assert torch.allclose(logps, torch.stack([r.logps for r in group]), atol=1e-4)
+
+
+# ---- the cache ------------------------------------------------------------------------------------------------------
+
+def test_room_for_tokens_changes_nothing_but_copies():
+    "Beside transformers' own layer, through a prefill, repeated rows, more tokens than there is room for, and rows that leave."
+    from transformers.cache_utils import DynamicLayer
+
+    generator, kept = torch.Generator().manual_seed(0), torch.tensor([0, 2, 5])
+    new = lambda rows, n: [torch.randn(rows, 2, n, 4, generator=generator) for _ in range(2)]  # noqa: E731
+    ours, theirs, pointers = RoomyLayer(room=4), DynamicLayer(), []
+    for layer_new, then in [(new(2, 7), lambda layer: layer.batch_repeat_interleave(3))] + [(new(6, 1), None)] * 6 + [
+            (new(6, 1), lambda layer: layer.batch_select_indices(kept))] + [(new(3, 1), None)] * 3:
+        a, b = ours.update(*layer_new), theirs.update(*layer_new)
+        assert all(torch.equal(x, y) for x, y in zip(a, b)) and ours.get_seq_length() == theirs.get_seq_length()
+        pointers.append(a[0].data_ptr())
+        for layer in (ours, theirs) if then else ():
+            then(layer)
+    assert len(set(pointers)) == 4, "one copy at the start, one for the repeated rows, one when the room is full, one for those that stayed"
 
 
 # ---- other engines --------------------------------------------------------------------------------------------------

@@ -727,15 +727,15 @@ def bench_trl(
         theirs, their_rollout, their_update = _with_trl(folder, text, answer_tokens, group_size)
     ids, hidden = torch.tensor(processor.tokenizer(text).input_ids), model.config.text_config.hidden_size
     prompt = EncodedPrompt(ids, torch.arange(len(ids)).expand(3, -1), torch.zeros(3, dtype=torch.long), features=torch.zeros(0, hidden))
-    groups, pull = [[]], torch.linspace(-1, 1, group_size)
+    pull, held = torch.linspace(-1, 1, group_size), list[list[Rollout]]()
 
     def rollout():
-        groups[:] = sample_group(model, processor, [prompt], group_size, answer_tokens, seeds=[0])
+        held[:] = sample_group(model, processor, [prompt], group_size, answer_tokens, seeds=[0])
 
     def update():
         model.zero_grad(set_to_none=True)
-        logps, _, mask = shared_prefix_logprobs(model, [prompt], [[r.ids for r in groups[0]]])
+        logps, _, mask = shared_prefix_logprobs(model, [prompt], [[r.ids for r in held[0]]])
         policy_loss(logps, logps.detach(), pull.to(logps), mask)[0].backward()
 
     phases = {"rollout": _against(rollout, their_rollout, (model, theirs), repeats, "trl"), "update": _against(update, their_update, (model, theirs), repeats, "trl")}
-    return {"prompt": len(ids), "answers": [len(r.ids) for r in groups[0]], "phases": phases}
+    return {"prompt": len(ids), "answers": [len(r.ids) for r in held[0]], "phases": phases}

@@ -310,7 +310,7 @@ class VllmEngine:
         ids, logps = list(said.token_ids), [at[token].logprob for at, token in zip(said.logprobs, said.token_ids)]
         return Rollout(torch.tensor(ids), torch.tensor(logps), self.tokenizer.decode(ids, skip_special_tokens=True), truncated=said.finish_reason == "length")
 
-
+# %% ../nbs/12_rollout.ipynb #d94f07a6
 ENGINES: dict[str, Callable[..., RolloutEngine]] = {"model": ModelEngine, "vllm": VllmEngine}
 
 

@@ -37,7 +37,8 @@ setup(
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
     include_package_data=True,
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={'api': shlex.split(cfg['api_requirements']), 'slurm': shlex.split(cfg['slurm_requirements']), 'dev': shlex.split(cfg['dev_requirements'])},
+    extras_require={'api': shlex.split(cfg['api_requirements']), 'slurm': shlex.split(cfg['slurm_requirements']),
+                    'vllm': shlex.split(cfg['vllm_requirements']), 'dev': shlex.split(cfg['dev_requirements'])},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'papermill.engine': [f"spmd={cfg['lib_path']}.spmd:SpmdEngine"],

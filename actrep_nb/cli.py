@@ -475,13 +475,14 @@ def _plan_lines(table: list[dict[str, Any]]) -> list[str]:
     return out
 
 # %% ../nbs/18_cli.ipynb #69433e6c
-def _bench_video(videos: Path | None, limit: int, say: Output) -> None:
+def _bench_video(videos: Path | None, limit: int, trl: bool, say: Output) -> None:
     "Readers against PyAV, on the given videos or on three drawn ones."
     import tempfile
 
     from actrep_nb.synth import make_dataset
     from actrep_nb.video import FrameCache, bench_readers
 
+    if trl: raise Usage("--trl is for `actrep bench grpo`")
     if videos and not videos.is_dir(): raise Usage(f"--videos {videos}: there is no such folder")
     with tempfile.TemporaryDirectory() as folder:
         if videos is None: make_dataset(Path(folder), 3)
@@ -494,17 +495,26 @@ def _bench_video(videos: Path | None, limit: int, say: Output) -> None:
     say.data |= result
 
 
-def _bench_grpo(videos: Path | None, limit: int, say: Output) -> None:
-    "One prompt read once against the same prompt repeated for each answer."
-    if videos or limit: raise Usage("--videos and --limit are for `actrep bench video`; `actrep bench grpo` makes its own")
-    from actrep_nb.grpo import bench_grpo
-
-    result = bench_grpo()
+def _say_phases(result: dict[str, Any], other: str, say: Output) -> None:
+    "Time and memory of both ways, phase by phase."
     say.say(f"a prompt of {result['prompt']} tokens, answers of {', '.join(map(str, result['answers']))}")
     for name, phase in result["phases"].items():
         say.say(f"{name:>18} {phase['times_as_fast']:6.2f} times as fast, {phase['times_less_memory']:6.2f} times less memory"
-                f"  ({phase['seconds']:.2f} s for {phase['seconds_repeated']:.2f}, {phase['bytes'] / 2**20:.0f} MiB for {phase['bytes_repeated'] / 2**20:.0f})")
-    say.say("largest differences: " + ", ".join(f"{name} {apart:.1e}" for name, apart in result["largest_difference"].items()))
+                f"  ({phase['seconds']:.2f} s for {phase[f'seconds_{other}']:.2f}, {phase['bytes'] / 2**20:.0f} MiB for {phase[f'bytes_{other}'] / 2**20:.0f})")
+
+
+def _bench_grpo(videos: Path | None, limit: int, trl: bool, say: Output) -> None:
+    "One prompt read once against the same prompt repeated for each answer; with `trl`, a text prompt against TRL's trainer."
+    if videos or limit: raise Usage("--videos and --limit are for `actrep bench video`; `actrep bench grpo` makes its own")
+    from actrep_nb.grpo import bench_grpo, bench_trl
+
+    if trl:
+        result = bench_trl()
+        _say_phases(result, "trl", say)
+    else:
+        result = bench_grpo()
+        _say_phases(result, "repeated", say)
+        say.say("largest differences: " + ", ".join(f"{name} {apart:.1e}" for name, apart in result["largest_difference"].items()))
     say.data |= result
 
 
@@ -516,6 +526,7 @@ def bench(
     what: Annotated[str, typer.Argument(metavar="WHAT", help="What to measure: video, grpo.", show_default=False)],
     videos: Annotated[Path | None, typer.Option(help="Folder of videos. Default: drawn ones.")] = None,
     limit: Annotated[int, typer.Option(help="Take only the first so many; 0: all.")] = 0,
+    trl: Annotated[bool, typer.Option("--trl", help="For grpo: against TRL's trainer, on a text prompt.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure speed, as ratios within one run.
@@ -525,10 +536,11 @@ def bench(
       actrep bench video
       actrep bench video --videos clips --limit 8 --json
       actrep bench grpo
+      actrep bench grpo --trl
     """
     with command("bench", as_json) as say:
         if what not in BENCHES: raise Usage(f"nothing to measure called {what!r}; there is {', '.join(BENCHES)}")
-        BENCHES[what](videos, limit, say)
+        BENCHES[what](videos, limit, trl, say)
 
 # %% ../nbs/18_cli.ipynb #87702424
 @app.command(short_help="run an experiment notebook with parameters")

@@ -11,17 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerCallback
 
 from actrep_nb.grpo import (
-    RECIPES, Blocks, GRPOTrainer, _peak_bytes, _say_once, advantages, bench_grpo, by_answer, by_budget, by_token, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
+    RECIPES, Blocks, GRPOTrainer, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
     shared_prefix_logprobs, token_logprobs, train_grpo, why_not_shared)
 from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, unwrapped
 from actrep_nb.records import Clip
 from actrep_nb.rewards import REWARDS
-from actrep_nb.rollout import Rollout
-from actrep_nb.sft import training_arguments
+from actrep_nb.rollout import ModelEngine, Rollout, sample_group
+from actrep_nb.runs import run
+from actrep_nb.sft import read_log, training_arguments
+from actrep_nb.synth import make_dataset
 from actrep_nb.tasks import TASKS
 from actrep_nb.video import Frames
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -414,6 +419,51 @@ def test_accumulated_micro_batches_are_averaged_in_the_log(tiny, tmp_path, lette
     assert len(log) == 2 and log[0]["grad_norm"] >= 0 and log[0]["seconds/update"] > 0
 
 
+class UnequalAnswers(ModelEngine):
+    "Answers of an untrained model only end with their budget; here it depends on the prompt."
+    def generate(self, prompts, group_size, seeds=None):
+        return [sample_group(self.model, self.processor, [p], group_size, 2 + int(p.grid_thw[0]), seeds=[seed])[0] for p, seed in zip(prompts, seeds)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_step_cut_into_passes_has_the_gradient_of_a_whole_one(name, tiny, tmp_path, letters):
+    "Passes with answers of 5 to 8 tokens: averaging their means would weigh the tokens of short ones more."
+    class Keep(TrainerCallback):
+        def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+
+    gradients, recipe = [], replace(RECIPES[name], mask_truncated=False, resample=0)
+    for accumulation in (1, 2, 4):
+        model, processor = load_model(tiny, device="cpu")
+        args = training_arguments(tmp_path, 1, 4, 1e-3, accumulation=accumulation, max_grad_norm=0.0)
+        trainer = GRPOTrainer(model, processor, noise_pairs(model, processor, (8, 12, 8, 6)), args, letters, recipe=recipe, group_size=4,
+                              engine=UnequalAnswers(model, processor), callbacks=[Keep()])
+        trainer.train()
+    whole, *cut = gradients
+    assert whole.abs().max() > 1e-3 and all((whole - g).abs().max() <= 1e-5 for g in cut)
+
+
+def test_an_unknown_recipe_is_refused_with_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match="no recipe 'dappo', did you mean 'dapo'"):
+        find_recipe("dappo")
+    assert all(find_recipe(name) is recipe for name, recipe in RECIPES.items())
+
+
+def test_the_experiment_takes_a_recipe_and_several_updates(tmp_path, letters):
+    "05_grpo as it stands, from the shipped base; at a high temperature its answers end at different lengths, which dapo charges for."
+    clips = make_dataset(tmp_path / "data", 6, size=56, fps=4, max_seconds=8)
+    given = dict(model=str(ROOT / "data/tiny_base"), clips=str(clips), out=str(tmp_path / "out"), cache="", samples=0,
+                 steps=4, prompts=2, group_size=4, max_new_tokens=24, temperature=2.5, lr=1e-2)
+    with pytest.raises(Exception, match="did you mean 'dapo'"):
+        run("05_grpo", tmp_path / "refused", given | {"recipe": "dappo"}, quiet=True)
+    assert not (tmp_path / "out").exists(), "refused before any work"
+    assert run("05_grpo", tmp_path / "run", given | {"recipe": "dapo", "updates": 2}, quiet=True).ok
+    log = read_log(tmp_path / "out" / "log.jsonl")
+    assert [row["step"] for row in log] == [1, 2, 3, 4] and log[0]["reward"] == log[1]["reward"] and "reward/overlong" in log[0]
+    assert all(log[k]["clip_fraction/low"] == log[k]["clip_fraction/high"] == 0 for k in (0, 2)), "the first update is on policy"
+    assert any(log[k]["clip_fraction/low"] + log[k]["clip_fraction/high"] > 0 for k in (1, 3))
+
+
 RUN = """
 import os, signal, sys
 sys.path[:0] = [{tests!r}]
@@ -489,3 +539,19 @@ def test_a_group_costs_one_reading_of_its_video(loaded):
         passed.update(patches=0, tokens=0)
         shared_prefix_logprobs(model, [prompt], answers, shared)
         assert passed == {"patches": times * len(prompt.pixels), "tokens": times * len(prompt.input_ids) + 8 * 5}
+
+
+def test_the_bench_meets_trl_on_a_text_prompt():
+    pytest.importorskip("trl", reason="TRL is not installed: nothing to compare with")
+    found = bench_trl(prompt_tokens=160, answer_tokens=8, repeats=1, hidden=32, layers=2, vision_hidden=32)
+    assert found["prompt"] == 160 and all(1 <= n <= 8 for n in found["answers"]) and set(found["phases"]) == {"rollout", "update"}
+    assert all(phase["times_less_memory"] > 2 and phase["times_as_fast"] > 0 for phase in found["phases"].values())
+
+
+def test_without_trl_the_bench_says_what_to_install(monkeypatch, capsys):
+    from actrep_nb.cli import main
+
+    monkeypatch.setattr("actrep_nb.grpo.find_spec", lambda name: None)
+    assert main(["bench", "grpo", "--trl"]) == 1
+    assert "pip install trl" in capsys.readouterr().err
+    assert main(["bench", "video", "--trl"]) == 2

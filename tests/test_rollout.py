@@ -3,9 +3,10 @@ import numpy as np
 import pytest
 import torch
 
-from actrep_nb.models import Sample, encode, load_model, make_tiny_checkpoint, see
+from actrep_nb.models import Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, see
 from actrep_nb.records import Clip
-from actrep_nb.rollout import ModelEngine, RolloutEngine, choose_tokens, kept_tail, sample_group, shuffle_slots
+from actrep_nb.rollout import (
+    ModelEngine, RolloutEngine, RoomyLayer, VllmEngine, choose_tokens, find_engine, kept_tail, merged_weights, placeholder_ids, sample_group, shuffle_slots, vllm_prompt)
 from actrep_nb.video import Frames
 
 
@@ -100,3 +101,153 @@ def test_sampling_at_a_temperature_writes_down_what_training_computes(loaded, pr
     group = sample_group(*loaded, [prompt], 3, 9, 0.6, [0], top_p=0.9)[0]
     logps = shared_prefix_logprobs(loaded[0], [prompt], [[r.ids for r in group]], temperature=0.6)[0]
     assert torch.allclose(logps, torch.stack([r.logps for r in group]), atol=1e-4)
+
+
+# ---- the cache ------------------------------------------------------------------------------------------------------
+
+def test_room_for_tokens_changes_nothing_but_copies():
+    "Beside transformers' own layer, through a prefill, repeated rows, more tokens than there is room for, and rows that leave."
+    from transformers.cache_utils import DynamicLayer
+
+    generator, kept = torch.Generator().manual_seed(0), torch.tensor([0, 2, 5])
+    new = lambda rows, n: [torch.randn(rows, 2, n, 4, generator=generator) for _ in range(2)]  # noqa: E731
+    ours, theirs, pointers = RoomyLayer(room=4), DynamicLayer(), []
+    for layer_new, then in [(new(2, 7), lambda layer: layer.batch_repeat_interleave(3))] + [(new(6, 1), None)] * 6 + [
+            (new(6, 1), lambda layer: layer.batch_select_indices(kept))] + [(new(3, 1), None)] * 3:
+        a, b = ours.update(*layer_new), theirs.update(*layer_new)
+        assert all(torch.equal(x, y) for x, y in zip(a, b)) and ours.get_seq_length() == theirs.get_seq_length()
+        pointers.append(a[0].data_ptr())
+        for layer in (ours, theirs) if then else ():
+            then(layer)
+    assert len(set(pointers)) == 4, "one copy at the start, one for the repeated rows, one when the room is full, one for those that stayed"
+
+
+# ---- other engines --------------------------------------------------------------------------------------------------
+
+def with_adapters(model):
+    "LoRA with adapters that do something."
+    model, generator = add_lora(model, rank=2), torch.Generator().manual_seed(0)
+    for name, p in model.named_parameters():
+        if "lora_B" in name:
+            p.data = torch.randn(p.shape, generator=generator) * 0.05
+    return model
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    return load_model(make_tiny_checkpoint(tmp_path / "checkpoint", hidden=32, layers=2, vision_hidden=32), device="cpu")
+
+
+def test_adapters_are_added_in_and_the_model_stays_as_it_is(fresh):
+    plain = {n: w.clone() for n, w in merged_weights(fresh[0])}
+    adapted = with_adapters(fresh[0])
+    before = {n: p.clone() for n, p in adapted.named_parameters()}
+    merged = dict(merged_weights(adapted))
+    assert all(torch.equal(p, before[n]) for n, p in adapted.named_parameters())
+    truth = dict(adapted.merge_and_unload().named_parameters(remove_duplicate=False))
+    assert list(merged) == list(plain) == list(truth) and all((merged[n] - truth[n]).abs().max() <= 1e-6 for n in truth)
+    assert sum(not torch.equal(merged[n], plain[n]) for n in plain) == 2 * 7, "queries, keys, values, outputs and three of the MLP in each of two layers"
+
+
+def test_an_engine_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="no engine 'vlm', did you mean 'vllm'"):
+        find_engine("vlm")
+    assert find_engine("model") is ModelEngine
+
+
+def test_without_vllm_its_engine_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("actrep_nb.rollout.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install vllm"):
+        find_engine("vllm")
+
+
+def test_a_video_in_several_blocks_is_refused(tmp_path):
+    model, processor = load_model(make_tiny_checkpoint(tmp_path, family="qwen3_vl", hidden=32, layers=2, vision_hidden=32), device="cpu")
+    frames = Frames(torch.zeros(8, *processor.video_processor.frame_size, 3, dtype=torch.uint8).numpy(), torch.arange(8).numpy() / 4)
+    with pytest.raises(ValueError, match="qwen3_vl writes one for each slot"):
+        vllm_prompt(model.config, encode(model, processor, Sample(Clip("any.mp4", "squat", 2), frames, "?")), "a")
+
+
+@pytest.fixture(scope="module")
+def served():
+    "The shipped base, trained and served; two prompts with slots of different length; and the engine's options."
+    pytest.importorskip("vllm", reason="vLLM is not installed: its engine is not tried")
+    from pathlib import Path
+
+    import numpy as np
+
+    from actrep_nb.synth import draw_clip
+
+    model, processor = load_model(Path(__file__).parents[1] / "data/tiny_base", device="cpu")
+    drawn = [(draw_clip(a, n, seed=n, size=56, fps=fps, max_seconds=8), fps) for a, n, fps in (("squat", 2, 4), ("pull_up", 5, 3))]
+    samples = [Sample(Clip("any.mp4", d.action, d.count), Frames(d.pixels, np.arange(len(d.pixels)) / fps), "How many?") for d, fps in drawn]
+    options = {"max_new_tokens": 40}
+    engine = VllmEngine(model, processor, options, enforce_eager=True, max_model_len=512)
+    return model, processor, [encode(model, processor, s) for s in samples], options, engine
+
+
+def agree(engine, model, processor, prompts, **options):
+    "Greedy answers and their log-probabilities, vLLM's against ours; returns the largest difference."
+    engine.update(model)
+    was, engine.sampling = engine.sampling, engine.sampling | {"temperature": 0.0}
+    theirs, ours = engine.generate(prompts, 1, [0] * len(prompts)), sample_group(model, processor, prompts, 1, 40, temperature=0, **options)
+    engine.sampling = was
+    assert [[r.ids.tolist() for r in g] for g in theirs] == [[r.ids.tolist() for r in g] for g in ours]
+    assert [[(r.text, r.truncated) for r in g] for g in theirs] == [[(r.text, r.truncated) for r in g] for g in ours]
+    return max(float((a.logps - b.logps).abs().max()) for g, h in zip(theirs, ours) for a, b in zip(g, h))
+
+
+def test_vllm_answers_as_the_model_does_and_follows_it(served):
+    "With pixels and with features; then after the weights have moved, and with adapters."
+    model, processor, prompts, _, engine = served
+    apart = [agree(engine, model, processor, prompts), agree(engine, model, processor, see(model, prompts))]
+    kept = {n: p.detach().clone() for n, p in model.named_parameters()}
+    before = sample_group(model, processor, prompts, 1, 40, temperature=0)
+    generator = torch.Generator().manual_seed(0)
+    for p in model.parameters():
+        p.data += 0.03 * p.abs().mean() * torch.randn(p.shape, generator=generator)
+    apart.append(agree(engine, model, processor, prompts))
+    assert not all(torch.equal(a[0].ids, b[0].ids) for a, b in zip(before, sample_group(model, processor, prompts, 1, 40, temperature=0)))
+    for n, p in model.named_parameters():
+        p.data = kept[n]
+    print("largest differences of log-probabilities:", apart)
+    assert max(apart) <= 1e-4
+
+
+def test_vllm_draws_the_same_with_the_same_seeds_and_never_a_placeholder(served):
+    from actrep_nb.grpo import shared_prefix_logprobs
+
+    model, processor, prompts, _, engine = served
+    engine.update(model)
+    a, b, c = (engine.generate(prompts, 4, seeds) for seeds in ([1, 2], [1, 2], [3, 4]))
+    said = lambda groups: [[r.ids.tolist() for r in g] for g in groups]  # noqa: E731
+    assert said(a) == said(b) != said(c) and len({str(r) for r in said(a)[0]}) > 1
+    assert not set(placeholder_ids(model.config)) & {t for g in said(a) + said(c) for r in g for t in r}
+    logps, _, mask = shared_prefix_logprobs(model, prompts, [[r.ids for r in g] for g in a])
+    apart = (logps[mask] - torch.cat([r.logps for g in a for r in g])).abs().max().item()
+    print("largest difference of sampled log-probabilities from training's:", apart)
+    assert apart <= 1e-4
+
+
+def test_vllm_stops_at_a_text(served):
+    model, processor, prompts, _, engine = served
+    was, engine.sampling = engine.sampling, engine.sampling | {"stop": ["Moments"]}
+    assert agree(engine, model, processor, prompts, stop_text="Moments") <= 1e-4
+    engine.sampling = was
+
+
+def test_grpo_practises_with_vllm_and_adapters(served, tmp_path):
+    "Two steps; the answers are scored again, so the first update's ratios are 1."
+    from actrep_nb.grpo import train_grpo
+    from actrep_nb.rewards import REWARDS
+    from actrep_nb.sft import training_arguments
+
+    model, processor, prompts, options, engine = served
+    freeze(model, "vision", "merger")
+    adapted = with_adapters(model)
+    REWARDS["letters"] = lambda completions, clips, **_: [t.count("e") / 10 for t in completions]
+    pairs = [(Clip(f"{i}.mp4", "squat", 2), p) for i, p in enumerate(prompts)]
+    log = train_grpo(adapted, processor, pairs, training_arguments(tmp_path, 2, 2, 1e-2, warmup=0), {"letters": 1.0}, engine=engine, group_size=4, recipe="dr_grpo", **options)
+    assert all(row["grad_norm"] > 0 and row["ratio_max"] == pytest.approx(1, abs=1e-4) and row["kl/sampler"] < 1e-8 for row in log)
+    assert agree(engine, adapted, processor, prompts) > 0
+    del REWARDS["letters"]

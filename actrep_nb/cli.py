@@ -784,7 +784,7 @@ def demo_steps(
         Step("cot", "02_cot", {"clips": "{out}/data/train.csv", "crops": n["crops"], "seed": "{seed}"}, "write reasoning from the cycles"),
         Step("sft", "03_sft", {"model": base, "data": "{out}/cot", "cache": frames, "steps": n["sft"], "seed": "{seed}"}, "fine-tune the base on that reasoning"),
         Step("grpo", "05_grpo", {
-            "model": "{out}/sft/checkpoint", "clips": "{out}/data/practice.jsonl", "samples": n["practice"], "cache": frames, "steps": n["grpo"],
+            "model": "{out}/sft/checkpoint", "clips": "{out}/data/practice.jsonl", "samples": n["practice"], "cache": frames, "steps": n["grpo"], "temperature": 0.7,
             "rewards": "count_hybrid=1,format=0.5,exact=0.5", "seed": "{seed}"}, "practise on other clips, rewarded for right counts"),
         Step("evaluate", "06_evaluate", {
             "clips": "{out}/data/test.csv", "none": "{out}/data/none.csv", "train": "{out}/data/train.csv", "base": base, "sft": "{out}/sft/checkpoint", "grpo": "{out}/grpo/checkpoint",

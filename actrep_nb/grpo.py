@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -41,6 +42,7 @@ from .parallel import gathered, summed, through
 from .records import Clip
 from .rewards import combine
 from .rollout import ModelEngine, Rollout, RolloutEngine, placeholder_ids, shuffle_slots
+from .sampling import seed_for
 from .sft import JSONLLog, ResumableTrainer, finish, read_log
 from .tasks import TASKS, Task
 from .video import Frames
@@ -386,7 +388,7 @@ class Blocks(Sampler):
 
 # %% ../nbs/13_grpo.ipynb #3ae32d61
 class GRPOTrainer(ResumableTrainer):
-    "GRPO on video prompts. A training example is a (clip, encoded prompt) pair; the batch size counts prompts."
+    "GRPO on video prompts. A training example is the place of a (clip, encoded prompt) pair; the batch size counts prompts."
 
     def __init__(
         self,
@@ -409,19 +411,17 @@ class GRPOTrainer(ResumableTrainer):
         keep_samples: int = 20,  # write a judged group to samples.jsonl every so many steps; 0: never
         **kwargs: Any,  # for Trainer
     ):
-        super().__init__(model=model, args=args, train_dataset=list(pairs), data_collator=list, **kwargs)
+        super().__init__(model=model, args=args, train_dataset=range(len(pairs)), data_collator=list, **kwargs)
         self.model_accepts_loss_kwargs = False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
         if args.save_strategy == "steps" and args.save_steps % updates:
             raise ValueError(f"save_steps={args.save_steps} must be a multiple of updates={updates}: a checkpoint holds no half-used answers")
+        self.pairs = pairs
         self.recipe = RECIPES[recipe] if isinstance(recipe, str) else recipe
         self.task = replace(task, rewards=rewards) if rewards is not None else task
         self.group_size, self.budget, self.temperature, self.updates = group_size, max_new_tokens, temperature, updates
         self.shuffled_answers, self.keep_samples = shuffled_answers, keep_samples
         sampling = dict(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, top_k=top_k, stop_text=stop_text)
         self.engine = engine or ModelEngine(model, processor, sampling)
-        seed = args.seed + 7919 * args.process_index
-        self.generator = torch.Generator(device=next(model.parameters()).device).manual_seed(seed)  # draws tokens
-        self.order = torch.Generator().manual_seed(seed)  # draws other prompts and orders of frames
         self.frozen = deepcopy(model).eval().requires_grad_(False) if self.recipe.beta and not hasattr(model, "disable_adapter") else None
         self.held: dict[int, Practice] = {}  # by place in the accumulation
         self.calls, self.notes, self.clock = 0, list[dict[str, float]](), defaultdict[str, float](float)
@@ -432,33 +432,38 @@ class GRPOTrainer(ResumableTrainer):
         if self.state.global_step % self.updates == 0:
             with gathered(model) as whole:
                 self.engine.update(whole)
-                self.held[place] = self.practise(*map(list, zip(*inputs)))
+                self.held[place] = self.practise(inputs)
         practice = self.held[place]
         loss, parts = self.group_loss(model, practice.prompts, practice.groups)
         self.notes.append(group_stats(practice.groups, practice.clips, self.task) | parts)
         return loss
 
-    def practise(self, clips: list[Clip], prompts: list[EncodedPrompt]) -> Practice:
-        "Answer and judge; where the recipe says so, replace groups that teach nothing by groups of other prompts."
-        groups = self.answer(clips, prompts)
+    def practise(self, places: list[int]) -> Practice:
+        "Answer and judge the prompts at these places; where the recipe says so, replace groups that teach nothing by groups of other prompts."
+        seeds = [seed_for(self.args.seed, self.state.global_step, place) for place in places]
+        clips, prompts = map(list, zip(*(self.pairs[place] for place in places)))
+        groups = self.answer(clips, prompts, seeds)
         for _ in range(self.recipe.resample):
             dull = [i for i, group in enumerate(groups) if not any(r.advantage for r in group)]
             if not dull:
                 break
-            drawn = [self.train_dataset[int(k)] for k in torch.randint(len(self.train_dataset), (len(dull),), generator=self.order)]
-            for i, (clip, prompt), group in zip(dull, drawn, self.answer(*map(list, zip(*drawn)))):
-                clips[i], prompts[i], groups[i] = clip, prompt, group
+            for i in dull:
+                seeds[i] = seed_for(seeds[i], "another")
+                clips[i], prompts[i] = self.pairs[seeds[i] % len(self.pairs)]
+            for i, group in zip(dull, self.answer([clips[i] for i in dull], [prompts[i] for i in dull], [seeds[i] for i in dull])):
+                groups[i] = group
         if self.keep_samples and self.args.process_index == 0 and self.state.global_step % self.keep_samples == 0:
             write_samples(Path(self.args.output_dir) / "samples.jsonl", self.state.global_step, clips[0], groups[0])
         return Practice(clips, prompts, groups)
 
-    def answer(self, clips: list[Clip], prompts: list[EncodedPrompt]) -> list[list[Rollout]]:
+    def answer(self, clips: list[Clip], prompts: list[EncodedPrompt], seeds: list[int]) -> list[list[Rollout]]:
         "G judged answers to each prompt."
         context, charges, began = {}, {}, time.perf_counter()
-        groups = self.engine.generate(prompts, self.group_size, self.generator)
+        groups = self.engine.generate(prompts, self.group_size, seeds)
         if self.shuffled_answers:
-            mixed = [shuffle_slots(p, self.order) for p in prompts]
-            context["shuffled"] = [[r.text for r in group] for group in self.engine.generate(mixed, self.shuffled_answers, self.generator)]
+            mixed = [shuffle_slots(p, torch.Generator().manual_seed(seed_for(seed, "order"))) for p, seed in zip(prompts, seeds)]
+            asked_again = self.engine.generate(mixed, self.shuffled_answers, [seed_for(seed, "shuffled") for seed in seeds])
+            context["shuffled"] = [[r.text for r in group] for group in asked_again]
         if self.recipe.overlong:
             charges["overlong"] = [overlong_penalty(len(r.ids), self.budget, self.recipe.overlong) for group in groups for r in group]
         self.clock["rollout"] += time.perf_counter() - began
@@ -505,6 +510,7 @@ def log(self: GRPOTrainer, logs, *args, **kwargs):
         seconds = {phase: self.clock[phase] / steps for phase in ("rollout", "judge")}
         seconds["update"] = (time.perf_counter() - self.clock["began"]) / steps - sum(seconds.values())
         speed = {f"tokens_per_second/{phase}": self.clock[f"{phase} tokens"] / steps / seconds[phase] for phase in ("rollout", "update") if seconds[phase]}
+        self.notes = gather_object(self.notes)  # those of all ranks
         means = {key: _mean([note[key] for note in self.notes if key in note]) for key in sorted({k for note in self.notes for k in note})}
         logs = logs | means | {f"seconds/{phase}": value for phase, value in seconds.items()} | speed
         self.notes, self.clock = [], defaultdict(float)
@@ -526,20 +532,6 @@ def write_samples(
     samples = [{"text": r.text, "reward": r.reward, "rewards": r.rewards, "advantage": r.advantage, "truncated": r.truncated} for r in group]
     with open(path, "a") as file:
         file.write(json.dumps({"step": step, "clip": clip.id, "true": clip.count, "samples": samples}) + "\n")
-
-# %% ../nbs/13_grpo.ipynb #e9984f3c
-@patch
-def _save_rng_state(self: GRPOTrainer, output_dir):
-    super(GRPOTrainer, self)._save_rng_state(output_dir)
-    torch.save([g.get_state() for g in (self.generator, self.order)], Path(output_dir) / f"generators_{self.args.process_index}.pt")
-
-
-@patch
-def _load_rng_state(self: GRPOTrainer, checkpoint):
-    super(GRPOTrainer, self)._load_rng_state(checkpoint)
-    if checkpoint is not None:
-        for generator, state in zip((self.generator, self.order), torch.load(Path(checkpoint) / f"generators_{self.args.process_index}.pt", weights_only=True)):
-            generator.set_state(state)
 
 # %% ../nbs/13_grpo.ipynb #f63d88a7
 @patch

@@ -58,7 +58,7 @@ def choose_tokens(
     logits: Tensor,  # [R, V]
     temperature: float,  # 0 is greedy
     banned: Sequence[int] = (),  # tokens that may not be chosen
-    generator: torch.Generator | None = None,  # source of chance
+    uniform: Tensor | None = None,  # a random number in [0, 1) for each row [R]; greedy choice needs none
     top_p: float = 1.0,  # see `kept_tail`
     top_k: int = 0,  # see `kept_tail`
 ) -> tuple[Tensor, Tensor]:
@@ -69,8 +69,10 @@ def choose_tokens(
     if temperature == 0:
         chosen = logps.argmax(-1)
     else:
+        assert uniform is not None, "sampling needs a random number for each row"
         drawn_from = kept_tail(logps, top_p, top_k) if top_p < 1 or top_k else logps
-        chosen = torch.multinomial(drawn_from.exp(), 1, generator=generator)[:, 0]
+        below = drawn_from.double().exp().cumsum(-1)
+        chosen = torch.searchsorted(below, uniform[:, None] * below[:, -1:], right=True)[:, 0]  # the token whose stretch of [0, 1) the number falls into
     return chosen, logps.gather(-1, chosen[:, None])[:, 0]
 
 # %% ../nbs/12_rollout.ipynb #289e7e2d
@@ -86,7 +88,7 @@ def sample_tokens(
     group_size: int = 1,  # G completions for each
     max_new_tokens: int = 128,  # token budget of a completion
     temperature: float = 1.0,  # 0 is greedy
-    generator: torch.Generator | None = None,  # source of chance
+    seeds: Sequence[int] | None = None,  # of each prompt's draws; None: from torch's own generator
     top_p: float = 1.0,  # see `kept_tail`
     top_k: int = 0,  # see `kept_tail`
     ended: Callable[[Tensor], bool] | None = None,  # tokens so far [t] → is the answer complete? asked beside the end-of-turn token
@@ -95,6 +97,8 @@ def sample_tokens(
     model = unwrapped(model)
     batch = {k: v for k, v in collate(model, prompts, side="left").items() if k != "labels"}
     stop, banned = torch.tensor(sorted(_stop_ids(model))), placeholder_ids(model.config)
+    seeds = torch.randint(2**53, (len(prompts),)).tolist() if seeds is None else seeds
+    uniform = torch.cat([torch.rand(group_size, max_new_tokens, generator=torch.Generator().manual_seed(seed)) for _, seed in zip(prompts, seeds, strict=True)])  # [B·G, budget]
     out = model(**batch, use_cache=True, logits_to_keep=1)
     cache = out.past_key_values
     cache.batch_repeat_interleave(group_size)
@@ -110,7 +114,7 @@ def sample_tokens(
     alive = torch.ones(len(rows), dtype=torch.bool)  # per row of the batch
     stop = stop.to(logits.device)
     for t in range(max_new_tokens):
-        chosen, chosen_logps = choose_tokens(logits, temperature, banned, generator, top_p, top_k)
+        chosen, chosen_logps = choose_tokens(logits, temperature, banned, uniform[rows, t].to(logits.device), top_p, top_k)
         ids[rows[alive], t], logps[rows[alive], t] = chosen.cpu()[alive], chosen_logps.cpu()[alive]
         alive &= ~torch.isin(chosen, stop).cpu()
         if ended:
@@ -137,7 +141,7 @@ def sample_group(
     group_size: int = 8,  # G completions for each
     max_new_tokens: int = 128,  # token budget of a completion
     temperature: float = 1.0,  # 0 is greedy
-    generator: torch.Generator | None = None,  # source of chance
+    seeds: Sequence[int] | None = None,  # of each prompt's draws; None: from torch's own generator
     top_p: float = 1.0,  # see `kept_tail`
     top_k: int = 0,  # see `kept_tail`
     stop_text: str = "",  # ends an answer too; empty: only the end-of-turn token does
@@ -148,7 +152,7 @@ def sample_group(
     def ended(ids: Tensor) -> bool:
         return bool(stop_text) and stop_text in tokenizer.decode(ids[-len(stop_text) - 1 :])
 
-    groups = sample_tokens(model, prompts, group_size, max_new_tokens, temperature, generator, top_p, top_k, ended if stop_text else None)
+    groups = sample_tokens(model, prompts, group_size, max_new_tokens, temperature, seeds, top_p, top_k, ended if stop_text else None)
     return [
         [Rollout(ids, logps, tokenizer.decode(ids, skip_special_tokens=True), truncated=int(ids[-1]) not in stop and not ended(ids)) for ids, logps in group]
         for group in groups
@@ -172,8 +176,8 @@ def shuffle_slots(
 class RolloutEngine(Protocol):
     "Whatever can answer prompts on a trainer's behalf."
 
-    def generate(self, prompts: Sequence[EncodedPrompt], group_size: int, generator: torch.Generator | None = None) -> list[list[Rollout]]:
-        "G completions for each prompt, with the log-probability of every token."
+    def generate(self, prompts: Sequence[EncodedPrompt], group_size: int, seeds: Sequence[int]) -> list[list[Rollout]]:
+        "G completions for each prompt, with the log-probability of every token. Same weights and seeds, same completions."
         ...
 
     def update(self, model: Any) -> None:
@@ -188,8 +192,8 @@ class ModelEngine:
     processor: Any
     options: dict[str, Any] = field(default_factory=dict)  # for `sample_group`
 
-    def generate(self, prompts: Sequence[EncodedPrompt], group_size: int, generator: torch.Generator | None = None) -> list[list[Rollout]]:
-        return sample_group(self.model, self.processor, prompts, group_size, generator=generator, **self.options)
+    def generate(self, prompts: Sequence[EncodedPrompt], group_size: int, seeds: Sequence[int]) -> list[list[Rollout]]:
+        return sample_group(self.model, self.processor, prompts, group_size, seeds=seeds, **self.options)
 
     def update(self, model: Any) -> None:
         self.model = model

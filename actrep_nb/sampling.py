@@ -7,7 +7,7 @@ Docs: https://actrep.github.io/actrep_nb/sampling.html.md"""
 # %% auto #0
 __all__ = ['STRATA', 'KEPT', 'Scores', 'SELECTIONS', 'count_histogram', 'crop_to_cycles', 'idle_stretches',
            'random_count_sampling', 'curriculum', 'Fate', 'measure_scores', 'variance_selection', 'select_by_variance',
-           'clip_seed', 'difficulty_window', 'gaussian_selection', 'random_selection', 'read_answers', 'write_answers',
+           'seed_for', 'difficulty_window', 'gaussian_selection', 'random_selection', 'read_answers', 'write_answers',
            'repeated_answers', 'plot_selection']
 
 # %% ../nbs/04_sampling.ipynb #29866d84
@@ -239,12 +239,12 @@ def select_by_variance(
     return [f.id for f in sorted(fates, key=lambda f: -(f.std or 0))]
 
 # %% ../nbs/04_sampling.ipynb #aa8bebe8
-def clip_seed(
+def seed_for(
     seed: int,  # of the experiment
-    id: str,  # of the clip
+    *what: Any,  # what it is for: a clip's name, a step, …
 ) -> int:  # 0 to 2⁵⁶ − 1
-    "A seed of the clip's own, so that what is drawn for it depends neither on the other clips nor on their order."
-    return int.from_bytes(hashlib.sha256(f"{seed} {id}".encode()).digest()[:7], "big")
+    "A seed of its own for each thing, so that what is drawn for it depends neither on the others nor on their order."
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, (seed, *what))).encode()).digest()[:7], "big")
 
 # %% ../nbs/04_sampling.ipynb #88d3212d
 def difficulty_window(
@@ -274,7 +274,7 @@ def gaussian_selection(
     if not 0 < width < math.inf or not math.isfinite(centre): raise ValueError(f"width must be finite and above 0 and centre finite, not {width!r} and {centre!r}")
     fates = _leave_out(measure_scores(scores), lambda f: (f.mean or 0) <= 0, "never right")
     def log_time(f: Fate) -> float:  # ln tᵢ = ln(−ln uᵢ) − ln wᵢ: far from the centre wᵢ itself may be too small for a float
-        return math.log(random.Random(clip_seed(seed, f.id)).expovariate(1.0)) + ((f.mean or 0) - centre) ** 2 / (2 * width**2)
+        return math.log(random.Random(seed_for(seed, f.id)).expovariate(1.0)) + ((f.mean or 0) - centre) ** 2 / (2 * width**2)
     return _keep_first(fates, n, log_time, "not drawn")
 
 # %% ../nbs/04_sampling.ipynb #b92db554
@@ -285,7 +285,7 @@ def random_selection(
 ) -> list[Fate]:  # one per clip, in the order given
     "Draw clips without looking at their scores; the ones without a score too."
     fates = [replace(f, reason=KEPT) for f in measure_scores(scores)]
-    return _keep_first(fates, n, lambda f: clip_seed(seed, f.id), "not drawn")
+    return _keep_first(fates, n, lambda f: seed_for(seed, f.id), "not drawn")
 
 
 SELECTIONS: dict[str, Callable[[Scores, int | None, int], list[Fate]]] = {  # scores, how many, seed
@@ -345,7 +345,7 @@ def repeated_answers(
         def append(row: dict[str, Any]) -> None: file.write((json.dumps(row) + "\n").encode()); file.flush()
         if not file.seek(0, 2): append({"settings": settings})  # an empty file
         for clip in progress([c for c in clips if c.id not in done], desc="asking"):
-            done[clip.id] = list(answer(clip, clip_seed(seed, clip.id)))
+            done[clip.id] = list(answer(clip, seed_for(seed, clip.id)))
             append({"id": clip.id, "answers": done[clip.id]})
     return {c.id: done[c.id] for c in clips}
 

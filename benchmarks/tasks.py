@@ -10,8 +10,6 @@ import argparse
 import json
 from pathlib import Path
 
-import torch
-
 from actrep_nb.evaluate import compare, load_predictions
 from actrep_nb.metrics import bootstrap_ci, paired_bootstrap
 from actrep_nb.models import freeze, load_model
@@ -61,9 +59,8 @@ def sampled(name: str, out: Path) -> None:
     for stage in ("sft", "grpo"):
         model, processor = load_model(out / stage / "checkpoint")
         ready, _ = prepare(freeze(model.eval(), "vision", "merger"), processor, clips, task=SETTINGS[name][0])
-        dice = torch.Generator().manual_seed(0)
-        batches = [ready[i : i + 40] for i in range(0, len(ready), 40)]
-        said = [group[0].text for some in batches for group in sample_group(model, processor, [prompt for _, prompt in some], 1, 80, 1.0, dice)]
+        batches = [range(len(ready))[i : i + 40] for i in range(0, len(ready), 40)]
+        said = [group[0].text for some in batches for group in sample_group(model, processor, [ready[i][1] for i in some], 1, 80, 1.0, seeds=some)]
         scores[stage] = task.scores([task.predict(clip, text) for (clip, _), text in zip(ready, said)], [clip for clip, _ in ready])["miou"]
     values = {stage: bootstrap_ci(array) for stage, array in scores.items()} | {"grpo-sft": tuple(paired_bootstrap(scores["grpo"], scores["sft"]).values())}
     (out / "sampled.json").write_text(json.dumps({k: dict(zip(("value", "lo", "hi"), v)) for k, v in values.items()}))

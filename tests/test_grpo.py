@@ -402,9 +402,8 @@ def test_groups_that_teach_nothing_are_replaced(loaded, tmp_path):
     try:
         trainer = GRPOTrainer(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 1, 2, 1e-3), {"only_one": 1.0},
                               recipe=replace(RECIPES["dapo"], overlong=0.0, resample=20), group_size=2, max_new_tokens=3)
-        clips, prompts = map(list, zip(*[trainer.train_dataset[0]] * 2))
-        practice = trainer.practise(clips, prompts)
-        assert [c.id for c in practice.clips] == ["1", "1"] and all(p is trainer.train_dataset[1][1] for p in practice.prompts)
+        practice = trainer.practise([0, 0])
+        assert [c.id for c in practice.clips] == ["1", "1"] and all(p is trainer.pairs[1][1] for p in practice.prompts)
         assert all(any(r.advantage for r in group) for group in practice.groups)
     finally:
         del REWARDS["only_one"]

@@ -155,7 +155,7 @@ def test_placeholders_are_never_sampled(loaded):
     logits = torch.zeros(64, loaded[0].config.text_config.vocab_size)
     logits[:, banned] = 50.0
     for temperature in (0, 1.0):
-        chosen, logps = choose_tokens(logits.clone(), temperature, banned, torch.Generator().manual_seed(0))
+        chosen, logps = choose_tokens(logits.clone(), temperature, banned, torch.rand(64, generator=torch.Generator().manual_seed(0)))
         assert not set(chosen.tolist()) & set(banned) and torch.isfinite(logps).all()
 
 
@@ -175,7 +175,7 @@ def test_rows_that_leave_the_batch_do_not_disturb_the_others(loaded, clips):
 
 def test_sampled_frequencies_are_the_models(loaded):
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).repeat(20_000, 1)
-    chosen, _ = choose_tokens(logits, 1.0, (), torch.Generator().manual_seed(1))
+    chosen, _ = choose_tokens(logits, 1.0, (), torch.rand(20_000, generator=torch.Generator().manual_seed(1)))
     assert np.bincount(chosen) / 20_000 == pytest.approx([0.5, 0.3, 0.2], abs=0.015)
 
 
@@ -205,7 +205,7 @@ def test_policy_loss_against_a_loop():
 def test_shared_prompt_equals_repeated_rows(loaded, clips, lora):
     model, processor = loaded
     prompts = see(model, [encode(model, processor, make_sample(processor, c)) for c in clips])
-    groups = sample_group(model, processor, prompts, 3, 14, generator=torch.Generator().manual_seed(2))
+    groups = sample_group(model, processor, prompts, 3, 14, seeds=range(len(prompts)))
     completions = [[r.ids[: 4 + 3 * i] for i, r in enumerate(group)] for group in groups]
     if lora:
         model = add_lora(model, rank=2)
@@ -245,7 +245,7 @@ def test_truncated_answers_do_not_pull(tiny, clips, tmp_path):
     model, processor = load_model(tiny, device="cpu")
     ready, _ = prepare(model, processor, clips[:1])
     prompts = [p for _, p in ready]
-    group = sample_group(model, processor, prompts, 4, 6, generator=torch.Generator().manual_seed(0))[0]
+    group = sample_group(model, processor, prompts, 4, 6, seeds=[0])[0]
     judged = [[replace(r, truncated=True, advantage=float(i) - 1.5) for i, r in enumerate(group)]]
     for masked in (True, False):
         trainer = GRPOTrainer(model, processor, ready, training_arguments(tmp_path, 1, 1, 1e-3), {"format": 1.0}, recipe=replace(RECIPES["ours"], mask_truncated=masked))

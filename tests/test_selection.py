@@ -17,7 +17,7 @@ from actrep_nb.records import Clip
 from actrep_nb.sampling import (
     KEPT,
     SELECTIONS,
-    clip_seed,
+    seed_for,
     difficulty_window,
     gaussian_selection,
     plot_selection,
@@ -127,7 +127,7 @@ def chance(clip, seed): return [str(random.Random(f"{seed}{g}").randrange(clip.c
 @settings(max_examples=30, deadline=None)
 @given(stop=st.integers(0, 19), torn=st.integers(0, 60), order=st.randoms())
 def test_a_run_cut_anywhere_goes_on_to_the_same_answers(tmp_path_factory, stop, torn, order):
-    path, whole = tmp_path_factory.mktemp("answers") / "a.jsonl", {c.id: chance(c, clip_seed(3, c.id)) for c in clips(20)}
+    path, whole = tmp_path_factory.mktemp("answers") / "a.jsonl", {c.id: chance(c, seed_for(3, c.id)) for c in clips(20)}
     repeated_answers(clips(20)[:stop], chance, path, {"model": "m"}, seed=3)
     data = path.read_bytes()
     path.write_bytes(data[: max(0, len(data) - torn)])
@@ -150,9 +150,9 @@ def test_equal_ids_are_refused(tmp_path):
     with pytest.raises(ValueError, match="same id"): repeated_answers(clips(2) + clips(1), chance, tmp_path / "a.jsonl", {})
 
 
-def test_clip_seeds_do_not_collide():
-    assert len({clip_seed(s, f"clip{i}") for s in range(5) for i in range(4000)}) == 20000
-    assert clip_seed(0, "a") == clip_seed(0, "a") < 2**56
+def test_seeds_do_not_collide():
+    assert len({seed_for(s, f"clip{i}") for s in range(5) for i in range(4000)}) == 20000
+    assert seed_for(0, "a") == seed_for(0, "a") < 2**56
 
 
 def ask(data, path, back=False):
@@ -168,7 +168,7 @@ def ask(data, path, back=False):
     model, processor = load_model(ROOT / "data/tiny_base", device="cpu")
     clips = list(load_clips(f"{data}/train.csv", videos=f"{data}/videos"))
     prompts = {c.id: p for c, p in prepare(model.eval(), processor, clips)[0]}
-    def answer(clip, seed): return [r.text for r in sample_group(model, processor, [prompts[clip.id]], 3, 16, 1.0, torch.Generator().manual_seed(seed))[0]]
+    def answer(clip, seed): return [r.text for r in sample_group(model, processor, [prompts[clip.id]], 3, 16, 1.0, [seed])[0]]
     return repeated_answers(clips[::-1] if back else clips, answer, path, {"model": "tiny"}, seed=1)
 
 

@@ -67,9 +67,11 @@ def find_place(
     ranks: int | None = None,  # on this node; None: the variable ACTREP_RANKS, or 1
     env: Mapping[str, str] = os.environ,  # what a launcher of several nodes said
 ) -> Place:
-    "The place of this engine. ValueError when a launcher started several engines on one node."
+    "The place of this engine. ValueError when a launcher started several engines on one node, or shows fewer GPUs than there are to be ranks."
     ranks = ranks or int(env.get("ACTREP_RANKS") or 1)
     if ranks < 1: raise ValueError(f"ranks={ranks}: one kernel at least")
+    gpus = [gpu for gpu in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu.strip() not in ("", "-1")]
+    if 0 < len(gpus) < ranks: raise ValueError(f"{ranks} ranks and {len(gpus)} GPU{'s' * (len(gpus) > 1)}: CUDA_VISIBLE_DEVICES shows only {','.join(gpus)}; unset it, or start fewer ranks")
     slurm = int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1  # of this srun; a batch script knows SLURM_NTASKS, and is itself no task
     node, nodes = (int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"])) if slurm else (int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1)))
     beside = int(env.get("SLURM_LOCALID", 0) if slurm else env.get("LOCAL_RANK", 0))

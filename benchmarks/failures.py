@@ -180,6 +180,7 @@ ended and none of its processes is there. *Notebook* is the first error in rank 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help="try the rows that hold these words, and write no file")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the background job of a shell ignores it, and so would the runs
     only, lines = parser.parse_args().only, []
     with tempfile.TemporaryDirectory() as base:
         checkpoint = make_tiny_checkpoint(Path(base) / "checkpoint", hidden=32, layers=2, vision_hidden=32)

@@ -181,6 +181,8 @@ def test_places():
     for env, words in ((torchrun | {"LOCAL_RANK": "1"}, "two engines"), ({k: v for k, v in slurm.items() if k != "MASTER_ADDR"}, "MASTER_ADDR")):
         with pytest.raises(ValueError, match=words): find_place(2, env)
     with pytest.raises(ValueError, match="one kernel"): find_place(-1, {})
+    with pytest.raises(ValueError, match="8 ranks and 1 GPU: CUDA_VISIBLE_DEVICES shows only 3"): find_place(8, {"CUDA_VISIBLE_DEVICES": "3"})
+    assert [find_place(2, {"CUDA_VISIBLE_DEVICES": shown}).ranks for shown in ("", "-1", "4,5")] == [2, 2, 2]
 
 
 def test_the_root_cause_is_a_death_or_the_first_error():

@@ -138,11 +138,12 @@ def test_an_error_on_one_node_ends_the_other(book, tmp_path):
     "Two engines under torchrun as on two nodes, two ranks each. Node 0's ranks sleep, so that only the engines' own word can end them."
     path = book(f"if rank == 3:\n    open({str(tmp_path / 'failed')!r}, 'w').write(str(time.time()))\n    raise ValueError('on the second node')\ntime.sleep(600)")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--no-python"]
-    code = f"import sys; from actrep_nb.runs import RunFailed, run\ntry: run({str(path)!r}, {str(tmp_path / 'run')!r}, ranks=2, quiet=True)\nexcept RunFailed as e: sys.exit(str(e))"
+    code = f"import os, sys, time; from actrep_nb.runs import RunFailed, run\ntry: run({str(path)!r}, {str(tmp_path / 'run')!r}, ranks=2, quiet=True)\nexcept RunFailed as e:\n open({str(tmp_path / 'ended')!r} + os.environ['RANK'], 'w').write(str(time.time()))\n sys.exit(str(e))"
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     nodes = [subprocess.Popen([*torchrun, sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = sorted((n.communicate(timeout=150)[1] for n in nodes), key=lambda text: "[another node]" not in text)  # which of them is node 0 is torchrun's choice
-    assert time.time() - float((tmp_path / "failed").read_text()) < 10
+    failed, ended = float((tmp_path / "failed").read_text()), [float((tmp_path / f"ended{k}").read_text()) for k in range(2)]
+    assert max(ended) - failed < 10 and time.time() - failed < 20, "the engines, and torchrun around them"
     assert [n.returncode for n in nodes] == [1, 1], said
     assert "node 1: rank 3: ValueError: on the second node" in said[0] and "[rank 3 of 4] on the second node" in said[1]
     assert len(list((tmp_path / "pids").iterdir())) == 4 and not left(tmp_path)

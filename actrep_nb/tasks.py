@@ -56,14 +56,16 @@ class Task:
     asks: str | None = None                                                     # `extra["task"]` of the clips it is for; None: clips that ask for a count
     write: Callable[[Clip, float], str] | None = None                           # clip, grid in seconds → a text to learn from; None: from the cycles
     reader: Callable[[Clip], Callable[[str], Answer]] | None = None             # `parse` for answers about one clip, where reading needs its options
+    truth: Callable[[Clip], Any] = lambda clip: clip.count                      # what answers are compared with; `ValueError` where a clip lacks it
 
-    def check(self, clips: Iterable[Clip]) -> None:
-        "`ValueError` for a clip that asks something else: a count given to a question about time is not a wrong answer, it is none."
+    def check(self, clips: Iterable[Clip], judged: bool = False) -> None:
+        "`ValueError` for a clip that asks something else: a count given to a question about time is not a wrong answer, it is none. With `judged` also for one that lacks what its answers will be compared with."
         for clip in clips:
             asks = clip.extra.get("task")
             if asks != self.asks:
                 cure = next((f"use the task {name!r}" for name, task in TASKS.items() if task.asks == asks), "no task in TASKS is for it")
                 raise ValueError(f"clip {clip.id!r} ({clip.video}) asks for {asks or 'a count'}, which the task {self.name!r} does not answer: {cure}, or leave such clips out")
+            if judged: self.truth(clip)
 
     def ask(self, clip: Clip) -> str:
         "The question about `clip`, if it is one of this task's."
@@ -164,7 +166,7 @@ def found_moment(
 TASKS["temporal_grounding"] = Task(
     "temporal_grounding", prompt=lambda clip: render_prompt("grounding", question=clip.extra["problem"]), parse=parse_interval, rewards=DUAL,
     metrics=lambda predictions, clips, seed=0: grounding_metrics([p.interval for p in predictions], [event_of(c) for c in clips], seed=seed),
-    scores=grounding_scores, right=found_moment, asks="grounding", write=grounding_text)
+    scores=grounding_scores, right=found_moment, asks="grounding", write=grounding_text, truth=event_of)
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e0a
 def choice_text(
@@ -198,7 +200,8 @@ def right_option(
 TASKS["multiple_choice"] = Task(
     "multiple_choice", prompt=lambda clip: render_prompt("choice", question=clip.extra["problem"], options=clip.extra["options"]), parse=parse_choice,
     rewards={"choice": 0.5, "format_choice": 0.5}, metrics=lambda predictions, clips, seed=0: choice_metrics([p.choice for p in predictions], [solution_letter(c) for c in clips], seed=seed),
-    scores=choice_scores, right=right_option, asks="choice", write=choice_text, reader=lambda clip: partial(parse_choice, options=clip.extra.get("options")))
+    scores=choice_scores, right=right_option, asks="choice", write=choice_text, reader=lambda clip: partial(parse_choice, options=clip.extra.get("options")),
+    truth=solution_letter)
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e10
 def jumps_text(

@@ -117,6 +117,14 @@ def test_a_clip_that_asks_something_else_is_refused_by_name_with_the_cure(name, 
         with pytest.raises(ValueError, match=rf"clip '{clip.id}'.*use the task '{other}'"): way()
 
 
+@pytest.mark.parametrize("name, clip, reason", [
+    ("temporal_grounding", replace(EVENTS[0], cycles=None), "0 events"), ("temporal_grounding", replace(EVENTS[0], cycles=((0.0, 1.0), (2.0, 3.0))), "2 events"),
+    ("multiple_choice", replace(CHOICES[0], extra=CHOICES[0].extra | {"solution": "E"}), "not-an-option")])
+def test_a_clip_without_its_truth_is_refused_where_it_will_be_judged_only(name, clip, reason):
+    TASKS[name].check([clip])
+    with pytest.raises(ValueError, match=rf"clip '{clip.id}'.*{reason}"): TASKS[name].check([clip], judged=True)
+
+
 def test_a_question_no_task_is_for_says_so():
     with pytest.raises(ValueError, match="asks for poem.*no task in TASKS is for it, or leave such clips out"): TASKS["counting"].check([Clip("x.mp4", "", 0, extra={"task": "poem"})])
 

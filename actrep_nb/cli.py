@@ -562,7 +562,10 @@ def run(
       actrep run sft -p steps 100 -p lr 5e-4 --out runs/short
       actrep run my_experiment.ipynb -p clips train.csv
       actrep run grpo --ranks 8 --out runs/eight
-      torchrun --nnodes 2 --nproc-per-node 1 --no-python actrep run grpo --ranks 8 --out runs/sixteen
+      torchrun --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint first:29500 --no-python actrep run grpo --ranks 8 --out runs/sixteen
+
+    With several ranks, training shares out each batch, evaluation and selection their clips. Rank 0's notebook is kept, the others' lie beside it. An error, a killed
+    process, a time limit or Ctrl-C ends all ranks; the kept notebook shows what failed first, and the exit code is 1.
     """
     with command("run", as_json) as say:
         from actrep_nb import runs
@@ -594,6 +597,7 @@ def kernel_install(
     as_json: AsJson = False,
 ) -> None:
     """Install the kernel "ActRep × N": each cell runs on N ranks, rank 0's output and any rank's error are shown.
+    Interrupt reaches all ranks; restart starts all anew. Choose it in JupyterLab's launcher or kernel menu.
 
     \b
     Examples:
@@ -647,7 +651,8 @@ def sweep(
     slurm: Annotated[str, typer.Option(metavar="KEY=VALUE,…", help="Submit an array job to Slurm through submitit, with these of its settings: partition=gpu,timeout_min=600.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Run a notebook under many settings, each in a process of its own. The same command again skips what is done and goes on with what is not.
+    """Run a notebook under many settings, each in a process of its own. The same command again skips what is done and goes on with what is not:
+    done means with the same notebook, parameters, data and code. GPUs are shared out, --ranks to a run.
 
     \b
     Examples:
@@ -696,7 +701,8 @@ def list_runs(
     table: Annotated[Path | None, typer.Option("--csv", help="Also write the table as CSV.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the runs in a folder: status, seconds, the parameters that differ between them, and their metrics.
+    """List the runs in a folder: status, seconds, the parameters that differ between them, and their metrics. A run whose process is gone without a
+    word is "killed".
 
     \b
     Examples:

@@ -6,12 +6,13 @@ Docs: https://actrep.github.io/actrep_nb/evaluate.html.md"""
 
 # %% auto #0
 __all__ = ['COMPARED', 'COLUMNS', 'Counter', 'unreadable', 'LocalCounter', 'frame_messages', 'APICounter', 'compare',
-           'Evaluation', 'judge', 'evaluate', 'load_predictions', 'telling_clips']
+           'Evaluation', 'judge', 'predict_shared', 'evaluate', 'load_predictions', 'telling_clips']
 
 # %% ../nbs/15_evaluate.ipynb #ec1f55aa
 import base64
 import io
 import json
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -306,6 +307,18 @@ def judge(
     return Evaluation(list(clips), carried, models, paired, seed, rejected, task)
 
 
+def predict_shared(
+    counter: Counter,  # whole on every rank
+    clips: Sequence[Clip],  # what is asked about, the same on every rank
+    progress: bool = True,  # show how far it is
+) -> list[Prediction]:  # one per clip, in order, on every rank
+    "A counter's predictions; of several ranks each asks about its share of the clips, whole batches of it."
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1: return counter.predict(clips, progress=progress)
+    from actrep_nb.parallel import shared_out  # brings torch, which a baseline does not need
+
+    return shared_out(list(clips), lambda mine: counter.predict(mine, progress=progress), getattr(counter, "batch_size", 1))
+
+
 def evaluate(
     counters: Mapping[str, Counter],  # by name; differences are later minus earlier, so put the baseline to beat first
     clips: Sequence[Clip],  # what to judge on
@@ -313,10 +326,10 @@ def evaluate(
     progress: bool = True,  # show how far each counter is
     task: str = "counting",  # a name in TASKS: what is asked; the counters ask it too
 ) -> Evaluation:
-    "Ask every counter about every clip. Raises ValueError for a clip that asks something else."
+    "Ask every counter about every clip, on all ranks together. Raises ValueError for a clip that asks something else."
     if not len(clips): raise ValueError("no clips to evaluate on")
     TASKS[task].check(clips)
-    return judge({name: counter.predict(clips, progress=progress) for name, counter in counters.items()}, clips, seed, task)
+    return judge({name: predict_shared(counter, clips, progress) for name, counter in counters.items()}, clips, seed, task)
 
 # %% ../nbs/15_evaluate.ipynb #833ca558
 def load_predictions(

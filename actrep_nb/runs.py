@@ -369,10 +369,10 @@ class RunFailed(RuntimeError):
         self.result = result
         e = result.manifest.error or {}
         lines = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(e.get("traceback", []))).splitlines()
-        where = f"failed in cell {e['cell']} (In [{e['cell']}])" if e.get("cell") else "failed before its first cell"
+        where = f"failed in cell {e['cell']} (In [{e['cell']}])" if e.get("cell") else "failed outside its cells"
         super().__init__(
             f"{result.manifest.notebook} {where} after {result.manifest.seconds or 0:.1f} s: {e.get('name')}: {e.get('message')}\n"
-            + "\n".join(lines[-30:]) + f"\nThe notebook as far as it ran: {result.notebook}")
+            + "\n".join(lines[-30:]) + (f"\nThe notebook as far as it ran: {result.notebook}" if result.notebook.exists() else "\nIts notebook could not be kept"))
 
 # %% ../nbs/16_runs.ipynb #36191d37
 def _cell_error(path: Path) -> dict[str, Any]:
@@ -385,6 +385,13 @@ def _cell_error(path: Path) -> dict[str, Any]:
             if o.output_type == "error" and cell.metadata.get("papermill", {}).get("status") == "failed":
                 return {"cell": count, "source": cell.source, "name": o.ename, "message": o.evalue, "traceback": list(o.traceback)}
     return {"cell": None, "name": "RunError", "message": "the notebook could not be started", "traceback": []}
+
+
+def _drop_torn(path: Path) -> None:
+    "Remove a kept notebook that a full disk cut short: nobody can read it, and the manifest needs the space to say so."
+    try: nbformat.read(path, as_version=4)
+    except FileNotFoundError: pass
+    except ValueError: path.unlink()
 
 
 def _close(out: Path, manifest: Manifest, status: str, watch: Watch, start: float, error: dict[str, Any] | None, no_input: bool) -> RunResult:
@@ -423,6 +430,7 @@ def run(
     _claim(out)
     manifest.save(out / "manifest.json")
     _write_json(out / "parameters.json", values)
+    to_html(path, out / "report.html")  # what that takes is loaded now: a failure is written down at once
     watch.start()
     try:
         with _stoppable(): _execute(path, out / "notebook.ipynb", values, watch, timeout, ranks)
@@ -430,6 +438,7 @@ def run(
         _close(out, manifest, "interrupted", watch, start, _cell_error(out / "notebook.ipynb"), no_input)
         raise
     except Exception as e:
+        _drop_torn(out / "notebook.ipynb")
         error = _cell_error(out / "notebook.ipynb")
         if error["cell"] is None: error |= {"name": type(e).__name__, "message": str(e)}
         raise RunFailed(_close(out, manifest, "failed", watch, start, error, no_input)) from (None if isinstance(e, PapermillExecutionError) else e)

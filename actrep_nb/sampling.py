@@ -7,7 +7,7 @@ Docs: https://actrep.github.io/actrep_nb/sampling.html.md"""
 # %% auto #0
 __all__ = ['STRATA', 'KEPT', 'Scores', 'SELECTIONS', 'count_histogram', 'crop_to_cycles', 'idle_stretches',
            'random_count_sampling', 'curriculum', 'Fate', 'measure_scores', 'variance_selection', 'select_by_variance',
-           'seed_for', 'difficulty_window', 'gaussian_selection', 'random_selection', 'read_answers',
+           'seed_for', 'difficulty_window', 'gaussian_selection', 'random_selection', 'read_answers', 'write_answers',
            'repeated_answers', 'plot_selection']
 
 # %% ../nbs/04_sampling.ipynb #29866d84
@@ -311,6 +311,20 @@ def read_answers(
         told = "; ".join(f"{k} was {was.get(k)!r}, is {now.get(k)!r}" for k in other)
         raise ValueError(f"{path} holds answers drawn under other settings ({told}): delete it, or write to another file")
     return rows
+
+
+def write_answers(
+    path: str | Path,  # replaced in one step: a reader sees the old file or the new one
+    answers: Mapping[str, Sequence[str]],  # clip id → answers
+    settings: Mapping[str, Any],  # what they depend on
+) -> None:
+    "Write answers as `read_answers` reads them."
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    rows = [{"settings": dict(settings)}, *({"id": name, "answers": list(said)} for name, said in answers.items())]
+    part.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode())
+    part.replace(path)
+
 
 # %% ../nbs/04_sampling.ipynb #5a3745ed
 def repeated_answers(

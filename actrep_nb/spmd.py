@@ -6,9 +6,9 @@ Docs: https://actrep.github.io/actrep_nb/spmd.html.md"""
 
 # %% auto #0
 __all__ = ['GRACE', 'SHOWN', 'GONE', 'Place', 'free_port', 'find_place', 'kernel_env', 'Watch', 'Trouble', 'root_cause',
-           'this_python', 'RankClient', 'start', 'run_cell', 'kill', 'Peers', 'Ranks', 'mark_failed', 'run_notebook',
-           'beside', 'SpmdEngine', 'Rank', 'run_on', 'ranks_kernel', 'start_ranks', 'interrupt', 'end', 'run_on_all',
-           'launch', 'install_kernel']
+           'this_python', 'RankClient', 'joined_streams', 'start', 'run_cell', 'kill', 'Peers', 'Ranks', 'mark_failed',
+           'run_notebook', 'beside', 'SpmdEngine', 'Rank', 'run_on', 'ranks_kernel', 'start_ranks', 'interrupt', 'end',
+           'run_on_all', 'launch', 'install_kernel']
 
 # %% ../nbs/15a_spmd.ipynb #4214548a
 import copy
@@ -67,11 +67,13 @@ def find_place(
     ranks: int | None = None,  # on this node; None: the variable ACTREP_RANKS, or 1
     env: Mapping[str, str] = os.environ,  # what a launcher of several nodes said
 ) -> Place:
-    "The place of this engine. ValueError when a launcher started several engines on one node."
+    "The place of this engine. ValueError when a launcher started several engines on one node, or shows fewer GPUs than there are to be ranks."
     ranks = ranks or int(env.get("ACTREP_RANKS") or 1)
     if ranks < 1: raise ValueError(f"ranks={ranks}: one kernel at least")
-    slurm = "SLURM_PROCID" in env and int(env.get("SLURM_NTASKS", 1)) > 1
-    node, nodes = (int(env["SLURM_PROCID"]), int(env["SLURM_NTASKS"])) if slurm else (int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1)))
+    gpus = [gpu for gpu in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu.strip() not in ("", "-1")]
+    if 0 < len(gpus) < ranks: raise ValueError(f"{ranks} ranks and {len(gpus)} GPU{'s' * (len(gpus) > 1)}: CUDA_VISIBLE_DEVICES shows only {','.join(gpus)}; unset it, or start fewer ranks")
+    slurm = int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1  # of this srun; a batch script knows SLURM_NTASKS, and is itself no task
+    node, nodes = (int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"])) if slurm else (int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1)))
     beside = int(env.get("SLURM_LOCALID", 0) if slurm else env.get("LOCAL_RANK", 0))
     if nodes == 1: return Place(ranks, port=free_port())
     if beside: raise ValueError("two engines on one node: start one on each (torchrun --nproc-per-node 1, srun --ntasks-per-node 1); it starts the ranks")
@@ -198,7 +200,7 @@ class RankClient(NotebookClient):
         heard: Callable[[dict[str, Any]], None] = lambda msg: None,  # told each message
         **kw: Any,  # timeout and startup_timeout, in seconds
     ):
-        super().__init__(nb, kernel_name="python3", coalesce_streams=True, raise_on_iopub_timeout=True, log=_quiet_log(), **kw)
+        super().__init__(nb, kernel_name="python3", raise_on_iopub_timeout=True, log=_quiet_log(), **kw)
         self.rank, self.log_path, self.heard, self.pid = rank, Path(log_path), heard, 0
         self.stack = ExitStack()
 
@@ -216,6 +218,18 @@ def _quiet_log():
     log = logging.getLogger("actrep_nb.spmd")
     log.setLevel(logging.CRITICAL)
     return log
+
+# %% ../nbs/15a_spmd.ipynb #99e47f31
+def joined_streams(
+    outputs: list[Any],  # of a cell; changed in place
+) -> list[Any]:
+    "Outputs with all text of a stream in one, and without what a carriage return overwrote."
+    streams: dict[str, Any] = {}
+    kept = [o for o in outputs if o.output_type != "stream" or streams.setdefault(o.name, o) is o]
+    for name, first in streams.items():
+        text = "".join(o.text for o in outputs if o.output_type == "stream" and o.name == name)
+        first.text = "\n".join(line.removesuffix("\r").rsplit("\r", 1)[-1] for line in text.split("\n"))
+    return kept
 
 # %% ../nbs/15a_spmd.ipynb #4c7232c6
 def start(
@@ -240,6 +254,8 @@ def run_cell(
     except CellExecutionError as e: return trouble(e.ename, e.evalue, traceback=next((list(o.traceback) for o in cell.outputs if o.output_type == "error"), []))
     except CellTimeoutError: return trouble("CellTimeoutError", f"the cell ran longer than {client.timeout:g} s")
     except DeadKernelError: return trouble("DeadKernelError", _last_log(client.log_path), died=True)
+    finally:
+        if cell.cell_type == "code": cell.outputs = joined_streams(cell.outputs)
     return None
 
 
@@ -337,7 +353,7 @@ class Ranks:
             troubles += [t for f in done if (t := f.result())]
             if self.peers and self.peers.trouble and not troubles: troubles.append(Trouble(-1, "NodeFailed", self.peers.trouble, at=time.monotonic()))
             if troubles and not first: first = time.monotonic()
-            if first and time.monotonic() - first > GRACE: break
+            if first and (time.monotonic() - first > GRACE or troubles[0].rank < 0): break  # the other node has waited already
         if not troubles: return None
         for client in self.clients: kill(client)
         wait(running, timeout=10)

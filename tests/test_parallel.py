@@ -1,11 +1,16 @@
 "Training on two ranks: the same losses as in one process, under every strategy; and the two traps, which bite when the guard is taken away."
+from pathlib import Path
+
 import nbformat
 import pytest
 import torch
 
+from actrep_nb.evaluate import load_predictions
 from actrep_nb.models import make_tiny_checkpoint
-from actrep_nb.parallel import STRATEGIES, rank_share, state_bytes, strategy_arguments, through
-from actrep_nb.runs import RunFailed, run
+from actrep_nb.parallel import STRATEGIES, rank_share, share, state_bytes, strategy_arguments, through
+from actrep_nb.runs import RunFailed, find_notebook, run
+
+TINY_BASE = Path(__file__).parents[1] / "data/tiny_base"
 
 PARAMETERS = 'strategy: str = "ddp"  # what each rank keeps\nwhole: bool = True  # collect the weights before sampling\ncheckpoint: str = ""  # to train\nout: str = ""  # run folder\naround: bool = True  # go through the wrapper\nuneven: bool = False  # one rank writes shorter answers'
 PREPARE = """import os, numpy as np, torch
@@ -124,3 +129,77 @@ def test_parameters_are_counted_without_loading(tiny):
 
     model = freeze(load_model(tiny, device="cpu")[0], "vision")
     assert parameter_counts(str(tiny), "vision") == trainable(model)[::-1]
+
+
+# --- work that is shared out
+
+
+@pytest.mark.parametrize(("n", "size", "ranks"), [(0, 1, 2), (1, 1, 3), (5, 2, 2), (5, 8, 3), (12, 3, 4), (7, 1, 8)])
+def test_every_item_goes_to_one_rank_and_batches_stay_whole(n, size, ranks):
+    shares = [share(range(n), size, r, ranks) for r in range(ranks)]
+    assert sorted(i for mine in shares for i in mine) == list(range(n))
+    batches = {tuple(range(k, min(k + size, n))) for k in range(0, n, size)}
+    assert {tuple(mine[k : k + size]) for mine in shares for k in range(0, len(mine), size)} == batches
+
+
+def test_two_ranks_share_out_and_bring_together(tmp_path, monkeypatch):
+    "Uneven shares, a rank without any, and a call that loses an item."
+    for name in ("RANK", "WORLD_SIZE", "ACTREP_RANKS"): monkeypatch.delenv(name, raising=False)
+    cells = ["from actrep_nb.parallel import shared_out, this_rank\nfrom actrep_nb.show import glue",
+             "glue('made', [shared_out(range(n), lambda mine: [(i, this_rank()) for i in mine], size=2) for n in (0, 1, 2, 5)])",
+             "shared_out(range(4), lambda mine: mine[this_rank():])"]
+    nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells))), tmp_path / "share.ipynb")
+    with pytest.raises(RunFailed, match=r"\[rank 1 of 2\] rank 1 made 1 things of 2") as failed: run(tmp_path / "share.ipynb", tmp_path / "run", ranks=2, quiet=True)
+    owner = [0, 0, 1, 1, 0]
+    assert failed.value.result.metrics["made"] == [[[i, owner[i]] for i in range(n)] for n in (0, 1, 2, 5)]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    "Seven clips to judge, the third of them broken, and one without a repetition."
+    from actrep_nb.records import load_clips
+    from actrep_nb.synth import make_dataset
+
+    folder = tmp_path_factory.mktemp("drawn")
+    make_dataset(folder, 7, seed=0, name="test", workers=1)
+    make_dataset(folder, 1, seed=1, name="none", counts="none", workers=1)
+    broken = load_clips(folder / "test.csv", videos=folder / "videos")[2]
+    open(broken.video, "wb").write(b"no video")
+    return folder
+
+
+@pytest.fixture
+def one_thread(monkeypatch):
+    "Every process computes alike, however many there are."
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for name in ("RANK", "WORLD_SIZE", "ACTREP_RANKS"): monkeypatch.delenv(name, raising=False)
+
+
+def test_two_ranks_judge_as_one_process(drawn, tmp_path, one_thread):
+    given = {"clips": str(drawn / "test.csv"), "none": str(drawn / "none.csv"), "train": "", "base": str(TINY_BASE), "sft": "", "grpo": "", "cache": "", "batch": 2, "max_new_tokens": 12}
+    for ranks in (1, 2): run("06_evaluate", tmp_path / str(ranks), given, ranks=ranks, quiet=True)
+    one, two = (load_predictions(tmp_path / str(ranks)) for ranks in (1, 2))
+    assert {name: [(p.id, p.text, p.problems) for p in ps] for name, ps in one.items()} == {name: [(p.id, p.text, p.problems) for p in ps] for name, ps in two.items()}
+    assert len(one["base"]) == 7 and "VideoError" in str(one["base"][2].problems) and len({p.text for p in one["base"]}) > 2
+    for name in ("results.json", "none.json"): assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    other = nbformat.read(tmp_path / "2/notebook.rank1.ipynb", 4)
+    assert not [o for c in other.cells for o in c.get("outputs", []) if "answering" in str(o)], "the other rank is silent"
+
+
+def test_a_selection_killed_on_two_ranks_goes_on_with_one(drawn, tmp_path, one_thread):
+    "Left alone on two ranks; or killed there, and continued by one process: the same answers, and none drawn twice."
+    given = {"model": str(TINY_BASE), "clips": str(drawn / "test.csv"), "cache": "", "group_size": 2, "max_new_tokens": 8, "share": 1.0, "rule": "random"}
+    alone = run("04_select", tmp_path / "alone", given, ranks=2, quiet=True)
+    broken = nbformat.read(find_notebook("04_select"), 4)
+    cell = next(c for c in broken.cells if "def ask" in c.source)
+    cell.source = "import os, signal\n" + cell.source.replace("def answer(clip, clip_seed):", "def answer(clip, clip_seed):\n        if this_rank() and len(rank_answers(answers).read_text().splitlines()) > 2: os.kill(os.getpid(), signal.SIGKILL)")
+    nbformat.write(broken, tmp_path / "broken.ipynb")
+    with pytest.raises(RunFailed, match="rank 1 of 2"): run(tmp_path / "broken.ipynb", tmp_path / "killed", given, ranks=2, quiet=True)
+    left = {p.name: p.read_text().splitlines() for p in (tmp_path / "killed").glob("answers*")}
+    assert set(left) == {"answers.rank0.jsonl", "answers.rank1.jsonl"} and len(left["answers.rank1.jsonl"]) == 3
+    went_on = run("04_select", tmp_path / "killed", given, ranks=1, quiet=True)
+    assert alone.metrics == went_on.metrics and alone.metrics["unreadable"] == 1
+    lines = (tmp_path / "killed/answers.jsonl").read_text().splitlines()
+    assert len(lines) == 7 and set(left["answers.rank1.jsonl"]) <= set(lines) and set(lines) == set((tmp_path / "alone/answers.jsonl").read_text().splitlines())
+    assert not list(tmp_path.glob("*/answers.rank*"))
+    for name in ("fates.csv", "selected.jsonl"): assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()

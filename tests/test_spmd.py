@@ -82,6 +82,34 @@ def test_any_failure_ends_all_ranks_soon(book, tmp_path, case):
     assert [c.metadata.papermill.status for c in nbformat.read(tmp_path / "run/notebook.ipynb", 4).cells if c.cell_type == "code"] == ["completed", "failed", "pending"]
 
 
+def test_a_full_disk_under_the_run_folder(book, tmp_path):
+    "The notebook itself cannot be saved. What can be said is said, and nothing waits."
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode: pytest.skip("no small disk may be mounted here")
+    try:
+        with pytest.raises(RunFailed, match="No space left.*\n*.*could not be kept"): run(book("print('x' * 2**21)", "print('never')"), disk / "run", ranks=2, quiet=True)
+        manifest = Manifest.load(disk / "run")
+        assert manifest.status == "failed" and manifest.error["name"] == "OSError" and not left(tmp_path)
+    finally: subprocess.run(["umount", disk], check=True)
+
+
+def test_of_progress_the_end_is_kept_and_of_rank_0_only(book, tmp_path):
+    "Two bars of the house, one drawn with carriage returns, a cell that fails while it draws, and a line so long that nothing may look at it twice."
+    path = book("from actrep_nb.show import progress\nfor bar in ('first', 'second'):\n    for _ in progress(range(60), desc=bar): time.sleep(0.02)", "print('x' * 2**20)",
+                "for i in range(20000): print(f'\\r{i} of 20000', end='', flush=not i % 100)\nraise ValueError('in the middle')")
+    script = f"from actrep_nb.runs import run; run({str(path)!r}, {str(tmp_path / 'run')!r}, ranks=2, quiet=True)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)})
+    assert "in the middle" in done.stderr, done.stderr[-800:]
+    _, bars, line, drawn = [c for c in nbformat.read(tmp_path / "run/notebook.ipynb", 4).cells if c.cell_type == "code"]
+    assert [o.data["text/plain"].split(" in ")[0] for o in bars.outputs] == ["first: 60/60", "second: 60/60"] and len(line.outputs[0].text) == 2**20 + 1
+    assert next(o.text for o in drawn.outputs if o.output_type == "stream") == "19999 of 20000"
+    assert nbformat.read(tmp_path / "run/notebook.rank1.ipynb", 4).cells[1].outputs == [], "the other rank is silent"
+    page = (tmp_path / "run/report.html").read_text()
+    assert page.count("first: 60/60") == page.count("second: 60/60") == 1 and "\r" not in page and "1000 of 20000" not in page
+    assert len(page) < 2**20 + 400_000, "what a page weighs without any output, and the one line"
+
+
 def test_papermill_finds_the_engine_and_fails_with_it(book, tmp_path):
     "As anyone would call it: `ACTREP_RANKS=2 papermill --engine spmd in.ipynb out.ipynb`."
     command = [sys.executable, "-m", "papermill", "--engine", "spmd", "--no-progress-bar"]
@@ -107,18 +135,17 @@ def test_ctrl_c_ends_all_ranks(book, tmp_path):
 
 
 def test_an_error_on_one_node_ends_the_other(book, tmp_path):
-    "Two engines as on two nodes, two ranks each. Node 0's ranks sleep, so that only the engines' own word can end them."
-    path = book(f"open({str(tmp_path / 'began')!r}, 'w').write(str(time.time()))\nif rank == 3: raise ValueError('on the second node')\ntime.sleep(600)")
-    port = free_port()
-    def node(k):
-        env = os.environ | {"RANK": str(k), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        code = f"from actrep_nb.runs import run; run({str(path)!r}, {str(tmp_path / 'run')!r}, ranks=2, quiet=True)"
-        return subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, text=True)
-    nodes = [node(k) for k in range(2)]
-    said = [n.communicate(timeout=150)[1] for n in nodes]
-    assert time.time() - float((tmp_path / "began").read_text()) < 20
+    "Two engines under torchrun as on two nodes, two ranks each. Node 0's ranks sleep, so that only the engines' own word can end them."
+    path = book(f"if rank == 3:\n    open({str(tmp_path / 'failed')!r}, 'w').write(str(time.time()))\n    raise ValueError('on the second node')\ntime.sleep(600)")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", "--no-python"]
+    code = f"import os, sys, time; from actrep_nb.runs import RunFailed, run\ntry: run({str(path)!r}, {str(tmp_path / 'run')!r}, ranks=2, quiet=True)\nexcept RunFailed as e:\n open({str(tmp_path / 'ended')!r} + os.environ['RANK'], 'w').write(str(time.time()))\n sys.exit(str(e))"
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    nodes = [subprocess.Popen([*torchrun, sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = sorted((n.communicate(timeout=150)[1] for n in nodes), key=lambda text: "[another node]" not in text)  # which of them is node 0 is torchrun's choice
+    failed, ended = float((tmp_path / "failed").read_text()), [float((tmp_path / f"ended{k}").read_text()) for k in range(2)]
+    assert max(ended) - failed < 10 and time.time() - failed < 20, "the engines, and torchrun around them"
     assert [n.returncode for n in nodes] == [1, 1], said
-    assert "[rank 3 of 4] on the second node" in said[1] and "node 1: rank 3: ValueError: on the second node" in said[0]
+    assert "node 1: rank 3: ValueError: on the second node" in said[0] and "[rank 3 of 4] on the second node" in said[1]
     assert len(list((tmp_path / "pids").iterdir())) == 4 and not left(tmp_path)
 
 
@@ -148,12 +175,15 @@ def test_each_module_can_be_imported_first(module):
 def test_places():
     torchrun = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "100"}
     assert find_place(4, torchrun) == Place(4, 1, 2, "a", 101) and find_place(4, torchrun).env(3)["RANK"] == "7"
-    slurm = {"SLURM_PROCID": "2", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0", "MASTER_ADDR": "b"}
+    slurm = {"SLURM_PROCID": "2", "SLURM_NTASKS": "3", "SLURM_STEP_NUM_TASKS": "3", "SLURM_LOCALID": "0", "MASTER_ADDR": "b"}
     assert find_place(None, slurm | {"ACTREP_RANKS": "8"}) == Place(8, 2, 3, "b", 29501)
     assert Place().env(0) == {} and find_place(None, {}).world == 1
+    assert find_place(2, {"SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0"}).nodes == 1, "a batch script that did not call srun"
     for env, words in ((torchrun | {"LOCAL_RANK": "1"}, "two engines"), ({k: v for k, v in slurm.items() if k != "MASTER_ADDR"}, "MASTER_ADDR")):
         with pytest.raises(ValueError, match=words): find_place(2, env)
     with pytest.raises(ValueError, match="one kernel"): find_place(-1, {})
+    with pytest.raises(ValueError, match="8 ranks and 1 GPU: CUDA_VISIBLE_DEVICES shows only 3"): find_place(8, {"CUDA_VISIBLE_DEVICES": "3"})
+    assert [find_place(2, {"CUDA_VISIBLE_DEVICES": shown}).ranks for shown in ("", "-1", "4,5")] == [2, 2, 2]
 
 
 def test_the_root_cause_is_a_death_or_the_first_error():

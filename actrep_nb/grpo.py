@@ -8,7 +8,7 @@ Docs: https://actrep.github.io/actrep_nb/grpo.html.md"""
 __all__ = ['RECIPES', 'CHUNK', 'advantages', 'by_answer', 'by_token', 'by_budget', 'Recipe', 'find_recipe', 'kl_k3',
            'policy_loss', 'branch_mask', 'Branches', 'attend_branches', 'why_not_shared', 'share_prompts',
            'token_logprobs', 'shared_prefix_logprobs', 'overlong_penalty', 'judge', 'group_stats', 'Practice', 'Blocks',
-           'GRPOTrainer', 'write_samples', 'train_grpo', 'bench_grpo', 'bench_trl']
+           'check_practice', 'GRPOTrainer', 'write_samples', 'train_grpo', 'bench_grpo', 'bench_trl']
 
 # %% ../nbs/13_grpo.ipynb #b19d2b22
 import json
@@ -299,6 +299,17 @@ def _row_states(
     return model.model(**batch, use_cache=False).last_hidden_state[:, :-1][is_answer]
 
 
+def _check_answers(
+    prompts: Sequence[EncodedPrompt],  # B prompts
+    completions: Sequence[Sequence[Tensor]],  # token ids of the completions of each prompt
+) -> None:
+    if not prompts or len(prompts) != len(completions):
+        raise ValueError(f"{len(prompts)} prompts and {len(completions)} groups of answers; there must be as many, and at least one")
+    for k, group in enumerate(completions):
+        if not group or not all(len(c) for c in group):
+            raise ValueError(f"prompt {k} has an answer without tokens" if group else f"prompt {k} has no answers")
+
+
 def shared_prefix_logprobs(
     model: Any,  # a Qwen-VL model
     prompts: Sequence[EncodedPrompt],  # B prompts
@@ -306,7 +317,8 @@ def shared_prefix_logprobs(
     shared: bool = True,  # read each prompt once, where that is exact
     temperature: float = 1.0,  # of sampling
 ) -> tuple[Tensor, Tensor, Tensor]:
-    "Log-probabilities, entropies and mask [R, C] of R completions, with gradient."
+    "Log-probabilities, entropies and mask [R, C] of R completions, with gradient. ValueError for a prompt without answers and an answer without tokens."
+    _check_answers(prompts, completions)
     model = unwrapped(model)
     states = _stream_states if shared and share_prompts(model) else _row_states
     flat = [c for group in completions for c in group]
@@ -403,6 +415,22 @@ class Blocks(Sampler):
         order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
         for i in range(0, self.n - self.size + 1, self.size):
             yield from order[i : i + self.size] * self.times
+
+# %% ../nbs/13_grpo.ipynb #1cb8a3a5
+def check_practice(
+    group_size: int,  # answers for each prompt
+    updates: int = 1,  # optimiser steps for each batch of answers
+    save_steps: float = 0,  # keep a checkpoint every so many steps; 0: none
+    **counts: int,  # whatever else there must be one of, by name
+) -> None:
+    "ValueError for numbers with which practice would learn nothing, or could not go on from its checkpoints."
+    for name, value in {"updates": updates, **counts}.items():
+        if value < 1:
+            raise ValueError(f"{name}={value} must be at least 1")
+    if group_size < 2:
+        raise ValueError(f"group_size={group_size} must be at least 2: an answer is compared with the others of its group")
+    if save_steps < 0 or save_steps % updates:
+        raise ValueError(f"save_steps={save_steps} must be a multiple of updates={updates}: a checkpoint holds no half-used answers")
 
 # %% ../nbs/13_grpo.ipynb #3ae32d61
 class GRPOTrainer(ResumableTrainer):

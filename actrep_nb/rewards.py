@@ -9,7 +9,7 @@ __all__ = ['Reward', 'COUNTED', 'REWARDS', 'DUAL', 'ACCURACY', 'count_hybrid', '
            'count_exact', 'tiou', 'reaches', 'match_cycles', 'cycle_f1', 'asks_count', 'checked', 'count_reward',
            'format_reward', 'search_format', 'tag_format', 'count_interval', 'cycle_reward', 'tiou_reward',
            'solution_letter', 'choice_reward', 'same_number', 'near_number', 'word_error_rate', 'rouge', 'text_reward',
-           'accuracy', 'video_r1_accuracy', 'temporal_bonus', 'length_bonus', 'combine']
+           'accuracy', 'video_r1_accuracy', 'temporal_bonus', 'length_bonus', 'parse_weights', 'combine']
 
 # %% ../nbs/07_rewards.ipynb #d8426ec8
 import difflib
@@ -514,6 +514,19 @@ def _weights(names: str | Sequence[str] | Mapping[str, float]) -> dict[str, floa
         if isinstance(weight, bool) or not isinstance(weight, (int, float, np.integer, np.floating)) or not math.isfinite(weight):
             raise ValueError(f"the weight of {name!r} must be a finite number, not {weight!r}")
     return weights
+
+# %% ../nbs/07_rewards.ipynb #d8031543
+def parse_weights(
+    text: str,                                         # "format=0.5,exact=1"
+) -> dict[str, float]:                                 # weight of each reward
+    "Weights of rewards from a list of name=weight. ValueError for what is not one, and for names that `REWARDS` lacks."
+    weights = dict[str, float]()
+    for name, _, weight in (item.partition("=") for item in text.split(",") if item.strip()):
+        try: value = float(weight)
+        except ValueError: raise ValueError(f"rewards: {name.strip()!r} has no weight that is a number; write name=weight, e.g. format=0.5") from None
+        if name.strip() in weights: raise ValueError(f"rewards: {name.strip()!r} stands there twice")
+        weights[name.strip()] = value
+    return _weights(weights)
 
 # %% ../nbs/07_rewards.ipynb #0e9f3b06
 def _run(name: str, completions: Sequence[str], clips: Sequence[Clip], context: dict) -> list[float | None]:

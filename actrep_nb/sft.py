@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from .models import EncodedPrompt, Sample, collate, encode, frames_ahead, parts, see, unwrapped
+from .models import EncodedPrompt, Sample, check_trainable, collate, encode, frames_ahead, parts, see, unwrapped
 from .parallel import rank_share, strategy_arguments, through
 from .records import Clip
 from .show import progress
@@ -111,7 +111,11 @@ def answer_logprobs(
 
 # %% ../nbs/11_sft.ipynb #c7349a0c
 class ResumableTrainer(Trainer):
-    "Hugging Face's Trainer, whose checkpoints are read as `from_pretrained` reads them. Adapters and FSDP's shards are left to the Trainer."
+    "Hugging Face's Trainer, which refuses a model without trainable parts and reads checkpoints as `from_pretrained` does. Adapters and FSDP's shards are left to the Trainer."
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        check_trainable(self.model)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         model = model or self.model

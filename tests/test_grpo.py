@@ -14,7 +14,7 @@ import torch
 from transformers import TrainerCallback
 
 from actrep_nb.grpo import (
-    RECIPES, Blocks, GRPOTrainer, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
+    RECIPES, Blocks, GRPOTrainer, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, check_practice, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
     shared_prefix_logprobs, token_logprobs, train_grpo, why_not_shared)
 from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, unwrapped
 from actrep_nb.records import Clip
@@ -462,6 +462,62 @@ def test_the_experiment_takes_a_recipe_and_several_updates(tmp_path, letters):
     assert [row["step"] for row in log] == [1, 2, 3, 4] and log[0]["reward"] == log[1]["reward"] and "reward/overlong" in log[0]
     assert all(log[k]["clip_fraction/low"] == log[k]["clip_fraction/high"] == 0 for k in (0, 2)), "the first update is on policy"
     assert any(log[k]["clip_fraction/low"] + log[k]["clip_fraction/high"] > 0 for k in (1, 3))
+
+
+def first_cells(name, **given):
+    "What the parameters cell of an experiment and the one after it define, in this process."
+    parameters, first = ["".join(c["source"]) for c in json.loads((ROOT / f"nbs/experiments/{name}.ipynb").read_text())["cells"] if c["cell_type"] == "code"][:2]
+    defined = {}
+    exec(parameters, defined)
+    assert set(given) <= set(defined)
+    defined |= given
+    exec(first, defined)
+    return defined
+
+
+@pytest.mark.parametrize("given, message", [
+    ({"updates": 0}, "updates=0 must be at least 1"), ({"steps": 0}, "steps=0 must be at least 1"), ({"prompts": 0}, "prompts=0 must be at least 1"),
+    ({"accumulation": 0}, "accumulation=0 must be at least 1"), ({"group_size": 0}, "group_size=0 must be at least 2"), ({"group_size": 1}, "compared with the others"),
+    ({"updates": 2, "save_steps": 3}, "save_steps=3 must be a multiple of updates=2"), ({"save_steps": -1}, "save_steps=-1"), ({"max_new_tokens": 0}, "max_new_tokens=0"),
+    ({"temperature": -0.5}, "temperature=-0.5"), ({"rewards": "format"}, "write name=weight, e.g. format=0.5"), ({"rewards": "fromat=1"}, "did you mean 'format'")])
+def test_the_experiment_refuses_before_any_work(tmp_path, given, message):
+    with pytest.raises(ValueError, match=message):
+        first_cells("05_grpo", model=str(tmp_path / "not looked at"), out=str(tmp_path / "out"), **given)
+
+
+def test_selection_refuses_before_any_work(tmp_path):
+    for given, message in (({"rewards": "format"}, "e.g. format=0.5"), ({"group_size": 0}, "group_size=0")):
+        with pytest.raises(ValueError, match=message): first_cells("04_select", clips=str(tmp_path / "no.jsonl"), out=str(tmp_path / "out"), **given)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["03_sft", "05_grpo"])
+def test_the_experiments_read_lists_with_spaces_and_refuse_a_model_that_is_frozen_whole(tiny, name):
+    defined = first_cells(name, model=str(tiny), freeze_parts=" vision, merger,")
+    assert not any(p.requires_grad for part in ("vision", "merger") for p in parts(defined["model"])[part].parameters())
+    with pytest.raises(ValueError, match="every part of the model is frozen"):
+        first_cells(name, model=str(tiny), freeze_parts="vision,merger,language")
+
+
+def test_practice_that_can_teach_is_allowed():
+    check_practice(2, updates=3, save_steps=6, steps=1)
+    check_practice(8)
+
+
+def test_log_probabilities_of_no_answers_are_refused(loaded):
+    (_, first), (_, second) = noise_pairs(*loaded)
+    answer = torch.tensor([300, 301])
+    for prompts, answers, message in (
+        ([], [], "at least one"), ([first], [], "1 prompts and 0 groups"), ([first, second], [[answer], []], "prompt 1 has no answers"),
+        ([first], [[answer, answer[:0]]], "prompt 0 has an answer without tokens")):
+        for shared in (True, False):
+            with pytest.raises(ValueError, match=message): shared_prefix_logprobs(loaded[0], prompts, answers, shared)
+
+
+def test_a_model_that_is_frozen_whole_cannot_practise(loaded, tmp_path):
+    freeze(loaded[0], *parts(loaded[0]))
+    with pytest.raises(ValueError, match="every part of the model is frozen"):
+        train_grpo(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 1, 2, 1e-3), {"format": 1.0})
 
 
 RUN = """

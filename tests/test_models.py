@@ -421,3 +421,12 @@ def test_recomputed_activations_give_the_same_gradients(loaded, family):
     again, got = gradients()
     assert again == pytest.approx(plain, abs=1e-6) and set(got) == set(expected)
     assert max((got[n] - expected[n]).abs().max() for n in got) <= 1e-6
+
+
+def test_a_checkpoint_without_its_processor_says_so(checkpoint, tmp_path):
+    "What the Trainer writes in the middle of a run; with the processor beside it, it is a checkpoint."
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    model.save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="without its processor"): load_model(tmp_path, device="cpu")
+    processor.save_pretrained(tmp_path)
+    assert load_model(tmp_path, device="cpu")[1].tokenizer.get_vocab() == processor.tokenizer.get_vocab()

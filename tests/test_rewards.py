@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 
 from actrep_nb.records import Clip
 from actrep_nb.rewards import (DUAL, REWARDS, combine, count_exact, count_fixed, count_gaussian, count_hybrid, count_linear, count_reward, cycle_f1, length_bonus, match_cycles,
-                               near_number, rouge, solution_letter, temporal_bonus, tiou, word_error_rate)
+                               near_number, parse_weights, rouge, solution_letter, temporal_bonus, tiou, word_error_rate)
 
 SCALARS = {count_hybrid: 1.5, count_gaussian: 1.0, count_linear: 1.0, count_fixed: 1.0, count_exact: 1.0}
 counts = st.integers(0, 300)
@@ -433,3 +433,10 @@ def test_combine_takes_weights_of_any_float_and_refuses_the_rest():
 def test_a_moment_of_two_events_is_refused():
     two = Clip("a.mp4", "", 2, ((0.0, 1.0), (2.0, 3.0)), extra={"task": "grounding"})
     with pytest.raises(ValueError, match="clip 'a'.*2 events"): REWARDS["tiou"](["x"], [two])
+
+
+def test_weights_are_read_from_a_line():
+    assert parse_weights("format=0.5, exact = 1,") == {"format": 0.5, "exact": 1.0}
+    for line, message in {"format": "'format' has no weight.*e.g. format=0.5", "format=much": "e.g. format=0.5", "format=1,format=2": "'format' stands there twice",
+                          "fromat=1": "did you mean 'format'", "": "no reward was named", "format=nan": "finite"}.items():
+        with pytest.raises(ValueError, match=message): parse_weights(line)

@@ -6,7 +6,7 @@ import torch
 from actrep_nb.models import Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, see
 from actrep_nb.records import Clip
 from actrep_nb.rollout import (
-    ModelEngine, RolloutEngine, RoomyLayer, VllmEngine, choose_tokens, find_engine, kept_tail, merged_weights, placeholder_ids, sample_group, shuffle_slots, vllm_prompt)
+    ModelEngine, RolloutEngine, RoomyLayer, VllmEngine, check_sampling, choose_tokens, find_engine, kept_tail, merged_weights, placeholder_ids, sample_group, shuffle_slots, vllm_prompt)
 from actrep_nb.video import Frames
 
 
@@ -84,7 +84,7 @@ def test_an_answer_depends_on_its_own_seed_only(loaded):
     hook.remove()
     assert [[r.ids.tolist() for r in group] for group in together] == [[r.ids.tolist() for r in group] for group in alone]
     assert len({len(r.ids) for r in together[0]}) > 1 and [r.text for r in others] != [r.text for r in together[0]]
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="1 seeds for 3 prompts"):
         sample_group(model, processor, prompts, 4, 30, seeds=[1])
 
 
@@ -101,6 +101,26 @@ def test_sampling_at_a_temperature_writes_down_what_training_computes(loaded, pr
     group = sample_group(*loaded, [prompt], 3, 9, 0.6, [0], top_p=0.9)[0]
     logps = shared_prefix_logprobs(loaded[0], [prompt], [[r.ids for r in group]], temperature=0.6)[0]
     assert torch.allclose(logps, torch.stack([r.logps for r in group]), atol=1e-4)
+
+
+@pytest.mark.parametrize("given", [
+    {"group_size": 0}, {"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": float("nan")}, {"temperature": float("inf")}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_p": float("nan")}])
+def test_numbers_with_which_nothing_can_be_drawn_are_refused(loaded, prompt, given):
+    name, value = next(iter(given.items()))
+    with pytest.raises(ValueError, match=f"{name}={value} must be"):
+        sample_group(*loaded, [prompt], **given)
+
+
+def test_the_ends_of_what_can_be_drawn_are_allowed(loaded, prompt):
+    for given in ({"temperature": 0}, {"top_p": 1e-9}, {"top_k": 1}):
+        check_sampling(**{"group_size": 1, "max_new_tokens": 1, "temperature": 1.0} | given)
+        assert [len(r.ids) for r in sample_group(*loaded, [prompt], 1, 1, **given)[0]] == [1]
+
+
+def test_every_prompt_has_its_seed_and_no_prompts_are_no_groups(loaded, prompt):
+    assert sample_group(*loaded, []) == sample_group(*loaded, [], seeds=[]) == []
+    for seeds in ([], [1, 2]):
+        with pytest.raises(ValueError, match=f"{len(seeds)} seeds for 1 prompts"): sample_group(*loaded, [prompt], seeds=seeds)
 
 
 # ---- the cache ------------------------------------------------------------------------------------------------------

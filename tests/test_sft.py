@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from actrep_nb.models import FAMILIES, Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, see
+from actrep_nb.models import FAMILIES, Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, parts, see
 from actrep_nb.records import Clip
 from actrep_nb.sft import CountSFTTrainer, Example, SFTCollator, answer_logprobs, make_example, prepare, read_log, train_sft, training_arguments
 from actrep_nb.video import Frames, write_video
@@ -178,3 +178,10 @@ def test_from_imitation_to_practice(checkpoint, tmp_path, family):
     pairs = [(Clip(video="any.mp4", action="squat", count=k), p) for k, p in enumerate(prompts)]
     log = train_grpo(model, processor, pairs, training_arguments(tmp_path / "grpo", 2, 2, 1e-3), {"format": 1.0}, group_size=3, max_new_tokens=8)
     assert len(log) == 2 and np.isfinite([row["loss"] for row in log]).all()
+
+
+def test_a_model_that_is_frozen_whole_is_refused(checkpoint, tmp_path):
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    freeze(model, *parts(model))
+    with pytest.raises(ValueError, match="every part of the model is frozen"):
+        train_sft(model, drawn(model, processor), training_arguments(tmp_path, 1, 2, 1e-2))

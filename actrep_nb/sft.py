@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/sft.html.md"""
 
 # %% auto #0
 __all__ = ['prepare', 'Example', 'make_example', 'SFTCollator', 'answer_logprobs', 'ResumableTrainer', 'start_from',
-           'CountSFTTrainer', 'JSONLLog', 'read_log', 'training_arguments', 'finish', 'train_sft']
+           'CountSFTTrainer', 'JSONLLog', 'read_log', 'training_arguments', 'load_to_train', 'finish', 'train_sft']
 
 # %% ../nbs/11_sft.ipynb #d9534e76
 import json
@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from .models import EncodedPrompt, Sample, collate, encode, frames_ahead, parts, see, unwrapped
+from .models import EncodedPrompt, Sample, add_lora, collate, encode, frames_ahead, freeze, load_model, parts, see, trainable, unwrapped
 from .parallel import rank_share, strategy_arguments, through
 from .records import Clip
 from .show import progress
@@ -210,6 +210,23 @@ def training_arguments(
         warmup_steps=int(warmup * steps), weight_decay=0.01, max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
         remove_unused_columns=False, dataloader_pin_memory=False, use_cpu=not torch.cuda.is_available(), label_names=["labels"])
     return TrainingArguments(**(defaults | strategy_arguments(strategy) | more))
+
+# %% ../nbs/11_sft.ipynb #a97211a7
+def load_to_train(
+    path: str | Path,  # folder, of a model or of adapters, or a name on the hub
+    freeze_parts: str = "vision,merger",  # parts that are not trained, with commas between; see `freeze`
+    lora_rank: int = 0,  # of adapters on the language model, trained in place of its weights; 0: the weights
+    dtype: str = "",  # of the weights: "float32", "bfloat16"; empty: float32 on a CPU, else bfloat16
+    attention: str = "",  # see `load_model`; empty: what transformers prefers
+) -> tuple[Any, Any]:
+    "Model and processor, with what is to be trained requiring gradients. ValueError where that would be nothing."
+    model, processor = load_model(path, dtype=getattr(torch, dtype) if dtype else None, attention=attention or None)
+    if hasattr(model, "peft_config"):
+        for name, p in model.named_parameters(): p.requires_grad_("lora_" in name)
+    elif lora_rank: model = add_lora(model, lora_rank)
+    else: freeze(model, *(part.strip() for part in freeze_parts.split(",") if part.strip()))
+    if not trainable(model)[0]: raise ValueError(f"freeze_parts={freeze_parts!r} leaves nothing to train")
+    return model, processor
 
 # %% ../nbs/11_sft.ipynb #09d6d0d1
 def finish(

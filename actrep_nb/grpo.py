@@ -6,9 +6,10 @@ Docs: https://actrep.github.io/actrep_nb/grpo.html.md"""
 
 # %% auto #0
 __all__ = ['RECIPES', 'CHUNK', 'advantages', 'by_answer', 'by_token', 'by_budget', 'Recipe', 'find_recipe', 'kl_k3',
-           'policy_loss', 'branch_mask', 'Branches', 'attend_branches', 'why_not_shared', 'share_prompts',
-           'token_logprobs', 'shared_prefix_logprobs', 'overlong_penalty', 'judge', 'group_stats', 'Practice', 'Blocks',
-           'check_practice', 'GRPOTrainer', 'write_samples', 'train_grpo', 'bench_grpo', 'bench_trl']
+           'policy_loss', 'branch_mask', 'Branches', 'attend_branches', 'without_dropout', 'why_not_shared',
+           'share_prompts', 'token_logprobs', 'shared_prefix_logprobs', 'overlong_penalty', 'judge', 'group_stats',
+           'Practice', 'Blocks', 'check_practice', 'GRPOTrainer', 'write_samples', 'train_grpo', 'bench_grpo',
+           'bench_trl']
 
 # %% ../nbs/13_grpo.ipynb #b19d2b22
 import json
@@ -31,14 +32,13 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from fastcore.basics import patch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Sampler
 from transformers import AttentionInterface, AttentionMaskInterface, TrainingArguments
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_callback import PrinterCallback
-from transformers.trainer_utils import get_last_checkpoint
 
 from .models import EncodedPrompt, Sample, collate, encode, family_of, load_model, make_tiny_checkpoint, unwrapped, video_inputs
 from .parallel import gathered, summed, through
@@ -46,7 +46,7 @@ from .records import Clip
 from .rewards import combine
 from .rollout import Rollout, RolloutEngine, find_engine, placeholder_ids, sample_group, shuffle_slots
 from .sampling import seed_for
-from .sft import JSONLLog, ResumableTrainer, finish, read_log
+from .sft import JSONLLog, ResumableTrainer, finish, read_log, start_from
 from .tasks import TASKS, Task
 from .video import Frames
 
@@ -57,7 +57,7 @@ def advantages(
 ) -> list[float]:
     "How much better than the group's mean each answer was (DeepSeekMath, section 4.1; unscaled as in Dr. GRPO)."
     r = np.asarray(rewards, dtype=float)
-    centred = r - r.mean()
+    centred = r - r.mean() if np.ptp(r) > 1e-9 else np.zeros_like(r)  # equal rewards, equal to the bit
     return (centred / (r.std(ddof=1) + 1e-4) if scale and len(r) > 1 else centred).tolist()
 
 # %% ../nbs/13_grpo.ipynb #7d84229f
@@ -194,6 +194,19 @@ def attend_branches(
     return attention
 
 # %% ../nbs/13_grpo.ipynb #c846b86f
+def _dropout(module: nn.Module) -> float:
+    return module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0)
+
+
+def without_dropout(
+    model: Any,  # changed in place
+) -> None:
+    "Turn dropout off for good: a ratio compares a token's probability now with that at sampling, and must be 1 while the weights are the same."
+    for module in model.modules():
+        if _dropout(module):
+            setattr(module, "p" if isinstance(module, nn.Dropout) else "attention_dropout", 0.0)
+
+
 def why_not_shared(
     model: Any,  # unwrapped
 ) -> str | None:
@@ -203,8 +216,8 @@ def why_not_shared(
         return f"a flat stream has not been shown to equal repeated rows for {model.config.model_type}"
     if any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or ()):
         return "it has layers with a sliding window"
-    if model.training and getattr(text, "attention_dropout", 0):
-        return "it drops attention at random"
+    if model.training and any(_dropout(m) for m in model.modules()):
+        return "it drops something at random"
     attention = text._attn_implementation
     return None if attention in ALL_ATTENTION_FUNCTIONS else f"its attention ({attention}) cannot be replaced by a registered function"
 
@@ -461,6 +474,9 @@ class GRPOTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
         if args.save_strategy == "steps" and args.save_steps % updates:
             raise ValueError(f"save_steps={args.save_steps} must be a multiple of updates={updates}: a checkpoint holds no half-used answers")
+        if not temperature > 0:
+            raise ValueError(f"temperature={temperature}: practice needs answers that differ, so it must be above 0")
+        without_dropout(model)
         self.pairs = pairs
         self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
         self.task = replace(task, rewards=rewards) if rewards is not None else task
@@ -506,7 +522,7 @@ class GRPOTrainer(ResumableTrainer):
                 clips[i], prompts[i] = self.pairs[seeds[i] % len(self.pairs)]
             for i, group in zip(dull, self.answer([clips[i] for i in dull], [prompts[i] for i in dull], [seeds[i] for i in dull])):
                 groups[i] = group
-        if self.keep_samples and self.args.process_index == 0 and self.state.global_step % self.keep_samples == 0:
+        if self.keep_samples and self.args.process_index == 0 and self.state.global_step % self.keep_samples < self.updates:
             write_samples(Path(self.args.output_dir) / "samples.jsonl", self.state.global_step, clips[0], groups[0])
         return Practice(clips, prompts, groups)
 
@@ -616,13 +632,13 @@ def train_grpo(
     args: TrainingArguments,  # see `training_arguments`; its batch size counts prompts
     rewards: Mapping[str, float] | None = None,  # weight of each reward; None: the task's
     checkpoint: str | Path | None = None,  # where the trained model goes; None: nowhere
-    resume: bool = False,  # go on from the last checkpoint in the run folder, if there is one
+    resume: bool | str = False,  # see `start_from`
     **options: Any,  # for `GRPOTrainer`
 ) -> list[dict[str, float]]:
     "Practise, and return the log."
     out = Path(args.output_dir)
     out.mkdir(parents=True, exist_ok=True)
-    last = get_last_checkpoint(out) if resume else None
+    last = start_from(out, resume)
     done = int(last.rpartition("-")[2]) if last else 0
     if args.process_index == 0:
         _forget_after(out / "log.jsonl", done)

@@ -8,8 +8,8 @@ Docs: https://actrep.github.io/actrep_nb/models.html.md"""
 __all__ = ['VIDEO', 'FAMILIES', 'SPECIAL_TOKENS', 'PHASES', 'DESCRIBE', 'Family', 'family_of', 'tiny_config', 'tiny_tokenizer',
            'tiny_processor', 'init_fan_in', 'make_tiny_checkpoint', 'pick_device', 'load_model', 'Sample', 'frame_size',
            'frames_for', 'frames_ahead', 'make_sample', 'mrope_positions', 'EncodedPrompt', 'seconds_per_slot',
-           'encode', 'see', 'video_inputs', 'collate', 'unwrapped', 'parts', 'freeze', 'trainable', 'check_trainable',
-           'add_lora', 'phase_at', 'transcript']
+           'encode', 'see', 'video_inputs', 'collate', 'unwrapped', 'parts', 'freeze', 'trainable', 'add_lora',
+           'phase_at', 'transcript']
 
 # %% ../nbs/10_models.ipynb #65feb975
 import random
@@ -523,14 +523,6 @@ def trainable(
     "Parameters that will be trained, and all parameters."
     counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, on in counts if on), sum(n for n, _ in counts)
-
-
-def check_trainable(
-    model: nn.Module,  # any model
-) -> None:
-    "ValueError where everything is frozen."
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ValueError("every part of the model is frozen, so nothing would be trained; freeze fewer")
 
 # %% ../nbs/10_models.ipynb #236c19e5
 def add_lora(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from actrep_nb.grpo import (
@@ -221,7 +222,7 @@ def test_what_cannot_be_shown_exact_is_repeated_and_said_once(tiny, tmp_path, wh
     if why == "window":
         text.layer_types = ["sliding_attention"] * text.num_hidden_layers
     if why == "dropout":
-        text.attention_dropout = 0.1
+        for layer in model.model.language_model.layers: layer.self_attn.attention_dropout = 0.1
         model.train()
     if why == "eager":
         text._attn_implementation = "eager"
@@ -495,7 +496,7 @@ def test_selection_refuses_before_any_work(tmp_path):
 def test_the_experiments_read_lists_with_spaces_and_refuse_a_model_that_is_frozen_whole(tiny, name):
     defined = first_cells(name, model=str(tiny), freeze_parts=" vision, merger,")
     assert not any(p.requires_grad for part in ("vision", "merger") for p in parts(defined["model"])[part].parameters())
-    with pytest.raises(ValueError, match="every part of the model is frozen"):
+    with pytest.raises(ValueError, match="leaves nothing to train"):
         first_cells(name, model=str(tiny), freeze_parts="vision,merger,language")
 
 
@@ -539,6 +540,48 @@ t.GRPOTrainer.train = killed
 t.practise({tiny!r}, {out!r}, {{"vowels": 1.0}}, **t.LONG)
 """
 LONG = dict(steps=8, updates=2, recipe=replace(RECIPES["dapo"], beta=0.1), shuffled_answers=2, arguments=dict(save_strategy="steps", save_steps=2))
+
+
+def test_recomputed_activations_change_nothing(tiny, tmp_path, letters):
+    "A layer that recomputes keeps no cache: sampling has to leave that mode, or it answers without having read the question."
+    options = dict(max_new_tokens=12, recipe=replace(RECIPES["ours"], mask_truncated=False))
+    plain = practise(tiny, tmp_path / "plain", letters, **options)
+    recomputed = practise(tiny, tmp_path / "recomputed", letters, **options, arguments=dict(activation_checkpointing=True))
+    for one, other in zip(plain, recomputed):
+        assert one["reward"] == other["reward"] and one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3) and one["grad_norm"] > 0
+
+
+def test_dropout_is_off_while_practising(tiny, tmp_path, letters):
+    model, processor = load_model(tiny, device="cpu")
+    model = get_peft_model(model, LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    assert why_not_shared(unwrapped(model.train())) == "it drops something at random"
+    log = train_grpo(model, processor, noise_pairs(model, processor), training_arguments(tmp_path, 2, 2, 1e-4), letters, group_size=4, max_new_tokens=8)
+    assert all(row["ratio_max"] == pytest.approx(1, abs=1e-4) for row in log) and why_not_shared(unwrapped(model)) is None
+
+
+def test_modules_are_left_in_the_mode_they_were_in(tiny):
+    model, processor = load_model(tiny, device="cpu")
+    model.train()
+    model.model.visual.eval()
+    before = [m.training for m in model.modules()]
+    sample_group(model, processor, [prompt for _, prompt in noise_pairs(model, processor)], 2, 4)
+    assert [m.training for m in model.modules()] == before and len(set(before)) == 2
+
+
+def test_equal_rewards_give_no_advantage_at_all():
+    for scale in (False, True):
+        for reward in (0.1, 0.7, 1 / 3, 1e6 + 0.1):
+            for size in range(1, 12): assert advantages([reward] * size, scale) == [0.0] * size
+
+
+def test_practice_needs_answers_that_differ(tiny, tmp_path, letters):
+    for temperature in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="above 0"): practise(tiny, tmp_path, letters, temperature=temperature)
+
+
+def test_samples_are_kept_however_many_updates(tiny, tmp_path, letters):
+    practise(tiny, tmp_path, letters, steps=9, updates=3, keep_samples=4)
+    assert [json.loads(line)["step"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()] == [0, 6]
 
 
 def test_adapters_go_on_where_they_were(tiny, tmp_path, letters):

@@ -88,6 +88,16 @@ def test_an_answer_depends_on_its_own_seed_only(loaded):
         sample_group(model, processor, prompts, 4, 30, seeds=[1])
 
 
+def test_a_stop_text_may_be_of_any_script(loaded, prompt):
+    model, processor = loaded
+    for stop in ("✓", "完了"):
+        pieces = processor.tokenizer(stop, add_special_tokens=False).input_ids
+        hook = model.lm_head.register_forward_hook(lambda m, i, out, said=iter(pieces * 6): torch.full_like(out, -1e9).index_fill(-1, torch.tensor([next(said)]), 0.0))
+        group = sample_group(model, processor, [prompt], 1, 40, stop_text=stop)[0]
+        hook.remove()
+        assert len(pieces) > len(stop) and group[0].text == stop and len(group[0].ids) == len(pieces) and not group[0].truncated
+
+
 def test_an_engine_gives_what_sample_group_gives(loaded, prompt):
     engine: RolloutEngine = ModelEngine(*loaded, {"max_new_tokens": 5, "temperature": 0.7})
     ours = engine.generate([prompt], 3, [3])[0]

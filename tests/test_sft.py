@@ -7,7 +7,7 @@ import torch
 
 from actrep_nb.models import FAMILIES, Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, parts, see
 from actrep_nb.records import Clip
-from actrep_nb.sft import CountSFTTrainer, Example, SFTCollator, answer_logprobs, make_example, prepare, read_log, train_sft, training_arguments
+from actrep_nb.sft import CountSFTTrainer, Example, SFTCollator, answer_logprobs, load_to_train, make_example, prepare, read_log, start_from, train_sft, training_arguments
 from actrep_nb.video import Frames, write_video
 
 SMALL = dict(hidden=32, layers=2, vision_hidden=32, vision_layers=2)
@@ -110,6 +110,36 @@ def test_a_run_that_died_ends_like_one_that_did_not(checkpoint, tmp_path, monkey
     assert [row["step"] for row in read_log(tmp_path / "cut" / "log.jsonl")] == [1, 2, 3]
     again = run(tmp_path / "cut", resume=True)
     assert json.dumps(again[0]) == json.dumps(whole[0]) and torch.equal(again[1], whole[1])
+
+
+def test_what_is_to_be_trained_is_said_when_loading(checkpoint, tmp_path):
+    names = lambda model: {n for n, p in model.named_parameters() if p.requires_grad}
+    model, _ = load_to_train(checkpoint["qwen2_5_vl"], "vision, merger", dtype="bfloat16", attention="eager")
+    assert names(model) and not any("visual" in n for n in names(model)) and model.dtype == torch.bfloat16 and model.config._attn_implementation == "eager"
+    model, processor = load_to_train(checkpoint["qwen2_5_vl"], lora_rank=2)
+    assert names(model) and all("lora_" in n for n in names(model))
+    train_sft(model, drawn(model, processor), training_arguments(tmp_path, 2, 2, 1e-2), checkpoint=tmp_path / "adapters")
+    processor.save_pretrained(tmp_path / "adapters")
+    further, _ = load_to_train(tmp_path / "adapters")
+    assert names(further) and all("lora_" in n for n in names(further))
+    with pytest.raises(ValueError, match="leaves nothing to train"): load_to_train(checkpoint["qwen2_5_vl"], ",".join(parts(load_model(checkpoint["qwen2_5_vl"])[0])))
+
+
+def test_a_torn_checkpoint_is_passed_over_and_an_older_runs_is_not_taken_for_ones_own(tmp_path, capsys):
+    from safetensors.torch import save_file
+
+    for step in (4, 8, 12, 16, 20):
+        (folder := tmp_path / f"checkpoint-{step}").mkdir()
+        save_file({"w": torch.ones(100)}, folder / "model.safetensors")
+        (folder / "trainer_state.json").write_text("{}")
+    (tmp_path / "checkpoint-20/trainer_state.json").unlink()
+    (tmp_path / "checkpoint-16/trainer_state.json").write_text('{"epoch": ')
+    half = (tmp_path / "checkpoint-12/model.safetensors").read_bytes()[:300]
+    (tmp_path / "checkpoint-12/model.safetensors").write_bytes(half)
+    assert start_from(tmp_path, True) == str(tmp_path / "checkpoint-8")
+    assert capsys.readouterr().out.count("was not written to its end") == 3
+    assert start_from(tmp_path, "elsewhere") == "elsewhere" and start_from(tmp_path / "new") is start_from(tmp_path / "new", True) is None
+    with pytest.raises(FileExistsError, match="up to checkpoint-20: go on from them with resume=True"): start_from(tmp_path)
 
 
 @every_family

@@ -7,9 +7,9 @@ Docs: https://actrep.github.io/actrep_nb/runs.html.md"""
 # %% auto #0
 __all__ = ['WRITTEN', 'ParameterError', 'Parameter', 'notebook_parameters', 'fits', 'type_name', 'check_parameters', 'read_value',
            'shipped', 'find_notebook', 'hash_path', 'notebook_hash', 'code_state', 'package_versions', 'Manifest',
-           'start_manifest', 'to_html', 'RunResult', 'load_run', 'RunFailed', 'run', 'Comparison', 'verify', 'Step',
-           'run_steps', 'settings', 'setting_name', 'fingerprint', 'standing', 'run_setting', 'sweep', 'find_runs',
-           'runs_table']
+           'start_manifest', 'to_html', 'RunResult', 'load_run', 'FolderBusy', 'RunFailed', 'claimed', 'run',
+           'Comparison', 'verify', 'Step', 'run_steps', 'settings', 'setting_name', 'fingerprint', 'standing',
+           'run_setting', 'sweep', 'find_runs', 'runs_table']
 
 # %% ../nbs/16_runs.ipynb #11986c20
 import ast
@@ -27,7 +27,7 @@ import tempfile
 import threading
 import time
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -359,6 +359,10 @@ def load_run(
     return RunResult(out, Manifest.load(out), json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {})
 
 
+class FolderBusy(OSError):
+    "Another process works on this run folder."
+
+
 class RunFailed(RuntimeError):
     "A notebook failed. `.result` is the run as far as it went."
 
@@ -402,8 +406,40 @@ def _close(out: Path, manifest: Manifest, status: str, watch: Watch, start: floa
     done = replace(manifest, ended=_now(), seconds=round(time.monotonic() - start, 2), status=status, error=error, peak_memory_mb=round(watch.peak_mb, 1) or None)
     if (out / "notebook.ipynb").exists(): to_html(out / "notebook.ipynb", out / "report.html", no_input=no_input and status == "done")
     done.save(out / "manifest.json")
-    (out / "process").unlink(missing_ok=True)
     return RunResult(out, done, metrics)
+
+# %% ../nbs/16_runs.ipynb #fede8ab6
+def _owner(file: Any) -> bool:
+    "Lock an open file. False when it was removed meanwhile; BlockingIOError when another process holds it."
+    import fcntl
+
+    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError: raise
+    except OSError: pass  # a file system without locks
+    try: return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+    except FileNotFoundError: return False
+
+
+@contextmanager
+def claimed(
+    out: str | Path,  # a run folder, which exists
+) -> Iterator[None]:
+    "Own a run folder. Raises FolderBusy, which names the folder and the process, when another does."
+    import psutil
+
+    path, owned = Path(out) / "process", False
+    while not owned:
+        with open(path, "a+", encoding="utf-8") as file:
+            try: owned = _owner(file)
+            except BlockingIOError:
+                pid, host = (path.read_text().split() + ["?", "?"])[:2] if path.exists() else ("?", "?")
+                raise FolderBusy(f"{out}: process {pid} on {host} works on a run in this folder; wait for it, stop it, or name another folder") from None
+            if not owned: continue
+            file.truncate(0)
+            file.write(f"{os.getpid()} {platform.node()} {psutil.Process().create_time()}")
+            file.flush()
+            try: yield
+            finally: path.unlink(missing_ok=True)
 
 # %% ../nbs/16_runs.ipynb #85593ab4
 def run(
@@ -416,18 +452,28 @@ def run(
     ranks: int | None = None,  # kernels that run the notebook together; None: the variable ACTREP_RANKS, or 1
 ) -> RunResult:
     """Execute a notebook in its own kernel and write a run folder. A parameter `out` that is not given gets the run folder.
-    Raises ParameterError before anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
+    Raises ParameterError or FolderBusy before anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
     path, out, node = find_notebook(notebook), Path(out), find_place(ranks).node
     if node: out = out / f"node{node}"  # the nodes may share a file system
     declared = notebook_parameters(path)
     given = dict(parameters or {}) | ({"out": str(out)} if "out" in declared and "out" not in (parameters or {}) else {})
     values = check_parameters(given, declared, path.name)
     out.mkdir(parents=True, exist_ok=True)
+    with claimed(out):
+        _clear(out)
+        for left in [] if values.get("resume") else out.glob("checkpoint-*[0-9]"): shutil.rmtree(left, ignore_errors=True)  # nothing may go on from those
+        return _carry_out(path, out, values, timeout, no_input, quiet, ranks)
+
+
+def _clear(out: Path) -> None:
+    "Remove what an earlier run said about itself."
     for name in ("parameters.json", "manifest.json", "metrics.json", "report.html"): (out / name).unlink(missing_ok=True)
     for left in [*out.glob("notebook*.ipynb"), *out.glob("notebook*.log")]: left.unlink()
-    for left in [] if values.get("resume") else out.glob("checkpoint-*[0-9]"): shutil.rmtree(left, ignore_errors=True)  # nothing may go on from those
+
+
+def _carry_out(path: Path, out: Path, values: dict[str, Any], timeout: float | None, no_input: bool, quiet: bool, ranks: int | None) -> RunResult:
+    "Execute the notebook in a folder that is ours, and write down how it ended."
     manifest, start, watch = start_manifest(path, values, out), time.monotonic(), Watch(path.stem, quiet)
-    _claim(out)
     manifest.save(out / "manifest.json")
     _write_json(out / "parameters.json", values)
     to_html(path, out / "report.html")  # what that takes is loaded now: a failure is written down at once
@@ -443,13 +489,6 @@ def run(
         if error["cell"] is None: error |= {"name": type(e).__name__, "message": str(e)}
         raise RunFailed(_close(out, manifest, "failed", watch, start, error, no_input)) from (None if isinstance(e, PapermillExecutionError) else e)
     return _close(out, manifest, "done", watch, start, None, no_input)
-
-
-def _claim(out: Path) -> None:
-    "Say which process works on a run folder, so that one that was killed can be told from one that works."
-    import psutil
-
-    (out / "process").write_text(f"{os.getpid()} {platform.node()} {psutil.Process().create_time()}")
 
 
 @contextmanager
@@ -621,13 +660,16 @@ def _alive(out: Path) -> bool:
 def run_setting(
     job: str | Path,  # a JSON file written by `sweep`: notebook, out, parameters, ranks, timeout
 ) -> RunResult:
-    "Run one setting of a sweep in this process, going on where it stopped if the notebook can."
+    """Run one setting of a sweep in this process, going on where it stopped if the notebook can. While another process works on it, wait; what that one finished
+    is the result."""
     given = json.loads(Path(job).read_text(encoding="utf-8"))
     out, declared = Path(given["out"]), notebook_parameters(given["notebook"])
     now = start_manifest(Path(given["notebook"]), _resolved(given, declared), out)
-    half = standing(out, now) == "half"
-    parameters = given["parameters"] | ({"resume": True} if half and "resume" in declared else {})
-    return run(given["notebook"], out, parameters, timeout=given["timeout"], ranks=given["ranks"], quiet=True)
+    while (state := standing(out, now)) != "done":
+        parameters = given["parameters"] | ({"resume": True} if state == "half" and "resume" in declared else {})
+        try: return run(given["notebook"], out, parameters, timeout=given["timeout"], ranks=given["ranks"], quiet=True)
+        except FolderBusy: time.sleep(1)
+    return load_run(out)
 
 
 def _resolved(job: Mapping[str, Any], declared: Mapping[str, Parameter]) -> dict[str, Any]:
@@ -662,12 +704,12 @@ def sweep(
         for name, state in stands.items():
             if state in says and name not in told: tell(f"{name}: {says[state]}")
             told.add(name)
-        todo = [(name, jobs[name]) for name, state in stands.items() if state in ("new", "half")]
+        todo = {name: jobs[name] for name, state in stands.items() if state in ("new", "half")}
         if executor: return _submit(executor, todo, tell)
-        _work(todo, parallel, shares, tell)
-        left = {name: jobs[name] for name, state in stands.items() if state == "running"}  # done by another process when it ends, or else ours
+        tried = _work(todo, planned, shares, tell)
+        left = {name: jobs[name] for name, state in stands.items() if state != "done" and name not in tried}  # done by another process when it ends, or else ours
         if left: time.sleep(1)
-    return {name: _result(job) for name, job in jobs.items()}
+    return {name: _result(Path(job["out"]), planned[name]) for name, job in jobs.items()}
 
 # %% ../nbs/16_runs.ipynb #d3af7dd1
 def _shares_of_gpus(gpus: Iterable[int] | None, parallel: int, ranks: int) -> list[str | None]:
@@ -689,60 +731,70 @@ def _written(job: dict[str, Any]) -> Path:
     return file
 
 
-def _submit(executor: Any, jobs: list[tuple[str, dict[str, Any]]], tell) -> dict[str, Any]:
+def _submit(executor: Any, jobs: dict[str, dict[str, Any]], tell) -> dict[str, Any]:
     "Hand the jobs to submitit as one array; it comes back at once."
     if not jobs: return {}
-    submitted = executor.map_array(run_setting, [str(_written(job)) for _, job in jobs])
-    for (name, _), job in zip(jobs, submitted): tell(f"{name}: submitted as job {job.job_id}")
-    return {name: job for (name, _), job in zip(jobs, submitted)}
+    submitted = executor.map_array(run_setting, [str(_written(job)) for job in jobs.values()])
+    for name, job in zip(jobs, submitted): tell(f"{name}: submitted as job {job.job_id}")
+    return dict(zip(jobs, submitted))
 
 
-def _start(job: dict[str, Any], share: str | None) -> subprocess.Popen:
-    "A process that runs one setting; what it says goes into its folder."
-    file = _written(job)
+def _start(job: dict[str, Any], state: str, share: str | None) -> subprocess.Popen:
+    "A process that runs one setting; what it says goes into its folder. What an earlier run left there is removed. Raises FolderBusy."
+    Path(job["out"]).mkdir(parents=True, exist_ok=True)
+    with claimed(job["out"]):
+        if state == "new": _clear(Path(job["out"]))
+        file = _written(job)
     env = os.environ | ({} if share is None else {"CUDA_VISIBLE_DEVICES": share}) | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with open(file.with_name("process.log"), "wb") as log:
         return subprocess.Popen([sys.executable, "-c", f"from actrep_nb.runs import run_setting; run_setting({str(file)!r})"], env=env, stdout=log, stderr=log)
 
 
-def _work(jobs: list[tuple[str, dict[str, Any]]], parallel: int, shares: list[str | None], tell) -> None:
-    "Keep `parallel` processes busy until all jobs have ended. An interrupt ends them all."
-    busy: dict[str, tuple[subprocess.Popen, str | None, dict[str, Any]]] = {}
-    waiting, free, total, began = list(jobs), list(shares), len(jobs), 0
+def _work(jobs: dict[str, dict[str, Any]], planned: dict[str, Manifest], shares: list[str | None], tell) -> set[str]:  # the names of those it ran
+    "Keep a process busy on each share until all jobs have ended; what another process took up meanwhile is left to it. An interrupt ends them all."
+    busy: dict[str, tuple[subprocess.Popen, str | None]] = {}
+    waiting, free, tried = list(jobs), list(shares), set()
     try:
         while waiting or busy:
             while waiting and free:
-                (name, job), share, began = waiting.pop(0), free.pop(0), began + 1
-                busy[name] = (_start(job, share), share, job)
-                tell(f"[{began}/{total}] {name}: started" + (f" on GPU {share}" if share else ""))
+                name = waiting.pop(0)
+                state = standing(jobs[name]["out"], planned[name])
+                if state in ("done", "running"): continue
+                try: process = _start(jobs[name], state, free[0])
+                except FolderBusy: continue
+                tried.add(name)
+                busy[name] = process, free.pop(0)
+                tell(f"[{len(tried)}/{len(jobs)}] {name}: started" + (f" on GPU {busy[name][1]}" if busy[name][1] else ""))
             time.sleep(0.2)
-            for name, (process, share, job) in list(busy.items()):
+            for name, (process, share) in list(busy.items()):
                 if process.poll() is None: continue
                 del busy[name]
                 free.append(share)
-                tell(f"{name}: {_ending(Path(job['out']))}")
+                tell(f"{name}: {_ending(_result(Path(jobs[name]['out']), planned[name], process.returncode))}")
     finally:
-        for process, _, _ in busy.values(): process.send_signal(signal.SIGINT)
-        for process, _, _ in busy.values(): process.wait(30)
+        for process, _ in busy.values(): process.send_signal(signal.SIGINT)
+        for process, _ in busy.values(): process.wait(30)
+    return tried
 
 # %% ../nbs/16_runs.ipynb #8f0ff189
-def _result(job: Mapping[str, Any]) -> RunResult:
-    "The run of a job; one whose process was killed before it could say so is failed."
-    r = load_run(job["out"])
-    if r.manifest.status != "running": return r
-    return replace(r, manifest=replace(r.manifest, status="failed", error={"cell": None, "name": "Killed", "message": _ending(r.out), "traceback": []}))
-
-
-def _ending(out: Path) -> str:
-    "How a run ended, in a line."
+def _result(out: Path, planned: Manifest, code: int | None = None) -> RunResult:
+    "The run of a job. One whose process ended before it could say how is failed, and so is one that is not the run that was planned."
     try: r = load_run(out)
-    except (FileNotFoundError, ValueError): r = None
-    if r is None or r.manifest.status == "running":
-        said = (out / "process.log").read_text(errors="replace").strip().splitlines() if (out / "process.log").exists() else []
-        return "the process was killed" + (f": {said[-1][:160]}" if said else "")
+    except (FileNotFoundError, ValueError, TypeError): r = RunResult(out, replace(planned, status="running"))
+    if r.manifest.status != "running" and fingerprint(r.manifest) == fingerprint(planned): return r
+    log = out / "process.log"
+    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    if r.manifest.status != "running": name, message = "OtherRun", "the folder holds a run with other code, data or parameters than the sweep began with; run the sweep again"
+    else: name, message = "Killed", f"the process was killed or could not start{'' if code is None else f' (exit code {code})'}{f': {said[-1][:160]}' if said else ''}; see {log}"
+    return replace(r, manifest=replace(r.manifest, status="failed", error={"cell": None, "name": name, "message": message, "traceback": []}))
+
+
+def _ending(r: RunResult) -> str:
+    "How a run ended, in a line."
+    error = r.manifest.error or {}
     numbers = ", ".join(f"{n} {v:.4g}" for n, v in list(r.metrics.items())[:5] if isinstance(v, (int, float)))
     if r.ok: return f"done in {r.manifest.seconds:.0f} s" + (f", {numbers}" if numbers else "")
-    return f"{r.manifest.status}: {(r.manifest.error or {}).get('name')}: {str((r.manifest.error or {}).get('message'))[:160]}"
+    return f"{r.manifest.status}: {error.get('name')}: {str(error.get('message'))[:320]}"
 
 # %% ../nbs/16_runs.ipynb #1627e485
 def find_runs(
@@ -768,7 +820,7 @@ def runs_table(
     root = Path(os.path.commonpath([r.out for r in runs])) if len(runs) > 1 else (runs[0].out.parent if runs else Path())
     names = dict.fromkeys(n for r in runs for n in r.manifest.parameters if n not in WRITTEN)
     differ = [n for n in names if len({json.dumps(r.manifest.parameters.get(n), default=str) for r in runs}) > 1]
-    def status(r): return "killed" if r.manifest.status == "running" and not _alive(r.out) and (r.out / "process").exists() else r.manifest.status
+    def status(r): return "killed" if r.manifest.status == "running" and not _alive(r.out) else r.manifest.status
     rows = [{"run": str(r.out.relative_to(root)), "notebook": Path(r.manifest.notebook).stem, "status": status(r), "seconds": r.manifest.seconds}
             | {n: r.manifest.parameters.get(n) for n in differ} | {n: v for n, v in r.metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)} for r in runs]
     return pd.DataFrame(rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from actrep_nb.runs import ParameterError, find_runs, load_run, run, runs_table, setting_name, settings, sweep
+from actrep_nb.runs import FolderBusy, ParameterError, claimed, find_runs, load_run, run, runs_table, setting_name, settings, sweep
 
 
 @pytest.fixture
@@ -130,3 +130,43 @@ def test_slurm_array_jobs_through_the_local_executor(notebook, tmp_path):
     jobs = sweep(notebook, tmp_path / "s", {"x": [4, 5]}, executor=executor)
     assert [job.result().metrics["square"] for job in jobs.values()] == [16, 25]
     assert sweep(notebook, tmp_path / "s", {"x": [4, 5]}, executor=executor) == {}, "nothing is left to submit"
+
+
+def in_background(code):
+    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}, stdout=subprocess.PIPE, text=True)
+
+
+def test_what_an_earlier_run_left_is_no_result_of_this_one(notebook, tmp_path, monkeypatch):
+    "The process of the second sweep dies before it can write a word: the folder's old result may not pass for its own."
+    sweep(notebook, tmp_path / "s", {"x": [2]}, tell=lambda line: None)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/sitecustomize.py").write_text("import os\nprint('no disk', flush=True)\nos._exit(3)\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "broken"), *sys.path])
+    told = []
+    done = sweep(notebook, tmp_path / "s", {"x": [2, 3]}, parameters={"pause": 0.02}, tell=told.append)
+    assert not any(r.ok for r in done.values()) and done["x=2"].metrics == {}
+    assert all("exit code 3" in line and "no disk" in line and "process.log" in line for line in told if "failed" in line) and len(told) == 4
+    assert "process.log" in done["x=3"].manifest.error["message"]
+
+
+def test_two_sweeps_in_one_folder_share_the_work(notebook, tmp_path):
+    code = f"""from actrep_nb.runs import sweep
+done = sweep({str(notebook)!r}, {str(tmp_path / 's')!r}, {{'x': [2, 3]}}, parameters={{'pause': 0.05}})
+assert [r.metrics['square'] for r in done.values()] == [4, 9]"""
+    both = [in_background(code) for _ in range(2)]
+    said = [p.communicate(timeout=120)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    assert sorted((tmp_path / "log").read_text().split("\n"))[1:] == [f"{x} {what}" for x in (2, 3) for what in ("end", "from 0")]
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(notebook, tmp_path):
+    out = tmp_path / "r"
+    first = run(notebook, out, {"x": 5}, quiet=True)
+    holder = in_background(f"from actrep_nb.runs import claimed\nimport time\nwith claimed({str(out)!r}):\n    print('mine', flush=True); time.sleep(60)")
+    assert holder.stdout.readline() == "mine\n"
+    with pytest.raises(FolderBusy, match=f"r: process {holder.pid} on "): run(notebook, out, {"x": 6}, quiet=True)
+    assert load_run(out).metrics == first.metrics
+    holder.kill()
+    holder.wait()
+    with claimed(out): pass
+    assert not (out / "process").exists()

@@ -7,8 +7,8 @@ Docs: https://actrep.github.io/actrep_nb/runs.html.md"""
 # %% auto #0
 __all__ = ['WRITTEN', 'ParameterError', 'Parameter', 'notebook_parameters', 'fits', 'type_name', 'check_parameters', 'read_value',
            'shipped', 'find_notebook', 'hash_path', 'notebook_hash', 'code_state', 'package_versions', 'Manifest',
-           'start_manifest', 'to_html', 'RunResult', 'load_run', 'FolderBusy', 'RunFailed', 'claimed', 'run',
-           'Comparison', 'verify', 'Step', 'run_steps', 'settings', 'setting_name', 'fingerprint', 'standing',
+           'start_manifest', 'to_html', 'RunResult', 'load_run', 'FolderBusy', 'RunFailed', 'batch_text', 'claimed',
+           'run', 'Comparison', 'verify', 'Step', 'run_steps', 'settings', 'setting_name', 'fingerprint', 'standing',
            'run_setting', 'sweep', 'find_runs', 'runs_table']
 
 # %% ../nbs/16_runs.ipynb #11986c20
@@ -68,7 +68,9 @@ def _declared(node: ast.stmt, comments: dict[int, str]) -> Parameter:
     if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
         raise ValueError("expected `name: type = literal  # help`")
     kind = eval(compile(ast.Expression(node.annotation), "<annotation>", "eval"), {"__builtins__": {}, **_TYPES})
-    return Parameter(node.target.id, kind, ast.literal_eval(node.value), comments.get(node.end_lineno or node.lineno, ""))
+    default = ast.literal_eval(node.value)
+    if not fits(default, kind): raise TypeError(f"{node.target.id} is declared as {type_name(kind)}, its default {default!r} is none")
+    return Parameter(node.target.id, kind, default, comments.get(node.end_lineno or node.lineno, ""))
 
 
 def notebook_parameters(
@@ -166,11 +168,13 @@ def find_notebook(
     "The notebook meant by a path or a name. Raises FileNotFoundError that lists the names there are."
     path = Path(name)
     if path.suffix == ".ipynb" and path.is_file(): return path
+    if path.is_file(): raise FileNotFoundError(f"{name} is no .ipynb: only notebooks can be run")
     known = {p.stem: p for folder in reversed(shipped("nbs/experiments")) for p in sorted(folder.glob("*.ipynb"))}
     short = {re.sub(r"^\d+[a-z]?_", "", stem): p for stem, p in known.items()}
     stem = path.name.removesuffix(".ipynb")
     if path.parent == Path(".") and stem in known | short: return (short | known)[stem]
-    close = get_close_matches(stem, [*known, *short], n=1)
+    beside = [p.name for p in path.parent.glob("*.ipynb")] if path.suffix == ".ipynb" else []
+    close = get_close_matches(path.name, beside, n=1) or get_close_matches(stem, [*known, *short], n=1)
     where = ", ".join(map(str, shipped("nbs/experiments"))) or "no folder nbs/experiments near here or in the package"
     raise FileNotFoundError(
         f"no notebook {str(name)!r}" + (f"; did you mean {close[0]!r}?" if close else "") + f". Experiments: {', '.join(sorted(known)) or 'none'} (in {where})")
@@ -180,17 +184,18 @@ def hash_path(
     path: str | Path,  # file or folder
     limit: int = 2**30,  # bytes up to which contents are read
 ) -> dict[str, Any]:
-    "SHA-256, size in bytes and number of files; `by` says whether contents were hashed or, above `limit`, only names and sizes."
+    "SHA-256, size in bytes and number of files; `by` says whether contents were hashed or, above `limit`, only names, sizes and times of change."
     path = Path(path)
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
     size = sum(p.stat().st_size for p in files)
     digest = hashlib.sha256()
     for p in files:
         if path.is_dir(): digest.update(f"{p.relative_to(path).as_posix()}\0{p.stat().st_size}\0".encode())
-        if size <= limit:
+        if size > limit: digest.update(f"{p.stat().st_mtime_ns}\0".encode())
+        else:
             with open(p, "rb") as f:
                 while block := f.read(2**20): digest.update(block)
-    return {"sha256": digest.hexdigest(), "by": "contents" if size <= limit else "names and sizes", "bytes": size, "files": len(files)}
+    return {"sha256": digest.hexdigest(), "by": "contents" if size <= limit else "names, sizes and times", "bytes": size, "files": len(files)}
 
 
 def notebook_hash(
@@ -297,7 +302,11 @@ def start_manifest(
     "The manifest of a run that is about to start."
     def is_data(name, v): return name not in WRITTEN and isinstance(v, str) and v and os.path.exists(v) and Path(v).resolve() != out.resolve()
 
-    data = {name: {"path": v, **hash_path(v)} for name, v in parameters.items() if is_data(name, v)}
+    read = {name: Path(v) for name, v in parameters.items() if is_data(name, v)}
+    if not parameters.get("videos"):
+        beside = {p.parent / "videos": f"videos beside {name}" for name, p in read.items() if p.is_file()}
+        read |= {name: folder for folder, name in beside.items() if folder.is_dir()}
+    data = {name: {"path": parameters.get(name, str(p)), **hash_path(p, 0 if name.startswith("videos") else 2**30)} for name, p in read.items()}
     gpus = (_ask("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader") or "").splitlines()
     return Manifest(
         notebook.name, notebook_hash(notebook), parameters, parameters.get("seed"), data, code_state(), platform.python_version(), platform.platform(),
@@ -353,10 +362,15 @@ class RunResult:
 def load_run(
     out: str | Path,  # a run folder
 ) -> RunResult:
-    "Read a run folder. Raises FileNotFoundError when it holds no manifest."
-    out = Path(out)
-    metrics = out / "metrics.json"
-    return RunResult(out, Manifest.load(out), json.loads(metrics.read_text(encoding="utf-8")) if metrics.exists() else {})
+    "Read a run folder. Raises FileNotFoundError when it holds no manifest, ValueError naming the file that cannot be read."
+    return RunResult(Path(out), Manifest.load(out), _metrics(Path(out) / "metrics.json"))
+
+
+def _metrics(path: Path) -> dict[str, Any]:
+    "What a run measured; nothing where it did not get that far. ValueError names the file."
+    if not path.exists(): return {}
+    try: return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as e: raise ValueError(f"{path} cannot be read ({e}): it was damaged after the run, whose values are still in {path.with_name('notebook.ipynb')}") from None
 
 
 class FolderBusy(OSError):
@@ -377,6 +391,21 @@ class RunFailed(RuntimeError):
         super().__init__(
             f"{result.manifest.notebook} {where} after {result.manifest.seconds or 0:.1f} s: {e.get('name')}: {e.get('message')}\n"
             + "\n".join(lines[-30:]) + (f"\nThe notebook as far as it ran: {result.notebook}" if result.notebook.exists() else "\nIts notebook could not be kept"))
+
+# %% ../nbs/16_runs.ipynb #5b67c5c7
+def batch_text(
+    values: Mapping[str, Any],  # parameters of a run
+    ranks: int,  # that run it together
+    notebook: str,  # its name, for the message
+) -> str:  # "batch of 8 = 2 ranks × 2 examples × 2 passes"; empty for a notebook without `accumulation`
+    "How the examples of one optimiser step are shared out. Raises ParameterError when they do not divide."
+    name = next((n for n in ("batch", "prompts") if n in values), None)
+    if name is None or "accumulation" not in values: return ""
+    batch, passes = values[name], values["accumulation"]
+    share, rest = divmod(batch, max(1, ranks * passes))
+    if rest or share < 1 or passes < 1:
+        raise ParameterError(f"{notebook}: {name}={batch} does not divide into {ranks} ranks × {passes} passes (accumulation): choose a multiple of {ranks * max(1, passes)}")
+    return f"batch of {batch} = {ranks} rank{'s' * (ranks > 1)} × {share} example{'s' * (share > 1)} × {passes} pass{'es' * (passes > 1)}"
 
 # %% ../nbs/16_runs.ipynb #36191d37
 def _cell_error(path: Path) -> dict[str, Any]:
@@ -453,11 +482,12 @@ def run(
 ) -> RunResult:
     """Execute a notebook in its own kernel and write a run folder. A parameter `out` that is not given gets the run folder.
     Raises ParameterError or FolderBusy before anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
-    path, out, node = find_notebook(notebook), Path(out), find_place(ranks).node
-    if node: out = out / f"node{node}"  # the nodes may share a file system
+    path, out, place = find_notebook(notebook), Path(out), find_place(ranks)
+    if place.node: out = out / f"node{place.node}"  # the nodes may share a file system
     declared = notebook_parameters(path)
     given = dict(parameters or {}) | ({"out": str(out)} if "out" in declared and "out" not in (parameters or {}) else {})
     values = check_parameters(given, declared, path.name)
+    batch_text(values, place.world, path.name)
     out.mkdir(parents=True, exist_ok=True)
     with claimed(out):
         _clear(out)
@@ -504,12 +534,19 @@ def _stoppable():
     finally: signal.signal(signal.SIGTERM, before)
 
 
+def _keep_out(warning: str) -> None:
+    "Silence a warning, by its first words, in kernels yet to start: what they write last is shown as their progress."
+    before = os.environ.get("PYTHONWARNINGS", "")
+    if warning not in before: os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, f"ignore:{warning}"]))
+
+
 def _execute(path: Path, executed: Path, values: dict[str, Any], watch: Watch, timeout: float | None, ranks: int | None) -> None:
     "Papermill with our engine. Papermill formats paths, so braces are doubled."
     import logging
 
     papermill_engines.register("spmd", SpmdEngine)
     logging.getLogger("papermill").setLevel(logging.ERROR)
+    _keep_out("IProgress not found")
     brace = lambda p: str(p).replace("{", "{{").replace("}", "}}")
     execute_notebook(brace(path), brace(executed), values or None, engine_name="spmd", kernel_name="python3", language="python", progress_bar=False, watch=watch,
                      timeout=timeout, ranks=ranks)
@@ -601,27 +638,29 @@ def settings(
     grid: Mapping[str, Iterable[Any]] | None = None,  # parameter → its values; every combination is run
     rows: Iterable[Mapping[str, Any]] = (),  # or settings one by one, as from a table
 ) -> list[dict[str, Any]]:
-    "The settings of a sweep, in order. ValueError when there are none, or one twice."
+    "The settings of a sweep, in order. ParameterError when there are none, or one twice."
     import itertools
 
     chosen = [dict(row) for row in rows]
     for name, values in (grid or {}).items():
-        if isinstance(values, str) or not isinstance(values, Iterable): raise ValueError(f"{name} needs a list of values, not {values!r}")
+        if isinstance(values, str) or not isinstance(values, Iterable): raise ParameterError(f"{name} needs a list of values, not {values!r}")
     if grid: chosen += [dict(zip(grid, values)) for values in itertools.product(*(list(v) for v in grid.values()))]
-    if not chosen: raise ValueError("a sweep needs a grid of values or rows of settings")
+    if not chosen: raise ParameterError("a sweep needs a grid of values or rows of settings")
     for i, one in enumerate(chosen):
-        if one in chosen[:i]: raise ValueError(f"the setting {one} is there twice")
+        if one in chosen[:i]: raise ParameterError(f"the setting {one} is there twice")
     return chosen
 
 
 def setting_name(
     setting: Mapping[str, Any],  # parameters and their values
 ) -> str:  # a folder's name
-    "`lr=0.001,seed=1`; what a file system does not like becomes `_`, and long names end in a hash."
+    """`lr=0.001,seed=1`; what a file system does not like becomes `_`. Where the name alone would not tell settings apart, because of such a character, of a text that
+    reads like a number or `None`, or of its length, it ends in a hash."""
     name = ",".join(f"{k}={v}" for k, v in setting.items()) or "default"
     tidy = re.sub(r"[^\w=.,+-]", "_", name)
-    if tidy == name and len(name) <= 80: return name
-    return f"{tidy[:70]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    clear = all(v is None or isinstance(v, (bool, int, float)) or (isinstance(v, str) and re.fullmatch(r"(?!None$|True$|False$)[^\W\d][\w.+-]*", v)) for v in setting.values())
+    if clear and len(name) <= 80: return name
+    return f"{tidy[:70]}-{hashlib.sha256(repr(sorted(setting.items())).encode()).hexdigest()[:8]}"
 
 # %% ../nbs/16_runs.ipynb #856d210f
 def fingerprint(
@@ -693,10 +732,11 @@ def sweep(
 ) -> dict[str, Any]:  # setting → its run; with an executor the jobs it submitted
     "Run every setting that is not done yet. A failed run does not stop the others; ParameterError before anything is written."
     path, shares = find_notebook(notebook).resolve(), [] if executor else _shares_of_gpus(gpus, parallel, ranks)
-    jobs: dict[str, dict[str, Any]] = {setting_name(s): {"notebook": str(path), "out": str((Path(out) / setting_name(s)).absolute()), "parameters": dict(parameters or {}) | s, "ranks": ranks, "timeout": timeout}
-            for s in settings(grid, rows)}
-    declared = notebook_parameters(path)
-    planned = {name: start_manifest(path, _resolved(job, declared), Path(job["out"])) for name, job in jobs.items()}
+    jobs: dict[str, dict[str, Any]] = {setting_name(s): {"notebook": str(path), "out": str((Path(out) / setting_name(s)).absolute()), "parameters": p, "ranks": ranks, "timeout": timeout}
+            for s, p in _complete(settings(grid, rows), grid or {}, parameters or {})}
+    values = _distinct(jobs, notebook_parameters(path))
+    batches = {name: batch_text(v, ranks, path.name) for name, v in values.items()}
+    planned = {name: start_manifest(path, v, Path(jobs[name]["out"])) for name, v in values.items()}
     says = {"done": "done before, skipped", "running": "another process works on it", "half": "begun before, goes on"}
     left, told = dict(jobs), set()
     while left:
@@ -706,20 +746,38 @@ def sweep(
             told.add(name)
         todo = {name: jobs[name] for name, state in stands.items() if state in ("new", "half")}
         if executor: return _submit(executor, todo, tell)
-        tried = _work(todo, planned, shares, tell)
+        tried = _work(todo, planned, shares, batches, tell)
         left = {name: jobs[name] for name, state in stands.items() if state != "done" and name not in tried}  # done by another process when it ends, or else ours
         if left: time.sleep(1)
     return {name: _result(Path(job["out"]), planned[name]) for name, job in jobs.items()}
 
+# %% ../nbs/16_runs.ipynb #9428ba1b
+def _complete(chosen: list[dict[str, Any]], grid: Mapping[str, Any], common: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    "Each setting, and with it what is the same for all. Raises ParameterError where the two contradict each other, or name the run folder."
+    if both := [name for name in grid if name in common]: raise ParameterError(f"{both[0]} is in the grid and also set for all runs: leave one out")
+    if any("out" in one for one in [*chosen, common]): raise ParameterError("out cannot be set in a sweep: each setting gets a folder of its own inside the sweep's")
+    return [(one, dict(common) | one) for one in chosen]
+
+
+def _distinct(jobs: Mapping[str, dict[str, Any]], declared: Mapping[str, Parameter]) -> dict[str, dict[str, Any]]:
+    "The parameters of each job with defaults. Raises ParameterError where two jobs are the same run."
+    values = {name: _resolved(job, declared) for name, job in jobs.items()}
+    seen: dict[str, str] = {}
+    for name, v in values.items():
+        key = json.dumps({k: x for k, x in v.items() if k != "out"}, sort_keys=True, default=str)
+        if key in seen: raise ParameterError(f"a setting is there twice: {seen[key]} and {name} are the same run once defaults are filled in")
+        seen[key] = name
+    return values
+
 # %% ../nbs/16_runs.ipynb #d3af7dd1
 def _shares_of_gpus(gpus: Iterable[int] | None, parallel: int, ranks: int) -> list[str | None]:
-    "CUDA_VISIBLE_DEVICES for each place at the table; None where there are no GPUs. ValueError when they do not go round."
+    "CUDA_VISIBLE_DEVICES for each place at the table; None where there are no GPUs. ParameterError when they do not go round."
     if gpus is None:
         seen = (_ask("nvidia-smi", "--query-gpu=index", "--format=csv,noheader") or "").split()
         gpus = [int(g) for g in (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(seen)).split(",") if g.strip().isdigit()]
     gpus = list(gpus)
     if not gpus: return [None] * parallel
-    if len(gpus) < parallel * ranks: raise ValueError(f"{parallel} runs of {ranks} ranks need {parallel * ranks} GPUs, there are {len(gpus)}")
+    if len(gpus) < parallel * ranks: raise ParameterError(f"{parallel} runs of {ranks} ranks need {parallel * ranks} GPUs, there are {len(gpus)}")
     return [",".join(map(str, gpus[k * ranks : (k + 1) * ranks])) for k in range(parallel)]
 
 
@@ -750,7 +808,7 @@ def _start(job: dict[str, Any], state: str, share: str | None) -> subprocess.Pop
         return subprocess.Popen([sys.executable, "-c", f"from actrep_nb.runs import run_setting; run_setting({str(file)!r})"], env=env, stdout=log, stderr=log)
 
 
-def _work(jobs: dict[str, dict[str, Any]], planned: dict[str, Manifest], shares: list[str | None], tell) -> set[str]:  # the names of those it ran
+def _work(jobs: dict[str, dict[str, Any]], planned: dict[str, Manifest], shares: list[str | None], batches: dict[str, str], tell) -> set[str]:  # the names of those it ran
     "Keep a process busy on each share until all jobs have ended; what another process took up meanwhile is left to it. An interrupt ends them all."
     busy: dict[str, tuple[subprocess.Popen, str | None]] = {}
     waiting, free, tried = list(jobs), list(shares), set()
@@ -764,7 +822,7 @@ def _work(jobs: dict[str, dict[str, Any]], planned: dict[str, Manifest], shares:
                 except FolderBusy: continue
                 tried.add(name)
                 busy[name] = process, free.pop(0)
-                tell(f"[{len(tried)}/{len(jobs)}] {name}: started" + (f" on GPU {busy[name][1]}" if busy[name][1] else ""))
+                tell(f"[{len(tried)}/{len(jobs)}] {name}: started" + (f" on GPU {busy[name][1]}" if busy[name][1] else "") + (f", {batches[name]}" if batches[name] else ""))
             time.sleep(0.2)
             for name, (process, share) in list(busy.items()):
                 if process.poll() is None: continue
@@ -800,20 +858,26 @@ def _ending(r: RunResult) -> str:
 def find_runs(
     folder: str | Path,  # looked through to any depth
 ) -> list[RunResult]:
-    "The runs below a folder, in order of their start. A manifest that cannot be read is left out with a warning that names it."
+    "The runs below a folder, in order of their start. A manifest that cannot be read is left out, metrics that cannot are missing, each with a warning that names the file."
     import warnings
 
     found = []
     for path in Path(folder).rglob("manifest.json"):
-        try: found.append(load_run(path.parent))
-        except (ValueError, TypeError, KeyError) as e: warnings.warn(f"{path}: not a run's manifest ({e})", stacklevel=2)
+        try: manifest = Manifest.load(path)
+        except (ValueError, TypeError, KeyError) as e:
+            warnings.warn(f"{path}: not a run's manifest ({e})", stacklevel=2)
+            continue
+        metrics: dict[str, Any] = {}
+        try: metrics = _metrics(path.with_name("metrics.json"))
+        except ValueError as e: warnings.warn(str(e), stacklevel=2)
+        found.append(RunResult(path.parent, manifest, metrics))
     return sorted(found, key=lambda r: (r.manifest.started, str(r.out)))
 
 
 def runs_table(
     runs: Iterable[RunResult],  # from `find_runs`
 ) -> Any:  # a pandas DataFrame, one row for each run
-    "Name, notebook, status, seconds, the parameters that differ, and the metrics that are numbers."
+    "Name, notebook, status, seconds so far, the parameters that differ, and the metrics that are numbers."
     import pandas as pd
 
     runs = list(runs)
@@ -821,6 +885,7 @@ def runs_table(
     names = dict.fromkeys(n for r in runs for n in r.manifest.parameters if n not in WRITTEN)
     differ = [n for n in names if len({json.dumps(r.manifest.parameters.get(n), default=str) for r in runs}) > 1]
     def status(r): return "killed" if r.manifest.status == "running" and not _alive(r.out) else r.manifest.status
-    rows = [{"run": str(r.out.relative_to(root)), "notebook": Path(r.manifest.notebook).stem, "status": status(r), "seconds": r.manifest.seconds}
+    def seconds(r): return round((datetime.now(timezone.utc) - datetime.fromisoformat(r.manifest.started)).total_seconds()) if status(r) == "running" else r.manifest.seconds
+    rows = [{"run": str(r.out.relative_to(root)), "notebook": Path(r.manifest.notebook).stem, "status": status(r), "seconds": seconds(r)}
             | {n: r.manifest.parameters.get(n) for n in differ} | {n: v for n, v in r.metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)} for r in runs]
     return pd.DataFrame(rows)

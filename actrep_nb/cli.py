@@ -773,7 +773,7 @@ def _plot_runs(found: list[Any], path: Path, say: Output) -> None:
     "Learning curves of runs that have a log; one that cannot be read is noted and the others are drawn."
     from actrep_nb.plots import plot_runs
 
-    logs = {}
+    logs: dict[str, Any] = {}
     for r in found:
         try: logs |= {r.out.name: log} if (log := _log(r.out / "log.jsonl")) else {}
         except ValueError as e: say.fail(str(r.out), str(e))

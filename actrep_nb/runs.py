@@ -877,7 +877,7 @@ def find_runs(
 def runs_table(
     runs: Iterable[RunResult],  # from `find_runs`
 ) -> Any:  # a pandas DataFrame, one row for each run
-    "Name, notebook, status, seconds so far, the parameters that differ, and the metrics that are numbers."
+    "Name, notebook, status, seconds so far, the parameters that differ, and the metrics that are numbers, NaN and infinity as the texts that `glue` keeps."
     import pandas as pd
 
     runs = list(runs)
@@ -887,5 +887,5 @@ def runs_table(
     def status(r): return "killed" if r.manifest.status == "running" and not _alive(r.out) else r.manifest.status
     def seconds(r): return round((datetime.now(timezone.utc) - datetime.fromisoformat(r.manifest.started)).total_seconds()) if status(r) == "running" else r.manifest.seconds
     rows = [{"run": str(r.out.relative_to(root)), "notebook": Path(r.manifest.notebook).stem, "status": status(r), "seconds": seconds(r)}
-            | {n: r.manifest.parameters.get(n) for n in differ} | {n: v for n, v in r.metrics.items() if isinstance(v, (int, float)) and not isinstance(v, bool)} for r in runs]
+            | {n: r.manifest.parameters.get(n) for n in differ} | {n: v for n, v in r.metrics.items() if (isinstance(v, (int, float)) and not isinstance(v, bool)) or v in ("nan", "inf", "-inf")} for r in runs]
     return pd.DataFrame(rows)

@@ -287,3 +287,16 @@ def test_the_warning_about_widgets_is_not_shown_as_progress(tmp_path):
     cell = "from tqdm.auto import tqdm"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "n.ipynb")
     assert "IProgress not found" not in run(tmp_path / "n.ipynb", tmp_path / "o", quiet=True).notebook.read_text()
+
+
+def test_nan_and_infinity_are_told_apart_from_a_metric_that_is_missing(tmp_path, capsys):
+    from actrep_nb.cli import main
+
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "n.ipynb")
+    for name, metrics in {"a": {"loss": "nan"}, "b": {"loss": "-inf"}, "c": {"loss": 0.5}, "d": {}}.items():
+        (tmp_path / "s" / name).mkdir(parents=True)
+        start_manifest(tmp_path / "n.ipynb", {}, tmp_path / "s" / name).save(tmp_path / "s" / name / "manifest.json")
+        (tmp_path / "s" / name / "metrics.json").write_text(json.dumps(metrics))
+    assert main(["runs", str(tmp_path / "s"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["runs"]
+    assert {r["run"]: r["loss"] for r in rows} == {"a": "nan", "b": "-inf", "c": 0.5, "d": None}

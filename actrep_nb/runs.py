@@ -798,10 +798,11 @@ def _submit(executor: Any, jobs: dict[str, dict[str, Any]], tell) -> dict[str, A
 
 
 def _start(job: dict[str, Any], state: str, share: str | None) -> subprocess.Popen:
-    "A process that runs one setting; what it says goes into its folder. What an earlier run left there is removed. Raises FolderBusy."
+    "A process that runs one setting; what it says goes into its folder. What an earlier run said there about its end is removed. Raises FolderBusy."
     Path(job["out"]).mkdir(parents=True, exist_ok=True)
     with claimed(job["out"]):
         if state == "new": _clear(Path(job["out"]))
+        else: replace(Manifest.load(job["out"]), status="running", error=None).save(Path(job["out"]) / "manifest.json")  # how it ended before is not how it ends now
         file = _written(job)
     env = os.environ | ({} if share is None else {"CUDA_VISIBLE_DEVICES": share}) | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     with open(file.with_name("process.log"), "wb") as log:

@@ -141,7 +141,7 @@ def in_background(code):
 
 def test_what_an_earlier_run_left_is_no_result_of_this_one(notebook, tmp_path, monkeypatch):
     "The process of the second sweep dies before it can write a word: the folder's old result may not pass for its own."
-    sweep(notebook, tmp_path / "s", {"x": [2]}, tell=lambda line: None)
+    sweep(notebook, tmp_path / "s", {"x": [2, 13]}, tell=lambda line: None)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken/sitecustomize.py").write_text("import os\nprint('no disk', flush=True)\nos._exit(3)\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "broken"), *sys.path])
@@ -150,6 +150,8 @@ def test_what_an_earlier_run_left_is_no_result_of_this_one(notebook, tmp_path, m
     assert not any(r.ok for r in done.values()) and done["x=2"].metrics == {}
     assert all("exit code 3" in line and "no disk" in line and "process.log" in line for line in told if "failed" in line) and len(told) == 4
     assert "process.log" in done["x=3"].manifest.error["message"]
+    again = sweep(notebook, tmp_path / "s", {"x": [13]}, tell=told.append)["x=13"]
+    assert again.manifest.error["name"] == "Killed" and "exit code 3" in told[-1], "its AssertionError was another time"
 
 
 def test_two_sweeps_in_one_folder_share_the_work(notebook, tmp_path):

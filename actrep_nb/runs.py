@@ -461,7 +461,8 @@ def claimed(
         with open(path, "a+", encoding="utf-8") as file:
             try: owned = _owner(file)
             except BlockingIOError:
-                pid, host = (path.read_text().split() + ["?", "?"])[:2] if path.exists() else ("?", "?")
+                file.seek(0)
+                pid, host = (file.read().split() + ["?", "?"])[:2]
                 raise FolderBusy(f"{out}: process {pid} on {host} works on a run in this folder; wait for it, stop it, or name another folder") from None
             if not owned: continue
             file.truncate(0)
@@ -745,7 +746,7 @@ def sweep(
             if state in says and name not in told: tell(f"{name}: {says[state]}")
             told.add(name)
         todo = {name: jobs[name] for name, state in stands.items() if state in ("new", "half")}
-        if executor: return _submit(executor, todo, tell)
+        if executor: return _submit(executor, todo, batches, tell)
         tried = _work(todo, planned, shares, batches, tell)
         left = {name: jobs[name] for name, state in stands.items() if state != "done" and name not in tried}  # done by another process when it ends, or else ours
         if left: time.sleep(1)
@@ -789,11 +790,11 @@ def _written(job: dict[str, Any]) -> Path:
     return file
 
 
-def _submit(executor: Any, jobs: dict[str, dict[str, Any]], tell) -> dict[str, Any]:
+def _submit(executor: Any, jobs: dict[str, dict[str, Any]], batches: dict[str, str], tell) -> dict[str, Any]:
     "Hand the jobs to submitit as one array; it comes back at once."
     if not jobs: return {}
     submitted = executor.map_array(run_setting, [str(_written(job)) for job in jobs.values()])
-    for name, job in zip(jobs, submitted): tell(f"{name}: submitted as job {job.job_id}")
+    for name, job in zip(jobs, submitted): tell(f"{name}: submitted as job {job.job_id}" + (f", {batches[name]}" if batches[name] else ""))
     return dict(zip(jobs, submitted))
 
 

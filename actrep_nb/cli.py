@@ -615,26 +615,29 @@ def kernel_install(
 
 
 # %% ../nbs/18_cli.ipynb #7c75c4f0
-def _grid(texts: list[str], declared: dict[str, Any]) -> dict[str, list[Any]]:
+def _grid(texts: list[str], declared: dict[str, Any], notebook: str) -> dict[str, list[Any]]:
     "Values of `NAME=V1,V2,…` texts, each read as the notebook declares it."
-    from actrep_nb.runs import check_parameters, read_value
-
     pairs = [t.split("=", 1) for t in texts]
     if bad := [t for t, pair in zip(texts, pairs) if len(pair) != 2 or not pair[1]]: raise Usage(f"--grid {bad[0]}: write NAME=VALUE,VALUE")
-    check_parameters({name: None for name, _ in pairs if name not in declared}, declared, "the notebook")
-    return {name: [read_value(v, declared[name]) for v in values.split(",")] for name, values in pairs}
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]: raise Usage(f"--grid {twice[0]} is given twice: write all its values in one, --grid {twice[0]}=V1,V2")
+    read = _read([(name, v) for name, values in pairs for v in values.split(",")], declared, notebook)
+    return {name: [next(read) for _ in values.split(",")] for name, values in pairs}
 
 
 def _rows(table: Path | None, declared: dict[str, Any]) -> list[dict[str, Any]]:
     "The settings of a CSV whose columns are parameters. An empty cell leaves the parameter as it is."
     import csv
 
-    from actrep_nb.runs import check_parameters, read_value
-
     if table is None: return []
-    with open(table, newline="", encoding="utf-8-sig") as f: rows = list(csv.DictReader(f))
-    check_parameters({name: None for row in rows[:1] for name in row if name not in declared}, declared, str(table))
-    return [{name: read_value(text, declared[name]) for name, text in row.items() if text} for row in rows]
+    if not table.is_file(): raise Usage(f"--table {table}: there is no such file")
+    with open(table, newline="", encoding="utf-8-sig") as f: names, *rows = [row for row in csv.reader(f) if row] or [[]]
+    if not rows: raise Usage(f"{table} has no settings: a first line with names of parameters, then a line for each run")
+    if twice := [name for name in names if names.count(name) > 1]: raise Usage(f"{table}: the column {twice[0]} is there twice")
+    for k, row in enumerate(rows, 1):
+        if len(row) != len(names): raise Usage(f"{table}, row {k}: {len(row)} cells under {len(names)} names; leave a cell empty to keep the default, quote a value that holds a comma")
+    return [dict(zip([n for n, text in zip(names, row) if text], _read([(n, text) for n, text in zip(names, row) if text or n not in declared], declared, f"{table}, row {k}")))
+            for k, row in enumerate(rows, 1)]
 
 
 # %% ../nbs/18_cli.ipynb #8c7999f4
@@ -669,7 +672,7 @@ def sweep(
         declared = runs.notebook_parameters(path)
         if not grid and table is None: raise Usage("nothing to sweep: give --grid NAME=V1,V2 or --table settings.csv")
         executor = _slurm(slurm, out, parallel, ranks) if slurm else None
-        done = runs.sweep(path, out, _grid(grid, declared), _rows(table, declared), _parameters(parameter, declared, path.name), parallel, ranks, timeout=timeout, executor=executor, tell=say.say)
+        done = runs.sweep(path, out, _grid(grid, declared, path.name), _rows(table, declared), _parameters(parameter, declared, path.name), parallel, ranks, timeout=timeout, executor=executor, tell=say.say)
         if executor:
             say.data |= {"out": str(out), "submitted": {name: job.job_id for name, job in done.items()}}
             return
@@ -684,9 +687,13 @@ def _slurm(texts: str, out: Path, parallel: int, ranks: int) -> Any:
     "submitit's executor: Slurm's where it is installed, else processes that behave like its jobs."
     try: import submitit
     except ImportError: raise Usage("--slurm needs the package submitit: pip install submitit") from None
-    chosen = dict(pair.split("=", 1) for pair in texts.split(",") if "=" in pair)
+    pairs = [pair.split("=", 1) for pair in texts.split(",")]
+    if bad := [pair[0] for pair in pairs if len(pair) != 2]: raise Usage(f"--slurm {bad[0]!r}: write KEY=VALUE,KEY=VALUE")
+    chosen = dict(pairs)
     executor = submitit.AutoExecutor(folder=str(out / "slurm"), cluster=chosen.pop("cluster", None))
     known = {"timeout_min": int, "mem_gb": float, "cpus_per_task": int}
+    for k in known.keys() & chosen.keys():
+        if not re.fullmatch(r"\d+(\.\d+)?" if known[k] is float else r"\d+", chosen[k]): raise Usage(f"--slurm {k}={chosen[k]}: a number is needed")
     given = {(k if k in known or k.startswith("slurm_") else f"slurm_{k}"): known.get(k, str)(v) for k, v in chosen.items()}
     executor.update_parameters(**({"slurm_array_parallelism": parallel, "gpus_per_node": ranks} if executor.cluster == "slurm" else {}) | {"name": "actrep"} | given)
     return executor
@@ -712,17 +719,24 @@ def list_runs(
     """
     with command("runs", as_json) as say:
         import time
+        import warnings
 
         from actrep_nb.runs import find_runs, runs_table
 
-        if not folder.is_dir(): raise ValueError(f"{folder} is not a folder")
+        if not folder.is_dir(): raise Usage(f"{folder} is not a folder")
+        _can_write("--csv", table, (".csv",))
+        _can_write("--plot", plot, (".png", ".pdf", ".svg", ".jpg"))
+        before = None
         while True:
-            found = find_runs(folder)
+            with warnings.catch_warnings(record=True) as caught: found = find_runs(folder)
             if not found: raise ValueError(f"{folder} holds no runs (no manifest.json in it or below)")
             shown = runs_table(found)
-            say.say(shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"))
-            for r in found:
-                if r.manifest.status == "running" and (last := _last_step(r.out)): say.say(f"  {r.out}: {last}")
+            steps = [f"  {r.out}: {last}" for r in found if r.manifest.status == "running" and (last := _last_step(r.out))]
+            now = shown.drop(columns="seconds").to_string(), steps, [str(w.message) for w in caught]
+            if now != before or sys.stdout.isatty():  # seconds alone are nothing new to a file
+                for text in now[2]: say.warn(text)
+                for line in [shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"), *steps]: say.say(line)
+            before = now
             if not follow or "running" not in set(shown["status"]): break
             time.sleep(2)
         if plot: _plot_runs(found, plot, say)
@@ -730,38 +744,66 @@ def list_runs(
         say.data |= {"folder": str(folder), "runs": json.loads(shown.to_json(orient="records"))}
 
 
+def _can_write(option: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
+    "Raises Usage when a file cannot be written where an option says, before any work."
+    if path is None: return
+    if path.suffix.lower() not in suffixes: raise Usage(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir(): raise Usage(f"{option} {path}: there is no folder {path.parent}; make it first")
+
+
+def _log(path: Path) -> list[dict[str, Any]]:
+    "The logged steps of a run; a last line that is not whole yet is left out. ValueError names the file and the line."
+    rows = []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
+    for k, line in enumerate(lines, 1):
+        try: rows += [dict(json.loads(line))] if line.strip() else []
+        except (ValueError, TypeError):
+            if k < len(lines): raise ValueError(f"{path}, line {k}: not a logged step") from None
+    return rows
+
+
 def _last_step(out: Path) -> str:
     "The last logged step of a run, in words."
-    lines = (out / "log.jsonl").read_text().splitlines() if (out / "log.jsonl").exists() else []
-    try: row = json.loads(lines[-1]) if lines else {}
-    except ValueError: return ""
+    try: row = (_log(out / "log.jsonl") or [{}])[-1]
+    except ValueError as e: return str(e)
     return ", ".join(f"{k} {row[k]:.4g}" for k in ("step", "loss", "reward", "grad_norm") if isinstance(row.get(k), (int, float)))
 
 
 def _plot_runs(found: list[Any], path: Path, say: Output) -> None:
-    "Learning curves of runs that have a log."
+    "Learning curves of runs that have a log; one that cannot be read is noted and the others are drawn."
     from actrep_nb.plots import plot_runs
-    from actrep_nb.sft import read_log
 
-    logs = {r.out.name: read_log(r.out / "log.jsonl") for r in found if (r.out / "log.jsonl").exists()}
+    logs: dict[str, Any] = {}
+    for r in found:
+        try: logs |= {r.out.name: log} if (log := _log(r.out / "log.jsonl")) else {}
+        except ValueError as e: say.fail(str(r.out), str(e))
     if not logs: raise ValueError("none of these runs has a log.jsonl to draw")
     plot_runs(logs).savefig(path, dpi=150, bbox_inches="tight")
     say.say(f"curves: {path}")
     say.data["plot"] = str(path)
 
-
 # %% ../nbs/18_cli.ipynb #8a0392bf
 def _parameters(texts: list[str], declared: dict[str, Any], notebook: str) -> dict[str, Any]:
     "Values of `name=value` texts, read as the notebook declares them. Raises ParameterError."
-    from actrep_nb.runs import ParameterError, check_parameters, read_value
+    from actrep_nb.runs import ParameterError
 
     pairs = [t.split("=", 1) for t in texts]
     if bad := [t for t, pair in zip(texts, pairs) if len(pair) != 2]: raise ParameterError(f"-p {bad[0]}: a parameter needs a value, as in -p steps 100")
     names = [pair[0] for pair in pairs]
     if twice := [name for name in declared if names.count(name) > 1]: raise ParameterError(f"-p {twice[0]} is given twice")
-    unknown = {name: value for name, value in pairs if name not in declared}
-    if unknown: check_parameters(unknown, declared, notebook)
-    return {name: read_value(value, declared[name]) for name, value in pairs}
+    return dict(zip(names, _read([(name, text) for name, text in pairs], declared, notebook)))
+
+
+def _read(pairs: list[tuple[str, str]], declared: dict[str, Any], where: str) -> Iterator[Any]:
+    "Each text as the notebook declares its parameter. Raises ParameterError that lists all unknown names and bad values at once."
+    from actrep_nb.runs import ParameterError, check_parameters, read_value
+
+    values, problems = [], []
+    for name, text in pairs:
+        try: values.append(read_value(text, declared[name]) if name in declared else check_parameters({name: text}, declared, ""))
+        except ParameterError as e: problems.append(str(e).removeprefix(": "))
+    if problems: raise ParameterError(f"{where}: " + "; ".join(problems))
+    return iter(values)
 
 
 def _stamp() -> str:

@@ -14,7 +14,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -186,23 +186,24 @@ GLUE = "application/vnd.actrep.glue+json"
 
 def plain(
     value: Any,  # numbers, strings, lists, dictionaries; numpy and torch values as well
-) -> Any:  # the same in JSON's types; NaN and infinity, which JSON does not have, as None
+    no_number: Callable[[float], Any] = lambda x: None,  # what becomes of NaN and infinity, which JSON does not have
+) -> Any:  # the same in JSON's types
     "A value as JSON can hold it. TypeError names what it cannot."
     if isinstance(value, (str, bool, int, type(None))): return value
-    if isinstance(value, float): return float(value) if math.isfinite(value) else None
-    if isinstance(value, dict): return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [plain(v) for v in value]
+    if isinstance(value, float): return float(value) if math.isfinite(value) else no_number(float(value))
+    if isinstance(value, dict): return {str(k): plain(v, no_number) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [plain(v, no_number) for v in value]
     if isinstance(value, Path): return str(value)
-    if hasattr(value, "tolist"): return plain(value.tolist())
+    if hasattr(value, "tolist"): return plain(value.tolist(), no_number)
     raise TypeError(f"a {type(value).__name__} cannot be glued: use numbers, strings, lists and dictionaries")
 
 # %% ../nbs/00_show.ipynb #71bac588
 def glue(
     name: str,  # under which `read_glue` finds it
-    value: Any,  # see `plain`
+    value: Any,  # see `plain`; NaN and infinity are kept as the texts "nan", "inf" and "-inf"
 ) -> None:
     "Show `name = value`, and remember it in the notebook's output."
-    stored = plain(value)
+    stored = plain(value, str)
     text = f"{name} = {json.dumps(stored, ensure_ascii=False)}"
     if not in_notebook(): return print(text)
     from IPython.display import display

@@ -183,7 +183,7 @@ def test_hash_covers_names_and_contents(tmp_path):
     (tmp_path / "d" / "b").write_text("2")
     third = hash_path(tmp_path / "d")
     assert len({first["sha256"], second["sha256"], third["sha256"]}) == 3 and first["by"] == "contents"
-    assert hash_path(tmp_path / "d", limit=0)["by"] == "names and sizes"
+    assert hash_path(tmp_path / "d", limit=0)["by"] == "names, sizes and times"
 
 
 def test_shipped_experiments_declare_readable_parameters():

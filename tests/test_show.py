@@ -47,7 +47,7 @@ def executed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     cells = ["from actrep_nb.show import glue, progress\nimport numpy as np\nimport time",
              "for i in progress(range(40), desc='working'): time.sleep(0.03)",
-             "glue('mae', np.float64(0.25))\nglue('obo', {'value': 0.9, 'lo': float('nan')})",
+             "glue('mae', np.float64(0.25))\nglue('obo', {'value': 0.9, 'lo': float('nan'), 'hi': float('inf')})",
              "glue('mae', 0.5)"]
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     NotebookClient(nb, timeout=120, kernel_name="python3").execute()
@@ -63,7 +63,7 @@ def test_progress_is_one_output_in_a_notebook(executed):
 
 
 def test_glue_is_read_back_in_order_and_the_last_value_counts(executed):
-    assert read_glue(executed) == {"mae": 0.5, "obo": {"value": 0.9, "lo": None}}
+    assert read_glue(executed) == {"mae": 0.5, "obo": {"value": 0.9, "lo": "nan", "hi": "inf"}}
     assert "NaN" not in executed.read_text()
 
 

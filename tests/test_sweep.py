@@ -1,16 +1,19 @@
 "Sweeps survive what happens to them: nothing is lost, nothing done twice."
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from actrep_nb.runs import ParameterError, find_runs, load_run, run, runs_table, setting_name, settings, sweep
+from actrep_nb.runs import FolderBusy, ParameterError, batch_text, claimed, find_notebook, find_runs, load_run, notebook_parameters, run, runs_table, setting_name, settings, start_manifest, sweep
 
 
 @pytest.fixture
@@ -130,3 +133,172 @@ def test_slurm_array_jobs_through_the_local_executor(notebook, tmp_path):
     jobs = sweep(notebook, tmp_path / "s", {"x": [4, 5]}, executor=executor)
     assert [job.result().metrics["square"] for job in jobs.values()] == [16, 25]
     assert sweep(notebook, tmp_path / "s", {"x": [4, 5]}, executor=executor) == {}, "nothing is left to submit"
+
+
+def in_background(code):
+    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}, stdout=subprocess.PIPE, text=True)
+
+
+def test_what_an_earlier_run_left_is_no_result_of_this_one(notebook, tmp_path, monkeypatch):
+    "The process of the second sweep dies before it can write a word: the folder's old result may not pass for its own."
+    sweep(notebook, tmp_path / "s", {"x": [2, 13]}, tell=lambda line: None)
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/sitecustomize.py").write_text("import os\nprint('no disk', flush=True)\nos._exit(3)\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "broken"), *sys.path])
+    told = []
+    done = sweep(notebook, tmp_path / "s", {"x": [2, 3]}, parameters={"pause": 0.02}, tell=told.append)
+    assert not any(r.ok for r in done.values()) and done["x=2"].metrics == {}
+    assert all("exit code 3" in line and "no disk" in line and "process.log" in line for line in told if "failed" in line) and len(told) == 4
+    assert "process.log" in done["x=3"].manifest.error["message"]
+    again = sweep(notebook, tmp_path / "s", {"x": [13]}, tell=told.append)["x=13"]
+    assert again.manifest.error["name"] == "Killed" and "exit code 3" in told[-1], "its AssertionError was another time"
+
+
+def test_two_sweeps_in_one_folder_share_the_work(notebook, tmp_path):
+    code = f"""from actrep_nb.runs import sweep
+done = sweep({str(notebook)!r}, {str(tmp_path / 's')!r}, {{'x': [2, 3]}}, parameters={{'pause': 0.05}})
+assert [r.metrics['square'] for r in done.values()] == [4, 9]"""
+    both = [in_background(code) for _ in range(2)]
+    said = [p.communicate(timeout=120)[0] for p in both]
+    assert [p.returncode for p in both] == [0, 0], said
+    assert sorted((tmp_path / "log").read_text().split("\n"))[1:] == [f"{x} {what}" for x in (2, 3) for what in ("end", "from 0")]
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(notebook, tmp_path):
+    out = tmp_path / "r"
+    first = run(notebook, out, {"x": 5}, quiet=True)
+    holder = in_background(f"from actrep_nb.runs import claimed\nimport time\nwith claimed({str(out)!r}):\n    print('mine', flush=True); time.sleep(60)")
+    assert holder.stdout.readline() == "mine\n"
+    with pytest.raises(FolderBusy, match=f"r: process {holder.pid} on "): run(notebook, out, {"x": 6}, quiet=True)
+    assert load_run(out).metrics == first.metrics
+    holder.kill()
+    holder.wait()
+    with claimed(out): pass
+    assert not (out / "process").exists()
+
+
+def test_settings_that_contradict_themselves_are_refused(notebook, tmp_path):
+    "Before a folder is made."
+    for more, words in (({"parameters": {"x": 5}}, "x is in the grid and also set for all"), ({"parameters": {"out": "here"}}, "out cannot be set"),
+                        ({"rows": [{"out": "here"}]}, "out cannot be set"), ({"rows": [{"x": 2, "resume": False}]}, "twice: .* are the same run")):
+        with pytest.raises(ParameterError, match=words): sweep(notebook, tmp_path / "s", {"x": [2]}, **more)
+    assert not (tmp_path / "s").exists()
+
+
+def test_different_settings_have_different_names():
+    several = [{"a": "1,b=2"}, {"a": "1", "b": 2}, {"a": 1, "b": 2}, {"a": None}, {"a": "None"}, {"a": True}, {"a": "True"}, {"a": [1, "2"]}, {"a": ["1", 2]}, {"a": "x,y"}, {"a": "x y"}]
+    assert len({setting_name(s) for s in several}) == len(several)
+
+
+def test_videos_beside_the_annotations_are_data(tmp_path):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('clips: str = ""\nvideos: str = ""', metadata={"tags": ["parameters"]})])
+    nbformat.write(nb, tmp_path / "n.ipynb")
+    (tmp_path / "d/videos").mkdir(parents=True)
+    (tmp_path / "d/clips.csv").write_text("file,count\na.mp4,1\n")
+    video = tmp_path / "d/videos/a.mp4"
+    video.write_bytes(b"one")
+
+    def data(videos=""): return start_manifest(tmp_path / "n.ipynb", {"clips": str(tmp_path / "d/clips.csv"), "videos": videos}, tmp_path / "o").data
+
+    before = data()
+    assert data() == before and before["videos beside clips"]["by"] == "names, sizes and times"
+    video.write_bytes(b"two")
+    os.utime(video, ns=(1, 1))
+    assert data()["videos beside clips"]["sha256"] != before["videos beside clips"]["sha256"] and data()["clips"] == before["clips"]
+    assert set(data(str(tmp_path / "d/videos"))) == {"clips", "videos"}
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_the_run(tmp_path):
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("batch: int = 8\naccumulation: int = 1", metadata={"tags": ["parameters"]})])
+    nbformat.write(nb, tmp_path / "n.ipynb")
+    with pytest.raises(ParameterError, match="n.ipynb: batch=8 does not divide into 3 ranks"): run(tmp_path / "n.ipynb", tmp_path / "o", ranks=3)
+    with pytest.raises(ParameterError, match="batch=8 does not divide"): sweep(tmp_path / "n.ipynb", tmp_path / "o", {"accumulation": [1, 3]})
+    assert not (tmp_path / "o").exists()
+    assert batch_text({"prompts": 8, "accumulation": 2}, 2, "") == "batch of 8 = 2 ranks × 2 examples × 2 passes" and batch_text({"batch": 8}, 3, "") == ""
+
+
+def test_defaults_are_of_their_type_and_notebooks_are_notebooks(tmp_path):
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('lr: float = "small"', metadata={"tags": ["parameters"]})]), tmp_path / "sleep.ipynb")
+    with pytest.raises(ParameterError, match="line 1: lr is declared as float, its default 'small'"): notebook_parameters(tmp_path / "sleep.ipynb")
+    (tmp_path / "mk.py").touch()
+    for name, words in (("slep.ipynb", "did you mean 'sleep.ipynb'"), ("mk.py", "mk.py is no .ipynb")):
+        with pytest.raises(FileNotFoundError, match=words): find_notebook(tmp_path / name)
+
+
+def test_mistakes_in_a_command_are_named_and_end_with_2(notebook, tmp_path, monkeypatch, capsys):
+    from actrep_nb.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    for name, text in (("many.csv", "x,pause\n2,0.1\n3,0.2,7\n"), ("few.csv", "x,pause\n2\n"), ("bad.csv", "x,pause\n2,0.1\ntwo,slow\n"), ("none.csv", "x\n")): (tmp_path / name).write_text(text)
+    (tmp_path / "s").mkdir()
+    table = ["sweep", "count.ipynb", "--out", "o", "--table"]
+    grid = ["sweep", "count.ipynb", "--out", "o", "--grid", "x=0"]
+    for words, *says in ((table + ["many.csv"], "many.csv, row 2: 3 cells under 2 names"), (table + ["few.csv"], "few.csv, row 1: 1 cells under 2"),
+                         (table + ["bad.csv"], "bad.csv, row 2: x must be int", "pause must be float"), (table + ["none.csv"], "no settings"), (table + ["gone.csv"], "no such file"),
+                         (grid + ["--grid", "x=1"], "--grid x is given twice"), (grid + ["-p", "x", "5"], "x is in the grid"), (grid + ["-p", "out", "here"], "out cannot be set"),
+                         (["run", "count.ipynb", "-p", "x", "two", "-p", "pauze", "1"], "count.ipynb: x must be int", "did you mean 'pause'"), (["run", "cout.ipynb"], "did you mean 'count.ipynb'"),
+                         (["runs", "gone"], "not a folder"), (["runs", "s", "--csv", "no/t.csv"], "there is no folder no"), (["runs", "s", "--plot", "c.docx"], "must end in .png")):
+        assert main(words) == 2, words
+        said = capsys.readouterr().err
+        assert all(text in said for text in says), (says, said)
+    assert not (tmp_path / "o").exists()
+
+
+def test_damaged_files_of_one_run_do_not_hide_the_others(tmp_path, monkeypatch, capsys):
+    from actrep_nb.cli import main
+
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "n.ipynb")
+    for k, name in enumerate(["whole", "torn", "broken", "metrics"]):
+        (tmp_path / "s" / name).mkdir(parents=True)
+        manifest = start_manifest(tmp_path / "n.ipynb", {"k": k}, tmp_path / "s" / name)
+        manifest.save(tmp_path / "s" / name / "manifest.json")
+        (tmp_path / "s" / name / "log.jsonl").write_text("".join(json.dumps({"step": i, "loss": 1 / i}) + "\n" for i in range(1, 9)))
+    with open(tmp_path / "s/torn/log.jsonl", "a") as f: f.write('{"step": 9, "lo')
+    with open(tmp_path / "s/broken/log.jsonl", "a") as f: f.write('{"step"\n{"step": 9}\n')
+    (tmp_path / "s/metrics/metrics.json").write_text('{"loss": ')
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs", "s", "--plot", "c.png", "--json"]) == 1
+    said = capsys.readouterr()
+    data = json.loads(said.out.splitlines()[-1])
+    assert len(data["runs"]) == 4 and [f["file"] for f in data["failed"]] == ["s/broken"] and (tmp_path / "c.png").exists()
+    assert "s/broken/log.jsonl, line 9" in said.err and "s/metrics/metrics.json cannot be read" in said.err
+
+
+def test_following_into_a_pipe_repeats_nothing(tmp_path, monkeypatch, capsys):
+    from actrep_nb.cli import main
+
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "n.ipynb")
+    out, rounds = tmp_path / "s/r", []
+    out.mkdir(parents=True)
+    begun = datetime.now(timezone.utc) - timedelta(seconds=9000)
+    manifest = replace(start_manifest(tmp_path / "n.ipynb", {}, out), started=begun.isoformat())
+    manifest.save(out / "manifest.json")
+
+    def sleep(seconds):
+        rounds.append(seconds)
+        if len(rounds) == 2: (out / "log.jsonl").write_text('{"step": 1, "loss": 2.5}\n')
+        if len(rounds) == 4: replace(manifest, status="done", seconds=9.0).save(out / "manifest.json")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with claimed(out): assert main(["runs", str(tmp_path / "s"), "--follow"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("seconds") == 3 and said.count("loss 2.5") == 1 and len(rounds) == 4 and re.search(r"running +90\d\d", said)
+
+
+def test_the_warning_about_widgets_is_not_shown_as_progress(tmp_path):
+    cell = "from tqdm.auto import tqdm"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell)]), tmp_path / "n.ipynb")
+    assert "IProgress not found" not in run(tmp_path / "n.ipynb", tmp_path / "o", quiet=True).notebook.read_text()
+
+
+def test_nan_and_infinity_are_told_apart_from_a_metric_that_is_missing(tmp_path, capsys):
+    from actrep_nb.cli import main
+
+    nbformat.write(nbformat.v4.new_notebook(), tmp_path / "n.ipynb")
+    for name, metrics in {"a": {"loss": "nan"}, "b": {"loss": "-inf"}, "c": {"loss": 0.5}, "d": {}}.items():
+        (tmp_path / "s" / name).mkdir(parents=True)
+        start_manifest(tmp_path / "n.ipynb", {}, tmp_path / "s" / name).save(tmp_path / "s" / name / "manifest.json")
+        (tmp_path / "s" / name / "metrics.json").write_text(json.dumps(metrics))
+    assert main(["runs", str(tmp_path / "s"), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["runs"]
+    assert {r["run"]: r["loss"] for r in rows} == {"a": "nan", "b": "-inf", "c": 0.5, "d": None}

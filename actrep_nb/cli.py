@@ -549,7 +549,7 @@ def run(
     parameter: Annotated[list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter (repeatable). NAME=VALUE works too.")] = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NOTEBOOK/DATE-TIME.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that one cell may take.")] = None,
-    ranks: Annotated[int | None, typer.Option(help="Kernels on this machine that run the notebook together, one for each GPU. Default: the variable ACTREP_RANKS, or 1.")] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Kernels on this machine that run the notebook together, one for each GPU. Default: the variable ACTREP_RANKS, or 1.")] = None,
     no_input: Annotated[bool, typer.Option("--no-input", help="Leave the code out of report.html.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Only list the notebook's parameters.")] = False,
     as_json: AsJson = False,

@@ -51,8 +51,9 @@ class Place:
     def env(self, local: int) -> dict[str, str]:
         "What torchrun would tell the process of this local rank."
         if self.world == 1: return {}
-        said = {"RANK": self.first + local, "LOCAL_RANK": local, "WORLD_SIZE": self.world, "LOCAL_WORLD_SIZE": self.ranks, "GROUP_RANK": self.node,
-                "MASTER_ADDR": self.host, "MASTER_PORT": self.port, "ACTREP_RANKS": self.ranks}
+        rank = self.first + local
+        said = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": self.world, "LOCAL_WORLD_SIZE": self.ranks, "GROUP_RANK": self.node, "MASTER_ADDR": self.host, "MASTER_PORT": self.port,
+                "ACTREP_RANKS": self.ranks, "ACTREP_RANK": rank}  # ACTREP_RANK tells a rank from what a launcher started
         return {name: str(value) for name, value in said.items()}
 
 # %% ../nbs/15a_spmd.ipynb #7e15b0ca
@@ -67,8 +68,10 @@ def find_place(
     ranks: int | None = None,  # on this node; None: the variable ACTREP_RANKS, or 1
     env: Mapping[str, str] = os.environ,  # what a launcher of several nodes said
 ) -> Place:
-    "The place of this engine. ValueError when a launcher started several engines on one node, or shows fewer GPUs than there are to be ranks."
-    ranks = ranks or int(env.get("ACTREP_RANKS") or 1)
+    "The place of this engine. ValueError in a rank, when a launcher started several engines on one node, or when it shows fewer GPUs than there are to be ranks."
+    if rank := env.get("ACTREP_RANK"):
+        raise ValueError(f"this is rank {rank} of {env.get('WORLD_SIZE')}: a rank starts no run of its own, or there would be one for each. Call it in a terminal, or in a notebook with the kernel Python 3; in this notebook, call what the run would do")
+    ranks = int(env.get("ACTREP_RANKS") or 1) if ranks is None else ranks
     if ranks < 1: raise ValueError(f"ranks={ranks}: one kernel at least")
     gpus = [gpu for gpu in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu.strip() not in ("", "-1")]
     if 0 < len(gpus) < ranks: raise ValueError(f"{ranks} ranks and {len(gpus)} GPU{'s' * (len(gpus) > 1)}: CUDA_VISIBLE_DEVICES shows only {','.join(gpus)}; unset it, or start fewer ranks")

@@ -136,6 +136,10 @@ def book(here):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), here / "twice.ipynb")
 
 
+def test_run_wants_one_rank_at_least(here, capsys):
+    assert main(["run", "sft", "--ranks", "0"]) == 2 and "--ranks" in capsys.readouterr().err
+
+
 def test_run_reads_values_by_the_notebooks_types(book, here, capsys):
     assert main(["run", "twice.ipynb", "-p", "n", "21", "-p", "name", "12", "--out", "out", "--json"]) == 0
     data, _ = last_json(capsys)

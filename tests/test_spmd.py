@@ -181,9 +181,18 @@ def test_places():
     assert find_place(2, {"SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0"}).nodes == 1, "a batch script that did not call srun"
     for env, words in ((torchrun | {"LOCAL_RANK": "1"}, "two engines"), ({k: v for k, v in slurm.items() if k != "MASTER_ADDR"}, "MASTER_ADDR")):
         with pytest.raises(ValueError, match=words): find_place(2, env)
-    with pytest.raises(ValueError, match="one kernel"): find_place(-1, {})
+    for none in (0, -1):
+        with pytest.raises(ValueError, match="one kernel"): find_place(none, {})
     with pytest.raises(ValueError, match="8 ranks and 1 GPU: CUDA_VISIBLE_DEVICES shows only 3"): find_place(8, {"CUDA_VISIBLE_DEVICES": "3"})
     assert [find_place(2, {"CUDA_VISIBLE_DEVICES": shown}).ranks for shown in ("", "-1", "4,5")] == [2, 2, 2]
+
+
+def test_a_rank_starts_no_run_of_its_own(tmp_path, monkeypatch):
+    "It knows RANK and WORLD_SIZE as an engine under torchrun does, and would wait for the engine of another node for ever."
+    for name, value in Place(2, port=29500).env(1).items(): monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="this is rank 1 of 2.*terminal"): run("sft", tmp_path / "run", ranks=2)
+    assert not (tmp_path / "run").exists()
+    assert "ACTREP_RANK" not in Place().env(0), "a rank alone may start what it likes"
 
 
 def test_the_root_cause_is_a_death_or_the_first_error():

@@ -208,6 +208,21 @@ def test_plan_and_bench_refuse_what_cannot_be_and_take_a_rate(here, capsys):
     assert main(["bench", "video", "--videos", "nope"]) == 2 and "no such folder" in capsys.readouterr().err
 
 
+def test_plan_says_what_training_keeps_without_a_file_or_a_checkpoint(here, capsys):
+    "2 bytes for a weight, 14 more for one that is trained, on eight GPUs."
+    name = "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert main(["plan", "--model", name, "--gpus", "8", "--strategy", "zero3", "--frozen", "", "--json"]) == 0
+    memory = last_json(capsys)[0]["memory"]
+    assert memory["parameters"] == memory["trained"] == 3_754_622_976 and list(memory["mib"]) == ["zero3"]
+    assert sum(memory["mib"]["zero3"].values()) == pytest.approx(16 * 3_754_622_976 / 8 / 2**20)
+    (here / "clips.csv").write_text(PLANNED)
+    assert main(["plan", "clips.csv", "--model", name, "--strategy", "ddp", "--json"]) == 0
+    data = last_json(capsys)[0]
+    assert list(data["memory"]["mib"]) == ["ddp"] and data["memory"]["gpus"] == 1 and data["kv_bytes"] == 2 * 2 * 36 * 2 * 128
+    for wrong, words in (([], "FILE"), (["--strategy", "zero9", "--model", name], "zero3_offload"), (["--gpus", "2"], name)):
+        assert main(["plan", *wrong]) == 2 and words in capsys.readouterr().err
+
+
 def test_plan_takes_the_size_and_depth_of_a_checkpoint(here, capsys):
     (here / "clips.csv").write_text(PLANNED)
     base = str(ROOT / "data" / "tiny_base")

@@ -372,10 +372,12 @@ def audit(
 # %% ../nbs/18_cli.ipynb #ba196010
 def _spec(model: str) -> dict[str, Any]:
     "What `plan_table` must know of a family's name or a checkpoint's folder. Keys and values are counted at 16 bits."
-    from actrep_nb.parallel import PUBLISHED
     from actrep_nb.video import FRAME_RULES
 
     if model in FRAME_RULES: return {"family": model}
+    quiet_libraries()
+    from actrep_nb.parallel import PUBLISHED
+
     folder = Path(model)
     known = (folder / "config.json").exists()
     if not known and model not in PUBLISHED: raise Usage(f"no model {model!r}: name a family ({', '.join(FRAME_RULES)}), a folder with a config.json, or one of {', '.join(PUBLISHED)}")
@@ -459,6 +461,7 @@ def plan(
 # %% ../nbs/18_cli.ipynb #4a812bdc
 def _memory(model: str, gpus: int, frozen: str, strategy: str | None, say: Output) -> dict[str, Any]:
     "What training keeps on each GPU under one strategy or each, before activations: a line each."
+    quiet_libraries()
     from actrep_nb.parallel import PUBLISHED, STRATEGIES, parameter_counts, state_bytes
 
     if strategy and strategy not in STRATEGIES: raise Usage(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")

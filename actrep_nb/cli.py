@@ -375,9 +375,13 @@ def _spec(model: str) -> dict[str, Any]:
     from actrep_nb.video import FRAME_RULES
 
     if model in FRAME_RULES: return {"family": model}
+    quiet_libraries()
+    from actrep_nb.parallel import PUBLISHED
+
     folder = Path(model)
-    if not (folder / "config.json").exists(): raise Usage(f"no model {model!r}: name a family ({', '.join(FRAME_RULES)}) or a folder with a config.json")
-    config = json.loads((folder / "config.json").read_text())
+    known = (folder / "config.json").exists()
+    if not known and model not in PUBLISHED: raise Usage(f"no model {model!r}: name a family ({', '.join(FRAME_RULES)}), a folder with a config.json, or one of {', '.join(PUBLISHED)}")
+    config = json.loads((folder / "config.json").read_text()) if known else PUBLISHED[model]
     if (family := config.get("model_type")) not in FRAME_RULES: raise Usage(f"{model} is a {family}; there are {', '.join(FRAME_RULES)}")
     text, spec = config.get("text_config", config), {"family": family}
     head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
@@ -404,15 +408,16 @@ def _motion(clip: Any, size: tuple[int, int]) -> Any:
 # %% ../nbs/18_cli.ipynb #2a35dbb8
 @app.command(short_help="what a frame rate costs, and which clips are too fast for it")
 def plan(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Annotation file.", show_default=False)],
-    model: Annotated[str, typer.Option(help="Family (qwen2_vl, qwen2_5_vl, qwen3_vl) or checkpoint folder.")] = "qwen2_5_vl",
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Annotation file. With --gpus or --strategy it may be left out: then memory is all that is shown.", show_default=False)] = None,
+    model: Annotated[str, typer.Option(help="Family (qwen2_vl, qwen2_5_vl, qwen3_vl), checkpoint folder, or published checkpoint, as Qwen/Qwen2.5-VL-3B-Instruct.")] = "qwen2_5_vl",
     videos: Annotated[Path | None, typer.Option(help="Folder of the videos; they are looked at for length, size and rate.")] = None,
     fps: Annotated[str, typer.Option(help="Rates to compare, separated by commas.")] = "1,2,4,8",
     source_fps: Annotated[float | None, typer.Option(help="Frame rate of frame numbers in a file that names none.")] = None,
     max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the model's processor: of a frame, for Qwen3-VL of the video. Default: the model's.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Token budget of the line that is planned by motion.")] = 8192,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of videos that are not here.")] = "1280x720",
-    gpus: Annotated[int, typer.Option(min=0, help="Also what training keeps on each of so many GPUs, for every strategy; the model must be a checkpoint or a folder with its config.json.")] = 0,
+    gpus: Annotated[int, typer.Option(min=0, help="Also what training keeps on each of so many GPUs; the model must be a published checkpoint or a folder with a config.json.")] = 0,
+    strategy: Annotated[str | None, typer.Option(help="Show that for one strategy: ddp, zero2, zero3, zero3_offload, fsdp2. Default: all.")] = None,
     frozen: Annotated[str, typer.Option(help="Parts that are not trained, for --gpus: vision, merger, language.")] = "vision,merger",
     as_json: AsJson = False,
 ) -> None:
@@ -423,11 +428,16 @@ def plan(
       actrep plan train.csv --model qwen3_vl
       actrep plan train.csv --videos clips --model checkpoints/mine --fps 2,4,8,16
       actrep plan train.csv --model checkpoints/mine --gpus 8
+      actrep plan --model Qwen/Qwen2.5-VL-3B-Instruct --strategy zero3 --gpus 8
     """
     with command("plan", as_json) as say:
         from actrep_nb.records import load_clips
         from actrep_nb.video import VideoError, plan_table
 
+        if not (file or gpus or strategy): raise Usage("name an annotation FILE to see what frame rates cost, or --gpus to see what training keeps")
+        if gpus or strategy: say.data["memory"] = _memory(model, gpus or 1, frozen, strategy, say)
+        if not file: return
+        if gpus or strategy: say.say()
         try: rates, (width, height) = [float(r) for r in fps.split(",")], (int(s) for s in size.split("x"))
         except ValueError: raise Usage(f"--fps {fps} --size {size}: --fps takes numbers separated by commas, --size takes WIDTHxHEIGHT, as in 1280x720") from None
         if min(width, height) < 1 or (max_pixels is not None and max_pixels < 1) or not all(0 < r < float("inf") for r in (*rates, source_fps or 1)):
@@ -446,18 +456,20 @@ def plan(
         table = plan_table(motions, rates=rates, max_tokens=max_tokens, **(spec | ({"max_pixels": max_pixels} if max_pixels else {})))
         for line in _plan_lines(table): say.say(line)
         say.say(f"{len(motions)} of {len(loaded.kept) + len(loaded.rejected)} rows planned for {spec['family']}; too fast: fewer than two slots of two frames for each repetition")
-        if gpus: say.data["memory"] = _memory(model, gpus, frozen, say)
         say.data |= {"file": str(file), **spec, "clips": len(motions), "rows": len(loaded.kept) + len(loaded.rejected), "max_tokens": max_tokens, "table": table}
 
 # %% ../nbs/18_cli.ipynb #4a812bdc
-def _memory(model: str, gpus: int, frozen: str, say: Output) -> dict[str, Any]:
-    "What training keeps on each GPU under each strategy, before activations: a line each."
-    from actrep_nb.parallel import STRATEGIES, parameter_counts, state_bytes
+def _memory(model: str, gpus: int, frozen: str, strategy: str | None, say: Output) -> dict[str, Any]:
+    "What training keeps on each GPU under one strategy or each, before activations: a line each."
+    quiet_libraries()
+    from actrep_nb.parallel import PUBLISHED, STRATEGIES, parameter_counts, state_bytes
 
-    if not (Path(model) / "config.json").exists(): raise Usage(f"--gpus needs a folder with a config.json as --model; {model} is the name of a family")
+    if strategy and strategy not in STRATEGIES: raise Usage(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
+    if model not in PUBLISHED and not (Path(model) / "config.json").exists():
+        raise Usage(f"--model {model}: what training keeps depends on a model's size; name a folder with a config.json, or one of {', '.join(PUBLISHED)}")
     weights, trained = parameter_counts(model, *[part for part in frozen.split(",") if part])
-    say.say(f"\n{weights / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million trained in mixed precision on {gpus} GPUs; MiB on each, before activations:")
-    kept = {name: {part: size / 2**20 for part, size in state_bytes(weights, trained, name, gpus).items()} for name in STRATEGIES}
+    say.say(f"{weights / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million trained in mixed precision on {gpus} GPU{'s' * (gpus > 1)}; MiB on each, before activations:")
+    kept = {name: {part: size / 2**20 for part, size in state_bytes(weights, trained, name, gpus).items()} for name in ([strategy] if strategy else STRATEGIES)}
     say.say(f"{'strategy':>14} {'weights':>10} {'gradients':>10} {'optimiser':>10} {'in all':>10} {'on the CPU':>11}")
     for name, k in kept.items():
         say.say(f"{name:>14} {k['weights']:>10,.1f} {k['gradients']:>10,.1f} {k['optimiser']:>10,.1f} {sum(k.values()) - k['cpu']:>10,.1f} {k['cpu']:>11,.1f}")
@@ -549,7 +561,7 @@ def run(
     parameter: Annotated[list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter (repeatable). NAME=VALUE works too.")] = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NOTEBOOK/DATE-TIME.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that one cell may take.")] = None,
-    ranks: Annotated[int | None, typer.Option(help="Kernels on this machine that run the notebook together, one for each GPU. Default: the variable ACTREP_RANKS, or 1.")] = None,
+    ranks: Annotated[int | None, typer.Option(min=1, help="Kernels on this machine that run the notebook together, one for each GPU. Default: the variable ACTREP_RANKS, or 1.")] = None,
     no_input: Annotated[bool, typer.Option("--no-input", help="Leave the code out of report.html.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Only list the notebook's parameters.")] = False,
     as_json: AsJson = False,

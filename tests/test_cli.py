@@ -136,6 +136,10 @@ def book(here):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), here / "twice.ipynb")
 
 
+def test_run_wants_one_rank_at_least(here, capsys):
+    assert main(["run", "sft", "--ranks", "0"]) == 2 and "--ranks" in capsys.readouterr().err
+
+
 def test_run_reads_values_by_the_notebooks_types(book, here, capsys):
     assert main(["run", "twice.ipynb", "-p", "n", "21", "-p", "name", "12", "--out", "out", "--json"]) == 0
     data, _ = last_json(capsys)
@@ -202,6 +206,21 @@ def test_plan_and_bench_refuse_what_cannot_be_and_take_a_rate(here, capsys):
     data, err = last_json(capsys)
     assert (data["clips"], data["rows"]) == (1, 2) and "left out: frames.csv, row 3, count" in err
     assert main(["bench", "video", "--videos", "nope"]) == 2 and "no such folder" in capsys.readouterr().err
+
+
+def test_plan_says_what_training_keeps_without_a_file_or_a_checkpoint(here, capsys):
+    "2 bytes for a weight, 14 more for one that is trained, on eight GPUs."
+    name = "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert main(["plan", "--model", name, "--gpus", "8", "--strategy", "zero3", "--frozen", "", "--json"]) == 0
+    memory = last_json(capsys)[0]["memory"]
+    assert memory["parameters"] == memory["trained"] == 3_754_622_976 and list(memory["mib"]) == ["zero3"]
+    assert sum(memory["mib"]["zero3"].values()) == pytest.approx(16 * 3_754_622_976 / 8 / 2**20)
+    (here / "clips.csv").write_text(PLANNED)
+    assert main(["plan", "clips.csv", "--model", name, "--strategy", "ddp", "--json"]) == 0
+    data = last_json(capsys)[0]
+    assert list(data["memory"]["mib"]) == ["ddp"] and data["memory"]["gpus"] == 1 and data["kv_bytes"] == 2 * 2 * 36 * 2 * 128
+    for wrong, words in (([], "FILE"), (["--strategy", "zero9", "--model", name], "zero3_offload"), (["--gpus", "2"], name)):
+        assert main(["plan", *wrong]) == 2 and words in capsys.readouterr().err
 
 
 def test_plan_takes_the_size_and_depth_of_a_checkpoint(here, capsys):

@@ -1,4 +1,5 @@
 "Training on two ranks: the same losses as in one process, under every strategy; and the two traps, which bite when the guard is taken away."
+import json
 from pathlib import Path
 
 import nbformat
@@ -129,6 +130,25 @@ def test_parameters_are_counted_without_loading(tiny):
 
     model = freeze(load_model(tiny, device="cpu")[0], "vision")
     assert parameter_counts(str(tiny), "vision") == trainable(model)[::-1]
+
+
+@pytest.mark.parametrize("name, count", {  # the number of parameters that the hub shows for their weights
+    "Qwen2-VL-2B": 2_208_985_600, "Qwen2-VL-7B": 8_291_375_616, "Qwen2.5-VL-3B": 3_754_622_976, "Qwen2.5-VL-7B": 8_292_166_656, "Qwen2.5-VL-32B": 33_452_718_336,
+    "Qwen2.5-VL-72B": 73_410_777_344, "Qwen3-VL-2B": 2_127_532_032, "Qwen3-VL-4B": 4_437_815_808, "Qwen3-VL-8B": 8_767_123_696}.items())
+def test_published_checkpoints_have_their_size(name, count):
+    from actrep_nb.parallel import parameter_counts
+
+    assert parameter_counts(f"Qwen/{name}-Instruct")[0] == count
+
+
+def test_deepspeed_reads_a_saved_strategy(tmp_path):
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    from actrep_nb.parallel import save_strategy
+
+    save_strategy("zero3_offload", tmp_path / "zero3.json")
+    zero = DeepSpeedZeroConfig(**json.loads((tmp_path / "zero3.json").read_text())["zero_optimization"])
+    assert zero.stage == 3 and zero.offload_param.device == zero.offload_optimizer.device == "cpu"
 
 
 # --- work that is shared out

@@ -94,6 +94,12 @@ def test_a_full_disk_under_the_run_folder(book, tmp_path):
     finally: subprocess.run(["umount", disk], check=True)
 
 
+def test_an_error_of_all_ranks_is_said_once(book, tmp_path):
+    with pytest.raises(RunFailed, match="no such clip"): run(book("raise ValueError('no such clip')"), tmp_path / "run", ranks=2, quiet=True)
+    errors = [o for c in nbformat.read(tmp_path / "run/notebook.ipynb", 4).cells for o in c.get("outputs", []) if o.output_type == "error"]
+    assert [e.evalue for e in errors] == ["no such clip"]
+
+
 def test_of_progress_the_end_is_kept_and_of_rank_0_only(book, tmp_path):
     "Two bars of the house, one drawn with carriage returns, a cell that fails while it draws, and a line so long that nothing may look at it twice."
     path = book("from actrep_nb.show import progress\nfor bar in ('first', 'second'):\n    for _ in progress(range(60), desc=bar): time.sleep(0.02)", "print('x' * 2**20)",
@@ -181,9 +187,18 @@ def test_places():
     assert find_place(2, {"SLURM_PROCID": "0", "SLURM_NTASKS": "3", "SLURM_LOCALID": "0"}).nodes == 1, "a batch script that did not call srun"
     for env, words in ((torchrun | {"LOCAL_RANK": "1"}, "two engines"), ({k: v for k, v in slurm.items() if k != "MASTER_ADDR"}, "MASTER_ADDR")):
         with pytest.raises(ValueError, match=words): find_place(2, env)
-    with pytest.raises(ValueError, match="one kernel"): find_place(-1, {})
+    for none in (0, -1):
+        with pytest.raises(ValueError, match="one kernel"): find_place(none, {})
     with pytest.raises(ValueError, match="8 ranks and 1 GPU: CUDA_VISIBLE_DEVICES shows only 3"): find_place(8, {"CUDA_VISIBLE_DEVICES": "3"})
     assert [find_place(2, {"CUDA_VISIBLE_DEVICES": shown}).ranks for shown in ("", "-1", "4,5")] == [2, 2, 2]
+
+
+def test_a_rank_starts_no_run_of_its_own(tmp_path, monkeypatch):
+    "It knows RANK and WORLD_SIZE as an engine under torchrun does, and would wait for the engine of another node for ever."
+    for name, value in Place(2, port=29500).env(1).items(): monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="this is rank 1 of 2.*terminal"): run("sft", tmp_path / "run", ranks=2)
+    assert not (tmp_path / "run").exists()
+    assert "ACTREP_RANK" not in Place().env(0), "a rank alone may start what it likes"
 
 
 def test_the_root_cause_is_a_death_or_the_first_error():
@@ -206,7 +221,7 @@ def fan(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
     assert spec.name == "actrep-x2"
     km = KernelManager(kernel_name="actrep-x2")
-    km.start_kernel()
+    km.start_kernel(stderr=(tmp_path / "stderr").open("wb"))
     kc = km.client()
     kc.start_channels()
     kc.wait_for_ready(timeout=60)
@@ -215,10 +230,11 @@ def fan(tmp_path, monkeypatch):
     km.shutdown_kernel(now=True)
 
 
-def ask(kc, code, timeout=60):
-    "Run a cell: what was shown, and the reply."
-    shown = []
-    reply = kc.execute_interactive(code, timeout=timeout, output_hook=lambda m: shown.append((m["header"]["msg_type"], m["content"])))
+def ask(kc, code, timeout=60, answers=()):
+    "Run a cell and answer what it asks: what was shown, and the reply."
+    shown, left = [], list(answers)
+    reply = kc.execute_interactive(code, timeout=timeout, output_hook=lambda m: shown.append((m["header"]["msg_type"], m["content"])), stdin_hook=lambda m: left and kc.input(left.pop(0)))
+    assert not left, "it asked less often"
     said = "".join(c["text"] for kind, c in shown if kind == "stream") + "".join(c["data"]["text/plain"] for kind, c in shown if kind == "execute_result")
     return said, [c for kind, c in shown if kind == "error"], reply["content"]
 
@@ -232,6 +248,9 @@ def test_a_kernel_in_front_of_two(fan):
     assert said == "11.0" and not errors
     said, errors, reply = ask(kc, "if rank == 1: raise ValueError('stu6_44')\n'rank 0 goes on'")
     assert reply["status"] == "error" and errors[0]["ename"] == "ValueError" and "rank 1 of 2 failed first" in errors[0]["traceback"][0] and said == "'rank 0 goes on'"
+    assert errors[0]["evalue"] == "[rank 1 of 2] stu6_44"
+    _, errors, _ = ask(kc, "1 / 0")
+    assert len(errors) == 1 and errors[0]["evalue"] == "[all ranks] division by zero" and errors[0]["traceback"][0] == "all ranks failed"
     assert ask(kc, "rank")[0] == "0", "an error that leaves nobody waiting costs no variables"
     assert "all_reduce" in kc.complete("dist.all_red", 12, reply=True, timeout=20)["content"]["matches"][0]
     began = time.monotonic()
@@ -244,6 +263,24 @@ def test_a_kernel_in_front_of_two(fan):
     kc.wait_for_ready(timeout=60)
     assert ask(kc, "import os; ('rank' in globals(), os.environ['WORLD_SIZE'])")[0] == "(False, '2')"
     assert not [p for p in map(int, re.findall(r"\d+", pids)) if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE]
+
+
+def test_rank_0_may_ask_and_a_shutdown_waits_for_no_answer(fan, tmp_path):
+    km, kc = fan
+    assert ask(kc, "import os, torch; rank = int(os.environ['RANK'])\nif rank == 0: print(input('name? '))", answers=["Ann"])[0] == "Ann\n"
+    _, errors, _ = ask(kc, "input('all of you? ')")
+    assert errors[0]["ename"] == "StdinNotImplementedError" and "[rank 1 of 2]" in errors[0]["evalue"] and any("if rank == 0" in line for line in errors[0]["traceback"])
+    assert ask(kc, "def f(x):\n    if rank == 0: breakpoint()\n    return x\nf(41)", answers=["p x + 1", "c"])[0].endswith("42\n41")
+    ask(kc, "1 / 0")
+    assert "42\n" in ask(kc, "if rank == 0:\n    %debug", answers=["p 6 * 7", "q"])[0]
+    kc.execute("if rank == 0: input()")
+    time.sleep(1)
+    began = time.monotonic()
+    kc.shutdown()
+    while km.is_alive() and time.monotonic() - began < 30: time.sleep(0.1)
+    assert not km.is_alive(), "it ends by itself"
+    said = (tmp_path / "stderr").read_text()
+    assert "AssertionError" not in said and "without encryption" not in said, said
 
 
 def test_a_rank_stuck_in_a_collective_ends_the_kernels_not_the_session(fan):

@@ -472,8 +472,7 @@ class GRPOTrainer(ResumableTrainer):
     ):
         super().__init__(model=model, args=args, train_dataset=range(len(pairs)), data_collator=list, **kwargs)
         self.model_accepts_loss_kwargs = False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
-        if args.save_strategy == "steps" and args.save_steps % updates:
-            raise ValueError(f"save_steps={args.save_steps} must be a multiple of updates={updates}: a checkpoint holds no half-used answers")
+        check_practice(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0)
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}: practice needs answers that differ, so it must be above 0")
         without_dropout(model)

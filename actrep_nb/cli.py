@@ -104,6 +104,7 @@ def quiet_libraries() -> None:
     import torch
 
     if not torch.cuda.is_available(): os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, in a notebook, where the first library is imported
     import transformers
 
     transformers.utils.logging.set_verbosity_error()

@@ -132,7 +132,7 @@ def test_parameters_are_counted_without_loading(tiny):
     assert parameter_counts(str(tiny), "vision") == trainable(model)[::-1]
 
 
-@pytest.mark.parametrize("name, count", {  # the number of parameters that the hub shows for their weights
+@pytest.mark.parametrize("name, count", {  # the totals these checkpoints are known by; nothing is looked up here
     "Qwen2-VL-2B": 2_208_985_600, "Qwen2-VL-7B": 8_291_375_616, "Qwen2.5-VL-3B": 3_754_622_976, "Qwen2.5-VL-7B": 8_292_166_656, "Qwen2.5-VL-32B": 33_452_718_336,
     "Qwen2.5-VL-72B": 73_410_777_344, "Qwen3-VL-2B": 2_127_532_032, "Qwen3-VL-4B": 4_437_815_808, "Qwen3-VL-8B": 8_767_123_696}.items())
 def test_published_checkpoints_have_their_size(name, count):

@@ -144,18 +144,29 @@ def notebooks() -> Outcome:
     return outcome
 
 
+RANKS = [f'tests/test_{name}.py' for name in ('parallel', 'runs', 'spmd', 'sweep')]  # these start processes of their own and mostly wait for them
+
+
 def pytest() -> Outcome:
-    "tests/, the slow ones too"
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / 'junit.xml'
-        done = command('python', '-m', 'pytest', '-qq', '-rs', '--disable-warnings', '--durations=10', '--durations-min=2', f'--junitxml={report}',
-                       env={'MPLBACKEND': 'agg'}, capture=False)
-        if not report.exists():
-            return verdict([f'pytest ended with {done.returncode} and no report'])
-        suites = list(ElementTree.parse(report).getroot().iter('testsuite'))
-    tests, failures, errors, skipped = (sum(int(s.get(k, 0)) for s in suites) for k in ('tests', 'failures', 'errors', 'skipped'))
-    bad = failures + errors or int(done.returncode not in (0, 5))
-    return Outcome(passed=max(0, tests - failures - errors - skipped), failed=bad, skipped=skipped)
+    "tests/, the slow ones too, in two processes side by side"
+    def run(which: list[str], report: Path) -> tuple[subprocess.CompletedProcess, Path]:
+        return command('python', '-m', 'pytest', '-qq', '-rs', '--disable-warnings', '--durations=10', '--durations-min=2', f'--junitxml={report}', *which,
+                       env={'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}), report
+
+    outcome = Outcome()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max_workers=2) as pool:
+        others = [f'--ignore={path}' for path in RANKS]
+        for done, report in pool.map(run, (RANKS, others), (Path(folder) / 'ranks.xml', Path(folder) / 'others.xml')):
+            print(done.stdout, flush=True)
+            if not report.exists():
+                outcome.failed += 1
+                print(f'pytest ended with {done.returncode} and no report', flush=True)
+                continue
+            suites = list(ElementTree.parse(report).getroot().iter('testsuite'))
+            tests, failures, errors, skipped = (sum(int(s.get(k, 0)) for s in suites) for k in ('tests', 'failures', 'errors', 'skipped'))
+            outcome.passed, outcome.skipped = outcome.passed + tests - failures - errors - skipped, outcome.skipped + skipped
+            outcome.failed += failures + errors or int(done.returncode not in (0, 5))
+    return outcome
 
 
 def docs() -> Outcome:

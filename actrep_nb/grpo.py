@@ -434,6 +434,7 @@ def check_practice(
     group_size: int,  # answers for each prompt
     updates: int = 1,  # optimiser steps for each batch of answers
     save_steps: float = 0,  # keep a checkpoint every so many steps; 0: none
+    temperature: float = 1.0,  # of sampling
     **counts: int,  # whatever else there must be one of, by name
 ) -> None:
     "ValueError for numbers with which practice would learn nothing, or could not go on from its checkpoints."
@@ -442,6 +443,8 @@ def check_practice(
             raise ValueError(f"{name}={value} must be at least 1")
     if group_size < 2:
         raise ValueError(f"group_size={group_size} must be at least 2: an answer is compared with the others of its group")
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature} must be above 0: practice needs answers that differ")
     if save_steps < 0 or save_steps % updates:
         raise ValueError(f"save_steps={save_steps} must be a multiple of updates={updates}: a checkpoint holds no half-used answers")
 
@@ -472,9 +475,7 @@ class GRPOTrainer(ResumableTrainer):
     ):
         super().__init__(model=model, args=args, train_dataset=range(len(pairs)), data_collator=list, **kwargs)
         self.model_accepts_loss_kwargs = False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
-        check_practice(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0)
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}: practice needs answers that differ, so it must be above 0")
+        check_practice(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0, temperature)
         without_dropout(model)
         self.pairs = pairs
         self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe

@@ -480,7 +480,7 @@ def first_cells(name, **given):
     ({"updates": 0}, "updates=0 must be at least 1"), ({"steps": 0}, "steps=0 must be at least 1"), ({"prompts": 0}, "prompts=0 must be at least 1"),
     ({"accumulation": 0}, "accumulation=0 must be at least 1"), ({"group_size": 0}, "group_size=0 must be at least 2"), ({"group_size": 1}, "compared with the others"),
     ({"updates": 2, "save_steps": 3}, "save_steps=3 must be a multiple of updates=2"), ({"save_steps": -1}, "save_steps=-1"), ({"max_new_tokens": 0}, "max_new_tokens=0"),
-    ({"temperature": -0.5}, "temperature=-0.5"), ({"rewards": "format"}, "write name=weight, e.g. format=0.5"), ({"rewards": "fromat=1"}, "did you mean 'format'")])
+    ({"temperature": -0.5}, "temperature=-0.5"), ({"temperature": 0.0}, "temperature=0.0 must be above 0"), ({"rewards": "format"}, "write name=weight, e.g. format=0.5"), ({"rewards": "fromat=1"}, "did you mean 'format'")])
 def test_the_experiment_refuses_before_any_work(tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
         first_cells("05_grpo", model=str(tmp_path / "not looked at"), out=str(tmp_path / "out"), **given)

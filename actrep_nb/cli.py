@@ -764,20 +764,12 @@ def _can_write(option: str, path: Path | None, suffixes: tuple[str, ...]) -> Non
     if not path.parent.is_dir(): raise Usage(f"{option} {path}: there is no folder {path.parent}; make it first")
 
 
-def _log(path: Path) -> list[dict[str, Any]]:
-    "The logged steps of a run; a last line that is not whole yet is left out. ValueError names the file and the line."
-    rows = []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
-    for k, line in enumerate(lines, 1):
-        try: rows += [dict(json.loads(line))] if line.strip() else []
-        except (ValueError, TypeError):
-            if k < len(lines): raise ValueError(f"{path}, line {k}: not a logged step") from None
-    return rows
-
-
 def _last_step(out: Path) -> str:
     "The last logged step of a run, in words."
-    try: row = (_log(out / "log.jsonl") or [{}])[-1]
+    from actrep_nb.show import read_log
+
+    try: row = (read_log(out / "log.jsonl") or [{}])[-1]
+    except FileNotFoundError: return ""
     except ValueError as e: return str(e)
     return ", ".join(f"{k} {row[k]:.4g}" for k in ("step", "loss", "reward", "grad_norm") if isinstance(row.get(k), (int, float)))
 
@@ -785,10 +777,12 @@ def _last_step(out: Path) -> str:
 def _plot_runs(found: list[Any], path: Path, say: Output) -> None:
     "Learning curves of runs that have a log; one that cannot be read is noted and the others are drawn."
     from actrep_nb.plots import plot_runs
+    from actrep_nb.show import read_log
 
     logs: dict[str, Any] = {}
     for r in found:
-        try: logs |= {r.out.name: log} if (log := _log(r.out / "log.jsonl")) else {}
+        try: logs |= {r.out.name: log} if (log := read_log(r.out / "log.jsonl")) else {}
+        except FileNotFoundError: pass  # a notebook that trains nothing
         except ValueError as e: say.fail(str(r.out), str(e))
     if not logs: raise ValueError("none of these runs has a log.jsonl to draw")
     plot_runs(logs).savefig(path, dpi=150, bbox_inches="tight")

@@ -46,7 +46,8 @@ from .records import Clip
 from .rewards import combine
 from .rollout import Rollout, RolloutEngine, find_engine, placeholder_ids, sample_group, shuffle_slots
 from .sampling import seed_for
-from .sft import JSONLLog, ResumableTrainer, finish, read_log, start_from
+from .sft import JSONLLog, ResumableTrainer, finish, start_from
+from .show import read_log
 from .tasks import TASKS, Task
 from .video import Frames
 
@@ -641,7 +642,6 @@ def train_grpo(
     last = start_from(out, resume)
     done = int(last.rpartition("-")[2]) if last else 0
     if args.process_index == 0:
-        _forget_after(out / "log.jsonl", done)
         _forget_after(out / "samples.jsonl", done - 1)  # samples are written before the step is counted
     trainer = GRPOTrainer(model, processor, pairs, args, rewards, callbacks=[JSONLLog(out / "log.jsonl")], **options)
     trainer.remove_callback(PrinterCallback)

@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/sft.html.md"""
 
 # %% auto #0
 __all__ = ['prepare', 'Example', 'make_example', 'SFTCollator', 'answer_logprobs', 'ResumableTrainer', 'start_from',
-           'CountSFTTrainer', 'JSONLLog', 'read_log', 'training_arguments', 'load_to_train', 'finish', 'train_sft']
+           'CountSFTTrainer', 'JSONLLog', 'training_arguments', 'load_to_train', 'finish', 'train_sft']
 
 # %% ../nbs/11_sft.ipynb #d9534e76
 import json
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from .models import EncodedPrompt, Sample, add_lora, collate, encode, frames_ahead, freeze, load_model, parts, see, trainable, unwrapped
 from .parallel import rank_share, strategy_arguments, through
 from .records import Clip
-from .show import progress
+from .show import progress, read_log
 from .tasks import TASKS
 from .video import FrameCache
 
@@ -189,13 +189,6 @@ class JSONLLog(TrainerCallback):
             row = {"step": state.global_step, **{{"learning_rate": "lr"}.get(k, k): v for k, v in logs.items() if k != "epoch"}}
             with open(self.path, "a") as file:
                 file.write(json.dumps(row) + "\n")
-
-
-def read_log(
-    path: str | Path,  # a log.jsonl
-) -> list[dict[str, float]]:
-    "The logged steps of a run."
-    return [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
 
 # %% ../nbs/11_sft.ipynb #2fa811fb
 def training_arguments(

@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/show.html.md"""
 
 # %% auto #0
 __all__ = ['CYCLE_COLOURS', 'T', 'GLUE', 'theme', 'evenly', 'cycle_at', 'filmstrip', 'progress_text', 'in_notebook', 'progress',
-           'plain', 'glue', 'read_glue']
+           'plain', 'glue', 'read_glue', 'read_log']
 
 # %% ../nbs/00_show.ipynb #e42cabb0
 import json
@@ -220,3 +220,15 @@ def read_glue(
         return {d[GLUE]["name"]: d[GLUE]["value"] for d in data if GLUE in d}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{notebook}: not a notebook with readable results ({type(error).__name__}: {error})") from error
+
+
+def read_log(
+    path: str | Path,  # a log.jsonl
+) -> list[dict[str, Any]]:
+    "The logged steps of a run. A last line that is not whole, as a killed run leaves it, is left out; ValueError names any other line that cannot be read."
+    rows, lines = [], Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
+    for k, line in enumerate(lines, 1):
+        try: rows += [dict(json.loads(line))] if line.strip() else []
+        except (ValueError, TypeError):
+            if k < len(lines): raise ValueError(f"{path}, line {k}: not a logged step") from None
+    return rows

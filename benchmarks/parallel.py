@@ -10,7 +10,7 @@ from pathlib import Path
 
 from actrep_nb.parallel import STRATEGIES
 from actrep_nb.runs import load_run, run
-from actrep_nb.sft import read_log
+from actrep_nb.show import read_log
 
 ROOT = Path(__file__).parents[1]
 MEASURED = {"sft": ("loss", "grad_norm"), "grpo": ("reward", "loss", "grad_norm")}

@@ -16,7 +16,8 @@ from actrep_nb.models import freeze, load_model
 from actrep_nb.records import load_clips
 from actrep_nb.rollout import sample_group
 from actrep_nb.runs import load_run, run
-from actrep_nb.sft import prepare, read_log
+from actrep_nb.sft import prepare
+from actrep_nb.show import read_log
 from actrep_nb.tasks import TASKS
 
 SETTINGS: dict[str, tuple[str, int, int, dict, dict, dict]] = {  # task, clips to imitate and to practise on, fine-tuning, practice, evaluation

@@ -22,7 +22,8 @@ from actrep_nb.records import Clip
 from actrep_nb.rewards import REWARDS
 from actrep_nb.rollout import ModelEngine, Rollout, sample_group
 from actrep_nb.runs import run
-from actrep_nb.sft import read_log, training_arguments
+from actrep_nb.sft import training_arguments
+from actrep_nb.show import read_log
 from actrep_nb.synth import make_dataset
 from actrep_nb.tasks import TASKS
 from actrep_nb.video import Frames

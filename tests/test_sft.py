@@ -7,7 +7,8 @@ import torch
 
 from actrep_nb.models import FAMILIES, Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, parts, see
 from actrep_nb.records import Clip
-from actrep_nb.sft import CountSFTTrainer, Example, SFTCollator, answer_logprobs, load_to_train, make_example, prepare, read_log, start_from, train_sft, training_arguments
+from actrep_nb.sft import CountSFTTrainer, Example, SFTCollator, answer_logprobs, load_to_train, make_example, prepare, start_from, train_sft, training_arguments
+from actrep_nb.show import read_log
 from actrep_nb.video import Frames, write_video
 
 SMALL = dict(hidden=32, layers=2, vision_hidden=32, vision_layers=2)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbclient import NotebookClient
 
-from actrep_nb.show import GLUE, evenly, filmstrip, plain, progress, progress_text, read_glue
+from actrep_nb.show import GLUE, evenly, filmstrip, plain, progress, progress_text, read_glue, read_log
 
 
 @given(st.integers(0, 300), st.integers(0, 40))
@@ -108,3 +108,11 @@ def test_filmstrip_frames_what_happens_when():
 def test_filmstrip_refuses(shape, times, message):
     with pytest.raises(ValueError, match=message):
         filmstrip(np.zeros(shape, np.uint8), np.arange(times))
+
+
+def test_a_log_is_read_to_its_last_whole_line(tmp_path):
+    (path := tmp_path / "log.jsonl").write_text('{"step": 1}\n\n{"step": 2}\n{"step": 3, "lo')
+    assert read_log(path) == [{"step": 1}, {"step": 2}]
+    path.write_text('{"step": 1\n{"step": 2}\n')
+    with pytest.raises(ValueError, match="log.jsonl, line 1: not a logged step"): read_log(path)
+    with pytest.raises(FileNotFoundError): read_log(tmp_path / "none.jsonl")

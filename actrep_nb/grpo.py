@@ -40,6 +40,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_callback import PrinterCallback
 
+from .loading import Example, Examples, ReadyExamples
 from .models import EncodedPrompt, Sample, collate, encode, family_of, load_model, make_tiny_checkpoint, unwrapped, video_inputs
 from .parallel import gathered, summed, through
 from .records import Clip
@@ -451,13 +452,13 @@ def check_practice(
 
 # %% ../nbs/13_grpo.ipynb #3ae32d61
 class GRPOTrainer(ResumableTrainer):
-    "GRPO on video prompts. A training example is the place of a (clip, encoded prompt) pair; the batch size counts prompts."
+    "GRPO on video prompts. An example is a clip with its prompt; the batch size counts prompts."
 
     def __init__(
         self,
         model: Any,  # trained in place
         processor: Any,  # for its tokenizer
-        pairs: Sequence[tuple[Clip, EncodedPrompt]],  # what to practise on
+        examples: Sequence[Example] | Examples,  # what to train on: clips with their prompts
         args: TrainingArguments,  # see `training_arguments`; its batch size counts prompts
         rewards: Mapping[str, float] | None = None,  # weight of each reward, by name in REWARDS; None: the task's
         task: Task = TASKS["counting"],  # how answers are read and scored
@@ -474,11 +475,10 @@ class GRPOTrainer(ResumableTrainer):
         keep_samples: int = 20,  # write a judged group to samples.jsonl every so many steps; 0: never
         **kwargs: Any,  # for Trainer
     ):
-        super().__init__(model=model, args=args, train_dataset=range(len(pairs)), data_collator=list, **kwargs)
+        super().__init__(model=model, args=args, train_dataset=examples if hasattr(examples, "encoded") else ReadyExamples(examples), data_collator=list, **kwargs)
         self.model_accepts_loss_kwargs = False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
         check_practice(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0, temperature)
         without_dropout(model)
-        self.pairs = pairs
         self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
         self.task = replace(task, rewards=rewards) if rewards is not None else task
         self.group_size, self.budget, self.temperature, self.updates = group_size, max_new_tokens, temperature, updates
@@ -491,7 +491,8 @@ class GRPOTrainer(ResumableTrainer):
         self.notes, self.clock = list[dict[str, float]](), defaultdict[str, float](float)
 
     def get_batch_samples(self, *args):
-        self.batches, items = super().get_batch_samples(*args)  # of all passes of the coming step
+        batches, items = super().get_batch_samples(*args)
+        self.batches = [self.train_dataset.readable(batch) for batch in batches]  # of all passes of the coming step
         self.place = 0  # of the next pass
         return self.batches, items
 
@@ -509,18 +510,18 @@ class GRPOTrainer(ResumableTrainer):
         self.notes.append(group_stats(practice.groups, practice.clips, self.task) | parts)
         return loss
 
-    def practise(self, places: list[int]) -> Practice:
-        "Answer and judge the prompts at these places; where the recipe says so, replace groups that teach nothing by groups of other prompts."
-        seeds = [seed_for(self.args.seed, self.state.global_step, place) for place in places]
-        clips, prompts = map(list, zip(*(self.pairs[place] for place in places)))
+    def practise(self, examples: list[Example]) -> Practice:
+        "Answer and judge the prompts of these examples; where the recipe says so, replace groups that teach nothing by groups of other prompts."
+        seeds = [seed_for(self.args.seed, self.state.global_step, e.index) for e in examples]
+        clips, prompts = map(list, zip(*((e.clip, e.prompt) for e in self.train_dataset.encoded(self.model, examples))))
         groups = self.answer(clips, prompts, seeds)
         for _ in range(self.recipe.resample):
             dull = [i for i, group in enumerate(groups) if not any(r.advantage for r in group)]
             if not dull:
                 break
-            for i in dull:
-                seeds[i] = seed_for(seeds[i], "another")
-                clips[i], prompts[i] = self.pairs[seeds[i] % len(self.pairs)]
+            for i in dull: seeds[i] = seed_for(seeds[i], "another")
+            others = self.train_dataset.readable([self.train_dataset[seeds[i] % len(self.train_dataset)] for i in dull])
+            for i, other in zip(dull, self.train_dataset.encoded(self.model, others)): clips[i], prompts[i] = other.clip, other.prompt
             for i, group in zip(dull, self.answer([clips[i] for i in dull], [prompts[i] for i in dull], [seeds[i] for i in dull])):
                 groups[i] = group
         if self.keep_samples and self.args.process_index == 0 and self.state.global_step % self.keep_samples < self.updates:
@@ -629,7 +630,7 @@ def _forget_after(
 def train_grpo(
     model: Any,  # trained in place
     processor: Any,  # for its tokenizer
-    pairs: Sequence[tuple[Clip, EncodedPrompt]],  # what to practise on
+    examples: Sequence[Example] | Examples,  # what to train on: clips with their prompts
     args: TrainingArguments,  # see `training_arguments`; its batch size counts prompts
     rewards: Mapping[str, float] | None = None,  # weight of each reward; None: the task's
     checkpoint: str | Path | None = None,  # where the trained model goes; None: nowhere
@@ -643,7 +644,7 @@ def train_grpo(
     done = int(last.rpartition("-")[2]) if last else 0
     if args.process_index == 0:
         _forget_after(out / "samples.jsonl", done - 1)  # samples are written before the step is counted
-    trainer = GRPOTrainer(model, processor, pairs, args, rewards, callbacks=[JSONLLog(out / "log.jsonl")], **options)
+    trainer = GRPOTrainer(model, processor, examples, args, rewards, callbacks=[JSONLLog(out / "log.jsonl")], **options)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last)
     finish(trainer, checkpoint)
@@ -699,7 +700,7 @@ def bench_grpo(
     with tempfile.TemporaryDirectory() as folder:
         model, processor = load_model(make_tiny_checkpoint(folder, **{"hidden": 256, "vision_hidden": 128} | config), dtype=dtype)
     pixels = np.random.default_rng(0).integers(0, 255, (2 * (prompt_tokens // 16), 112, 112, 3)).astype(np.uint8)
-    prompt = encode(model, processor, Sample(Clip("noise.mp4", "squat", 1), Frames(pixels, np.arange(len(pixels)) / 4), "How many?"))
+    prompt = encode(model, processor, Sample(Clip("noise.mp4", "squat", 1), Frames(pixels, np.arange(len(pixels)) / 4, 4.0), "How many?"))
     generator, least = torch.Generator().manual_seed(0), 3 * answer_tokens // 4
     lengths = [answer_tokens, *torch.randint(least, answer_tokens + 1, (group_size - 1,), generator=generator).tolist()]
     answers = [[torch.randint(300, 500, (n,), generator=generator) for n in lengths]]

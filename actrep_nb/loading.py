@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/loading.html.md"""
 
 # %% auto #0
 __all__ = ['MOST_UNREAD', 'Example', 'answer_ids', 'make_example', 'tower_digest', 'FeatureCache', 'Examples', 'ReadyExamples',
-           'ClipExamples']
+           'ClipExamples', 'read_all']
 
 # %% ../nbs/10b_loading.ipynb #5a7924dc
 import hashlib
@@ -226,3 +226,12 @@ class ClipExamples(Dataset):
         if kept is not None: return kept
         frames = example.frames or frames_for(self.processor, example.clip, self.cache)  # its features were dropped since it was loaded
         return encode(self.config, self.processor, Sample(example.clip, frames, self.task.ask(example.clip)))
+
+# %% ../nbs/10b_loading.ipynb #3ea652ff
+def read_all(
+    examples: ClipExamples,  # few enough to fit into memory
+    model: Any,  # the one they were made for
+) -> tuple[list[Example], list[Example]]:  # with prompts, and those that cannot be read
+    "All examples at once, for a look at a few clips."
+    loaded = [examples[i] for i in range(len(examples))]
+    return examples.encoded(model, [e for e in loaded if not e.problem]), [e for e in loaded if e.problem]

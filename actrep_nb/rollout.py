@@ -7,11 +7,11 @@ Docs: https://actrep.github.io/actrep_nb/rollout.html.md"""
 # %% auto #0
 __all__ = ['ENGINES', 'Rollout', 'placeholder_ids', 'kept_tail', 'choose_tokens', 'RoomyLayer', 'answering', 'sample_tokens',
            'check_sampling', 'sample_group', 'shuffle_slots', 'RolloutEngine', 'ModelEngine', 'merged_weights',
-           'vllm_prompt', 'VllmEngine', 'find_engine', 'generate_answers']
+           'vllm_prompt', 'VllmEngine', 'find_engine', 'batches_of', 'generate_answers']
 
 # %% ../nbs/12_rollout.ipynb #64260501
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -365,20 +365,36 @@ def find_engine(
     return ENGINES[name]
 
 # %% ../nbs/12_rollout.ipynb #e49c9e8f
+def batches_of(
+    prompts: Iterable[EncodedPrompt],  # encoded as they are asked for
+    most: int,  # prompts in a batch
+    tokens: int,  # in a batch of more than one prompt, padding included
+) -> Iterator[list[EncodedPrompt]]:
+    "Consecutive prompts, in batches that fit."
+    batch: list[EncodedPrompt] = []
+    for prompt in prompts:
+        longest = max(len(p.input_ids) for p in [*batch, prompt])
+        if batch and (len(batch) == most or longest * (len(batch) + 1) > tokens):
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch: yield batch
+
+
 def generate_answers(
     model: Any,  # a Qwen-VL model
     processor: Any,  # the checkpoint's own
     samples: Sequence[Sample],  # what is asked
     max_new_tokens: int = 128,  # token budget of an answer
-    batch_size: int = 32,  # samples decoded side by side
+    batch_size: int = 32,  # samples decoded side by side, fewer where their prompts are long
+    batch_tokens: int = 65_536,  # most prompt tokens side by side
     show_progress: bool = True,  # a bar
 ) -> list[str]:
-    "Greedy answers, one per sample, in order."
+    "Greedy answers, one per sample, in order. No more than a batch is in memory as pixels."
     model.eval()
     answers: list[str] = []
-    starts = range(0, len(samples), batch_size)
-    for i in progress(starts, desc="answering") if show_progress else starts:
-        encoded = [encode(model, processor, s) for s in samples[i : i + batch_size]]
-        groups = sample_group(model, processor, encoded, group_size=1, max_new_tokens=max_new_tokens, temperature=0)
+    listed = progress(samples, desc="answering") if show_progress else samples
+    for batch in batches_of((encode(model, processor, s) for s in listed), batch_size, batch_tokens):
+        groups = sample_group(model, processor, see(unwrapped(model), batch), group_size=1, max_new_tokens=max_new_tokens, temperature=0)
         answers += [group[0].text for group in groups]
     return answers

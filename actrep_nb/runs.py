@@ -261,6 +261,7 @@ class Manifest:
     status: str = "running"  # "running", "done", "failed" or "interrupted"
     error: dict[str, Any] | None = None  # cell, name, message and traceback of a failure
     peak_memory_mb: float | None = None  # of the kernel and its children
+    video: Any = None  # what models saw of videos, as the notebook glued it under this name (see `VideoSpec`)
 
     def save(
         self,
@@ -432,7 +433,7 @@ def _close(out: Path, manifest: Manifest, status: str, watch: Watch, start: floa
     watch.close()
     metrics = read_glue(out / "notebook.ipynb") if (out / "notebook.ipynb").exists() else {}
     _write_json(out / "metrics.json", metrics)
-    done = replace(manifest, ended=_now(), seconds=round(time.monotonic() - start, 2), status=status, error=error, peak_memory_mb=round(watch.peak_mb, 1) or None)
+    done = replace(manifest, ended=_now(), seconds=round(time.monotonic() - start, 2), status=status, error=error, peak_memory_mb=round(watch.peak_mb, 1) or None, video=metrics.get("video"))
     if (out / "notebook.ipynb").exists(): to_html(out / "notebook.ipynb", out / "report.html", no_input=no_input and status == "done")
     done.save(out / "manifest.json")
     return RunResult(out, done, metrics)

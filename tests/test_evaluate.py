@@ -130,7 +130,7 @@ def test_local_counter_keeps_order_and_names_the_broken_clip(local, videos):
 
 
 def test_frames_carry_their_times():
-    frames = Frames(np.zeros((2, 8, 8, 3), np.uint8), np.array([0.0, 1.25]))
+    frames = Frames(np.zeros((2, 8, 8, 3), np.uint8), np.array([0.0, 1.25]), 0.8)
     content = frame_messages(frames, "How many?")[0]["content"]
     assert [c["text"] for c in content if c["type"] == "text"] == ["Frames of one video, each after its time in seconds.", "0.00 s", "1.25 s", "How many?"]
     assert all(c["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/") for c in content if c["type"] == "image_url")

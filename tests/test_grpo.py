@@ -45,7 +45,7 @@ def noise_pairs(model, processor, lengths=(12, 8)):
     "Prompts over videos of noise, of different lengths."
     pairs, size = [], processor.video_processor.frame_size
     for i, n in enumerate(lengths):
-        frames = Frames(np.random.default_rng(i).integers(0, 255, (n, *size, 3)).astype(np.uint8), np.arange(n) / 4)
+        frames = Frames(np.random.default_rng(i).integers(0, 255, (n, *size, 3)).astype(np.uint8), np.arange(n) / 4, 4.0)
         clip = Clip(video=f"{i}.mp4", action="squat", count=2 + i)
         pairs.append((clip, encode(model, processor, Sample(clip, frames, "How many?"))))
     return pairs

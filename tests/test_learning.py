@@ -48,7 +48,7 @@ def test_positions_follow_the_frames_times_not_an_assumed_rate(loaded):
     pixels = np.zeros((16, 56, 56, 3), np.uint8)
     ids = {}
     for fps in (2.0, 4.0):
-        frames = Frames(pixels, np.arange(16) / fps)
+        frames = Frames(pixels, np.arange(16) / fps, fps)
         assert seconds_per_slot(frames) == pytest.approx(2 / fps)
         prompt = encode(model, processor, Sample(Clip(video="any.mp4", action="", count=0), frames, "?"))
         is_video = prompt.input_ids == model.config.video_token_id

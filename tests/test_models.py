@@ -40,7 +40,7 @@ def drawn(processor, frames=8, fps=4.0, seed=0):
     "Frames of noise, as large as the checkpoint wants them, and a question."
     height, width = processor.video_processor.frame_size
     pixels = np.random.default_rng(seed).integers(0, 255, (frames, height, width, 3), dtype=np.uint8)
-    return Sample(Clip(video="any.mp4", action="squat", count=2), Frames(pixels, np.arange(frames) / fps), "How many?")
+    return Sample(Clip(video="any.mp4", action="squat", count=2), Frames(pixels, np.arange(frames) / fps, fps), "How many?")
 
 
 def forward(model, batch, **more):
@@ -159,7 +159,7 @@ def test_uneven_frames_keep_their_own_times(loaded):
     model, processor = loaded
     sample = drawn(processor, 8)
     times = np.array([0.0, 0.3, 0.5, 0.8, 1.0, 1.3, 4.0, 4.4])
-    text = processor.tokenizer.decode(encode(model, processor, replace(sample, frames=Frames(sample.frames.pixels, times))).input_ids)
+    text = processor.tokenizer.decode(encode(model, processor, replace(sample, frames=Frames(sample.frames.pixels, times, 4.0))).input_ids)
     wanted = ["<0.1 seconds>", "<0.7 seconds>", "<1.1 seconds>", "<4.2 seconds>"] if "<" in text.split("user\n")[1][:1] else [f"Time {t:.1f}s:" for t in times]
     assert all(words in text for words in wanted), text
 

@@ -30,7 +30,7 @@ if not around: sft.through = lambda model, call: call(unwrapped(model))
 REWARDS["vowels"] = lambda completions, clips, **_: [sum(x in "aeiou" for x in t.lower()) / 10 for t in completions]
 def prompts(model, processor):
     for i, n in enumerate((8, 12, 8, 6, 10, 8, 12, 6)):
-        frames = Frames(np.random.default_rng(i).integers(0, 255, (n, 56, 56, 3)).astype(np.uint8), np.arange(n) / 4)
+        frames = Frames(np.random.default_rng(i).integers(0, 255, (n, 56, 56, 3)).astype(np.uint8), np.arange(n) / 4, 4.0)
         clip = Clip(video=f"{i}.mp4", action="squat", count=2 + i)
         yield clip, encode(model, processor, Sample(clip, frames, "How many?"))
 more = strategy_arguments(strategy, **({"stage3_param_persistence_threshold": 0} if strategy.startswith("zero3") else {}))

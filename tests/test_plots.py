@@ -86,7 +86,7 @@ def test_tables_draw():
 
 @pytest.mark.parametrize("shape", [(4, 56, 56, 3), (64, 320, 180, 3), (30, 90, 320, 3), (1, 10, 10, 3)])
 def test_timelines_of_any_shape(shape):
-    frames = Frames(np.zeros(shape, np.uint8), np.arange(shape[0]) / 4)
+    frames = Frames(np.zeros(shape, np.uint8), np.arange(shape[0]) / 4, 4.0)
     clip = Clip("x.mp4", "squat", 2, ((0.0, 1.0), (1.0, 2.5)))
     fig = drawn(plot_timeline(clip, Prediction("x", 3, ((0, 1), (1, 2), (2, 3)), ("a problem",)), frames))
     width, height = fig.get_size_inches()

@@ -26,7 +26,7 @@ def drawn(model, processor, n=4):
     rng, out = np.random.default_rng(0), []
     height, width = processor.video_processor.frame_size
     for k in range(n):
-        frames = Frames(rng.integers(0, 255, (6 + 2 * k, height, width, 3), dtype=np.uint8), np.arange(6 + 2 * k) / 4)
+        frames = Frames(rng.integers(0, 255, (6 + 2 * k, height, width, 3), dtype=np.uint8), np.arange(6 + 2 * k) / 4, 4.0)
         prompt = encode(model, processor, Sample(Clip(video="any.mp4", action="squat", count=k), frames, "How many?"))
         out.append(make_example(processor, prompt, "<think>\n" + "rep1: 0.5s-1.5s, " * k + f"</think>\n<answer>{k}</answer>"))
     return out

@@ -750,7 +750,7 @@ def test_frames_pickle_by_reference_only_when_they_are_a_whole_file(clip, tmp_pa
     cached = FrameCache(tmp_path / "c").get(clip, plan_frames(probe(clip), fps=4, size=(56, 56)))
     assert len(pickle.dumps(cached)) < 2000 < cached.pixels.nbytes
     for part in (cached.pixels[2:6], cached.pixels[::-1], np.array(cached.pixels)):
-        again = pickle.loads(pickle.dumps(Frames(part, cached.times[: len(part)], ("a note",))))
+        again = pickle.loads(pickle.dumps(Frames(part, cached.times[: len(part)], 4.0, ("a note",))))
         assert (again.pixels == part).all() and again.problems == ("a note",)
 
 

@@ -165,7 +165,7 @@ class ClipExamples(Dataset):
     ):
         TASKS[task].check(clips)
         if answers is not None and len(answers) != len(clips): raise ValueError(f"{len(answers)} answers for {len(clips)} clips")
-        self.clips, self.processor, self.task, self.cache, self.answers, self.tower_tokens = list(clips), processor, TASKS[task], cache, answers, tower_tokens
+        self.clips, self.processor, self.task, self.cache, self.answers, self.tower_tokens = list(clips), processor, task, cache, answers, tower_tokens
         model = unwrapped(model)
         self.config, self.dtype = model.config, next(model.parameters()).dtype
         self.frozen = not any(p.requires_grad for name, part in parts(model).items() if name != "language" for p in part.parameters())
@@ -179,7 +179,7 @@ class ClipExamples(Dataset):
         "Name of a clip's features; empty where none are kept."
         if not self.features: return ""
         rule = getattr(self.processor.video_processor, "position_rule", None)
-        what = [1, self.tower, str(self.dtype), os.path.abspath(clip.video), _source(clip.video), asdict(plan), self.task.ask(clip), rule]
+        what = [1, self.tower, str(self.dtype), os.path.abspath(clip.video), _source(clip.video), asdict(plan), TASKS[self.task].ask(clip), rule]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
     def __getitem__(self, index: int) -> Example:
@@ -225,7 +225,7 @@ class ClipExamples(Dataset):
         kept = self.features.get(example.key) if self.features and example.key else None
         if kept is not None: return kept
         frames = example.frames or frames_for(self.processor, example.clip, self.cache)  # its features were dropped since it was loaded
-        return encode(self.config, self.processor, Sample(example.clip, frames, self.task.ask(example.clip)))
+        return encode(self.config, self.processor, Sample(example.clip, frames, TASKS[self.task].ask(example.clip)))
 
 # %% ../nbs/10b_loading.ipynb #3ea652ff
 def read_all(

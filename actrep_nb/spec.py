@@ -230,7 +230,7 @@ def plan_table(
     rates: Sequence[float] = (1, 2, 4, 8),  # frames per second to compare
     token: int = 28,  # side of one token, pixels
     slot: int = 2,  # frames that the model fuses
-    hub: str = "",  # a name in `FRAME_RULES`: also what that family's processor makes of the clips; empty: leave that out
+    hub: str = "",  # a name in `FRAME_RULES`: also what that family's processor makes of those clips that it takes; empty: leave that out
     kv_bytes: int = 0,  # of keys and values that a model keeps for each token
 ) -> list[dict]:  # one line for each rate, then the hub's, then the spec as it is
     "Frames, size, tokens, share of clips above Nyquist, and memory, at each rate. Patches are 32-bit; the cache holds bytes."
@@ -241,7 +241,9 @@ def plan_table(
         return _row(label, costs, [p.fps for p in plans], motions, kv_bytes, slot)
 
     table = [line(f"{fps:g} fps", [m.planned(replace(spec, fps=float(fps)), token, slot) for m in motions]) for fps in rates]
-    if hub:
-        costs = [video_cost(m.duration, 2.0, m.size, family=hub, source_fps=m.fps) for m in motions]
-        table.append(_row("hub", costs, [c.frames / m.duration for c, m in zip(costs, motions)], motions, kv_bytes, slot))
+    taken = []
+    for m in motions if hub else ():
+        try: taken.append((m, video_cost(m.duration, 2.0, m.size, family=hub, source_fps=m.fps)))
+        except VideoError: pass  # it refuses clips of a frame or two
+    if taken: table.append(_row("hub", [c for _, c in taken], [c.frames / m.duration for m, c in taken], [m for m, _ in taken], kv_bytes, slot))
     return [*table, line(f"{spec.fps} *" if isinstance(spec.fps, str) else f"{spec.fps:g} fps *", [m.plan or m.planned(spec, token, slot) for m in motions])]

@@ -17,7 +17,8 @@ from transformers import TrainerCallback
 from actrep_nb.grpo import (
     RECIPES, Blocks, GRPOTrainer, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, check_practice, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
     shared_prefix_logprobs, token_logprobs, train_grpo, why_not_shared)
-from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, unwrapped
+from actrep_nb.loading import Example
+from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, spec_of, unwrapped
 from actrep_nb.records import Clip
 from actrep_nb.rewards import REWARDS
 from actrep_nb.rollout import ModelEngine, Rollout, sample_group
@@ -41,9 +42,14 @@ def loaded(tiny):
     return load_model(tiny, device="cpu")
 
 
+def examples(pairs):
+    "As the trainer takes them."
+    return [Example(prompt, clip=clip) for clip, prompt in pairs]
+
+
 def noise_pairs(model, processor, lengths=(12, 8)):
     "Prompts over videos of noise, of different lengths."
-    pairs, size = [], processor.video_processor.frame_size
+    pairs, size = [], spec_of(processor).frame_size
     for i, n in enumerate(lengths):
         frames = Frames(np.random.default_rng(i).integers(0, 255, (n, *size, 3)).astype(np.uint8), np.arange(n) / 4, 4.0)
         clip = Clip(video=f"{i}.mp4", action="squat", count=2 + i)
@@ -69,7 +75,7 @@ def seen_context():
 
 def test_rewards_are_told_lengths_group_size_and_answers_to_shuffled_frames(loaded, tmp_path, seen_context):
     pairs = noise_pairs(*loaded)
-    trainer = GRPOTrainer(*loaded, pairs, training_arguments(tmp_path, 1, 2, 1e-3), {"listening": 1.0}, group_size=4, shuffled_answers=3, max_new_tokens=5)
+    trainer = GRPOTrainer(*loaded, examples(pairs), training_arguments(tmp_path, 1, 2, 1e-3), {"listening": 1.0}, group_size=4, shuffled_answers=3, max_new_tokens=5)
     trainer.train()
     told = seen_context[0]
     assert told["group_size"] == 4 and len(told["lengths"]) == len(told["completions"]) == 8
@@ -79,7 +85,7 @@ def test_rewards_are_told_lengths_group_size_and_answers_to_shuffled_frames(load
 
 
 def test_without_the_option_nothing_is_said_about_shuffled_frames(loaded, tmp_path, seen_context):
-    GRPOTrainer(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 1, 2, 1e-3), {"listening": 1.0}, group_size=2, max_new_tokens=3).train()
+    GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"listening": 1.0}, group_size=2, max_new_tokens=3).train()
     assert "shuffled" not in seen_context[0]
 
 
@@ -353,7 +359,7 @@ def practise(checkpoint, out, rewards, steps=3, lora=False, arguments=None, **op
     pairs = noise_pairs(model, processor, (8, 12, 8, 6))
     args = training_arguments(out, steps, 2, 1e-3, **(arguments or {}))
     options = dict(group_size=4, max_new_tokens=8, keep_samples=1) | options
-    return train_grpo(adapted(model) if lora else model, processor, pairs, args, rewards, **options)
+    return train_grpo(adapted(model) if lora else model, processor, examples(pairs), args, rewards, **options)
 
 
 def untimed(log):
@@ -379,7 +385,7 @@ def test_the_reference_is_the_model_before_training(lora, loaded, tiny, tmp_path
     prompts, completions = [p for _, p in pairs], answers()
     before = shared_prefix_logprobs(model, prompts, completions)[0].detach()
     trained = add_lora(model, rank=2) if lora else model
-    trainer = GRPOTrainer(trained, processor, pairs, training_arguments(tmp_path, 3, 2, 1e-2, warmup=0), letters, recipe="grpo", group_size=4, max_new_tokens=8)
+    trainer = GRPOTrainer(trained, processor, examples(pairs), training_arguments(tmp_path, 3, 2, 1e-2, warmup=0), letters, recipe="grpo", group_size=4, max_new_tokens=8)
     trainer.train()
     after = shared_prefix_logprobs(trained, prompts, completions)[0]
     assert torch.allclose(trainer.reference_logprobs(trained, prompts, completions), before, atol=1e-6) and (after - before).abs().max() > 0.01
@@ -407,10 +413,11 @@ def test_groups_that_teach_nothing_are_replaced(loaded, tmp_path):
     "Only clip 1 ever gives answers that differ in reward; asked about clip 0, the trainer turns to it."
     REWARDS["only_one"] = lambda completions, clips, **_: [float(i % 2) if c.id == "1" else 0.0 for i, c in enumerate(clips)]
     try:
-        trainer = GRPOTrainer(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 1, 2, 1e-3), {"only_one": 1.0},
+        trainer = GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"only_one": 1.0},
                               recipe=replace(RECIPES["dapo"], overlong=0.0, resample=20), group_size=2, max_new_tokens=3)
-        practice = trainer.practise([0, 0])
-        assert [c.id for c in practice.clips] == ["1", "1"] and all(p is trainer.pairs[1][1] for p in practice.prompts)
+        first, second = trainer.train_dataset
+        practice = trainer.practise([first, first])
+        assert [c.id for c in practice.clips] == ["1", "1"] and all(p is second.prompt for p in practice.prompts)
         assert all(any(r.advantage for r in group) for group in practice.groups)
     finally:
         del REWARDS["only_one"]
@@ -438,7 +445,7 @@ def test_a_step_cut_into_passes_has_the_gradient_of_a_whole_one(name, tiny, tmp_
     for accumulation in (1, 2, 4):
         model, processor = load_model(tiny, device="cpu")
         args = training_arguments(tmp_path, 1, 4, 1e-3, accumulation=accumulation, max_grad_norm=0.0)
-        trainer = GRPOTrainer(model, processor, noise_pairs(model, processor, (8, 12, 8, 6)), args, letters, recipe=recipe, group_size=4,
+        trainer = GRPOTrainer(model, processor, examples(noise_pairs(model, processor, (8, 12, 8, 6))), args, letters, recipe=recipe, group_size=4,
                               engine=UnequalAnswers(model, processor), callbacks=[Keep()])
         trainer.train()
     whole, *cut = gradients
@@ -519,7 +526,7 @@ def test_log_probabilities_of_no_answers_are_refused(loaded):
 def test_a_model_that_is_frozen_whole_cannot_practise(loaded, tmp_path):
     freeze(loaded[0], *parts(loaded[0]))
     with pytest.raises(ValueError, match="every part of the model is frozen"):
-        train_grpo(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 1, 2, 1e-3), {"format": 1.0})
+        train_grpo(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"format": 1.0})
 
 
 RUN = """
@@ -556,7 +563,7 @@ def test_dropout_is_off_while_practising(tiny, tmp_path, letters):
     model, processor = load_model(tiny, device="cpu")
     model = get_peft_model(model, LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     assert why_not_shared(unwrapped(model.train())) == "it drops something at random"
-    log = train_grpo(model, processor, noise_pairs(model, processor), training_arguments(tmp_path, 2, 2, 1e-4), letters, group_size=4, max_new_tokens=8)
+    log = train_grpo(model, processor, examples(noise_pairs(model, processor)), training_arguments(tmp_path, 2, 2, 1e-4), letters, group_size=4, max_new_tokens=8)
     assert all(row["ratio_max"] == pytest.approx(1, abs=1e-4) for row in log) and why_not_shared(unwrapped(model)) is None
 
 
@@ -605,7 +612,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tiny, tmp_path, letters):
 
 def test_a_checkpoint_in_the_middle_of_used_answers_is_refused(loaded, tmp_path):
     with pytest.raises(ValueError, match="multiple of updates"):
-        GRPOTrainer(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 4, 2, 1e-3, save_strategy="steps", save_steps=3), {"format": 1.0}, updates=2)
+        GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 4, 2, 1e-3, save_strategy="steps", save_steps=3), {"format": 1.0}, updates=2)
 
 
 # ---- what it saves --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ TINY_BASE = Path(__file__).parents[1] / "data/tiny_base"
 
 PARAMETERS = 'strategy: str = "ddp"  # what each rank keeps\nwhole: bool = True  # collect the weights before sampling\ncheckpoint: str = ""  # to train\nout: str = ""  # run folder\naround: bool = True  # go through the wrapper\nuneven: bool = False  # one rank writes shorter answers'
 PREPARE = """import os, numpy as np, torch
-from actrep_nb import sft, grpo
+from actrep_nb import grpo, loading, sft
 from actrep_nb.models import Sample, encode, load_model, unwrapped
 from actrep_nb.parallel import strategy_arguments
 from actrep_nb.records import Clip
@@ -37,7 +37,7 @@ more = strategy_arguments(strategy, **({"stage3_param_persistence_threshold": 0}
 def arguments(name, steps): return sft.training_arguments(out + name, steps, 4, 1e-2, optim="sgd", **more)
 """
 IMITATE = """model, processor = load_model(checkpoint, device="cpu")
-examples = [sft.make_example(processor, p, "rep1: 0.0s-1.5s" * (1 + k % 3)) for k, (c, p) in enumerate(prompts(model, processor))]
+examples = [loading.make_example(processor, p, "rep1: 0.0s-1.5s" * (1 + k % 3)) for k, (c, p) in enumerate(prompts(model, processor))]
 log = sft.train_sft(model, examples, arguments("/sft", 3), checkpoint=out + "/sft/checkpoint")
 glue("loss", [row["loss"] for row in log])
 glue("here", sum(getattr(p, "ds_tensor", p).numel() for p in model.parameters()))
@@ -46,7 +46,7 @@ from safetensors.torch import load_file
 saved = load_file(out + "/sft/checkpoint/model.safetensors")
 glue("saved", {name: saved[name].double().sum().item() for name in [n for n in sorted(saved) if "embed_tokens" in n or "layers.0.self_attn" in n]})"""
 PRACTISE = """model, processor = load_model(checkpoint, device="cpu")
-log = grpo.train_grpo(model, processor, list(prompts(model, processor)), arguments("/grpo", 2), {"vowels": 1.0}, group_size=4, max_new_tokens=24 - 8 * uneven * int(os.environ.get("RANK", 0)), checkpoint=out + "/grpo/checkpoint",
+log = grpo.train_grpo(model, processor, [loading.Example(p, clip=c) for c, p in prompts(model, processor)], arguments("/grpo", 2), {"vowels": 1.0}, group_size=4, max_new_tokens=24 - 8 * uneven * int(os.environ.get("RANK", 0)), checkpoint=out + "/grpo/checkpoint",
                       recipe=grpo.Recipe(grpo.by_token))
 glue("practice", [[row["loss"], row["reward"], row["grad_norm"]] for row in log])
 glue("written", log[0]["completion_length"])"""

@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from actrep_nb.models import Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, see
+from actrep_nb.loading import Example
+from actrep_nb.models import Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, see, spec_of
 from actrep_nb.records import Clip
 from actrep_nb.rollout import (
     ModelEngine, RolloutEngine, RoomyLayer, VllmEngine, check_sampling, choose_tokens, find_engine, kept_tail, merged_weights, placeholder_ids, sample_group, shuffle_slots, vllm_prompt)
@@ -193,7 +194,7 @@ def test_without_vllm_its_engine_says_what_to_install(monkeypatch):
 
 def test_a_video_in_several_blocks_is_refused(tmp_path):
     model, processor = load_model(make_tiny_checkpoint(tmp_path, family="qwen3_vl", hidden=32, layers=2, vision_hidden=32), device="cpu")
-    frames = Frames(torch.zeros(8, *processor.video_processor.frame_size, 3, dtype=torch.uint8).numpy(), torch.arange(8).numpy() / 4, 4.0)
+    frames = Frames(torch.zeros(8, *spec_of(processor).frame_size, 3, dtype=torch.uint8).numpy(), torch.arange(8).numpy() / 4, 4.0)
     with pytest.raises(ValueError, match="qwen3_vl writes one for each slot"):
         vllm_prompt(model.config, encode(model, processor, Sample(Clip("any.mp4", "squat", 2), frames, "?")), "a")
 
@@ -276,8 +277,8 @@ def test_grpo_practises_with_vllm_and_adapters(served, tmp_path):
     freeze(model, "vision", "merger")
     adapted = with_adapters(model)
     REWARDS["letters"] = lambda completions, clips, **_: [t.count("e") / 10 for t in completions]
-    pairs = [(Clip(f"{i}.mp4", "squat", 2), p) for i, p in enumerate(prompts)]
-    log = train_grpo(adapted, processor, pairs, training_arguments(tmp_path, 2, 2, 1e-2, warmup=0), {"letters": 1.0}, engine=engine, group_size=4, recipe="dr_grpo", **options)
+    examples = [Example(p, clip=Clip(f"{i}.mp4", "squat", 2)) for i, p in enumerate(prompts)]
+    log = train_grpo(adapted, processor, examples, training_arguments(tmp_path, 2, 2, 1e-2, warmup=0), {"letters": 1.0}, engine=engine, group_size=4, recipe="dr_grpo", **options)
     assert all(row["grad_norm"] > 0 and row["ratio_max"] == pytest.approx(1, abs=1e-4) and row["kl/sampler"] < 1e-8 for row in log)
     assert agree(engine, adapted, processor, prompts) > 0
     del REWARDS["letters"]

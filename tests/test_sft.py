@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from actrep_nb.models import FAMILIES, Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, parts, see
+from actrep_nb.models import FAMILIES, Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, parts, see, spec_of
 from actrep_nb.records import Clip
-from actrep_nb.sft import CountSFTTrainer, Example, SFTCollator, answer_logprobs, load_to_train, make_example, prepare, start_from, train_sft, training_arguments
+from actrep_nb.loading import ClipExamples, Example, make_example, read_all
+from actrep_nb.sft import CountSFTTrainer, answer_logprobs, load_to_train, sft_batch, start_from, train_sft, training_arguments
 from actrep_nb.show import read_log
 from actrep_nb.video import Frames, write_video
 
@@ -24,7 +25,7 @@ def checkpoint(tmp_path_factory):
 def drawn(model, processor, n=4):
     "Clips of noise of different lengths, as prompts, each with an answer of another length."
     rng, out = np.random.default_rng(0), []
-    height, width = processor.video_processor.frame_size
+    height, width = spec_of(processor).frame_size
     for k in range(n):
         frames = Frames(rng.integers(0, 255, (6 + 2 * k, height, width, 3), dtype=np.uint8), np.arange(6 + 2 * k) / 4, 4.0)
         prompt = encode(model, processor, Sample(Clip(video="any.mp4", action="squat", count=k), frames, "How many?"))
@@ -48,7 +49,7 @@ def test_log_probabilities_are_the_librarys(checkpoint, family):
     model, processor = load_model(checkpoint[family], device="cpu")
     examples = drawn(model, processor)
     for some in (examples, [Example(p, e.answer) for p, e in zip(see(model, [e.prompt for e in examples]), examples)]):
-        batch = SFTCollator(model)(some)
+        batch = sft_batch(model, some)
         logps, entropy, mask = answer_logprobs(model, batch)
         with torch.no_grad(): out = model(**batch)
         assert mask.sum(1).tolist() == [len(e.answer) for e in examples]
@@ -61,7 +62,7 @@ def test_log_probabilities_are_the_librarys(checkpoint, family):
 def test_labels_are_the_answer_and_nothing_else(checkpoint, family):
     model, processor = load_model(checkpoint[family], device="cpu")
     examples = drawn(model, processor)
-    batch = SFTCollator(model)(examples)
+    batch = sft_batch(model, examples)
     for row, e in enumerate(examples):
         labelled = batch["labels"][row] != -100
         assert batch["labels"][row][labelled].tolist() == e.answer.tolist() == batch["input_ids"][row][labelled].tolist()
@@ -171,7 +172,7 @@ def test_adapters_are_saved_alone_and_found_again(checkpoint, tmp_path, family):
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {p.name for p in (tmp_path / "adapter").iterdir()}
     again, its_processor = load_model(tmp_path / "adapter", device="cpu")
     assert type(its_processor) is type(processor) and not (tmp_path / "adapter" / "config.json").exists()
-    batch = SFTCollator(lora)(examples)
+    batch = sft_batch(lora, examples)
     with torch.no_grad():
         assert torch.equal(answer_logprobs(lora.eval(), batch)[0], answer_logprobs(again.eval(), batch)[0])
 
@@ -184,11 +185,10 @@ def test_clips_are_seen_once_only_if_nothing_of_the_tower_is_trained(checkpoint,
     vision = ["vision", *FAMILIES[family].mergers]
     for frozen, once in [([], False), (["vision"], False), (vision, True)]:
         freeze(model, *frozen)
-        (_, prompt), = prepare(model, processor, clips)[0]
+        (prompt,) = (e.prompt for e in read_all(ClipExamples(model, processor, clips), model)[0])
         assert (prompt.features is not None) == once and (prompt.pixels is None) == once
-    freeze(model, "vision")
-    with pytest.raises(ValueError, match="merger.* untrained"): prepare(model, processor, clips, frozen_vision=True)
-    (_, prompt), = prepare(add_lora(model), processor, clips)[0]
+    lora = add_lora(model)
+    (prompt,) = (e.prompt for e in read_all(ClipExamples(lora, processor, clips), lora)[0])
     assert prompt.features is not None, "adapters on the language model leave the tower alone"
 
 
@@ -206,8 +206,8 @@ def test_from_imitation_to_practice(checkpoint, tmp_path, family):
         logps, _, mask = shared_prefix_logprobs(model, prompts, [[r.ids for r in group] for group in groups])
         for row, rollout in enumerate(r for group in groups for r in group):
             assert (logps[row][mask[row]] - rollout.logps).abs().max() <= 1e-4, "what was sampled is what is trained"
-    pairs = [(Clip(video="any.mp4", action="squat", count=k), p) for k, p in enumerate(prompts)]
-    log = train_grpo(model, processor, pairs, training_arguments(tmp_path / "grpo", 2, 2, 1e-3), {"format": 1.0}, group_size=3, max_new_tokens=8)
+    clips = [Example(p, clip=Clip(video="any.mp4", action="squat", count=k)) for k, p in enumerate(prompts)]
+    log = train_grpo(model, processor, clips, training_arguments(tmp_path / "grpo", 2, 2, 1e-3), {"format": 1.0}, group_size=3, max_new_tokens=8)
     assert len(log) == 2 and np.isfinite([row["loss"] for row in log]).all()
 
 

@@ -28,6 +28,7 @@ from actrep_nb.show import read_log
 from actrep_nb.synth import make_dataset
 from actrep_nb.tasks import TASKS
 from actrep_nb.video import Frames
+from rounding import REORDERED, STEP, steps_apart
 
 ROOT = Path(__file__).parents[1]
 
@@ -139,7 +140,8 @@ def probe(model, prompts, completions, shared, **options):
 
 
 def differences(a, b):
-    return [float((x - y).abs().max()) for x, y in zip(a, b)]
+    "In steps of rounding, see `steps_apart`."
+    return [steps_apart(x, y) for x, y in zip(a, b)]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
@@ -156,7 +158,7 @@ def test_a_flat_stream_equals_repeated_rows(family, lora, checkpointing, seen):
         unwrapped(model).gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
     stream, rows = (probe(model, prompts, answers(), shared) for shared in (True, False))
-    assert max(differences(stream, rows)) <= 1e-5 and stream[2].abs().max() > 1e-3
+    assert max(differences(stream, rows)) <= REORDERED and stream[2].abs().max() > 1e-3
     if not (lora or seen):
         assert any(p.grad is not None and p.grad.abs().max() > 0 for p in parts(model)["vision"].parameters())
 
@@ -175,7 +177,7 @@ def test_bfloat16_differs_by_its_own_rounding(family):
 def test_a_prompt_with_one_answer_and_groups_of_unequal_size(loaded):
     prompts, completions = [p for _, p in noise_pairs(*loaded)], answers()
     completions = [completions[0][:1], completions[1][:3]]
-    assert max(differences(*(probe(loaded[0], prompts, completions, shared) for shared in (True, False)))) <= 1e-5
+    assert max(differences(*(probe(loaded[0], prompts, completions, shared) for shared in (True, False)))) <= REORDERED
 
 
 def test_answers_do_not_see_each_other(loaded):
@@ -185,7 +187,7 @@ def test_answers_do_not_see_each_other(loaded):
     together = shared_prefix_logprobs(model, prompts, [group])[0]
     alone = shared_prefix_logprobs(model, prompts, [[group[1]]])[0]
     turned = shared_prefix_logprobs(model, prompts, [group[::-1]])[0]
-    assert torch.allclose(together[1, :11], alone[0, :11], atol=1e-5) and torch.allclose(together, turned.flip(0), atol=1e-5)
+    assert steps_apart(together[1, :11], alone[0, :11]) <= REORDERED and steps_apart(together, turned.flip(0)) <= REORDERED
 
 
 def test_a_shared_cache_is_wrong_under_gradient_checkpointing_and_a_stream_is_not(loaded):
@@ -201,7 +203,7 @@ def test_a_shared_cache_is_wrong_under_gradient_checkpointing_and_a_stream_is_no
     states = model.model(input_ids=group[1][None], position_ids=position, past_key_values=cache, use_cache=True).last_hidden_state
     by_cache = token_logprobs(model, states[0, :-1], group[1][1:])[0]
     assert (by_cache - truth).abs().max() > 0.01
-    assert (shared_prefix_logprobs(model, [prompt], [group])[0][1, 1:11] - truth).abs().max() <= 1e-5
+    assert steps_apart(shared_prefix_logprobs(model, [prompt], [group])[0][1, 1:11], truth) <= REORDERED
 
 
 def test_the_vision_tower_runs_once_per_prompt(loaded):
@@ -217,7 +219,7 @@ def test_logits_in_chunks_are_the_same(loaded, monkeypatch):
     prompts = [p for _, p in noise_pairs(model, processor)]
     whole = probe(model, prompts, answers(), True)
     monkeypatch.setattr("actrep_nb.grpo.CHUNK", 5 * model.config.text_config.vocab_size)
-    assert max(differences(whole, probe(model, prompts, answers(), True))) <= 1e-6
+    assert max(differences(whole, probe(model, prompts, answers(), True))) <= REORDERED
 
 
 @pytest.mark.parametrize("why", ["family", "window", "dropout", "eager"])
@@ -309,12 +311,12 @@ def test_losses_are_trls(name, text_group, tmp_path):
     theirs = trainer._compute_loss(trainer.model.train(), dict(
         prompt_ids=prompt, prompt_mask=torch.ones_like(prompt), completion_ids=ids, completion_mask=mask.long(), advantages=pull,
         old_per_token_logps=old, ref_per_token_logps=reference, num_items_in_batch=mask.sum()))
-    theirs_gradient = torch.autograd.grad(theirs, list(model.parameters()))
+    theirs_gradient = torch.cat([g.flatten() for g in torch.autograd.grad(theirs, list(model.parameters()))])
     recipe = RECIPES[name]
     ours, parts = policy_loss(
         text_logps(model, prompt, ids), old, pull, mask, recipe.weigh(mask, 12), recipe, reference if recipe.beta else None)
-    ours_gradient = torch.autograd.grad(ours, list(model.parameters()))
-    assert abs(ours - theirs) <= 1e-5 and max(differences(ours_gradient, theirs_gradient)) <= 1e-5
+    ours_gradient = torch.cat([g.flatten() for g in torch.autograd.grad(ours, list(model.parameters()))])
+    assert steps_apart(ours, theirs, float(pull.abs().max())) <= REORDERED and steps_apart(ours_gradient, theirs_gradient) <= REORDERED
     assert parts["clip_fraction/low"] > 0 and parts["clip_fraction/high"] > 0, "without clipping the comparison would miss the point"
 
 
@@ -323,7 +325,7 @@ def test_advantages_are_trls():
     pytest.importorskip("trl")
     rewards = torch.tensor([2.0, 0.5, 1.0, 1.0])
     theirs = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
-    assert torch.allclose(torch.tensor(advantages(rewards.tolist(), scale=True)), theirs, atol=1e-6)
+    assert steps_apart(advantages(rewards.tolist(), scale=True), theirs) <= 8  # a mean, a deviation and a division of four numbers; without the 1e-4 it is 1,000
 
 
 def test_weights_of_the_recipes_by_hand():
@@ -374,7 +376,7 @@ def test_every_recipe_trains_and_logs(name, tiny, tmp_path, letters):
               "kl/sampler", "kl/reference", "grad_norm", "group/mixed", "group/zero_std", "seconds/rollout", "seconds/judge", "seconds/update",
               "tokens_per_second/rollout", "tokens_per_second/update"}
     assert len(log) == 3 and wanted <= set(log[0]) and all(row["grad_norm"] > 0 for row in log)
-    assert (log[-1]["kl/reference"] > 0) == (recipe.beta > 0) and log[0]["kl/reference"] < 1e-6
+    assert (log[-1]["kl/reference"] > 0) == (recipe.beta > 0) and log[0]["kl/reference"] <= 8 * STEP  # off by the rounding of exp(0) = 1; later ones are above 0.1
     assert ("reward/overlong" in log[0]) == (recipe.overlong > 0)
 
 
@@ -388,7 +390,7 @@ def test_the_reference_is_the_model_before_training(lora, loaded, tiny, tmp_path
     trainer = GRPOTrainer(trained, processor, examples(pairs), training_arguments(tmp_path, 3, 2, 1e-2, warmup=0), letters, recipe="grpo", group_size=4, max_new_tokens=8)
     trainer.train()
     after = shared_prefix_logprobs(trained, prompts, completions)[0]
-    assert torch.allclose(trainer.reference_logprobs(trained, prompts, completions), before, atol=1e-6) and (after - before).abs().max() > 0.01
+    assert steps_apart(trainer.reference_logprobs(trained, prompts, completions), before) <= REORDERED and (after - before).abs().max() > 0.01
 
 
 def test_several_updates_use_the_same_answers_and_move_the_ratio(tiny, tmp_path, letters):
@@ -396,7 +398,7 @@ def test_several_updates_use_the_same_answers_and_move_the_ratio(tiny, tmp_path,
     log = practise(tiny, tmp_path, letters, steps=6, updates=3, recipe=recipe)
     rewards, moved = [row["reward"] for row in log], [row["kl/sampler"] for row in log]
     assert rewards[0] == rewards[1] == rewards[2] != rewards[3] == rewards[4] == rewards[5]
-    assert moved[0] < 1e-9 < moved[2] and moved[3] < 1e-9 < moved[4] and log[2]["ratio_max"] > 1.001
+    assert max(moved[0], moved[3]) <= 8 * STEP and min(moved[2], moved[4]) > 0.01 and log[2]["ratio_max"] > 1.001  # kl_k3 is off by the rounding of exp(0) = 1
 
 
 def test_batches_come_back_for_each_update_and_every_clip_has_its_turn():
@@ -449,7 +451,7 @@ def test_a_step_cut_into_passes_has_the_gradient_of_a_whole_one(name, tiny, tmp_
                               engine=UnequalAnswers(model, processor), callbacks=[Keep()])
         trainer.train()
     whole, *cut = gradients
-    assert whole.abs().max() > 1e-3 and all((whole - g).abs().max() <= 1e-5 for g in cut)
+    assert whole.abs().max() > 1e-3 and all(steps_apart(whole, g) <= REORDERED for g in cut)
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest(tmp_path):
@@ -619,7 +621,8 @@ def test_a_checkpoint_in_the_middle_of_used_answers_is_refused(loaded, tmp_path)
 
 def test_the_bench_measures_both_ways_and_finds_them_equal():
     found = bench_grpo(prompt_tokens=160, answer_tokens=8, repeats=1, hidden=32, layers=2, vision_hidden=32)
-    assert set(found["phases"]) == {"prefill", "log-probabilities", "update"} and max(found["largest_difference"].values()) <= 1e-5
+    assert set(found["phases"]) == {"prefill", "log-probabilities", "update"}
+    assert all(found["largest_difference"][what] <= REORDERED * STEP * size for what, size in {"log-probabilities": 8, "loss": 1, "gradient": 1}.items())
     assert all(phase["times_less_memory"] > 3 and phase["times_as_fast"] > 0 for phase in found["phases"].values())
 
 

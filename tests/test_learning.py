@@ -16,6 +16,7 @@ from actrep_nb.loading import ClipExamples, read_all
 from actrep_nb.sft import train_sft, training_arguments
 from actrep_nb.synth import ACTIONS, draw_clip, make_dataset
 from actrep_nb.video import Frames, write_video
+from rounding import REORDERED, steps_apart
 
 ROOT = Path(__file__).parents[1]
 
@@ -169,7 +170,7 @@ def test_rows_that_leave_the_batch_do_not_disturb_the_others(loaded, clips):
         alone = sample_tokens(model, [prompt], 1, 24, temperature=0)[0][0]
         for ids, logps in group:
             assert ids.tolist() == alone[0].tolist()
-            assert torch.allclose(logps, alone[1], atol=1e-4)
+            assert steps_apart(logps, alone[1]) <= REORDERED
 
 
 def test_sampled_frequencies_are_the_models(loaded):
@@ -197,7 +198,7 @@ def test_policy_loss_against_a_loop():
                 ratio = float(torch.exp(logps[i, t] - old[i, t]))
                 expected -= min(ratio * float(pull[i]), min(max(ratio, 0.8), 1.28) * float(pull[i]))
                 n += 1
-    assert policy_loss(logps, old, pull, mask)[0].item() == pytest.approx(expected / n, rel=1e-5)
+    assert steps_apart(policy_loss(logps, old, pull, mask)[0], expected / n) <= REORDERED
 
 
 @pytest.mark.parametrize("lora", [False, True])
@@ -220,8 +221,8 @@ def test_shared_prompt_equals_repeated_rows(loaded, clips, lora):
         return logps.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
     (a, grad_a), (b, grad_b) = both(True), both(False)
-    assert a.abs().max() > 0.1 and (a - b).abs().max() < 2e-5
-    assert (grad_a - grad_b).abs().max() < 1e-4 * grad_b.abs().max()
+    assert a.abs().max() > 0.1 and steps_apart(a, b) <= REORDERED
+    assert steps_apart(grad_a, grad_b) <= REORDERED
 
 
 def grpo_run(tiny, clips, out, seed):

@@ -9,6 +9,7 @@ from actrep_nb.records import Clip
 from actrep_nb.rollout import (
     ModelEngine, RolloutEngine, RoomyLayer, VllmEngine, check_sampling, choose_tokens, find_engine, kept_tail, merged_weights, placeholder_ids, sample_group, shuffle_slots, vllm_prompt)
 from actrep_nb.video import Frames
+from rounding import REORDERED, STEP, steps_apart
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_only_kept_tokens_are_drawn_and_their_logps_are_the_whole_distributions(
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).repeat(4000, 1)
     chosen, logps = choose_tokens(logits.clone(), 1.0, (), torch.rand(4000, generator=torch.Generator().manual_seed(0)), top_k=2)
     assert set(chosen.tolist()) == {0, 1} and (chosen == 0).float().mean().item() == pytest.approx(0.625, abs=0.03)
-    assert torch.allclose(logps, logits[0][chosen], atol=1e-6)
+    assert steps_apart(logps, logits[0][chosen]) <= 8  # a softmax of four numbers
 
 
 def test_a_stop_text_ends_an_answer_however_it_is_cut_into_tokens(loaded, prompt):
@@ -111,7 +112,7 @@ def test_sampling_at_a_temperature_writes_down_what_training_computes(loaded, pr
 
     group = sample_group(*loaded, [prompt], 3, 9, 0.6, [0], top_p=0.9)[0]
     logps = shared_prefix_logprobs(loaded[0], [prompt], [[r.ids for r in group]], temperature=0.6)[0]
-    assert torch.allclose(logps, torch.stack([r.logps for r in group]), atol=1e-4)
+    assert steps_apart(logps, torch.stack([r.logps for r in group])) <= REORDERED
 
 
 @pytest.mark.parametrize("given", [
@@ -176,7 +177,7 @@ def test_adapters_are_added_in_and_the_model_stays_as_it_is(fresh):
     merged = dict(merged_weights(adapted))
     assert all(torch.equal(p, before[n]) for n, p in adapted.named_parameters())
     truth = dict(adapted.merge_and_unload().named_parameters(remove_duplicate=False))
-    assert list(merged) == list(plain) == list(truth) and all((merged[n] - truth[n]).abs().max() <= 1e-6 for n in truth)
+    assert list(merged) == list(plain) == list(truth) and all(steps_apart(merged[n], truth[n]) <= 8 for n in truth)
     assert sum(not torch.equal(merged[n], plain[n]) for n in plain) == 2 * 7, "queries, keys, values, outputs and three of the MLP in each of two layers"
 
 
@@ -279,6 +280,6 @@ def test_grpo_practises_with_vllm_and_adapters(served, tmp_path):
     REWARDS["letters"] = lambda completions, clips, **_: [t.count("e") / 10 for t in completions]
     examples = [Example(p, clip=Clip(f"{i}.mp4", "squat", 2)) for i, p in enumerate(prompts)]
     log = train_grpo(adapted, processor, examples, training_arguments(tmp_path, 2, 2, 1e-2, warmup=0), {"letters": 1.0}, engine=engine, group_size=4, recipe="dr_grpo", **options)
-    assert all(row["grad_norm"] > 0 and row["ratio_max"] == pytest.approx(1, abs=1e-4) and row["kl/sampler"] < 1e-8 for row in log)
+    assert all(row["grad_norm"] > 0 and row["ratio_max"] == pytest.approx(1, abs=1e-4) and row["kl/sampler"] <= 8 * STEP for row in log)
     assert agree(engine, adapted, processor, prompts) > 0
     del REWARDS["letters"]

@@ -11,6 +11,7 @@ from actrep_nb.loading import ClipExamples, Example, make_example, read_all
 from actrep_nb.sft import CountSFTTrainer, answer_logprobs, load_to_train, sft_batch, start_from, train_sft, training_arguments
 from actrep_nb.show import read_log
 from actrep_nb.video import Frames, write_video
+from rounding import REORDERED, steps_apart
 
 SMALL = dict(hidden=32, layers=2, vision_hidden=32, vision_layers=2)
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -53,9 +54,9 @@ def test_log_probabilities_are_the_librarys(checkpoint, family):
         logps, entropy, mask = answer_logprobs(model, batch)
         with torch.no_grad(): out = model(**batch)
         assert mask.sum(1).tolist() == [len(e.answer) for e in examples]
-        assert -logps[mask].mean().item() == pytest.approx(out.loss.item(), abs=1e-5)
+        assert steps_apart(-logps[mask].mean(), out.loss) <= REORDERED
         full = torch.log_softmax(out.logits[:, :-1][batch["labels"][:, 1:] != -100], -1)
-        assert torch.allclose(entropy[mask], -(full.exp() * full).sum(-1), atol=1e-4)
+        assert steps_apart(entropy[mask], -(full.exp() * full).sum(-1)) <= REORDERED
 
 
 @every_family
@@ -77,8 +78,8 @@ def test_accumulated_batches_weigh_every_token_alike(checkpoint, tmp_path):
         model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
         losses = fit(model, drawn(model, processor), tmp_path / name, 3, batch, optim="sgd", **more)
         runs[name] = losses, torch.cat([p.detach().flatten() for p in model.parameters()])
-    assert runs["whole"][0] == pytest.approx(runs["parts"][0], abs=1e-5)
-    assert (runs["whole"][1] - runs["parts"][1]).abs().max() <= 1e-5
+    assert steps_apart(runs["whole"][0], runs["parts"][0]) <= REORDERED
+    assert steps_apart(runs["whole"][1], runs["parts"][1]) <= REORDERED
 
 
 class Killed(Exception):
@@ -159,7 +160,7 @@ def test_ways_to_train(checkpoint, tmp_path, family, how):
     assert all(torch.equal(p, base[id(p)]) for p in owned) == ("lora" in how)
     if how == "recomputed":
         other = load_model(checkpoint[family], device="cpu")[0]
-        assert fit(other, examples, tmp_path / "b", 6) == pytest.approx(losses, abs=1e-4)
+        assert steps_apart(fit(other, examples, tmp_path / "b", 6), losses) <= 4 * REORDERED  # Adam makes more of a rounding where gradients are small
 
 
 @every_family
@@ -205,7 +206,7 @@ def test_from_imitation_to_practice(checkpoint, tmp_path, family):
         groups = sample_group(model, processor, prompts, 3, 8, seeds=range(len(prompts)))
         logps, _, mask = shared_prefix_logprobs(model, prompts, [[r.ids for r in group] for group in groups])
         for row, rollout in enumerate(r for group in groups for r in group):
-            assert (logps[row][mask[row]] - rollout.logps).abs().max() <= 1e-4, "what was sampled is what is trained"
+            assert steps_apart(logps[row][mask[row]], rollout.logps) <= REORDERED, "what was sampled is what is trained"
     clips = [Example(p, clip=Clip(video="any.mp4", action="squat", count=k)) for k, p in enumerate(prompts)]
     log = train_grpo(model, processor, clips, training_arguments(tmp_path / "grpo", 2, 2, 1e-3), {"format": 1.0}, group_size=3, max_new_tokens=8)
     assert len(log) == 2 and np.isfinite([row["loss"] for row in log]).all()

@@ -263,18 +263,20 @@ def _one_row(module, args, kwargs):
 
 def load_model(
     path: str | Path,  # folder, of a model or of adapters, or a name on the Hugging Face hub
-    device: str | torch.device | None = None,  # where to put it; None picks
+    device: str | torch.device | None = None,  # where to put it; "auto": over all GPUs, and what does not fit there into the computer's memory; None picks
     dtype: torch.dtype | None = None,  # None: float32 on a CPU, bfloat16 elsewhere
     attention: str | None = None,  # "sdpa", "flash_attention_2", "eager"; None: what transformers prefers
     four_bit: bool = False,  # store the language model's weights in four bits, to train adapters
+    **more: Any,  # for transformers' `from_pretrained`, as `max_memory` and `offload_folder` with device="auto"
 ) -> tuple[Any, Any]:
     "Model and processor of a checkpoint. Raises ValueError for a family we do not know, OSError when there is nothing to load, ImportError when a package is missing."
     if (Path(path) / "adapter_config.json").exists():
         from peft import PeftConfig, PeftModel
 
-        model, processor = load_model(PeftConfig.from_pretrained(path).base_model_name_or_path, device, dtype, attention, four_bit)
-        return PeftModel.from_pretrained(model, path), processor
-    where = torch.device(device) if device else pick_device()
+        model, processor = load_model(PeftConfig.from_pretrained(path).base_model_name_or_path, device, dtype, attention, four_bit, **more)
+        own = list(Path(path).glob("*processor_config.json"))
+        return PeftModel.from_pretrained(model, path), AutoProcessor.from_pretrained(path) if own else processor
+    where = pick_device() if device in (None, "auto") else torch.device(device)
     dtype = dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
     if str(path).startswith((".", "/", "data/", "runs/")) and not (Path(path) / "config.json").exists():
         raise FileNotFoundError(f"{path} holds no checkpoint (no config.json). Give a folder written by save_pretrained, or a name on the hub.")
@@ -284,9 +286,10 @@ def load_model(
     if Path(path).is_dir() and not list(Path(path).glob("*processor_config.json")):
         raise FileNotFoundError(f"{path} holds a model without its processor, as checkpoints in the middle of training do. Take the finished checkpoint, or save the processor beside the weights: "
                                 "processor.save_pretrained(folder)")
-    small = dict(quantization_config=_four_bits(family, dtype), device_map={"": where}) if four_bit else {}
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attention, **small)
-    model = model if four_bit else model.to(where)
+    if four_bit: more = dict(quantization_config=_four_bits(family, dtype), device_map={"": where}) | more
+    if device == "auto": more |= {"device_map": "auto"}
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attention, **more)
+    if not {"device_map", "distributed_config"} & more.keys(): model = model.to(where)
     if family.rope is None:
         model.model.language_model.register_forward_pre_hook(_one_row, with_kwargs=True)
     return model, AutoProcessor.from_pretrained(path)
@@ -521,7 +524,7 @@ def trainable(
     model: nn.Module,  # any model
 ) -> tuple[int, int]:
     "Parameters that will be trained, and all parameters."
-    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    counts = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     return sum(n for n, on in counts if on), sum(n for n, _ in counts)
 
 # %% ../nbs/10_models.ipynb #236c19e5

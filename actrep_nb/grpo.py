@@ -432,7 +432,9 @@ def reference_model(
     if trainer.is_fsdp_enabled: return kept
     import deepspeed
 
-    return deepspeed.initialize(model=kept, config=deepcopy(trainer.accelerator.state.deepspeed_plugin.deepspeed_config) | {"train_micro_batch_size_per_gpu": 1})[0].eval()
+    engine = deepspeed.initialize(model=kept, config=deepcopy(trainer.accelerator.state.deepspeed_plugin.deepspeed_config) | {"train_micro_batch_size_per_gpu": 1})[0]
+    engine.eval()
+    return engine
 
 # %% ../nbs/13_grpo.ipynb #3ae32d61
 class GRPOTrainer(ResumableTrainer):

@@ -102,13 +102,18 @@ def state_bytes(
     trained: int,  # how many of them are trained
     strategy: str = "ddp",  # a name in STRATEGIES
     gpus: int = 1,  # ranks
-    full: bool = False,  # trained in float32: 4 bytes for a weight, 4 for a gradient, 8 for the optimiser
+    precision: str = "mixed",  # see `find_precision`
 ) -> dict[str, float]:  # "weights", "gradients", "optimiser" on each GPU, and "cpu": what each rank keeps in the computer's memory
     "What a strategy keeps where, in bytes, before any activation."
     if strategy not in STRATEGIES: raise ValueError(f"no strategy {strategy!r}; STRATEGIES has {', '.join(STRATEGIES)}")
-    shared = {"weights": strategy in ("zero3", "zero3_offload", "fsdp2"), "gradients": strategy != "ddp", "optimiser": strategy != "ddp"}
-    whole = {"weights": weights * (4 if full else 2), "gradients": trained * (4 if full else 2), "optimiser": trained * (8 if full else 12)}
-    kept = {part: size / gpus if shared[part] else size for part, size in whole.items()}
+    zero, all_out = strategy.startswith("zero"), strategy in ("zero3", "zero3_offload", "fsdp2")
+    each = 2 if precision == "bfloat16" or precision == "mixed" and zero else 4  # of a trained weight, and of its gradient
+    averages = 4 if precision == "bfloat16" else 8
+    frozen = 4 if precision == "float32" or precision == "mixed" and strategy == "fsdp2" else 2
+    copy = {"mixed": 4, "float32": 4, "bfloat16": 2}[precision] if zero else 0  # of its own, that DeepSpeed's optimiser works on
+    parts = gpus if all_out else 1
+    kept = {"weights": (trained * each + (weights - trained) * frozen) / parts, "gradients": trained * each / (1 if strategy == "ddp" else gpus),
+            "optimiser": trained * (averages + copy) / (1 if strategy == "ddp" else gpus)}
     if strategy != "zero3_offload": return kept | {"cpu": 0.0}
     return {"weights": 0.0, "gradients": kept["gradients"], "optimiser": 0.0, "cpu": kept["weights"] + kept["optimiser"]}
 

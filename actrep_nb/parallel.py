@@ -7,9 +7,9 @@ Docs: https://actrep.github.io/actrep_nb/parallel.html.md"""
 # %% auto #0
 __all__ = ['STRATEGIES', 'PRECISIONS', 'PUBLISHED', 'strategy_arguments', 'save_strategy', 'find_precision', 'set_up_fsdp2',
            'state_bytes', 'parameter_counts', 'world_size', 'this_rank', 'rank_share', 'through', 'zero3_of',
-           'shared_weights', 'calls_count', 'left_shared', 'gathered', 'fsdp2_loading', 'handed_over',
-           'averaged_gradients', 'summed', 'largest', 'share', 'from_all', 'shared_out', 'rank_answers',
-           'joined_answers']
+           'shared_weights', 'calls_count', 'left_shared', 'gathered', 'collected_at_once', 'rollout_bytes',
+           'fsdp2_loading', 'handed_over', 'averaged_gradients', 'summed', 'largest', 'share', 'from_all', 'shared_out',
+           'rank_answers', 'joined_answers']
 
 # %% ../nbs/10a_parallel.ipynb #46f08866
 import copy
@@ -139,17 +139,23 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # name on the hub → the sizes in its
 }
 
 # %% ../nbs/10a_parallel.ipynb #3cdafafc
+def _built(
+    model: str,  # a folder with a config.json, or a name in PUBLISHED
+) -> Any:
+    "The model without weights."
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    known = PUBLISHED.get(model, {}) if not Path(model).exists() else {}
+    config = AutoConfig.for_model(**known) if known else AutoConfig.from_pretrained(model)
+    with torch.device("meta"): return AutoModelForImageTextToText.from_config(config)
+
+
 def parameter_counts(
     model: str,  # a folder with a config.json (a checkpoint, or a configuration alone), or a name in PUBLISHED
     *frozen: str,  # names of parts that are not trained, see `freeze`
 ) -> tuple[int, int]:  # all, trained
     "Parameters of a model that is not loaded."
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    known = PUBLISHED.get(model, {}) if not Path(model).exists() else {}
-    config = AutoConfig.for_model(**known) if known else AutoConfig.from_pretrained(model)
-    with torch.device("meta"): built = AutoModelForImageTextToText.from_config(config)
-    freeze(built, *frozen)
+    freeze(built := _built(model), *frozen)
     return sum(q.numel() for q in built.parameters()), sum(q.numel() for q in built.parameters() if q.requires_grad)
 
 # %% ../nbs/10a_parallel.ipynb #780fd3b8
@@ -268,17 +274,41 @@ def gathered(
         try: yield inner
         finally: del inner._whole
 
+# %% ../nbs/10a_parallel.ipynb #e5f0a2b2
+def collected_at_once(
+    model: str,  # a folder with a config.json, or a name in PUBLISHED
+) -> int:  # weights
+    "The most that FSDP2 collects at a time: a layer and the next, and what is in no layer."
+    built = _built(model)
+    layers = [sum(p.numel() for p in m.parameters()) for m in built.modules() if type(m).__name__ in built._no_split_modules]
+    return sum(p.numel() for p in built.parameters()) - sum(layers) + 2 * max(layers)
+
+
+def rollout_bytes(
+    weights: int,  # parameters of the model
+    trained: int,  # how many of them are trained
+    strategy: str = "ddp",  # a name in STRATEGIES
+    gather: str = "whole",  # or "layers"
+    precision: str = "mixed",  # see `find_precision`
+    at_once: int = 0,  # see `collected_at_once`
+) -> int:
+    "What each GPU needs for the weights of a rollout, beside `state_bytes`: collected from the other ranks, or rounded to compute with."
+    each = 4 if precision == "float32" else 2
+    if strategy == "ddp": return 2 * trained if precision == "mixed" else 0
+    if strategy == "zero2": return 0
+    if gather == "whole": return each * weights
+    return each * (at_once if strategy == "fsdp2" else min(weights, 10**9))  # DeepSpeed's stage3_max_live_parameters
+
 # %% ../nbs/10a_parallel.ipynb #c3a1f0d2
 def fsdp2_loading(
     path: str | Path,  # of a model, or of adapters for it
     mixed: bool = False,  # compute in bfloat16, add up gradients in float32
 ) -> dict[str, Any]:
     "What `from_pretrained` takes so that each rank reads its part of every weight."
-    from transformers import AutoConfig, AutoModelForImageTextToText
     from transformers.distributed import DistributedConfig
 
     if (Path(path) / "adapter_config.json").exists(): path = json.loads((Path(path) / "adapter_config.json").read_text())["base_model_name_or_path"]
-    with torch.device("meta"): built = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path))
+    built = _built(str(path))
     blocks = {re.sub(r"\d+", "*", name) for name, module in built.named_modules() if type(module).__name__ in built._no_split_modules}
     return {"distributed_config": DistributedConfig(fsdp_size=world_size(), fsdp_mixed_precision=mixed, fsdp_plan=dict.fromkeys(sorted(blocks), "free_full_weight"))}
 

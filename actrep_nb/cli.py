@@ -491,7 +491,7 @@ def plan(
 def _memory(model: str, gpus: int, frozen: str, strategy: str | None, say: Output) -> dict[str, Any]:
     "What training keeps on each GPU under one strategy or each, before activations: a line each."
     quiet_libraries()
-    from actrep_nb.parallel import PUBLISHED, STRATEGIES, parameter_counts, state_bytes
+    from actrep_nb.parallel import PUBLISHED, STRATEGIES, collected_at_once, parameter_counts, rollout_bytes, state_bytes
 
     if strategy and strategy not in STRATEGIES: raise Usage(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
     if model not in PUBLISHED and not (Path(model) / "config.json").exists():
@@ -499,10 +499,13 @@ def _memory(model: str, gpus: int, frozen: str, strategy: str | None, say: Outpu
     weights, trained = parameter_counts(model, *[part for part in frozen.split(",") if part])
     say.say(f"{weights / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million trained in mixed precision on {gpus} GPU{'s' * (gpus > 1)}; MiB on each, before activations:")
     kept = {name: {part: size / 2**20 for part, size in state_bytes(weights, trained, name, gpus).items()} for name in ([strategy] if strategy else STRATEGIES)}
-    say.say(f"{'strategy':>14} {'weights':>10} {'gradients':>10} {'optimiser':>10} {'in all':>10} {'on the CPU':>11}")
+    at_once = collected_at_once(model)
+    rollout = {name: {gather: rollout_bytes(weights, trained, name, gather, at_once=at_once) / 2**20 for gather in ("whole", "layers")} for name in kept}
+    say.say(f"{'strategy':>14} {'weights':>10} {'gradients':>10} {'optimiser':>10} {'in all':>10} {'on the CPU':>11} {'GRPO: whole':>12} {'or layers':>10}")
     for name, k in kept.items():
-        say.say(f"{name:>14} {k['weights']:>10,.1f} {k['gradients']:>10,.1f} {k['optimiser']:>10,.1f} {sum(k.values()) - k['cpu']:>10,.1f} {k['cpu']:>11,.1f}")
-    return {"parameters": weights, "trained": trained, "gpus": gpus, "mib": kept}
+        say.say(f"{name:>14} {k['weights']:>10,.1f} {k['gradients']:>10,.1f} {k['optimiser']:>10,.1f} {sum(k.values()) - k['cpu']:>10,.1f} {k['cpu']:>11,.1f} {rollout[name]['whole']:>12,.1f} {rollout[name]['layers']:>10,.1f}")
+    say.say("GRPO: once in each rollout these are needed too, for weights that are collected whole (ddp: rounded to bfloat16), or with -p gather layers one layer at a time for every token")
+    return {"parameters": weights, "trained": trained, "gpus": gpus, "mib": kept, "rollout_mib": rollout}
 
 # %% ../nbs/18_cli.ipynb #4b6d37bf
 def _plan_lines(table: list[dict[str, Any]]) -> list[str]:

@@ -26,7 +26,8 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .models import TOWER_TOKENS, EncodedPrompt, Sample, encode, frames_for, parts, plan_for, see, unwrapped
+from .models import TOWER_TOKENS, EncodedPrompt, Sample, encode, frames_for, parts, plan_for, see, tower_passes, unwrapped
+from .parallel import calls_count, largest, through, whole_weights
 from .records import Clip
 from .sampling import seed_for
 from .tasks import TASKS
@@ -63,15 +64,15 @@ def make_example(
 
 # %% ../nbs/10b_loading.ipynb #e5336799
 def tower_digest(
-    model: Any,  # of a known family
+    model: Any,  # of a known family; where ranks share out its weights, all of them must call
 ) -> str:
     "One word for the weights that features depend on: the tower's and its mergers'."
     digest = hashlib.blake2b(digest_size=16)
     for name, part in parts(model).items():
         if name == "language": continue
-        for key, weight in part.state_dict().items():
+        for key, weight in whole_weights(part):
             digest.update(f"{name} {key} {weight.dtype}".encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -212,13 +213,22 @@ class ClipExamples(Dataset):
             raise VideoError(f"{bad} of the {tried} clips tried so far cannot be read; the last is {example.clip.id}: {example.problem}")
 
     def encoded(self, model: Any, examples: Sequence[Example]) -> list[Example]:
-        "The same examples with their prompts: with features where the tower is frozen, else with pixels."
+        "The same examples with their prompts: with features where the tower is frozen, else with pixels. Ranks that share out weights must all call."
         prompts = [self._prompt(example) for example in examples]
-        fresh = [k for k, p in enumerate(prompts) if p.features is None] if self.frozen else []
-        for k, prompt in zip(fresh, see(unwrapped(model), [prompts[k] for k in fresh], self.tower_tokens)):
+        if not self.frozen: return [replace(example, prompt=prompt, frames=None) for example, prompt in zip(examples, prompts)]
+        fresh = [k for k, p in enumerate(prompts) if p.features is None]
+        for k, prompt in zip(fresh, self._seen(model, [prompts[k] for k in fresh])):
             prompts[k] = prompt
             if self.features and examples[k].key: self.features.put(examples[k].key, prompt)
         return [replace(example, prompt=prompt, frames=None) for example, prompt in zip(examples, prompts)]
+
+    def _seen(self, model: Any, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+        "What the tower makes of them, in the precision of its weights. Ranks that share these out call it equally often, if only to look at nothing."
+        device = next(unwrapped(model).parameters()).device
+        with torch.autocast(device.type, enabled=False):
+            if not calls_count(model): return see(unwrapped(model), prompts, self.tower_tokens)
+            passes = largest(len(tower_passes(prompts, self.config.video_token_id, self.tower_tokens)), device)
+            return through(model, lambda inner: see(inner, prompts, self.tower_tokens, passes)) if passes else []
 
     def _prompt(self, example: Example) -> EncodedPrompt:
         "From its features on disk, or from its frames."

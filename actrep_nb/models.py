@@ -8,8 +8,8 @@ Docs: https://actrep.github.io/actrep_nb/models.html.md"""
 __all__ = ['VIDEO', 'FAMILIES', 'SPECIAL_TOKENS', 'PHASES', 'DESCRIBE', 'TOWER_TOKENS', 'Family', 'family_of', 'tiny_config',
            'tiny_tokenizer', 'tiny_processor', 'init_fan_in', 'make_tiny_checkpoint', 'pick_device', 'load_model',
            'Sample', 'spec_of', 'choose_spec', 'plan_for', 'frames_for', 'frames_ahead', 'make_sample',
-           'mrope_positions', 'EncodedPrompt', 'encode', 'see', 'video_inputs', 'collate', 'unwrapped', 'parts',
-           'freeze', 'trainable', 'add_lora', 'phase_at', 'transcript']
+           'mrope_positions', 'EncodedPrompt', 'encode', 'tower_passes', 'see', 'video_inputs', 'collate', 'unwrapped',
+           'parts', 'freeze', 'trainable', 'add_lora', 'phase_at', 'transcript']
 
 # %% ../nbs/10_models.ipynb #65feb975
 import random
@@ -262,18 +262,20 @@ def _one_row(module, args, kwargs):
 
 def load_model(
     path: str | Path,  # folder, of a model or of adapters, or a name on the Hugging Face hub
-    device: str | torch.device | None = None,  # where to put it; None picks
+    device: str | torch.device | None = None,  # where to put it; "auto": over all GPUs, and what does not fit there into the computer's memory; None picks
     dtype: torch.dtype | None = None,  # None: float32 on a CPU, bfloat16 elsewhere
     attention: str | None = None,  # "sdpa", "flash_attention_2", "eager"; None: what transformers prefers
     four_bit: bool = False,  # store the language model's weights in four bits, to train adapters
+    **more: Any,  # for transformers' `from_pretrained`, as `max_memory` and `offload_folder` with device="auto"
 ) -> tuple[Any, Any]:
     "Model and processor of a checkpoint. Raises ValueError for a family we do not know, OSError when there is nothing to load, ImportError when a package is missing."
     if (Path(path) / "adapter_config.json").exists():
         from peft import PeftConfig, PeftModel
 
-        model, processor = load_model(PeftConfig.from_pretrained(path).base_model_name_or_path, device, dtype, attention, four_bit)
-        return PeftModel.from_pretrained(model, path), processor
-    where = torch.device(device) if device else pick_device()
+        model, processor = load_model(PeftConfig.from_pretrained(path).base_model_name_or_path, device, dtype, attention, four_bit, **more)
+        own = list(Path(path).glob("*processor_config.json"))
+        return PeftModel.from_pretrained(model, path), AutoProcessor.from_pretrained(path) if own else processor
+    where = pick_device() if device in (None, "auto") else torch.device(device)
     dtype = dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
     if str(path).startswith((".", "/", "data/", "runs/")) and not (Path(path) / "config.json").exists():
         raise FileNotFoundError(f"{path} holds no checkpoint (no config.json). Give a folder written by save_pretrained, or a name on the hub.")
@@ -283,9 +285,10 @@ def load_model(
     if Path(path).is_dir() and not list(Path(path).glob("*processor_config.json")):
         raise FileNotFoundError(f"{path} holds a model without its processor, as checkpoints in the middle of training do. Take the finished checkpoint, or save the processor beside the weights: "
                                 "processor.save_pretrained(folder)")
-    small = dict(quantization_config=_four_bits(family, dtype), device_map={"": where}) if four_bit else {}
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attention, **small)
-    model = model if four_bit else model.to(where)
+    if four_bit: more = dict(quantization_config=_four_bits(family, dtype), device_map={"": where}) | more
+    if device == "auto": more |= {"device_map": "auto"}
+    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attention, **more)
+    if not {"device_map", "distributed_config"} & more.keys(): model = model.to(where)
     if family.rope is None:
         model.model.language_model.register_forward_pre_hook(_one_row, with_kwargs=True)
     return model, AutoProcessor.from_pretrained(path)
@@ -443,25 +446,37 @@ def _slots(
     return pixels, torch.tensor([len(pixels) // size, *prompt.grid_thw[1:].tolist()])
 
 
+def tower_passes(
+    prompts: Sequence[EncodedPrompt],  # with pixels
+    video_token: int,  # id of the token that stands for a piece of video
+    max_tokens: int = TOWER_TOKENS,  # in one pass, or one slot where that has more
+) -> list[list[tuple[int, Tensor, Tensor]]]:  # for each pass: index of a prompt, some of its patches [N, …], their grid [3]
+    "What the tower looks at together. No tower looks across slots, so many short clips are seen in one pass and a long one in several."
+    passes, room = list[list[tuple[int, Tensor, Tensor]]](), 0
+    for k, prompt in enumerate(prompts):
+        slots = int(prompt.grid_thw[0])
+        tokens = int((prompt.input_ids == video_token).sum()) // slots
+        many = max(1, max_tokens // tokens)
+        for first in range(0, slots, many):
+            pixels, grid = _slots(prompt, first, many)
+            if int(grid[0]) * tokens > room: passes, room = [*passes, []], max_tokens
+            passes[-1].append((k, pixels, grid))
+            room -= int(grid[0]) * tokens
+    return passes
+
+
 def see(
     model: Any,  # its vision tower is used
     prompts: Sequence[EncodedPrompt],  # with pixels
-    max_tokens: int = TOWER_TOKENS,  # that the tower looks at in one pass, or one slot where that has more
+    max_tokens: int = TOWER_TOKENS,  # that the tower looks at in one pass
+    passes: int = 0,  # make at least so many, the last of them at nothing: ranks that share out a tower's weights must call it equally often
 ) -> list[EncodedPrompt]:
-    "Replace pixels by the vision tower's features, computed once and without gradient. No tower looks across slots, so many short clips are seen in one pass and a long one in several."
-    device, family = next(model.parameters()).device, family_of(model)
-    pieces, passes, room = [], list[list[tuple[int, Tensor, Tensor]]](), 0
-    for k, p in enumerate(prompts):
-        slots = int(p.grid_thw[0])
-        tokens = int((p.input_ids == model.config.video_token_id).sum()) // slots
-        many = max(1, max_tokens // tokens)
-        pieces += [(k, tokens * min(many, slots - first), *_slots(p, first, many)) for first in range(0, slots, many)]
-    for k, tokens, pixels, grid in pieces:
-        if tokens > room: passes, room = [*passes, []], max_tokens
-        passes[-1].append((k, pixels, grid))
-        room -= tokens
-    features, depths = [list[Tensor]() for _ in prompts], [list[Tensor]() for _ in prompts]
-    for some in passes:
+    "Replace pixels by the vision tower's features, computed once and without gradient."
+    device, family, config = next(model.parameters()).device, family_of(model), model.config.vision_config
+    planned = tower_passes(prompts, model.config.video_token_id, max_tokens)
+    nothing = (len(prompts), torch.zeros(4, 3 * family.slot * config.patch_size**2), torch.tensor([1, 2, 2]))
+    features, depths = [list[Tensor]() for _ in range(len(prompts) + 1)], [list[Tensor]() for _ in range(len(prompts) + 1)]
+    for some in planned + [[nothing]] * (passes - len(planned)):
         grids = torch.stack([grid for *_, grid in some]).to(device)
         with torch.no_grad():
             seen = model.get_video_features(torch.cat([pixels for _, pixels, _ in some]).to(device), grids, **family.inputs(grids), return_dict=True)
@@ -548,7 +563,7 @@ def trainable(
     model: nn.Module,  # any model
 ) -> tuple[int, int]:
     "Parameters that will be trained, and all parameters."
-    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    counts = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     return sum(n for n, on in counts if on), sum(n for n, _ in counts)
 
 # %% ../nbs/10_models.ipynb #236c19e5

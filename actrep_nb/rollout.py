@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .models import EncodedPrompt, Sample, collate, encode, see, unwrapped
+from .parallel import calls_count, largest
 from .show import progress
 
 # %% ../nbs/12_rollout.ipynb #083ffec1
@@ -147,7 +148,7 @@ def sample_tokens(
         stop, banned = torch.tensor(sorted(_stop_ids(model))), placeholder_ids(model.config)
         seeds = torch.randint(2**53, (len(prompts),)).tolist() if seeds is None else seeds
         uniform = torch.cat([torch.rand(group_size, max_new_tokens, generator=torch.Generator().manual_seed(seed)) for _, seed in zip(prompts, seeds, strict=True)])  # [B·G, budget]
-        cache = DynamicCache(config=model.config)
+        in_step, cache = calls_count(model), DynamicCache(config=model.config)
         cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
         out = model(**batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(group_size)
@@ -176,9 +177,11 @@ def sample_tokens(
                 keep = keep.to(logits.device)
                 cache.batch_select_indices(keep)
                 chosen, mask, position = chosen[keep], mask[keep], position[keep]
+            if in_step: largest(1, logits.device)  # another step follows, on every rank
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             out = model(input_ids=chosen[:, None], attention_mask=mask, position_ids=position.expand(3, -1, -1), past_key_values=cache, use_cache=True)
             logits, position = out.logits[:, -1], position + 1
+        while in_step and largest(0, logits.device): model(input_ids=chosen[:1, None], position_ids=position[:1].expand(3, -1, -1), use_cache=False)  # for the others' sake
         done = [(row[row >= 0], lp[row >= 0]) for row, lp in zip(ids, logps)]
         return [done[i : i + group_size] for i in range(0, len(done), group_size)]
 

@@ -117,7 +117,7 @@ def test_a_run_that_died_ends_like_one_that_did_not(checkpoint, tmp_path, monkey
 
 def test_what_is_to_be_trained_is_said_when_loading(checkpoint, tmp_path):
     names = lambda model: {n for n, p in model.named_parameters() if p.requires_grad}
-    model, _ = load_to_train(checkpoint["qwen2_5_vl"], "vision, merger", dtype="bfloat16", attention="eager")
+    model, _ = load_to_train(checkpoint["qwen2_5_vl"], "vision, merger", precision="bfloat16", attention="eager")
     assert names(model) and not any("visual" in n for n in names(model)) and model.dtype == torch.bfloat16 and model.config._attn_implementation == "eager"
     model, processor = load_to_train(checkpoint["qwen2_5_vl"], lora_rank=2)
     assert names(model) and all("lora_" in n for n in names(model))
@@ -146,7 +146,7 @@ def test_a_torn_checkpoint_is_passed_over_and_an_older_runs_is_not_taken_for_one
 
 
 @every_family
-@pytest.mark.parametrize("how", ["lora, recomputed", "recomputed", "bf16"])
+@pytest.mark.parametrize("how", ["lora, recomputed", "recomputed", "mixed"])
 def test_ways_to_train(checkpoint, tmp_path, family, how):
     "The loss falls each way; recomputing activations changes nothing; adapters leave the base alone."
     model, processor = load_model(checkpoint[family], device="cpu")
@@ -154,7 +154,7 @@ def test_ways_to_train(checkpoint, tmp_path, family, how):
     base = {id(p): p.detach().clone() for p in model.parameters()}
     owned = list(model.parameters())
     trained = add_lora(model, rank=4) if "lora" in how else model
-    more = dict(activation_checkpointing="recomputed" in how, bf16=how == "bf16")
+    more = dict(activation_checkpointing="recomputed" in how, precision="mixed" if how == "mixed" else "float32")
     losses = fit(trained, examples, tmp_path / "a", 6, **more)
     assert losses[-1] < 0.9 * losses[0]
     assert all(torch.equal(p, base[id(p)]) for p in owned) == ("lora" in how)

@@ -6,10 +6,10 @@ Docs: https://actrep.github.io/actrep_nb/models.html.md"""
 
 # %% auto #0
 __all__ = ['VIDEO', 'FAMILIES', 'SPECIAL_TOKENS', 'PHASES', 'DESCRIBE', 'Family', 'family_of', 'tiny_config', 'tiny_tokenizer',
-           'tiny_processor', 'init_fan_in', 'make_tiny_checkpoint', 'pick_device', 'load_model', 'Sample', 'frame_size',
-           'frames_for', 'frames_ahead', 'make_sample', 'mrope_positions', 'EncodedPrompt', 'seconds_per_slot',
-           'encode', 'see', 'video_inputs', 'collate', 'unwrapped', 'parts', 'freeze', 'trainable', 'add_lora',
-           'phase_at', 'transcript']
+           'tiny_processor', 'init_fan_in', 'make_tiny_checkpoint', 'pick_device', 'device_of', 'load_model', 'Sample',
+           'frame_size', 'frames_for', 'frames_ahead', 'make_sample', 'mrope_positions', 'EncodedPrompt',
+           'seconds_per_slot', 'encode', 'see', 'video_inputs', 'collate', 'unwrapped', 'parts', 'freeze', 'trainable',
+           'add_lora', 'phase_at', 'transcript']
 
 # %% ../nbs/10_models.ipynb #65feb975
 import random
@@ -246,6 +246,15 @@ def pick_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 # %% ../nbs/10_models.ipynb #6d32fe20
+def device_of(
+    model: Any,  # of a known family
+) -> torch.device:
+    "Where its inputs go. Weights may be elsewhere until they are needed (device=\"auto\")."
+    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
+    where = next((hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None), None)
+    return next(model.parameters()).device if where is None else torch.device(where)
+
+
 def _four_bits(family: Family, dtype: torch.dtype) -> Any:
     "Four bits for the language model's weights; the tower and what leads from it stay as they are."
     if not find_spec("bitsandbytes"):
@@ -436,7 +445,7 @@ def see(
     batch_size: int = 16,  # clips at a time
 ) -> list[EncodedPrompt]:
     "Replace pixels by the vision tower's features, computed once and without gradient."
-    device, out = next(model.parameters()).device, []
+    device, out = device_of(model), []
     for i in range(0, len(prompts), batch_size):
         some = prompts[i : i + batch_size]
         pixels, grids = torch.cat([p.pixels for p in some if p.pixels is not None]).to(device), torch.stack([p.grid_thw for p in some]).to(device)
@@ -453,7 +462,7 @@ def video_inputs(
     prompts: Sequence[EncodedPrompt],  # all with pixels, or all with features
 ) -> dict[str, Any]:
     "The videos of prompts, as the model's forward pass takes them."
-    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+    device, dtype = device_of(model), next(model.parameters()).dtype
     if not all(p.features is not None for p in prompts):
         pixels, grids = torch.cat([p.pixels for p in prompts if p.pixels is not None]).to(device, dtype), torch.stack([p.grid_thw for p in prompts]).to(device)
         return dict(pixel_values_videos=pixels, video_grid_thw=grids, **family_of(model).inputs(grids))
@@ -482,7 +491,7 @@ def collate(
         after = p.position_ids[:, -1:] + 1 + torch.arange(len(answer))
         positions[:, row, at] = torch.cat([p.position_ids, after], dim=1)
         labels[row, at.stop - len(answer) : at.stop] = answer
-    device = next(model.parameters()).device
+    device = device_of(model)
     batch: dict[str, Any] = dict(input_ids=ids, attention_mask=mask, position_ids=positions, labels=labels)
     return {k: v.to(device) for k, v in batch.items()} | video_inputs(model, prompts)
 

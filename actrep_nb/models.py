@@ -250,8 +250,8 @@ def device_of(
     model: Any,  # of a known family
 ) -> torch.device:
     "Where its inputs go. Weights may be elsewhere until they are needed (device=\"auto\")."
-    hooks = (getattr(module, "_hf_hook", None) for module in model.modules())
-    where = next((hook.execution_device for hook in hooks if getattr(hook, "execution_device", None) is not None), None)
+    hooked = (getattr(getattr(module, "_hf_hook", None), "execution_device", None) for module in model.modules())
+    where = next((device for device in hooked if device is not None), None)
     return next(model.parameters()).device if where is None else torch.device(where)
 
 

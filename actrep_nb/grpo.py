@@ -39,7 +39,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_callback import PrinterCallback
 
 from .loading import Example, Examples, ReadyExamples
-from .models import EncodedPrompt, Sample, collate, encode, family_of, load_model, make_tiny_checkpoint, unwrapped, video_inputs
+from .models import EncodedPrompt, Sample, collate, device_of, encode, family_of, load_model, make_tiny_checkpoint, unwrapped, video_inputs
 from .parallel import calls_count, fsdp2_loading, gathered, largest, left_shared, shared_weights, summed, through
 from .records import Clip
 from .rewards import combine
@@ -253,7 +253,7 @@ def _stream_states(
     completions: Sequence[Sequence[Tensor]],  # token ids of the completions of each prompt
 ) -> Tensor:
     "The states that predict the tokens of all completions, in order [N, hidden], from one flat stream."
-    device, start = next(model.parameters()).device, 0
+    device, start = device_of(model), 0
     ids, positions, branches, before = [], [], [], []
     for prompt, group in zip(prompts, completions):
         size, lengths = len(prompt.input_ids), [len(c) for c in group]
@@ -308,7 +308,7 @@ def shared_prefix_logprobs(
     model = unwrapped(model)
     states = _stream_states if shared and share_prompts(model) else _row_states
     flat = [c for group in completions for c in group]
-    device = next(model.parameters()).device
+    device = device_of(model)
     logps, entropy = token_logprobs(model, states(model, prompts, completions), torch.cat(flat).to(device), temperature, placeholder_ids(model.config))
     mask = _pad([torch.ones(len(c), dtype=torch.bool) for c in flat]).to(device)
     empty = torch.zeros(mask.shape, device=device)

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .models import TOWER_TOKENS, EncodedPrompt, Sample, encode, frames_for, parts, plan_for, see, tower_passes, unwrapped
+from .models import TOWER_TOKENS, EncodedPrompt, Sample, device_of, encode, frames_for, parts, plan_for, see, tower_passes, unwrapped
 from .parallel import calls_count, largest, through, whole_weights
 from .records import Clip
 from .sampling import seed_for
@@ -224,7 +224,7 @@ class ClipExamples(Dataset):
 
     def _seen(self, model: Any, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
         "What the tower makes of them, in the precision of its weights. Ranks that share these out call it equally often, if only to look at nothing."
-        device = next(unwrapped(model).parameters()).device
+        device = device_of(unwrapped(model))
         with torch.autocast(device.type, enabled=False):
             if not calls_count(model): return see(unwrapped(model), prompts, self.tower_tokens)
             passes = largest(len(tower_passes(prompts, self.config.video_token_id, self.tower_tokens)), device)

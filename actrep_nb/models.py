@@ -6,8 +6,8 @@ Docs: https://actrep.github.io/actrep_nb/models.html.md"""
 
 # %% auto #0
 __all__ = ['VIDEO', 'FAMILIES', 'SPECIAL_TOKENS', 'PHASES', 'DESCRIBE', 'TOWER_TOKENS', 'Family', 'family_of', 'tiny_config',
-           'tiny_tokenizer', 'tiny_processor', 'init_fan_in', 'make_tiny_checkpoint', 'pick_device', 'load_model',
-           'Sample', 'spec_of', 'choose_spec', 'plan_for', 'frames_for', 'frames_ahead', 'make_sample',
+           'tiny_tokenizer', 'tiny_processor', 'init_fan_in', 'make_tiny_checkpoint', 'pick_device', 'device_of',
+           'load_model', 'Sample', 'spec_of', 'choose_spec', 'plan_for', 'frames_for', 'frames_ahead', 'make_sample',
            'mrope_positions', 'EncodedPrompt', 'encode', 'tower_passes', 'see', 'video_inputs', 'collate', 'unwrapped',
            'parts', 'freeze', 'trainable', 'add_lora', 'phase_at', 'transcript']
 
@@ -245,6 +245,15 @@ def pick_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 # %% ../nbs/10_models.ipynb #6d32fe20
+def device_of(
+    model: Any,  # of a known family
+) -> torch.device:
+    "Where its inputs go. Weights may be elsewhere until they are needed (device=\"auto\")."
+    hooked = (getattr(getattr(module, "_hf_hook", None), "execution_device", None) for module in model.modules())
+    where = next((device for device in hooked if device is not None), None)
+    return next(model.parameters()).device if where is None else torch.device(where)
+
+
 def _four_bits(family: Family, dtype: torch.dtype) -> Any:
     "Four bits for the language model's weights; the tower and what leads from it stay as they are."
     if not find_spec("bitsandbytes"):
@@ -472,7 +481,7 @@ def see(
     passes: int = 0,  # make at least so many, the last of them at nothing: ranks that share out a tower's weights must call it equally often
 ) -> list[EncodedPrompt]:
     "Replace pixels by the vision tower's features, computed once and without gradient."
-    device, family, config = next(model.parameters()).device, family_of(model), model.config.vision_config
+    device, family, config = device_of(model), family_of(model), model.config.vision_config
     planned = tower_passes(prompts, model.config.video_token_id, max_tokens)
     nothing = (len(prompts), torch.zeros(4, 3 * family.slot * config.patch_size**2), torch.tensor([1, 2, 2]))
     features, depths = [list[Tensor]() for _ in range(len(prompts) + 1)], [list[Tensor]() for _ in range(len(prompts) + 1)]
@@ -492,7 +501,7 @@ def video_inputs(
     prompts: Sequence[EncodedPrompt],  # all with pixels, or all with features
 ) -> dict[str, Any]:
     "The videos of prompts, as the model's forward pass takes them."
-    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+    device, dtype = device_of(model), next(model.parameters()).dtype
     if not all(p.features is not None for p in prompts):
         pixels, grids = torch.cat([p.pixels for p in prompts if p.pixels is not None]).to(device, dtype), torch.stack([p.grid_thw for p in prompts]).to(device)
         return dict(pixel_values_videos=pixels, video_grid_thw=grids, **family_of(model).inputs(grids))
@@ -521,7 +530,7 @@ def collate(
         after = p.position_ids[:, -1:] + 1 + torch.arange(len(answer))
         positions[:, row, at] = torch.cat([p.position_ids, after], dim=1)
         labels[row, at.stop - len(answer) : at.stop] = answer
-    device = next(model.parameters()).device
+    device = device_of(model)
     batch: dict[str, Any] = dict(input_ids=ids, attention_mask=mask, position_ids=positions, labels=labels)
     return {k: v.to(device) for k, v in batch.items()} | video_inputs(model, prompts)
 

@@ -15,15 +15,15 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
 from actrep_nb.grpo import (
-    RECIPES, Blocks, GRPOTrainer, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, check_practice, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
+    RECIPES, Blocks, GRPOTrainer, Recipe, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, check_practice, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
     shared_prefix_logprobs, token_logprobs, train_grpo, why_not_shared)
 from actrep_nb.loading import Example
 from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, spec_of, unwrapped
 from actrep_nb.records import Clip
 from actrep_nb.rewards import REWARDS
-from actrep_nb.rollout import placeholder_ids, ModelEngine, Rollout, sample_group
+from actrep_nb.rollout import ModelEngine, Rollout, placeholder_ids, sample_group
 from actrep_nb.runs import run
-from actrep_nb.sft import training_arguments
+from actrep_nb.sft import load_to_train, training_arguments
 from actrep_nb.show import read_log
 from actrep_nb.synth import make_dataset
 from actrep_nb.tasks import TASKS
@@ -665,3 +665,34 @@ def test_without_trl_the_bench_says_what_to_install(monkeypatch, capsys):
     assert main(["bench", "grpo", "--trl"]) == 1
     assert "pip install trl" in capsys.readouterr().err
     assert main(["bench", "video", "--trl"]) == 2
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradient(tiny, tmp_path, reference):
+    "Autocast keeps what it rounded; what the rollout rounded, without gradients, must not be what the loss uses. With the reference, nothing is apart before the first step."
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+            if call is torch.ops.aten._to_copy.default and kwargs.get("dtype") is torch.bfloat16 and args[0].shape == (32, 96): casts.append(engine.at)
+            return call(*args, **kwargs or {})
+
+    class Told(ModelEngine):
+        at = "update"
+        def generate(self, *args):
+            self.at = "rollout"
+            made = super().generate(*args)
+            self.at = "update"
+            return made
+
+    norms, casts = {}, []
+    REWARDS["letters"] = lambda completions, clips, **_: [len(text) / 10 for text in completions]
+    for precision in ("float32", "mixed"):
+        args = training_arguments(tmp_path / precision, 1, 2, 1e-4, precision=precision)
+        model, processor = load_to_train(tiny, "vision,merger", precision=precision, args=args)
+        engine = Told(model, processor, {"max_new_tokens": 8})
+        with Casts(): log = train_grpo(model, processor, noise_pairs(model, processor), args, {"letters": 1.0}, group_size=4, max_new_tokens=8, engine=engine, recipe=Recipe(by_token, beta=0.1 * reference))
+        norms[precision] = log[0]["grad_norm"]
+        assert abs(log[0]["ratio_max"] - 1) < 0.05 and log[0]["kl/reference"] < (1e-6 if precision == "float32" else 1e-4)
+    assert casts.count("rollout") == 2, "one for each layer, however many tokens"
+    assert norms["mixed"] == pytest.approx(norms["float32"], rel=0.3) and norms["mixed"] > 0.01

@@ -12,7 +12,7 @@ from PIL import Image
 
 from actrep_nb import models as chapter
 from actrep_nb.models import (
-    FAMILIES, VIDEO, Sample, add_lora, choose_spec, collate, encode, family_of, frames_for, freeze, load_model, make_tiny_checkpoint, mrope_positions, parts, plan_for,
+    FAMILIES, VIDEO, Sample, add_lora, choose_spec, collate, device_of, encode, family_of, frames_for, freeze, load_model, make_tiny_checkpoint, mrope_positions, parts, plan_for,
     see, spec_of, tiny_config, trainable)
 from actrep_nb.records import Clip
 from actrep_nb.spec import VideoSpec
@@ -484,3 +484,29 @@ def test_a_checkpoint_without_its_processor_says_so(checkpoint, tmp_path):
     with pytest.raises(FileNotFoundError, match="without its processor"): load_model(tmp_path, device="cpu")
     processor.save_pretrained(tmp_path)
     assert load_model(tmp_path, device="cpu")[1].tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+
+
+@every_family
+def test_a_model_laid_out_by_accelerate_answers_as_before(checkpoint, tmp_path, family):
+    "Part of the weights on disk, part in memory: accelerate's hooks bring them when they are needed."
+    from actrep_nb.rollout import sample_group
+
+    whole, processor = load_model(checkpoint[family], device="cpu")
+    size = sum(p.numel() * 4 for p in whole.parameters())
+    spread, _ = load_model(checkpoint[family], device="auto", dtype=torch.float32, max_memory={"cpu": size // 2}, offload_folder=str(tmp_path))
+    assert any(p.is_meta for p in spread.parameters()) and device_of(spread).type == "cpu"
+    frames = Frames(np.random.default_rng(0).integers(0, 255, (8, *processor.video_processor.frame_size, 3)).astype(np.uint8), np.arange(8) / 4)
+    prompt = encode(whole, processor, Sample(Clip("a.mp4", "squat", 1), frames, "How many?"))
+    asked = [see(whole, [prompt])[0], see(spread, [prompt])[0]]
+    assert torch.allclose(asked[0].features, asked[1].features, atol=1e-6)
+    one, other = ([[r.ids.tolist() for r in sample_group(model, processor, [prompt], 2, 8, seeds=[0])[0]]] for model in (whole, spread))
+    assert one == other
+
+
+def test_adapters_with_a_processor_of_their_own_are_read_with_it(checkpoint, tmp_path):
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    add_lora(model, rank=2).save_pretrained(tmp_path)
+    assert load_model(tmp_path, device="cpu")[1].video_processor.fps == processor.video_processor.fps
+    processor.video_processor.fps = 7.0
+    processor.save_pretrained(tmp_path)
+    assert load_model(tmp_path, device="cpu")[1].video_processor.fps == 7.0

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
@@ -24,7 +25,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 from .models import EncodedPrompt, Sample, add_lora, collate, encode, frames_ahead, freeze, load_model, parts, see, trainable, unwrapped
 from .parallel import rank_share, strategy_arguments, through
 from .records import Clip
-from .show import progress, read_log
+from .show import plain, progress, read_log
 from .tasks import TASKS
 from .video import FrameCache
 
@@ -168,7 +169,7 @@ class CountSFTTrainer(ResumableTrainer):
 
 # %% ../nbs/11_sft.ipynb #79f01ab7
 class JSONLLog(TrainerCallback):
-    "Appends what the Trainer logs to a file, one JSON object per step, and shows progress."
+    "Appends what the Trainer logs to a file, one JSON object per step with null for what is no number, and shows progress."
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -177,7 +178,7 @@ class JSONLLog(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             done = [row for row in read_log(self.path) if row["step"] <= state.global_step] if self.path.exists() else []
-            self.path.write_text("".join(json.dumps(row) + "\n" for row in done))
+            self.path.write_text("".join(json.dumps(plain(row)) + "\n" for row in done))
             self.began, self.steps = time.time(), iter(progress(range(state.max_steps - state.global_step), desc="training"))
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -188,7 +189,15 @@ class JSONLLog(TrainerCallback):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
             row = {"step": state.global_step, **{{"learning_rate": "lr"}.get(k, k): v for k, v in logs.items() if k != "epoch"}}
             with open(self.path, "a") as file:
-                file.write(json.dumps(row) + "\n")
+                file.write(json.dumps(plain(row)) + "\n")
+
+# %% ../nbs/11_sft.ipynb #9d41f6a8
+@patch
+def log(self: ResumableTrainer, logs, *args, **kwargs):
+    "What the Trainer logs; a loss that is NaN stays in its own line."
+    super(ResumableTrainer, self).log(logs, *args, **kwargs)
+    self.state.log_history[-1] = plain(self.state.log_history[-1])
+    if "loss" in logs: self._tr_loss.zero_()
 
 # %% ../nbs/11_sft.ipynb #2fa811fb
 def training_arguments(
@@ -205,7 +214,7 @@ def training_arguments(
     "TrainingArguments with the defaults of this book: cosine schedule, clipping at 1, a log line per step, no checkpoints unless asked for."
     defaults = dict(
         output_dir=str(out), max_steps=steps, per_device_train_batch_size=rank_share(batch_size, accumulation), gradient_accumulation_steps=accumulation, learning_rate=lr, seed=seed, data_seed=seed, lr_scheduler_type="cosine",
-        warmup_steps=int(warmup * steps), weight_decay=0.01, max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True,
+        warmup_steps=int(warmup * steps), weight_decay=0.01, max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, logging_nan_inf_filter=False,
         remove_unused_columns=False, dataloader_pin_memory=False, use_cpu=not torch.cuda.is_available(), label_names=["labels"])
     return TrainingArguments(**(defaults | strategy_arguments(strategy) | more))
 

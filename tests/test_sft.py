@@ -216,3 +216,18 @@ def test_a_model_that_is_frozen_whole_is_refused(checkpoint, tmp_path):
     freeze(model, *parts(model))
     with pytest.raises(ValueError, match="every part of the model is frozen"):
         train_sft(model, drawn(model, processor), training_arguments(tmp_path, 1, 2, 1e-2))
+
+
+def test_a_loss_that_is_no_number_is_null_in_its_own_line(checkpoint, tmp_path, monkeypatch):
+    "The Trainer would write 0.0; and once told not to, NaN to the end. In files it is null: NaN is not JSON."
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    compute = CountSFTTrainer.compute_loss
+    def spoiled(self, *args, **kwargs): return compute(self, *args, **kwargs) + {1: float("nan"), 2: float("inf")}.get(self.state.global_step, 0.0)
+    monkeypatch.setattr(CountSFTTrainer, "compute_loss", spoiled)
+    log = train_sft(model, drawn(model, processor), training_arguments(tmp_path, 4, 2, 1e-3, save_strategy="steps", save_steps=4))
+    assert [row["loss"] is None for row in log] == [False, True, True, False] and log[3]["loss"] > 0 and all(row["grad_norm"] > 0 for row in log)
+    def no_number(text): raise ValueError(f"{text} is not JSON")
+    for line in [*(tmp_path / "log.jsonl").read_text().splitlines(), (tmp_path / "checkpoint-4" / "trainer_state.json").read_text()]:
+        json.loads(line, parse_constant=no_number)
+    train_sft(model, drawn(model, processor), training_arguments(tmp_path, 5, 2, 1e-3, save_strategy="steps", save_steps=4), resume=True)
+    assert [json.loads(line, parse_constant=no_number)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5]

@@ -46,7 +46,7 @@ from .records import Clip
 from .rewards import combine
 from .rollout import Rollout, RolloutEngine, find_engine, placeholder_ids, sample_group, shuffle_slots
 from .sampling import seed_for
-from .sft import JSONLLog, ResumableTrainer, finish, start_from
+from .sft import JSONLLog, ResumableTrainer, finish, look_once, start_from
 from .show import RunWarning, plain, read_log
 from .tasks import TASKS, Task
 from .video import Frames
@@ -561,6 +561,7 @@ class GRPOTrainer(ResumableTrainer):
                 self.held = [self.practise(batch) for batch in self.batches]
             self.tokens = summed(sum(practice.tokens for practice in self.held), self.args.device)
         practice, self.place = self.held[self.place], self.place + 1
+        look_once(self, model, lambda: collate(unwrapped(model), practice.prompts[:1], [practice.groups[0][0].ids], side="right"))
         shares = len(self.held) * self.args.world_size  # passes and ranks, over which gradients are averaged
         portion = practice.tokens * shares / self.tokens if self.recipe.weigh is by_token else 1.0
         loss, parts = self.group_loss(model, practice.prompts, practice.groups, portion)

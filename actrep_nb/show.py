@@ -181,7 +181,7 @@ def progress(
         line.show(progress_text(done, total, time.monotonic() - began, desc), 1.0, last=True)
 
 # %% ../nbs/00_show.ipynb #b3a9e604
-class RunWarning(UserWarning):
+class RunWarning(Warning):
     "What a run must not keep to itself: that it learns nothing, or learns without looking."
 
 # %% ../nbs/00_show.ipynb #a022c217

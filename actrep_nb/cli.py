@@ -998,19 +998,70 @@ def _book() -> list[Check]:
         Check("experiments", bool(names), ", ".join(names) or "not found", "work in a checkout: git clone"),
     ]
 
+# %% ../nbs/18_cli.ipynb #5d7e0b94
+def _model_facts(
+    path: str,  # a checkpoint
+) -> dict[str, Any]:
+    "What a checkpoint is, what it says of a drawn clip of three squats, and how much of that depends on the video."
+    import tempfile
+
+    from actrep_nb.models import encode, load_model, make_sample, trainable, unwrapped
+    from actrep_nb.records import Clip
+    from actrep_nb.rollout import sample_group
+    from actrep_nb.sft import video_effect
+    from actrep_nb.synth import draw_clip
+    from actrep_nb.video import write_video
+
+    model, processor = load_model(path)
+    config, weight = unwrapped(model).config, next(model.parameters())
+    drawn = draw_clip("squat", 3, size=224, max_seconds=8)
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "drawn.mp4"
+        write_video(video, drawn.pixels, drawn.fps)
+        prompt = encode(model.eval(), processor, make_sample(processor, Clip(video=str(video), action="squat", count=3, cycles=drawn.cycles)))
+    [[answer]] = sample_group(model, processor, [prompt], group_size=1, max_new_tokens=128, temperature=0)
+    return {"family": config.model_type, "parameters": trainable(model)[1], "dtype": str(weight.dtype).removeprefix("torch."), "device": str(weight.device),
+            "prompt_tokens": len(prompt.input_ids), "video_tokens": int((prompt.input_ids == config.video_token_id).sum()), "answer": answer.text,
+            "video_effect": video_effect(model, prompt, answer.ids)}
+
+# %% ../nbs/18_cli.ipynb #e6a1930c
+def _look_at_model(
+    path: str,  # --model
+    say: Output,  # see `command`
+) -> None:
+    "Say what a checkpoint is and whether it looks at a video; a blind one has failed."
+    check_model(path)
+    quiet_libraries()
+    from actrep_nb.sft import why_blind
+
+    facts = _model_facts(path)
+    reason = why_blind(facts["video_effect"])
+    rows = {"family": facts["family"], "parameters": f"{facts['parameters']:,} in {facts['dtype']}, on {facts['device']}",
+            "a drawn clip": f"{facts['video_tokens']} video tokens of {facts['prompt_tokens']} tokens of the prompt, three squats",
+            "greedy answer": " ".join(facts["answer"].split()) or "nothing", "video effect": f"{facts['video_effect']:.3g} nats per token: {'it does not look' if reason else 'it looks'}"}
+    for name, found in rows.items(): say.say(f"{name:<16} {found}")
+    say.data |= {"model": path, "ready": not reason, **facts}
+    if reason: say.fail(path, reason)
+
 # %% ../nbs/18_cli.ipynb #8900d2eb
 @app.command(short_help="what is installed, what is missing and how to get it")
-def doctor(as_json: AsJson = False) -> None:
-    """Look at this installation: versions, devices, video readers, what is missing and how to get it.
+def doctor(
+    model: Annotated[str | None, typer.Option(help="Look at this checkpoint instead: a folder, or a name on the hub.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at this installation: versions, devices, video readers, what is missing and how to get it. Or look at a model:
+    what it is, what it answers about a drawn clip, and whether that answer depends on the video at all.
 
     \b
     Examples:
       actrep doctor
       actrep doctor --json | tail -1 | jq '.checks[] | select(.ok | not)'
+      actrep doctor --model runs/demo/sft/checkpoint
     """
     import platform
 
     with command("doctor", as_json) as say:
+        if model: return _look_at_model(model, say)
         checks = [Check("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}", "install Python 3.11 or newer"), *_packages()]
         for look in (_machine, _readers, _book):
             try: checks += look()

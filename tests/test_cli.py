@@ -10,8 +10,11 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import torch
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from actrep_nb.cli import SIZES, demo_steps, join_parameters, main
+from actrep_nb.models import FAMILIES, load_model, make_tiny_checkpoint
 from actrep_nb.runs import find_notebook, notebook_parameters
 from actrep_nb.synth import draw_clip, make_dataset
 from actrep_nb.video import write_video
@@ -166,6 +169,21 @@ def test_doctor_uses_what_it_reports(here, capsys):
     assert checks["reader pyav"]["ok"] and "decoded" in checks["reader pyav"]["found"] and checks["torch"]["ok"]
     assert code == (0 if data["ready"] else 1)
     assert all(c["cure"] for c in checks.values() if c["needed"] and not c["ok"])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_doctor_looks_at_a_model(here, capsys, monkeypatch, family):
+    path = make_tiny_checkpoint(here / "model", family=family, hidden=32, layers=2, vision_hidden=32, vision_layers=2)
+    capsys.readouterr()  # what the libraries say while it is made
+    assert main(["doctor", "--model", str(path), "--json"]) == 0
+    data, err = last_json(capsys)
+    assert data["ready"] and data["family"] == family and data["dtype"] == "float32" and data["video_effect"] > 1e-3 and "it looks" in err
+    assert data["parameters"] == sum(p.numel() for p in load_model(path, device="cpu")[0].parameters()) and 0 < data["video_tokens"] < data["prompt_tokens"]
+    monkeypatch.setattr(torch.Tensor, "masked_scatter", lambda self, mask, source: self if source.ndim > 1 else torch.masked_scatter(self, mask, source))
+    monkeypatch.setattr(Qwen3VLTextModel, "_deepstack_process", lambda self, hidden, mask, seen: hidden)
+    assert main(["doctor", "--model", str(path), "--json"]) == 1
+    data, err = last_json(capsys)
+    assert not data["ready"] and data["video_effect"] == 0.0 and "does not look at the video" in data["failed"][0]["reason"] and "it does not look" in err
 
 
 def test_demo_steps_set_parameters_that_exist():

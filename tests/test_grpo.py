@@ -1,5 +1,6 @@
 "The GRPO chapter: what a reader need not wade through."
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from actrep_nb.grpo import (
-    RECIPES, Blocks, GRPOTrainer, Recipe, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, check_practice, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
-    shared_prefix_logprobs, token_logprobs, train_grpo, why_not_shared)
+    IDLE_STEPS, RECIPES, Blocks, GRPOTrainer, IdleWarning, Recipe, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, check_practice, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
+    shared_prefix_logprobs, token_logprobs, train_grpo, used, why_idle, why_not_shared)
 from actrep_nb.loading import Example
 from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, spec_of, unwrapped
 from actrep_nb.records import Clip
@@ -24,7 +25,7 @@ from actrep_nb.rewards import REWARDS
 from actrep_nb.rollout import ModelEngine, Rollout, placeholder_ids, sample_group
 from actrep_nb.runs import run
 from actrep_nb.sft import load_to_train, training_arguments
-from actrep_nb.show import read_log
+from actrep_nb.show import RunWarning, read_log
 from actrep_nb.synth import make_dataset
 from actrep_nb.tasks import TASKS
 from actrep_nb.video import Frames
@@ -535,7 +536,7 @@ RUN = """
 import os, signal, sys
 sys.path[:0] = [{tests!r}]
 import test_grpo as t
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 class Killer(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
@@ -691,8 +692,91 @@ def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradie
         args = training_arguments(tmp_path / precision, 1, 2, 1e-4, precision=precision)
         model, processor = load_to_train(tiny, "vision,merger", precision=precision, args=args)
         engine = Told(model, processor, {"max_new_tokens": 8})
-        with Casts(): log = train_grpo(model, processor, noise_pairs(model, processor), args, {"letters": 1.0}, group_size=4, max_new_tokens=8, engine=engine, recipe=Recipe(by_token, beta=0.1 * reference))
+        with Casts(): log = train_grpo(model, processor, examples(noise_pairs(model, processor)), args, {"letters": 1.0}, group_size=4, max_new_tokens=8, engine=engine, recipe=Recipe(by_token, beta=0.1 * reference))
         norms[precision] = log[0]["grad_norm"]
         assert abs(log[0]["ratio_max"] - 1) < 0.05 and log[0]["kl/reference"] < (1e-6 if precision == "float32" else 1e-4)
     assert casts.count("rollout") == 2, "one for each layer, however many tokens"
     assert norms["mixed"] == pytest.approx(norms["float32"], rel=0.3) and norms["mixed"] > 0.01
+
+
+# ---- runs that cannot learn -----------------------------------------------------------------------------------------
+
+def strict(path):
+    "The lines of a file, as a reader takes them that knows no NaN."
+    def no_number(text): raise ValueError(f"{text} is not JSON")
+    return [json.loads(line, parse_constant=no_number) for line in path.read_text().splitlines()]
+
+
+def test_a_run_whose_answers_are_all_cut_off_says_so(tmp_path, capfd):
+    "Case 15: nothing on the terminal or in the notebook said so, and the log held NaN."
+    clips = make_dataset(tmp_path / "data", 6, size=56, fps=4, max_seconds=8)
+    given = dict(model=str(ROOT / "data/tiny_base"), clips=str(clips), out=str(tmp_path / "out"), cache="", samples=8, steps=2, prompts=2, group_size=4, max_new_tokens=4)
+    done = run("05_grpo", tmp_path / "run", given)
+    said = r"(all|9\d% of the) answers were cut off at max_new_tokens=4: nothing was learned.* \(steps 1 to 2\)"
+    for text in (capfd.readouterr().err, done.notebook.read_text(), done.report.read_text()): assert re.search(said, text)
+    log = strict(tmp_path / "out" / "log.jsonl")
+    assert [row["entropy"] for row in log] == [None, None] and all(row["truncated"] > 0.8 and row["used"] == 0 for row in log)
+    assert strict(tmp_path / "out" / "samples.jsonl")
+
+
+@pytest.mark.parametrize("steps, warned", [(2, [(1, 2)]), (7, [(1, 5), (1, 7)])])
+def test_it_warns_after_five_steps_and_at_the_end(loaded, tmp_path, letters, steps, warned):
+    "Of four tokens, none ends the answer."
+    for again in range(2):  # the second run of a process warns too
+        with pytest.warns(RunWarning, match="max_new_tokens=4") as record:
+            trainer = GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path / str(again), steps, 2, 1e-3), letters, group_size=2, max_new_tokens=4)
+            trainer.train()
+        spans = [tuple(map(int, re.search(r"steps (\d+) to (\d+)", str(w.message)).groups())) for w in record if w.category is RunWarning]
+        assert spans == warned
+
+
+def idle_spans(rows, monkeypatch, first=0):
+    "What a callback warns of when it is shown these rows: which are idle."
+    callback, state, told = IdleWarning(lambda row: "idle" * round(row["idle"])), TrainerState(global_step=first, is_world_process_zero=True), []
+    monkeypatch.setattr(warnings, "warn", lambda message, kind, **_: told.append((message.split("(steps ")[1].rstrip(")"), message.startswith("at the end"))))
+    callback.on_train_begin(None, state, None)
+    for row in rows:
+        state.global_step += 1
+        callback.on_log(None, state, None, {"used": 0.0, "idle": row})
+        callback.on_log(None, state, None, {"train_loss": 1.0})
+    callback.on_train_end(None, state, None)
+    return told
+
+
+def test_the_rule_of_five_idle_steps(monkeypatch):
+    five = IDLE_STEPS
+    assert five == 5 and idle_spans([1] * 4 + [0] + [1] * 4, monkeypatch) == []
+    assert idle_spans([0] + [1] * 5 + [0], monkeypatch) == [("2 to 6", False)]
+    assert idle_spans([1] * 6 + [0] + [1] * 7, monkeypatch) == [("1 to 5", False), ("8 to 12", False), ("8 to 14", True)]
+    assert idle_spans([1], monkeypatch) == [("1 to 1", True)] and idle_spans([0, 1], monkeypatch) == []
+    assert idle_spans([1] * 2, monkeypatch, first=40) == [("41 to 42", True)], "a resumed run counts its own steps"
+
+
+def test_why_a_step_was_idle():
+    def why(truncated, used, zero_std, all_right, recipe="ours"):
+        return why_idle({"truncated": truncated, "used": used, "group/zero_std": zero_std, "group/all_right": all_right}, RECIPES[recipe], 4, 8, 0.5)
+
+    assert "all answers were cut off at max_new_tokens=4: nothing was learned" in why(1, 0, 1, 0) and "Raise max_new_tokens" in why(1, 0, 1, 0)
+    assert "none came to its end" in why(1, 0.5, 0, 0, "dapo"), "where they are not masked, they teach"
+    assert "group_size=8, temperature=0.5" in why(0.2, 0, 1, 0.5) and "harder clips" in why(0, 0, 1, 1) and "75% of the answers were cut off at max_new_tokens=4" in why(0.75, 0, 0.5, 0)
+    assert why(0.9, 0.1, 0.9, 0) == why(0, 1, 0, 0.5) == ""
+
+
+def test_answers_that_are_used():
+    one, cut, flat = (replace(said("x"), advantage=a, truncated=t) for a, t in ((1.0, False), (1.0, True), (0.0, False)))
+    assert used([[one, cut], [flat, flat]], RECIPES["ours"]) == 0.25 and used([[one, cut], [flat, flat]], RECIPES["dapo"]) == 0.5
+
+
+def test_groups_without_variance_are_told_of(loaded, tmp_path):
+    REWARDS["same"] = lambda completions, clips, **_: [1.0] * len(completions)
+    try:
+        with pytest.warns(RunWarning, match="earned the same: nothing was learned with group_size=2"):
+            GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"same": 1.0}, group_size=2, max_new_tokens=300, temperature=5.0, stop_text="e").train()
+    finally: del REWARDS["same"]
+
+
+def test_a_run_that_learns_is_silent(tiny, tmp_path, letters):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RunWarning)
+        log = practise(tiny, tmp_path, letters, steps=6, recipe=replace(RECIPES["ours"], mask_truncated=False), max_new_tokens=64, temperature=5.0)
+    assert all(row["used"] > 0 for row in log)

@@ -51,6 +51,7 @@ glue("loaded", sum(map(here, model.parameters())))
 examples = [loading.make_example(processor, p, "rep1: 0.0s-1.5s" * (1 + k % 3)) for k, (c, p) in enumerate(prompts(model, processor))]
 log = sft.train_sft(model, examples, args, checkpoint=out + "/sft/checkpoint", resume=resume)
 glue("loss", [row["loss"] for row in log])
+glue("effect", [row.get("video_effect") for row in log])
 glue("here", sum(map(here, model.parameters())))
 glue("all", sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()))
 from safetensors.torch import load_file
@@ -63,7 +64,8 @@ model, processor = loaded(args)
 log = grpo.train_grpo(model, processor, [loading.Example(p, clip=c) for c, p in prompts(model, processor)], args, {"vowels": 1.0}, group_size=4, max_new_tokens=24 - 8 * uneven * int(os.environ.get("RANK", 0)), checkpoint=out + "/grpo/checkpoint",
                       recipe=grpo.Recipe(grpo.by_token, beta=beta, resample=resample), gather=gather)
 glue("practice", [[row["loss"], row["reward"], row["grad_norm"]] for row in log])
-glue("written", log[0]["completion_length"])"""
+glue("written", log[0]["completion_length"])
+glue("looked", [row.get("video_effect") for row in log])"""
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,8 @@ def test_two_ranks_learn_what_one_process_learns(train, alone, strategy):
     if strategy.startswith("zero"): pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     got = train(strategy, strategy=strategy)
     assert got["loss"] == pytest.approx(alone["loss"], abs=2e-4) and len(alone["saved"]) > 4 and got["saved"] == pytest.approx(alone["saved"], abs=1e-3)
+    assert got["effect"][0] > 1e-3 and got["effect"][1:] == [None, None], "measured once, in every strategy's own wrapper"
+    assert got["looked"][0] == pytest.approx(alone["looked"][0], rel=1e-3) and got["looked"][0] > 1e-3 and got["looked"][1:] == [None], "rank 0 asks about the same answer as one process"
     if strategy.startswith("zero3") or strategy == "fsdp2": assert got["here"] <= 0.51 * got["all"] and got["loaded"] <= 0.51 * got["all"], "the weights are not shared out"
     assert torch.tensor(got["practice"]).allclose(torch.tensor(alone["practice"]), atol=2e-4) and all(norm > 1e-3 for _, _, norm in got["practice"])
 

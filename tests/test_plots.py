@@ -40,6 +40,13 @@ def test_a_missing_value_is_a_gap_not_a_zero():
     assert 3 not in panel.lines[0].get_xdata() and len(panel.lines[0].get_xdata()) == 8
 
 
+@pytest.mark.parametrize("plot, name", [(plot_entropy, "entropy"), (plot_loss, "loss")])
+def test_a_column_that_holds_no_number_draws(plot, name):
+    "As where no answer of a run was used: null in every line."
+    [ax] = drawn(plot([{"step": s, name: None} for s in (1, 2)])).axes
+    assert "nothing was logged" in [t.get_text() for t in ax.texts]
+
+
 def test_group_mix_stacks_to_one():
     top = drawn(plot_group_mix(LOG)).axes[0].collections[-1].get_paths()[0].vertices[:, 1].max()
     assert top == pytest.approx(1.0)

@@ -321,6 +321,7 @@ def load_to_train(
     else: freeze(model, *(part.strip() for part in freeze_parts.split(",") if part.strip()))
     if not trainable(model)[0]: raise ValueError(f"freeze_parts={freeze_parts!r} leaves nothing to train")
     if fsdp: handed_over(model, args)
+    if zero: vars(unwrapped(model)).pop("_weight_conversions", None)  # under ZeRO-3 transformers 5.23 notes renamings that it did not make, and would save by them
     for p in model.parameters():
         if mixed and not fsdp and not p.requires_grad: p.data = p.data.to(torch.bfloat16)
     return model, processor

@@ -670,7 +670,7 @@ def test_without_trl_the_bench_says_what_to_install(monkeypatch, capsys):
 
 @pytest.mark.parametrize("reference", [False, True])
 def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradient(tiny, tmp_path, reference):
-    "Autocast keeps what it rounded; what the rollout rounded, without gradients, must not be what the loss uses. With the reference, nothing is apart before the first step."
+    "Autocast keeps what it rounded, for the whole rollout. With the reference, nothing is apart before the first step."
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Casts(TorchDispatchMode):

@@ -391,7 +391,8 @@ def _planned(model: str, video: str) -> dict[str, Any]:
     from actrep_nb.video import FRAME_RULES
 
     folder, known = Path(model), (Path(model) / "config.json").exists()
-    config, trained, patches = {"model_type": model}, VideoSpec(), {}
+    config: dict[str, Any] = {"model_type": model}
+    patches: dict[str, Any] = {}
     if known: config = json.loads((folder / "config.json").read_text())
     elif model not in FRAME_RULES:
         quiet_libraries()
@@ -403,10 +404,9 @@ def _planned(model: str, video: str) -> dict[str, Any]:
     for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
         found = json.loads((folder / name).read_text()) if known and (folder / name).exists() else {}
         patches = found.get("video_processor", found) or patches
-    if "video_spec" in patches: trained = VideoSpec(**patches["video_spec"])
-    try: spec = parse_spec(video, trained)
+    try: spec = parse_spec(video, VideoSpec(**patches.get("video_spec", {})))
     except ValueError as e: raise Usage(f"--video {e}") from None
-    text = config.get("text_config", config)
+    text: dict[str, Any] = config.get("text_config", config)
     head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"] if "num_hidden_layers" in text else 0
     token = patches["patch_size"] * patches["merge_size"] if "patch_size" in patches else FRAME_RULES[family].token
     return {"family": family, "spec": spec, "token": token, "slot": patches.get("temporal_patch_size", 2), "kv_bytes": 2 * 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head if head else 0}

@@ -37,9 +37,9 @@ from .video import FrameCache, FramePlan, Frames, VideoError, _source, _write
 @dataclass(frozen=True)
 class Example:
     "A prompt, and the answer to imitate where there is one; or a clip on its way to becoming that."
-    prompt: EncodedPrompt | None = None  # as the model reads it; None: not encoded yet
+    prompt: Any = None  # an `EncodedPrompt`; None: not encoded yet
     answer: Tensor | None = None  # token ids, ending with the end-of-turn token
-    clip: Clip | None = None
+    clip: Any = None  # a `Clip`; None where only prompt and answer matter
     index: int = 0  # in its dataset
     frames: Frames | None = None  # None: not needed any more, or not to be had
     key: str = ""  # of its features on disk; empty: they are not kept

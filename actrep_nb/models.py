@@ -450,6 +450,7 @@ def _slots(
     first: int,  # slot to begin with
     many: int,  # slots
 ) -> tuple[Tensor, Tensor]:  # their patches [N, …] and their grid [3]
+    if prompt.pixels is None: raise ValueError("a prompt without pixels cannot be seen: it has features already")
     size = len(prompt.pixels) // int(prompt.grid_thw[0])
     pixels = prompt.pixels[first * size : (first + many) * size]
     return pixels, torch.tensor([len(pixels) // size, *prompt.grid_thw[1:].tolist()])

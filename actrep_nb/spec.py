@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ def parse_spec(
     base: VideoSpec = VideoSpec(),  # what they change
 ) -> VideoSpec:
     "A spec with some of its fields changed. ValueError that says which word is wrong and what it may be."
-    names, changed = [f.name for f in fields(VideoSpec)], {}
+    names, changed = [f.name for f in fields(VideoSpec)], dict[str, Any]()
     for word in text.replace(",", " ").split():
         name, _, value = word.partition("=")
         if name not in names:

@@ -145,16 +145,25 @@ def check_model(
 def make_counter(
     model: str,  # a baseline's name, a folder, or a name on the hub
     max_new_tokens: int,  # token budget of an answer
+    video: str = "",  # what it sees, where that changes
+    device: str | None = None,  # where it goes, see `load_model`
+    warn: Callable[[str], None] = lambda text: None,  # told when it sees what it was not trained on
 ) -> Any:
-    "A counter for it. Raises FileNotFoundError or OSError when there is no such checkpoint."
+    "A counter for it. Raises FileNotFoundError or OSError when there is no such checkpoint, Usage for a text that is no spec."
     from actrep_nb.baselines import PeriodCounter
 
+    from actrep_nb.spec import parse_spec
+
     if model == "period": return PeriodCounter()
+    try: parse_spec(video)
+    except ValueError as e: raise Usage(f"--video {e}") from None
     check_model(model)
     quiet_libraries()
     from actrep_nb.evaluate import LocalCounter
 
-    return LocalCounter.from_pretrained(model, max_new_tokens=max_new_tokens)
+    counter = LocalCounter.from_pretrained(model, device=device, video=video, max_new_tokens=max_new_tokens)
+    if counter.note: warn(counter.note)
+    return counter
 
 # %% ../nbs/18_cli.ipynb #35070953
 def _picture(clip: Any, prediction: Any, folder: Path, taken: set[str]) -> Path:
@@ -183,6 +192,8 @@ def count(
     model: Annotated[str | None, typer.Option(help="Checkpoint folder, name on the Hugging Face hub, or period. Default: $ACTREP_MODEL, the demo's model, the tiny base.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures, NAME.timeline.png.")] = Path("."),
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of an answer.")] = 1024,
+    video: Annotated[str, typer.Option(help="Change what the model sees, as in \"fps=8 max_tokens=8192\": fps (or motion), max_tokens, max_frames, max_pixels_per_frame, frame_size. Default: what it was trained on.")] = "",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:1, or auto: spread over all GPUs, and the CPU's memory where they are full. Default: the first GPU, else the CPU.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Count the repetitions in video files, with their times and a picture to check by.
@@ -192,18 +203,19 @@ def count(
       actrep count squats.mp4
       actrep count *.mp4 --model Qwen/Qwen2.5-VL-3B-Instruct --out counted
       actrep count clip.mp4 --model period        (no model: counts the swings of what moves)
+      actrep count fast.mp4 --video "fps=12 max_tokens=8192"
       actrep count clip.mp4 --json | tail -1 | jq '.files[0].count'
     """
     with command("count", as_json) as say:
-        _count([str(f) for f in files], pick_model(model, say.warn), out, max_new_tokens, say)
+        _count([str(f) for f in files], pick_model(model, say.warn), out, lambda name: make_counter(name, max_new_tokens, video, device, say.warn), say)
 
 
-def _count(files: list[str], model: str, folder: Path, max_new_tokens: int, out: Output) -> None:
+def _count(files: list[str], model: str, folder: Path, make: Callable[[str], Any], out: Output) -> None:
     "Count each file; a bad one is noted and the others go on."
     from actrep_nb.records import Clip
 
     output_folder(folder)
-    counter = make_counter(model, max_new_tokens)
+    counter = make(model)
     done: list[dict[str, Any]] = []
     taken: set[str] = set()
     for file in files:
@@ -224,7 +236,7 @@ def _count(files: list[str], model: str, folder: Path, max_new_tokens: int, out:
         if picture: out.say(f"  picture: {picture}")
         done.append({"file": file, "count": p.count, "cycles": p.cycles, "action": p.action, "problems": p.problems, "picture": picture, "seconds": p.seconds})
     if out.failed: out.warn(f"{len(out.failed)} of {len(files)} files could not be counted")
-    out.data |= {"model": model, "files": done}
+    out.data |= {"model": model, "video": str(getattr(counter, "video", "")), "files": done}
 
 # %% ../nbs/18_cli.ipynb #fc0fb2f1
 def join_parameters(
@@ -268,6 +280,8 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Folder for results.json and predictions.jsonl.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Judge only the first so many clips; 0: all.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of an answer.")] = 1024,
+    video: Annotated[str, typer.Option(help="Change what the models see, as in \"fps=8 max_tokens=8192\": fps (or motion), max_tokens, max_frames, max_pixels_per_frame, frame_size. Default: what each was trained on.")] = "",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:1, or auto: spread over all GPUs, and the CPU's memory where they are full. Default: the first GPU, else the CPU.")] = None,
     seed: Annotated[int, typer.Option(help="Of the bootstrap intervals.")] = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -293,7 +307,7 @@ def evaluate(
         for name, path in map(_named, model):
             if name in counters or name in paths: raise Usage(f"two counters are called {name}: tell them apart, as in --model {name}_2={path}")
             paths[name] = path
-        counters |= {name: make_counter(path, max_new_tokens) for name, path in paths.items()}
+        counters |= {name: make_counter(path, max_new_tokens, video, device, say.warn) for name, path in paths.items()}
         result = judge_all(counters, ClipSet(judged.kept[:limit], judged.rejected) if limit else judged, seed=seed)
         say.say(str(result.table().to_string()))
         if len(counters) > 1: say.say("\nDifferences on the same clips (* the interval excludes 0)\n" + result.differences().to_string())
@@ -371,40 +385,46 @@ def audit(
                      "leaks": shared, "html": str(page) if page else None}
 
 # %% ../nbs/18_cli.ipynb #ba196010
-def _spec(model: str) -> dict[str, Any]:
-    "What `plan_table` must know of a family's name or a checkpoint's folder. Keys and values are counted at 16 bits."
+def _planned(model: str, video: str) -> dict[str, Any]:
+    "What planning must know of a family's name or a checkpoint's folder: `spec`, `token`, `slot`, `family`, and bytes of keys and values for a token, at 16 bits."
+    from actrep_nb.spec import VideoSpec, parse_spec
     from actrep_nb.video import FRAME_RULES
 
-    if model in FRAME_RULES: return {"family": model}
-    quiet_libraries()
-    from actrep_nb.parallel import PUBLISHED
+    folder, known = Path(model), (Path(model) / "config.json").exists()
+    config, trained, patches = {"model_type": model}, VideoSpec(), {}
+    if known: config = json.loads((folder / "config.json").read_text())
+    elif model not in FRAME_RULES:
+        quiet_libraries()
+        from actrep_nb.parallel import PUBLISHED
 
-    folder = Path(model)
-    known = (folder / "config.json").exists()
-    if not known and model not in PUBLISHED: raise Usage(f"no model {model!r}: name a family ({', '.join(FRAME_RULES)}), a folder with a config.json, or one of {', '.join(PUBLISHED)}")
-    config = json.loads((folder / "config.json").read_text()) if known else PUBLISHED[model]
-    if (family := config.get("model_type")) not in FRAME_RULES: raise Usage(f"{model} is a {family}; there are {', '.join(FRAME_RULES)}")
-    text, spec = config.get("text_config", config), {"family": family}
-    head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"]
+        if model not in PUBLISHED: raise Usage(f"no model {model!r}: name a family ({', '.join(FRAME_RULES)}), a folder with a config.json, or one of {', '.join(PUBLISHED)}")
+        config = PUBLISHED[model]
+    if (family := config["model_type"]) not in FRAME_RULES: raise Usage(f"{model} is a {family}; there are {', '.join(FRAME_RULES)}")
     for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
-        found = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
-        found = found.get("video_processor", found)
-        if limit := found.get("size", {}).get("longest_edge") or found.get("max_pixels"): spec["max_pixels"] = limit
-        if found.get("frame_size"): spec |= {"frame_size": tuple(found["frame_size"]), "max_frames": found["max_frames"]}
-    return spec | {"kv_bytes": 2 * 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head}
+        found = json.loads((folder / name).read_text()) if known and (folder / name).exists() else {}
+        patches = found.get("video_processor", found) or patches
+    if "video_spec" in patches: trained = VideoSpec(**patches["video_spec"])
+    try: spec = parse_spec(video, trained)
+    except ValueError as e: raise Usage(f"--video {e}") from None
+    text = config.get("text_config", config)
+    head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"] if "num_hidden_layers" in text else 0
+    token = patches["patch_size"] * patches["merge_size"] if "patch_size" in patches else FRAME_RULES[family].token
+    return {"family": family, "spec": spec, "token": token, "slot": patches.get("temporal_patch_size", 2), "kv_bytes": 2 * 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head if head else 0}
 
 # %% ../nbs/18_cli.ipynb #3d8935f4
-def _motion(clip: Any, size: tuple[int, int]) -> Any:
+def _motion(clip: Any, size: tuple[int, int], planned: dict[str, Any], cache: Any) -> Any:
     "What planning must know of a clip: from its video if it is here, else from its annotations. None when nothing tells its length."
-    from actrep_nb.video import Motion, fastest_period, probe
+    from actrep_nb.spec import Motion, plan_file
+    from actrep_nb.video import fastest_period, probe
 
-    length, fps = clip.extra.get("duration") or (clip.cycles[-1][1] if clip.cycles else None), clip.extra.get("fps") or 30.0
+    length, fps, plan = clip.extra.get("duration") or (clip.cycles[-1][1] if clip.cycles else None), clip.extra.get("fps") or 30.0, None
     if Path(clip.video).is_file():
-        info = probe(clip.video)
+        info = cache.info(clip.video) if cache else probe(clip.video)
         length, size, fps = info.duration, (info.height, info.width), info.fps
+        plan = plan_file(planned["spec"], clip.video, clip.window, planned["token"], planned["slot"], cache)
     if clip.window: length = clip.window[1] - clip.window[0]
     if not length: return None
-    return Motion(length, length / clip.count if clip.count else float("inf"), fastest_period(clip.cycles, clip.count, length), size, fps)
+    return Motion(length, length / clip.count if clip.count else float("inf"), fastest_period(clip.cycles, clip.count, length), size, fps, plan)
 
 # %% ../nbs/18_cli.ipynb #2a35dbb8
 @app.command(short_help="what a frame rate costs, and which clips are too fast for it")
@@ -414,26 +434,29 @@ def plan(
     videos: Annotated[Path | None, typer.Option(help="Folder of the videos; they are looked at for length, size and rate.")] = None,
     fps: Annotated[str, typer.Option(help="Rates to compare, separated by commas.")] = "1,2,4,8",
     source_fps: Annotated[float | None, typer.Option(help="Frame rate of frame numbers in a file that names none.")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="Pixel limit of the model's processor: of a frame, for Qwen3-VL of the video. Default: the model's.")] = None,
-    max_tokens: Annotated[int, typer.Option(help="Token budget of the line that is planned by motion.")] = 8192,
+    video: Annotated[str, typer.Option(help="Change what the model sees, as in \"fps=8 max_tokens=8192\": fps (or motion), max_tokens, max_frames, max_pixels_per_frame, frame_size. Default: what it was trained on.")] = "",
+    cache: Annotated[Path | None, typer.Option(help="Folder of the frame cache that runs will use: what is measured of the videos is kept there.")] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of videos that are not here.")] = "1280x720",
     gpus: Annotated[int, typer.Option(min=0, help="Also what training keeps on each of so many GPUs; the model must be a published checkpoint or a folder with a config.json.")] = 0,
     strategy: Annotated[str | None, typer.Option(help="Show that for one strategy: ddp, zero2, zero3, zero3_offload, fsdp2. Default: all.")] = None,
     frozen: Annotated[str, typer.Option(help="Parts that are not trained, for --gpus: vision, merger, language.")] = "vision,merger",
     as_json: AsJson = False,
 ) -> None:
-    """Show what a frame rate costs and which clips are too fast for it: frames, size, tokens, share above Nyquist, memory.
+    """Show what a model will see of each clip (the line with the star), what other rates cost, and which clips are too fast for them: frames, size, tokens, share above Nyquist, memory.
 
     \b
     Examples:
       actrep plan train.csv --model qwen3_vl
-      actrep plan train.csv --videos clips --model checkpoints/mine --fps 2,4,8,16
+      actrep plan train.csv --videos clips --model checkpoints/mine --cache runs/frames
+      actrep plan train.csv --model Qwen/Qwen2.5-VL-3B-Instruct --video "fps=4 max_tokens=8192" --fps 2,8,16
       actrep plan train.csv --model checkpoints/mine --gpus 8
       actrep plan --model Qwen/Qwen2.5-VL-3B-Instruct --strategy zero3 --gpus 8
     """
     with command("plan", as_json) as say:
         from actrep_nb.records import load_clips
-        from actrep_nb.video import VideoError, plan_table
+        from actrep_nb.show import progress
+        from actrep_nb.spec import plan_table
+        from actrep_nb.video import FrameCache, VideoError
 
         if not (file or gpus or strategy): raise Usage("name an annotation FILE to see what frame rates cost, or --gpus to see what training keeps")
         if gpus or strategy: say.data["memory"] = _memory(model, gpus or 1, frozen, strategy, say)
@@ -441,29 +464,34 @@ def plan(
         if gpus or strategy: say.say()
         try: rates, (width, height) = [float(r) for r in fps.split(",")], (int(s) for s in size.split("x"))
         except ValueError: raise Usage(f"--fps {fps} --size {size}: --fps takes numbers separated by commas, --size takes WIDTHxHEIGHT, as in 1280x720") from None
-        if min(width, height) < 1 or (max_pixels is not None and max_pixels < 1) or not all(0 < r < float("inf") for r in (*rates, source_fps or 1)):
-            raise Usage(f"--size {size}, --max-pixels {max_pixels}, --fps {fps}, --source-fps {source_fps}: all must be above 0")
-        spec = _spec(model)
-        loaded, motions = load_clips(file, videos=videos, fps=source_fps), []
+        if min(width, height) < 1 or not all(0 < r < float("inf") for r in (*rates, source_fps or 1)):
+            raise Usage(f"--size {size}, --fps {fps}, --source-fps {source_fps}: all must be above 0")
+        planned, store = _planned(model, video), FrameCache(cache) if cache else None
+        loaded, motions, clips = load_clips(file, videos=videos, fps=source_fps), [], []
         for r in loaded.rejected: say.warn(f"left out: {r}")
-        for clip in loaded:
-            try: motion = _motion(clip, (height, width))
+        for clip in progress(list(loaded), desc="planning"):
+            try: motion = _motion(clip, (height, width), planned, store)
             except VideoError as e: say.fail(clip.video, str(e))
             else:
-                if motion: motions.append(motion)
+                if motion: motions.append(motion); clips.append(clip)
                 else: say.warn(f"{clip.id}: no video, no duration, no cycles: its length is not known, so it is left out")
         if not motions: raise ValueError(f"{file}: nothing tells the length of any of its clips; name the folder of the videos with --videos, or the rate of its frame numbers with --source-fps")
-        if max_pixels and "frame_size" in spec: raise Usage(f"{model} gives every frame the same size, {spec['frame_size']}; --max-pixels changes nothing there")
-        table = plan_table(motions, rates=rates, max_tokens=max_tokens, **(spec | ({"max_pixels": max_pixels} if max_pixels else {})))
+        spec, token, slot = planned["spec"], planned["token"], planned["slot"]
+        table = plan_table(motions, spec, rates, token, slot, planned["family"], planned["kv_bytes"])
         for line in _plan_lines(table): say.say(line)
-        say.say(f"{len(motions)} of {len(loaded.kept) + len(loaded.rejected)} rows planned for {spec['family']}; too fast: fewer than two slots of two frames for each repetition")
-        say.data |= {"file": str(file), **spec, "clips": len(motions), "rows": len(loaded.kept) + len(loaded.rejected), "max_tokens": max_tokens, "table": table}
+        guessed = sum(m.plan is None for m in motions)
+        say.say(f"* what {model} is shown: {spec}")
+        if guessed and spec.fps == "motion": say.say(f"{guessed} videos are not here: their movement is taken from the annotations, runs measure it in the pictures")
+        say.say(f"{len(motions)} of {len(loaded.kept) + len(loaded.rejected)} rows planned for {planned['family']}; hub: its own processor at 2 fps; too fast: fewer than two slots of {slot} frames for each repetition")
+        plans = [(clip, m.plan or m.planned(spec, token, slot)) for clip, m in zip(clips, motions)]
+        say.data |= {"file": str(file), "family": planned["family"], "kv_bytes": planned["kv_bytes"], "video": str(spec), "clips": len(motions), "measured": len(motions) - guessed, "rows": len(loaded.kept) + len(loaded.rejected), "table": table,
+                     "plans": [{"clip": clip.id, "fps": p.fps, "frames": len(p.times), "size": [p.height, p.width], "tokens": p.tokens(token, slot)} for clip, p in plans]}
 
 # %% ../nbs/18_cli.ipynb #4a812bdc
 def _memory(model: str, gpus: int, frozen: str, strategy: str | None, say: Output) -> dict[str, Any]:
     "What training keeps on each GPU under one strategy or each, before activations: a line each."
     quiet_libraries()
-    from actrep_nb.parallel import PUBLISHED, STRATEGIES, parameter_counts, state_bytes
+    from actrep_nb.parallel import PUBLISHED, STRATEGIES, collected_at_once, parameter_counts, rollout_bytes, state_bytes
 
     if strategy and strategy not in STRATEGIES: raise Usage(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
     if model not in PUBLISHED and not (Path(model) / "config.json").exists():
@@ -471,10 +499,13 @@ def _memory(model: str, gpus: int, frozen: str, strategy: str | None, say: Outpu
     weights, trained = parameter_counts(model, *[part for part in frozen.split(",") if part])
     say.say(f"{weights / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million trained in mixed precision on {gpus} GPU{'s' * (gpus > 1)}; MiB on each, before activations:")
     kept = {name: {part: size / 2**20 for part, size in state_bytes(weights, trained, name, gpus).items()} for name in ([strategy] if strategy else STRATEGIES)}
-    say.say(f"{'strategy':>14} {'weights':>10} {'gradients':>10} {'optimiser':>10} {'in all':>10} {'on the CPU':>11}")
+    at_once = collected_at_once(model)
+    rollout = {name: {gather: rollout_bytes(weights, trained, name, gather, at_once=at_once) / 2**20 for gather in ("whole", "layers")} for name in kept}
+    say.say(f"{'strategy':>14} {'weights':>10} {'gradients':>10} {'optimiser':>10} {'in all':>10} {'on the CPU':>11} {'GRPO: whole':>12} {'or layers':>10}")
     for name, k in kept.items():
-        say.say(f"{name:>14} {k['weights']:>10,.1f} {k['gradients']:>10,.1f} {k['optimiser']:>10,.1f} {sum(k.values()) - k['cpu']:>10,.1f} {k['cpu']:>11,.1f}")
-    return {"parameters": weights, "trained": trained, "gpus": gpus, "mib": kept}
+        say.say(f"{name:>14} {k['weights']:>10,.1f} {k['gradients']:>10,.1f} {k['optimiser']:>10,.1f} {sum(k.values()) - k['cpu']:>10,.1f} {k['cpu']:>11,.1f} {rollout[name]['whole']:>12,.1f} {rollout[name]['layers']:>10,.1f}")
+    say.say("GRPO: once in each rollout these are needed too, for weights that are collected whole (ddp: rounded to bfloat16), or with -p gather layers one layer at a time for every token")
+    return {"parameters": weights, "trained": trained, "gpus": gpus, "mib": kept, "rollout_mib": rollout}
 
 # %% ../nbs/18_cli.ipynb #4b6d37bf
 def _plan_lines(table: list[dict[str, Any]]) -> list[str]:
@@ -967,19 +998,70 @@ def _book() -> list[Check]:
         Check("experiments", bool(names), ", ".join(names) or "not found", "work in a checkout: git clone"),
     ]
 
+# %% ../nbs/18_cli.ipynb #5d7e0b94
+def _model_facts(
+    path: str,  # a checkpoint
+) -> dict[str, Any]:
+    "What a checkpoint is, what it says of a drawn clip of three squats, and how much of that depends on the video."
+    import tempfile
+
+    from actrep_nb.models import encode, load_model, make_sample, trainable, unwrapped
+    from actrep_nb.records import Clip
+    from actrep_nb.rollout import sample_group
+    from actrep_nb.sft import video_effect
+    from actrep_nb.synth import draw_clip
+    from actrep_nb.video import write_video
+
+    model, processor = load_model(path)
+    config, weight = unwrapped(model).config, next(model.parameters())
+    drawn = draw_clip("squat", 3, size=224, max_seconds=8)
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "drawn.mp4"
+        write_video(video, drawn.pixels, drawn.fps)
+        prompt = encode(model.eval(), processor, make_sample(processor, Clip(video=str(video), action="squat", count=3, cycles=drawn.cycles)))
+    [[answer]] = sample_group(model, processor, [prompt], group_size=1, max_new_tokens=128, temperature=0)
+    return {"family": config.model_type, "parameters": trainable(model)[1], "dtype": str(weight.dtype).removeprefix("torch."), "device": str(weight.device),
+            "prompt_tokens": len(prompt.input_ids), "video_tokens": int((prompt.input_ids == config.video_token_id).sum()), "answer": answer.text,
+            "video_effect": video_effect(model, prompt, answer.ids)}
+
+# %% ../nbs/18_cli.ipynb #e6a1930c
+def _look_at_model(
+    path: str,  # --model
+    say: Output,  # see `command`
+) -> None:
+    "Say what a checkpoint is and whether it looks at a video; a blind one has failed."
+    check_model(path)
+    quiet_libraries()
+    from actrep_nb.sft import why_blind
+
+    facts = _model_facts(path)
+    reason = why_blind(facts["video_effect"])
+    rows = {"family": facts["family"], "parameters": f"{facts['parameters']:,} in {facts['dtype']}, on {facts['device']}",
+            "a drawn clip": f"{facts['video_tokens']} video tokens of {facts['prompt_tokens']} tokens of the prompt, three squats",
+            "greedy answer": " ".join(facts["answer"].split()) or "nothing", "video effect": f"{facts['video_effect']:.3g} nats per token: {'it does not look' if reason else 'it looks'}"}
+    for name, found in rows.items(): say.say(f"{name:<16} {found}")
+    say.data |= {"model": path, "ready": not reason, **facts}
+    if reason: say.fail(path, reason)
+
 # %% ../nbs/18_cli.ipynb #8900d2eb
 @app.command(short_help="what is installed, what is missing and how to get it")
-def doctor(as_json: AsJson = False) -> None:
-    """Look at this installation: versions, devices, video readers, what is missing and how to get it.
+def doctor(
+    model: Annotated[str | None, typer.Option(help="Look at this checkpoint instead: a folder, or a name on the hub.", show_default=False)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at this installation: versions, devices, video readers, what is missing and how to get it. Or look at a model:
+    what it is, what it answers about a drawn clip, and whether that answer depends on the video at all.
 
     \b
     Examples:
       actrep doctor
       actrep doctor --json | tail -1 | jq '.checks[] | select(.ok | not)'
+      actrep doctor --model runs/demo/sft/checkpoint
     """
     import platform
 
     with command("doctor", as_json) as say:
+        if model: return _look_at_model(model, say)
         checks = [Check("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}", "install Python 3.11 or newer"), *_packages()]
         for look in (_machine, _readers, _book):
             try: checks += look()

@@ -26,7 +26,8 @@ from .records import Clip, ClipSet, Prediction
 from .show import plain
 from .show import progress as show_progress
 from .tasks import TASKS
-from .video import FrameCache, Frames, VideoError, plan_frames, probe, read_frames
+from .spec import VideoSpec, plan_file
+from .video import FrameCache, Frames, VideoError, read_frames
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,18 +62,31 @@ class LocalCounter:
     ):
         self.model, self.processor, self.task = model, processor, TASKS[task]
         self.max_new_tokens, self.batch_size, self.cache, self.workers = max_new_tokens, batch_size, cache, workers
+        self.note = ""  # what a reader should be told of how the checkpoint is used
 
     @classmethod
     def from_pretrained(
         cls,
         path: str | Path,  # folder, or a name on the Hugging Face hub
-        device: str | None = None,  # None picks
+        device: str | None = None,  # "cpu", "cuda:1", "auto" (spread over all GPUs, and the CPU's memory where they are full); None picks
+        video: str = "",  # what it sees, where that is not what it was trained on, see `parse_spec`
         **options,  # for the constructor
     ) -> "LocalCounter":
-        "Load a checkpoint. Raises what `load_model` raises."
-        from actrep_nb.models import load_model
+        "Load a checkpoint, to be judged on what it was trained on unless told otherwise. Raises what `load_model` raises, ValueError for a text that is no spec."
+        from actrep_nb.models import choose_spec, load_model
 
-        return cls(*load_model(path, device=device), **options)
+        model, processor = load_model(path, device=device)
+        note = choose_spec(processor, video)
+        counter = cls(model, processor, **options)
+        counter.note = f"{path}: {note}" if note else ""
+        return counter
+
+    @property
+    def video(self) -> VideoSpec:
+        "What the checkpoint sees."
+        from actrep_nb.models import spec_of
+
+        return spec_of(self.processor)
 
     def answer(
         self,
@@ -131,16 +145,13 @@ class APICounter:
         api_key: str | None = None,  # None: the environment variable OPENAI_API_KEY
         client: Any = None,  # something with `.chat.completions.create`; None: an `openai.OpenAI`
         task: str = "counting",  # a name in TASKS
-        fps: float = 2.0,  # frames sent per second
-        max_frames: int = 48,  # most frames sent
-        max_pixels: int = 384 * 384,  # largest area of a frame
+        video: VideoSpec = VideoSpec(max_frames=64),  # what is sent; tokens are squares of 28 pixels, each frame a slot of its own
         max_tokens: int = 1024,  # token budget of an answer
         retries: int = 4,  # of a request that failed for a passing reason
         timeout: float = 120.0,  # seconds for one request
         workers: int = 4,  # requests at once
     ):
-        self.model, self.task, self.workers, self.max_tokens = model, TASKS[task], workers, max_tokens
-        self.plan: dict[str, Any] = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels}
+        self.model, self.task, self.workers, self.max_tokens, self.video = model, TASKS[task], workers, max_tokens, video
         self.client = client or _openai(base_url, api_key, retries, timeout)
 
     def count(
@@ -150,7 +161,7 @@ class APICounter:
         "Ask about one clip; whatever goes wrong becomes a prediction without a count."
         start = time.perf_counter()
         try:
-            frames = read_frames(clip.video, plan_frames(probe(clip.video), window=clip.window, **self.plan))
+            frames = read_frames(clip.video, plan_file(self.video, clip.video, clip.window, slot=1))
             reply = self.client.chat.completions.create(
                 model=self.model, messages=frame_messages(frames, self.task.ask(clip)), temperature=0, max_tokens=self.max_tokens)
             text = reply.choices[0].message.content or ""

@@ -32,6 +32,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, overload
 
+from .show import plain
+
 # %% ../nbs/01_records.ipynb #d5a9518e
 Cycles = tuple[tuple[float, float], ...]
 
@@ -937,7 +939,7 @@ def _clip_row(clip: Clip) -> dict[str, Any]:
     return {k: v for k, v in asdict(clip).items() if k != "extra" or v}
 
 
-def _json_lines(rows: Iterable[dict[str, Any]]) -> str: return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+def _json_lines(rows: Iterable[dict[str, Any]]) -> str: return "".join(json.dumps(plain(r), ensure_ascii=False) + "\n" for r in rows)
 WRITERS["clips"] = lambda clips, fps: _json_lines(map(_clip_row, clips))
 
 # %% ../nbs/01_records.ipynb #6c7030de
@@ -1050,7 +1052,7 @@ def _write_video_r1(clips: list[Clip], fps: float | None) -> str:
         rest = {k: c.extra[k] for k in ("data_type", "data_source", "process", "problem_id") if k in c.extra}
         return {"problem": c.extra.get("problem", ""), "problem_type": kinds.get(c.extra["task"], c.extra["task"]), "options": c.extra.get("options", []),
                 "solution": f"<answer>{c.extra.get('solution', '')}</answer>", "path": c.video} | rest
-    return json.dumps(list(map(row, clips)), ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(plain(list(map(row, clips))), ensure_ascii=False, indent=1) + "\n"
 
 
 def _moment(clip: Clip) -> tuple[float, float]:
@@ -1065,7 +1067,7 @@ def _write_temporal_r1(clips: list[Clip], fps: float | None) -> str:
         length = c.extra.get("duration")
         if not isinstance(length, (int, float)) or not length > 0: raise ClipFormatError(f"clip {c.id} needs extra['duration'], the video's length in seconds")
         return {"video": c.video, "problem": c.extra.get("problem", ""), "solution": [t / length for t in _moment(c)], "video_length": length}
-    return json.dumps(list(map(row, clips)), ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(plain(list(map(row, clips))), ensure_ascii=False, indent=1) + "\n"
 
 
 def _write_charades_txt(clips: list[Clip], fps: float | None) -> str:
@@ -1082,7 +1084,7 @@ def _write_charades_json(clips: list[Clip], fps: float | None) -> str:
         one = videos.setdefault(c.video, {"duration": c.extra.get("duration"), "timestamps": [], "sentences": []})
         one["timestamps"].append(list(_moment(c)))
         one["sentences"].append(c.extra.get("problem", ""))
-    return json.dumps(videos, ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(plain(videos), ensure_ascii=False, indent=1) + "\n"
 WRITERS |= {"dvd_counting": _write_dvd, "video_r1": _write_video_r1, "temporal_r1": _write_temporal_r1, "charades_txt": _write_charades_txt, "charades_json": _write_charades_json}
 
 # %% ../nbs/01_records.ipynb #fba3b9c0
@@ -1104,7 +1106,7 @@ def _save_quva(clips: list[Clip], folder: Path, fps: float | None) -> Path:
 def _flat(clip: Clip) -> dict[str, Any]:
     "A clip as a row whose columns have one type each: extra as JSON text."
     return asdict(clip) | {"cycles": None if clip.cycles is None else [list(c) for c in clip.cycles], "window": list(clip.window) if clip.window else None,
-                           "extra": json.dumps(clip.extra, ensure_ascii=False) if clip.extra else None}
+                           "extra": json.dumps(plain(clip.extra), ensure_ascii=False) if clip.extra else None}
 
 # %% ../nbs/01_records.ipynb #0a74ddff
 def _parquet_bytes(clips: list[Clip]) -> bytes:

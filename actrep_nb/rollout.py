@@ -7,11 +7,11 @@ Docs: https://actrep.github.io/actrep_nb/rollout.html.md"""
 # %% auto #0
 __all__ = ['ENGINES', 'Rollout', 'placeholder_ids', 'kept_tail', 'choose_tokens', 'RoomyLayer', 'answering', 'sample_tokens',
            'check_sampling', 'sample_group', 'shuffle_slots', 'RolloutEngine', 'ModelEngine', 'merged_weights',
-           'vllm_prompt', 'VllmEngine', 'find_engine', 'generate_answers']
+           'vllm_prompt', 'VllmEngine', 'find_engine', 'batches_of', 'generate_answers']
 
 # %% ../nbs/12_rollout.ipynb #64260501
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -24,6 +24,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from .models import EncodedPrompt, Sample, collate, encode, see, unwrapped
+from .parallel import calls_count, largest
 from .show import progress
 
 # %% ../nbs/12_rollout.ipynb #083ffec1
@@ -147,7 +148,7 @@ def sample_tokens(
         stop, banned = torch.tensor(sorted(_stop_ids(model))), placeholder_ids(model.config)
         seeds = torch.randint(2**53, (len(prompts),)).tolist() if seeds is None else seeds
         uniform = torch.cat([torch.rand(group_size, max_new_tokens, generator=torch.Generator().manual_seed(seed)) for _, seed in zip(prompts, seeds, strict=True)])  # [B·G, budget]
-        cache = DynamicCache(config=model.config)
+        in_step, cache = calls_count(model), DynamicCache(config=model.config)
         cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
         out = model(**batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache.batch_repeat_interleave(group_size)
@@ -176,9 +177,11 @@ def sample_tokens(
                 keep = keep.to(logits.device)
                 cache.batch_select_indices(keep)
                 chosen, mask, position = chosen[keep], mask[keep], position[keep]
+            if in_step: largest(1, logits.device)  # another step follows, on every rank
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             out = model(input_ids=chosen[:, None], attention_mask=mask, position_ids=position.expand(3, -1, -1), past_key_values=cache, use_cache=True)
             logits, position = out.logits[:, -1], position + 1
+        while in_step and largest(0, logits.device): model(input_ids=chosen[:1, None], position_ids=position[:1].expand(3, -1, -1), use_cache=False)  # for the others' sake
         done = [(row[row >= 0], lp[row >= 0]) for row, lp in zip(ids, logps)]
         return [done[i : i + group_size] for i in range(0, len(done), group_size)]
 
@@ -365,20 +368,36 @@ def find_engine(
     return ENGINES[name]
 
 # %% ../nbs/12_rollout.ipynb #e49c9e8f
+def batches_of(
+    prompts: Iterable[EncodedPrompt],  # encoded as they are asked for
+    most: int,  # prompts in a batch
+    tokens: int,  # in a batch of more than one prompt, padding included
+) -> Iterator[list[EncodedPrompt]]:
+    "Consecutive prompts, in batches that fit."
+    batch: list[EncodedPrompt] = []
+    for prompt in prompts:
+        longest = max(len(p.input_ids) for p in [*batch, prompt])
+        if batch and (len(batch) == most or longest * (len(batch) + 1) > tokens):
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch: yield batch
+
+
 def generate_answers(
     model: Any,  # a Qwen-VL model
     processor: Any,  # the checkpoint's own
     samples: Sequence[Sample],  # what is asked
     max_new_tokens: int = 128,  # token budget of an answer
-    batch_size: int = 32,  # samples decoded side by side
+    batch_size: int = 32,  # samples decoded side by side, fewer where their prompts are long
+    batch_tokens: int = 65_536,  # most prompt tokens side by side
     show_progress: bool = True,  # a bar
 ) -> list[str]:
-    "Greedy answers, one per sample, in order."
+    "Greedy answers, one per sample, in order. No more than a batch is in memory as pixels."
     model.eval()
     answers: list[str] = []
-    starts = range(0, len(samples), batch_size)
-    for i in progress(starts, desc="answering") if show_progress else starts:
-        encoded = [encode(model, processor, s) for s in samples[i : i + batch_size]]
-        groups = sample_group(model, processor, encoded, group_size=1, max_new_tokens=max_new_tokens, temperature=0)
+    listed = progress(samples, desc="answering") if show_progress else samples
+    for batch in batches_of((encode(model, processor, s) for s in listed), batch_size, batch_tokens):
+        groups = sample_group(model, processor, see(unwrapped(model), batch), group_size=1, max_new_tokens=max_new_tokens, temperature=0)
         answers += [group[0].text for group in groups]
     return answers

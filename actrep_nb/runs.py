@@ -16,6 +16,7 @@ import ast
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -64,12 +65,12 @@ def fits(
     value: Any,  # the value
     kind: Any,  # a type, `list[...]`, `dict[...]`, or a union of them
 ) -> bool:
-    "Whether a value is of a type as a parameters cell states it."
+    "Whether a value is of a type as a parameters cell states it. NaN and infinity, which a manifest could not hold, are no float."
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any: return True
     if origin in (Union, UnionType): return any(fits(value, k) for k in args)
     if kind is None or kind is NoneType: return value is None
-    if kind is float: return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is float: return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
     if kind is int: return isinstance(value, int) and not isinstance(value, bool)
     if origin is dict or kind is dict:
         return isinstance(value, dict) and (not args or all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items()))
@@ -261,6 +262,7 @@ class Manifest:
     status: str = "running"  # "running", "done", "failed" or "interrupted"
     error: dict[str, Any] | None = None  # cell, name, message and traceback of a failure
     peak_memory_mb: float | None = None  # of the kernel and its children
+    video: Any = None  # what models saw of videos, as the notebook glued it under this name (see `VideoSpec`)
 
     def save(
         self,
@@ -283,7 +285,7 @@ class Manifest:
 def _write_json(path: Path, value: Any) -> None:
     "Write JSON to a temporary neighbour and rename it."
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    part.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n", encoding="utf-8")
     os.replace(part, path)
 
 # %% ../nbs/16_runs.ipynb #d444e2ca
@@ -432,7 +434,7 @@ def _close(out: Path, manifest: Manifest, status: str, watch: Watch, start: floa
     watch.close()
     metrics = read_glue(out / "notebook.ipynb") if (out / "notebook.ipynb").exists() else {}
     _write_json(out / "metrics.json", metrics)
-    done = replace(manifest, ended=_now(), seconds=round(time.monotonic() - start, 2), status=status, error=error, peak_memory_mb=round(watch.peak_mb, 1) or None)
+    done = replace(manifest, ended=_now(), seconds=round(time.monotonic() - start, 2), status=status, error=error, peak_memory_mb=round(watch.peak_mb, 1) or None, video=metrics.get("video"))
     if (out / "notebook.ipynb").exists(): to_html(out / "notebook.ipynb", out / "report.html", no_input=no_input and status == "done")
     done.save(out / "manifest.json")
     return RunResult(out, done, metrics)

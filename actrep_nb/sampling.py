@@ -329,15 +329,15 @@ def write_answers(
 # %% ../nbs/04_sampling.ipynb #5a3745ed
 def repeated_answers(
     clips: Iterable[Clip],  # what is asked about
-    answer: Callable[[Clip, int], Sequence[str]],  # a clip and its seed → its answers
+    answer: Callable[[Clip, int], Sequence[str]],  # a clip and its seed → its answers, or one text: why there are none
     path: str | Path,  # JSONL to which they are appended as they come
     settings: Mapping[str, Any],  # all that the answers depend on: model, temperature, …
     seed: int = 0,  # same seed, same answers
-) -> dict[str, list[str]]:  # clip id → answers, in the clips' order
-    "Ask about every clip that the file does not hold yet."
+) -> dict[str, list[str] | str]:  # clip id → answers, or why there are none, in the clips' order
+    "Ask about every clip that the file does not hold yet. A clip without answers is not written down, and asked about again next time."
     clips, path, settings = list(clips), Path(path), {**settings, "seed": seed}
     if len({c.id for c in clips}) < len(clips): raise ValueError("two clips have the same id: make them unique with records.unique_ids")
-    done = read_answers(path, settings)
+    done: dict[str, list[str] | str] = {**read_answers(path, settings)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
         file.seek(0)
@@ -345,8 +345,9 @@ def repeated_answers(
         def append(row: dict[str, Any]) -> None: file.write((json.dumps(row) + "\n").encode()); file.flush()
         if not file.seek(0, 2): append({"settings": settings})  # an empty file
         for clip in progress([c for c in clips if c.id not in done], desc="asking"):
-            done[clip.id] = list(answer(clip, seed_for(seed, clip.id)))
-            append({"id": clip.id, "answers": done[clip.id]})
+            said = answer(clip, seed_for(seed, clip.id))
+            done[clip.id] = said if isinstance(said, str) else list(said)
+            if not isinstance(said, str): append({"id": clip.id, "answers": done[clip.id]})
     return {c.id: done[c.id] for c in clips}
 
 # %% ../nbs/04_sampling.ipynb #57a07f5c

@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/show.html.md"""
 
 # %% auto #0
 __all__ = ['CYCLE_COLOURS', 'T', 'GLUE', 'theme', 'evenly', 'cycle_at', 'filmstrip', 'progress_text', 'in_notebook', 'progress',
-           'plain', 'glue', 'read_glue', 'read_log']
+           'RunWarning', 'plain', 'glue', 'read_glue', 'read_log']
 
 # %% ../nbs/00_show.ipynb #e42cabb0
 import json
@@ -180,6 +180,10 @@ def progress(
     finally:  # also when the loop was left early: the line then says how far it got
         line.show(progress_text(done, total, time.monotonic() - began, desc), 1.0, last=True)
 
+# %% ../nbs/00_show.ipynb #b3a9e604
+class RunWarning(Warning):
+    "What a run must not keep to itself: that it learns nothing, or learns without looking."
+
 # %% ../nbs/00_show.ipynb #a022c217
 GLUE = "application/vnd.actrep.glue+json"
 
@@ -225,10 +229,10 @@ def read_glue(
 def read_log(
     path: str | Path,  # a log.jsonl
 ) -> list[dict[str, Any]]:
-    "The logged steps of a run. A last line that is not whole, as a killed run leaves it, is left out; ValueError names any other line that cannot be read."
+    "The logged steps of a run; NaN and infinity, which older logs hold, are None. A last line that is not whole, as a killed run leaves it, is left out; ValueError names any other line that cannot be read."
     rows, lines = [], Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
     for k, line in enumerate(lines, 1):
-        try: rows += [dict(json.loads(line))] if line.strip() else []
+        try: rows += [dict(json.loads(line, parse_constant=lambda _: None))] if line.strip() else []
         except (ValueError, TypeError):
             if k < len(lines): raise ValueError(f"{path}, line {k}: not a logged step") from None
     return rows

@@ -139,6 +139,13 @@ class Watch(threading.Thread):
         width = shutil.get_terminal_size().columns - 1
         print(f"\r{line[:width]:<{width}}" if self.live else line[:160], end="" if self.live else "\n", file=sys.stderr, flush=True)
 
+    def hear(self, msg: dict[str, Any]) -> None:
+        "Take in a message from rank 0's kernel."
+        self.said = _last_words(msg) or self.said
+        content = msg.get("content", {})
+        for warning in re.findall(r"\bRunWarning: (.+)", content["text"]) if content.get("name") == "stderr" and not self.quiet else ():
+            print(("\r\x1b[K" if self.live else "") + f"{self.name_}  warning: {warning}", file=sys.stderr, flush=True)
+
     def close(self) -> None:
         "Stop, and clear the line."
         self.over.set()
@@ -449,7 +456,7 @@ class SpmdEngine:
         place, watch = find_place(ranks), watch or Watch("", quiet=True)
         kept = nb_man.output_path
         def heard(msg):
-            watch.said = _last_words(msg) or watch.said
+            watch.hear(msg)
             nb_man.autosave_cell()
         books = [nb_man.nb if k == 0 else copy.deepcopy(nb_man.nb) for k in range(place.ranks)]
         clients = [RankClient(nb, place.first + k, beside(kept, place.first + k, ".log"), heard if k == 0 else lambda msg: None, timeout=timeout, startup_timeout=start_timeout)

@@ -7,9 +7,8 @@ Docs: https://actrep.github.io/actrep_nb/video.html.md"""
 # %% auto #0
 __all__ = ['TOLERANCE', 'SLACK', 'MIN_FRAMES', 'MAX_FRAMES', 'FRAME_RULES', 'Reader', 'READERS', 'LEFT_BEHIND', 'VideoError',
            'write_video', 'VideoInfo', 'probe', 'smart_resize', 'FramePlan', 'plan_frames', 'FrameRule', 'VideoCost',
-           'video_cost', 'token_budget', 'whole_video_cost', 'nyquist_fps', 'fastest_period', 'plan_by_motion',
-           'Motion', 'plan_table', 'Frames', 'Taken', 'read_pyav', 'read_decord', 'read_torchcodec', 'read_frames',
-           'FrameCache', 'bench_readers']
+           'video_cost', 'token_budget', 'whole_video_cost', 'nyquist_fps', 'fastest_period', 'Frames', 'Taken',
+           'read_pyav', 'read_decord', 'read_torchcodec', 'read_frames', 'FrameCache', 'bench_readers']
 
 # %% ../nbs/02_video.ipynb #c8bda0ff
 import hashlib
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import av.video.reformatter
@@ -196,10 +196,11 @@ class FramePlan:
     def tokens(
         self,
         token: int = 28,  # side of one token, pixels; 32 for Qwen3-VL
-    ) -> int:  # of the video in the prompt, two frames to a slot
+        slot: int = 2,  # frames that make one slot
+    ) -> int:  # of the video in the prompt
         "What the plan costs. ValueError where a frame is not made of whole tokens."
         if self.height % token or self.width % token: raise ValueError(f"a frame of {self.width}×{self.height} pixels is not made of whole tokens of {token}")
-        return math.ceil(len(self.times) / 2) * (self.height // token) * (self.width // token)
+        return math.ceil(len(self.times) / slot) * (self.height // token) * (self.width // token)
 
 # %% ../nbs/02_video.ipynb #fda694f0
 SLACK = 0.5  # seconds that a window may end after its video: annotators' players round
@@ -375,105 +376,28 @@ def fastest_period(
     if lengths: return float(np.quantile(lengths, quantile))
     return duration / count if count else math.inf
 
-# %% ../nbs/02_video.ipynb #7f5de03e
-def plan_by_motion(
-    info: VideoInfo,  # from `probe`
-    period: float,  # seconds of the fastest repetition expected, see `fastest_period`
-    max_tokens: int = 8192,  # budget of the video
-    token: int = 28,  # side of one token, pixels; 32 for Qwen3-VL
-    margin: float = 1.25,  # rate over `nyquist_fps`
-    min_fps: float = 1.0,  # for slow motion, and clips without any
-    max_frames: int = MAX_FRAMES,  # at most this many
-    min_frame_tokens: int = 16,  # a smaller frame shows nothing
-    max_frame_pixels: int = 768 * 28 * 28,  # a larger frame is a waste
-    window: tuple[float, float] | None = None,  # part of the file, seconds
-    size: tuple[int, int] | None = None,  # (height, width) of every frame, for models that know one size only; then the budget limits the frames alone
-) -> FramePlan:  # never over budget; where the budget does not allow the rate, `.fps` says what it allows
-    "Plan frames fast enough for the motion, then as large as the budget allows."
-    if not period > 0 or max_frames < 2: raise ValueError(f"period={period}, max_frames={max_frames}: need a period above 0 seconds and 2 frames or more")
-    if size: min_frame_tokens = (size[0] // token) * (size[1] // token)
-    if max_tokens < 2 * min_frame_tokens: raise ValueError(f"max_tokens={max_tokens} does not hold two slots of {min_frame_tokens} tokens")
-    rate = min(max(margin * nyquist_fps(period), min_fps), info.fps)
-    most = min(max_frames, 2 * (max_tokens // min_frame_tokens)) // 2 * 2
-    least = min(4, most)
-    while not size:
-        n = len(plan_frames(info, rate, most, least, size=(token, token), window=window).times)
-        area = min(2 * max_tokens * token * token // n, max_frame_pixels)
-        plan = plan_frames(info, rate, most, least, max_pixels=area, min_pixels=min(min_frame_tokens * token * token, area), patch=token, window=window)
-        if plan.tokens(token) <= max_tokens: return plan
-        if n <= 4: raise VideoError(f"{info.path}: a {info.width}×{info.height} picture does not fit into {max_tokens // 2} tokens")
-        most, least = n - 2, min(4, n - 2)  # long thin pictures take more tokens than their area
-    return plan_frames(info, rate, most, least, size=size, window=window)
-
-# %% ../nbs/02_video.ipynb #4434154f
-@dataclass(frozen=True)
-class Motion:
-    "What planning must know of a clip."
-    duration: float  # seconds
-    mean_period: float  # seconds from one repetition to the next, on average
-    fast_period: float  # seconds that its fastest repetitions last
-    size: tuple[int, int] = (720, 1280)  # (height, width), pixels
-    fps: float = 30.0  # frames per second in the file
-
-    def info(self) -> VideoInfo:
-        "As `probe` would tell it."
-        return VideoInfo("clip", self.duration, self.fps, max(1, round(self.duration * self.fps)), self.size[1], self.size[0], "")
-
-
-def _row(label: str, costs: Sequence[VideoCost], motions: Sequence[Motion], kv_bytes: int) -> dict:
-    "One line of `plan_table`."
-    def too_fast(period): return float(np.mean([c.frames / m.duration < nyquist_fps(period(m)) for c, m in zip(costs, motions)]))
-    def amount(values): return {"median": float(np.median(values)), "max": float(max(values))}
-    middle = sorted(costs, key=lambda c: c.height * c.width)[len(costs) // 2]
-    frames, tokens, bytes_ = ([c.frames for c in costs], [c.tokens for c in costs], [c.frames * c.height * c.width * 3 for c in costs])
-    return {
-        "rate": label, "frames": amount(frames), "size": [middle.height, middle.width], "tokens": amount(tokens),
-        "too_fast_on_average": too_fast(lambda m: m.mean_period), "too_fast_at_its_fastest": too_fast(lambda m: m.fast_period),
-        "patches_mb": amount([4 * b / 1e6 for b in bytes_]), "kv_mb": amount([t * kv_bytes / 1e6 for t in tokens]), "cache_gb": sum(bytes_) / 1e9}
-
-# %% ../nbs/02_video.ipynb #af009a7f
-def plan_table(
-    motions: Sequence[Motion],  # one for each clip
-    family: str = "qwen2_5_vl",  # a name in `FRAME_RULES`
-    rates: Sequence[float] = (1, 2, 4, 8),  # frames per second to compare
-    max_pixels: int | None = None,  # see `video_cost`
-    max_tokens: int = 8192,  # budget of the last line, planned by motion
-    kv_bytes: int = 0,  # of keys and values that a model keeps for each token
-    frame_size: tuple[int, int] | None = None,  # (height, width) that a checkpoint gives every frame; None: the processor decides
-    max_frames: int = MAX_FRAMES,  # most frames the checkpoint takes
-) -> list[dict]:  # one line for each rate, and one planned by motion
-    "Frames, size, tokens, share of clips above Nyquist, and memory, at each rate. Patches are 32-bit; the cache holds bytes."
-    if not motions: raise ValueError("there is no clip to plan for")
-    token = FRAME_RULES[family].token
-    def paid(plan: FramePlan): return VideoCost(len(plan.times), plan.height, plan.width, plan.tokens(token))
-    def steady(m: Motion, fps: float):
-        if frame_size is None: return video_cost(m.duration, fps, m.size, max_pixels, family, m.fps)
-        return paid(plan_frames(m.info(), fps, max_frames, size=frame_size))
-    lines = [(f"{fps:g} fps", [steady(m, fps) for m in motions]) for fps in rates]
-    by_motion = [paid(plan_by_motion(m.info(), m.fast_period, max_tokens, token, max_frames=max_frames, size=frame_size)) for m in motions]
-    return [_row(label, costs, motions, kv_bytes) for label, costs in [*lines, ("by motion", by_motion)]]
-
 # %% ../nbs/02_video.ipynb #8ffefcea
 @dataclass(frozen=True)
 class Frames:
     "Frames and the times they were taken at: they travel together."
     pixels: np.ndarray  # uint8 [T, H, W, 3], RGB
     times: np.ndarray  # float64 [T], seconds from the clip's start
+    fps: float  # frames taken per second, as planned: what a slot lasts follows from it, whatever the file's own rate
     problems: tuple[str, ...] = ()  # what the video did not deliver
 
     def __len__(self): return len(self.times)
 
     def __reduce__(self):
         "Frames of a cache travel to another process as the name of their file, and are mapped there."
-        px, fields = self.pixels, (self.times, self.problems)
+        px, fields = self.pixels, (self.times, self.fps, self.problems)
         if isinstance(px, np.memmap) and px.filename and px.flags.c_contiguous and px.offset + px.nbytes == os.path.getsize(px.filename):
             return _mapped, (str(px.filename), *fields)
         return Frames, (np.asarray(px), *fields)
 
 
-def _mapped(path: str, times: np.ndarray, problems: tuple[str, ...]) -> Frames:
+def _mapped(path: str, *fields: Any) -> Frames:
     "Frames whose pixels are in a file: mapped, not read."
-    return Frames(np.load(path, mmap_mode="r", allow_pickle=False), times, problems)
+    return Frames(np.load(path, mmap_mode="r", allow_pickle=False), *fields)
 
 # %% ../nbs/02_video.ipynb #6e5fefef
 @dataclass(frozen=True)
@@ -606,7 +530,7 @@ def read_frames(
         wanted = wanted[: len(pixels) + len(pixels) % 2]
     pixels += pixels[-1:] * (len(wanted) - len(pixels))  # the last picture stays on screen for the moment that makes the number even
     starts += starts[-1:] * (len(wanted) - len(starts))
-    return Frames(np.stack(pixels), np.maximum(np.array(starts) - begin, 0.0), tuple(problems))
+    return Frames(np.stack(pixels), np.maximum(np.array(starts) - begin, 0.0), plan.fps, tuple(problems))
 
 # %% ../nbs/02_video.ipynb #fe5bef9b
 def _source(path: str | Path) -> dict:
@@ -655,16 +579,20 @@ class FrameCache:
         key, source = self.key(path, plan), _source(path)
         return _load_entry(self, key, path, source) or _make_entry(self, key, path, plan, source)
 
-    def info(self, path: str | Path) -> VideoInfo:
-        "What `probe` says of a file, remembered until its size or date changes."
-        source, name = _source(path), hashlib.sha256(os.path.abspath(path).encode()).hexdigest()[:32]
+    def remember(self, path: str | Path, what: str, find: Callable[[], dict]) -> dict:
+        "What was found out about a file, kept until its size or date changes. `what` names the question."
+        source, name = _source(path), hashlib.sha256(f"{os.path.abspath(path)} {what}".encode()).hexdigest()[:32]
         try:
             note = json.loads((self.folder / f"{name}.info").read_text())
-            if note["source"] == source: return VideoInfo(**note["info"] | {"path": str(path)})
+            if note["source"] == source: return note["found"]
         except (OSError, ValueError, KeyError, TypeError): pass
-        found = probe(path)
-        _write(self.folder / f"{name}.info", lambda f: f.write(json.dumps({"source": source, "info": asdict(found)}).encode()))
+        found = find()
+        _write(self.folder / f"{name}.info", lambda f: f.write(json.dumps({"source": source, "found": found}).encode()))
         return found
+
+    def info(self, path: str | Path) -> VideoInfo:
+        "What `probe` says of a file."
+        return VideoInfo(**self.remember(path, "info", lambda: asdict(probe(path))) | {"path": str(path)})
 
 # %% ../nbs/02_video.ipynb #34fbc96a
 def _load_entry(cache: FrameCache, key: str, path: str | Path, source: dict) -> Frames | None:
@@ -680,7 +608,7 @@ def _load_entry(cache: FrameCache, key: str, path: str | Path, source: dict) -> 
         cache._checked.add(note["pixels"])
         if not same: _write(note_file, lambda f: f.write(json.dumps(note | {"source": note["source"] | source}).encode()))
         elif cache.max_bytes is not None: os.utime(note_file)  # used just now
-        return Frames(pixels, np.array(note["times"], dtype=np.float64), tuple(note["problems"]))
+        return Frames(pixels, np.array(note["times"], dtype=np.float64), float(note["plan"]["fps"]), tuple(note["problems"]))
     except (OSError, EOFError, ValueError, KeyError, TypeError): return None
 
 # %% ../nbs/02_video.ipynb #9456313d

@@ -38,7 +38,7 @@ from actrep_nb.models import Sample, encode, load_model
 from actrep_nb.records import Clip
 from actrep_nb.video import Frames
 model, processor = load_model(os.environ['CHECKPOINT'], device='cpu')
-frames = Frames(np.zeros((8, 56, 56, 3), np.uint8), np.arange(8) / 4)
+frames = Frames(np.zeros((8, 56, 56, 3), np.uint8), np.arange(8) / 4, 4.0)
 prompt = encode(model, processor, Sample(Clip('a.mp4', 'squat', 2), frames, 'How many?'))
 args = sft.training_arguments(folder / 'training', 20, 4, 1e-3, strategy=STRATEGY)
 steps = iter(range(10**6))

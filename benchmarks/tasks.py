@@ -11,12 +11,12 @@ import json
 from pathlib import Path
 
 from actrep_nb.evaluate import compare, load_predictions
+from actrep_nb.loading import ClipExamples, read_all
 from actrep_nb.metrics import bootstrap_ci, paired_bootstrap
 from actrep_nb.models import freeze, load_model
 from actrep_nb.records import load_clips
 from actrep_nb.rollout import sample_group
 from actrep_nb.runs import load_run, run
-from actrep_nb.sft import prepare
 from actrep_nb.show import read_log
 from actrep_nb.tasks import TASKS
 
@@ -68,10 +68,10 @@ def sampled(name: str, out: Path) -> None:
     scores = {}
     for stage in ("sft", "grpo"):
         model, processor = load_model(out / stage / "checkpoint")
-        ready, _ = prepare(freeze(model.eval(), "vision", "merger"), processor, clips, task=SETTINGS[name][0])
+        ready, _ = read_all(ClipExamples(freeze(model.eval(), "vision", "merger"), processor, clips, SETTINGS[name][0]), model)
         batches = [range(len(ready))[i : i + 40] for i in range(0, len(ready), 40)]
-        said = [group[0].text for some in batches for group in sample_group(model, processor, [ready[i][1] for i in some], 1, 80, 1.0, seeds=some)]
-        scores[stage] = task.scores([task.predict(clip, text) for (clip, _), text in zip(ready, said)], [clip for clip, _ in ready])["miou"]
+        said = [group[0].text for some in batches for group in sample_group(model, processor, [ready[i].prompt for i in some], 1, 80, 1.0, seeds=some)]
+        scores[stage] = task.scores([task.predict(e.clip, text) for e, text in zip(ready, said)], [e.clip for e in ready])["miou"]
     values = {stage: bootstrap_ci(array) for stage, array in scores.items()} | {"grpo-sft": tuple(paired_bootstrap(scores["grpo"], scores["sft"]).values())}
     (out / "sampled.json").write_text(json.dumps({k: dict(zip(("value", "lo", "hi"), v)) for k, v in values.items()}))
 

@@ -64,7 +64,7 @@ def test_peaks_are_counted_above_noise():
     count, cycles = count_peaks(wave, t)
     assert count == 5 and all(b - a == pytest.approx(2, abs=0.5) for a, b in cycles)
     assert count_peaks(np.zeros(30), t[:30]) == (0, ())
-    assert all(np.isfinite(motion_signal(Frames(np.zeros((n, 4, 4, 3), np.uint8), t[:n]))).all() for n in (2, 4, 6))
+    assert all(np.isfinite(motion_signal(Frames(np.zeros((n, 4, 4, 3), np.uint8), t[:n], 10.0))).all() for n in (2, 4, 6))
 
 
 def clips(counts, action="squat"): return [Clip(f"{action}{k}.mp4", action, n) for k, n in enumerate(counts)]

@@ -8,9 +8,13 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import torch
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from actrep_nb.cli import SIZES, demo_steps, join_parameters, main
+from actrep_nb.models import FAMILIES, load_model, make_tiny_checkpoint
 from actrep_nb.runs import find_notebook, notebook_parameters
 from actrep_nb.synth import draw_clip, make_dataset
 from actrep_nb.video import write_video
@@ -167,6 +171,21 @@ def test_doctor_uses_what_it_reports(here, capsys):
     assert all(c["cure"] for c in checks.values() if c["needed"] and not c["ok"])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_doctor_looks_at_a_model(here, capsys, monkeypatch, family):
+    path = make_tiny_checkpoint(here / "model", family=family, hidden=32, layers=2, vision_hidden=32, vision_layers=2)
+    capsys.readouterr()  # what the libraries say while it is made
+    assert main(["doctor", "--model", str(path), "--json"]) == 0
+    data, err = last_json(capsys)
+    assert data["ready"] and data["family"] == family and data["dtype"] == "float32" and data["video_effect"] > 1e-3 and "it looks" in err
+    assert data["parameters"] == sum(p.numel() for p in load_model(path, device="cpu")[0].parameters()) and 0 < data["video_tokens"] < data["prompt_tokens"]
+    monkeypatch.setattr(torch.Tensor, "masked_scatter", lambda self, mask, source: self if source.ndim > 1 else torch.masked_scatter(self, mask, source))
+    monkeypatch.setattr(Qwen3VLTextModel, "_deepstack_process", lambda self, hidden, mask, seen: hidden)
+    assert main(["doctor", "--model", str(path), "--json"]) == 1
+    data, err = last_json(capsys)
+    assert not data["ready"] and data["video_effect"] == 0.0 and "does not look at the video" in data["failed"][0]["reason"] and "it does not look" in err
+
+
 def test_demo_steps_set_parameters_that_exist():
     for size in SIZES:
         for step in demo_steps(size, "data/tiny_base"):
@@ -191,15 +210,50 @@ def test_plan_counts_the_clips_that_repeat_too_fast(here, capsys):
     assert main(["plan", "clips.csv", "--fps", "1,4", "--json"]) == 0
     data, err = last_json(capsys)
     assert data["family"] == "qwen2_5_vl" and (data["clips"], data["rows"]) == (2, 3) and "c: no video, no duration, no cycles" in err
-    assert [(r["rate"], r["too_fast_on_average"]) for r in data["table"]] == [("1 fps", 0.5), ("4 fps", 0.0), ("by motion", 0.0)]
+    assert [(r["rate"], r["too_fast_on_average"]) for r in data["table"]] == [("1 fps", 0.5), ("4 fps", 0.0), ("hub", 0.5), ("motion *", 0.0)]
     assert data["table"][0]["frames"] == {"median": 12.0, "max": 20.0}
     assert main(["plan", "clips.csv", "--model", "qwen3_vl", "--json"]) == 0
-    assert last_json(capsys)[0]["table"][0]["tokens"]["max"] != data["table"][0]["tokens"]["max"]
+    assert last_json(capsys)[0]["table"][0]["size"] != data["table"][0]["size"], "its squares are of another size"
+
+
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_what_is_planned_is_what_is_encoded(here, capsys, family):
+    "Every clip, under several specs: films of odd rates, sizes and lengths, windows, a still picture."
+    from PIL import Image
+
+    from actrep_nb.models import Sample, choose_spec, encode, frames_for, load_model, make_tiny_checkpoint
+    from actrep_nb.records import load_clips
+    from actrep_nb.video import write_video
+
+    make_tiny_checkpoint("m", family=family, hidden=32, layers=1, vision_hidden=32, vision_layers=1)
+    config = json.loads(Path("m/processor_config.json").read_text())
+    del config["video_processor"]["video_spec"]
+    Path("m/processor_config.json").write_text(json.dumps(config))
+    random, rows = np.random.default_rng(0), ["file,action,count,start,end"]
+    for k in range(11):
+        size = 2 * random.integers(16, 130, 2)
+        write_video(f"film {k}.mp4", random.integers(0, 255, (int(random.integers(1, 90)), *size, 3), np.uint8), float(random.choice([1, 5, 8, 15, 23.976, 25, 29.97, 50, 60])))
+        rows.append(f"film {k}.mp4,squat,3,,")
+    Image.new("RGB", (640, 360)).save("still.png")
+    Path("clips.csv").write_text("\n".join([*rows, "still.png,squat,0,,"]) + "\n")
+    model, compared = None, 0
+    for video in ("", "fps=2", "fps=4 max_tokens=300", "max_tokens=900 max_frames=40", "fps=8 frame_size=128x64" if family == "qwen3_vl" else "fps=8 frame_size=112x56", "max_pixels_per_frame=30000 fps=3"):
+        capsys.readouterr()
+        assert main(["plan", "clips.csv", "--videos", ".", "--model", "m", "--video", video, "--json"]) == 0
+        data, _ = last_json(capsys)
+        planned = {p["clip"]: p["tokens"] for p in data["plans"]}
+        model, processor = load_model("m", device="cpu")
+        choose_spec(processor, video)
+        for clip in load_clips("clips.csv", videos="."):
+            prompt = encode(model, processor, Sample(clip, frames_for(processor, clip), "How many?"))
+            assert int((prompt.input_ids == model.config.video_token_id).sum()) == planned[clip.id] <= (4096 if "tokens" not in video else 900), (clip.id, video)
+            compared += 1
+    assert compared == 72
 
 
 def test_plan_and_bench_refuse_what_cannot_be_and_take_a_rate(here, capsys):
     (here / "frames.csv").write_text("type,name,count,L1,L2\nsquat,a.mp4,1,30,90\nsquat,b.mp4,x,30,90\n")
-    for odd in (["--size", "0x0"], ["--size", "720"], ["--max-pixels", "-5"], ["--max-pixels", "0"], ["--fps", "0"]):
+    for odd in (["--size", "0x0"], ["--size", "720"], ["--video", "max_tokens=0"], ["--video", "max_pixels=4"], ["--fps", "0"]):
         assert main(["plan", "frames.csv", *odd]) == 2 and odd[1] in capsys.readouterr().err
     assert main(["plan", "frames.csv"]) == 1 and "--source-fps" in capsys.readouterr().err
     assert main(["plan", "frames.csv", "--source-fps", "30", "--json"]) == 0
@@ -229,13 +283,13 @@ def test_plan_takes_the_size_and_depth_of_a_checkpoint(here, capsys):
     assert main(["plan", "clips.csv", "--model", base, "--fps", "4", "--json"]) == 0
     data, _ = last_json(capsys)
     row, config = data["table"][0], json.loads((ROOT / "data/tiny_base/config.json").read_text())["text_config"]
-    assert row["size"] == data["frame_size"] == [56, 56] and row["frames"]["max"] == 64 and row["tokens"]["max"] == 128
+    assert row["size"] == [56, 56] and data["video"].endswith("frame_size=56x56") and row["frames"]["max"] == 64 and row["tokens"]["max"] == 128
     assert row["kv_mb"]["max"] == 128 * 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["hidden_size"] / config["num_attention_heads"] / 1e6
     assert main(["plan", "clips.csv", "--model", base, "--gpus", "2", "--json"]) == 0
     kept = last_json(capsys)[0]["memory"]["mib"]
     assert kept["zero3"]["weights"] == kept["ddp"]["weights"] / 2 > 1 and kept["zero2"]["weights"] == kept["ddp"]["weights"] and kept["zero3_offload"]["cpu"] > 1
     assert main(["plan", "clips.csv", "--gpus", "2"]) == 2 and "config.json" in capsys.readouterr().err
-    for wrong, words in ((["--max-pixels", "50176"], "same size"), (["--fps", "fast"], "--fps takes numbers")):
+    for wrong, words in ((["--video", "frame_size=56"], "WIDTHxHEIGHT"), (["--fps", "fast"], "--fps takes numbers")):
         assert main(["plan", "clips.csv", "--model", base, *wrong]) == 2 and words in capsys.readouterr().err
     assert main(["plan", "clips.csv", "--model", "gpt"]) == 2 and "qwen3_vl" in capsys.readouterr().err
     (here / "none.csv").write_text("file,action,count\nc.mp4,squat,4\n")

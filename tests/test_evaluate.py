@@ -11,6 +11,7 @@ import pytest
 
 from actrep_nb.evaluate import APICounter, Evaluation, LocalCounter, compare, evaluate, frame_messages, judge, load_predictions
 from actrep_nb.records import Clip, ClipSet, Prediction, Rejected
+from actrep_nb.spec import VideoSpec
 from actrep_nb.synth import draw_clip
 from actrep_nb.video import Frames, write_video
 
@@ -130,7 +131,7 @@ def test_local_counter_keeps_order_and_names_the_broken_clip(local, videos):
 
 
 def test_frames_carry_their_times():
-    frames = Frames(np.zeros((2, 8, 8, 3), np.uint8), np.array([0.0, 1.25]))
+    frames = Frames(np.zeros((2, 8, 8, 3), np.uint8), np.array([0.0, 1.25]), 0.8)
     content = frame_messages(frames, "How many?")[0]["content"]
     assert [c["text"] for c in content if c["type"] == "text"] == ["Frames of one video, each after its time in seconds.", "0.00 s", "1.25 s", "How many?"]
     assert all(c["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/") for c in content if c["type"] == "image_url")
@@ -144,7 +145,7 @@ def test_api_failures_cost_one_answer_each(videos):
             if self.calls == 1: raise TimeoutError("the server is asleep")
             return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=None))])
     client = SimpleNamespace(chat=SimpleNamespace(completions=Flaky()))
-    said = APICounter("m", client=client, workers=1, max_frames=4).predict(videos, progress=False)
+    said = APICounter("m", client=client, workers=1, video=VideoSpec(max_frames=4)).predict(videos, progress=False)
     assert [p.count for p in said] == [None] * 3 and [p.id for p in said] == [c.id for c in videos]
     assert "the server is asleep" in said[0].problems[0] and "pull_up.mp4" in said[1].problems[0] and said[2].text == ""
 
@@ -171,7 +172,7 @@ def test_api_counter_against_a_server(videos):
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        counter = APICounter("m", base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key="none", workers=1, max_frames=4)
+        counter = APICounter("m", base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key="none", workers=1, video=VideoSpec(max_frames=4))
         said = counter.predict([videos[0], videos[2]], progress=False)
     finally:
         server.shutdown()

@@ -1,5 +1,6 @@
 "The GRPO chapter: what a reader need not wade through."
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -12,18 +13,19 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 from actrep_nb.grpo import (
-    RECIPES, Blocks, GRPOTrainer, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, check_practice, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
-    shared_prefix_logprobs, token_logprobs, train_grpo, why_not_shared)
-from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, unwrapped
+    IDLE_STEPS, RECIPES, Blocks, GRPOTrainer, IdleWarning, Recipe, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, check_practice, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
+    shared_prefix_logprobs, token_logprobs, train_grpo, used, why_idle, why_not_shared)
+from actrep_nb.loading import Example
+from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, spec_of, unwrapped
 from actrep_nb.records import Clip
 from actrep_nb.rewards import REWARDS
-from actrep_nb.rollout import ModelEngine, Rollout, sample_group
+from actrep_nb.rollout import ModelEngine, Rollout, placeholder_ids, sample_group
 from actrep_nb.runs import run
-from actrep_nb.sft import training_arguments
-from actrep_nb.show import read_log
+from actrep_nb.sft import load_to_train, training_arguments
+from actrep_nb.show import RunWarning, read_log
 from actrep_nb.synth import make_dataset
 from actrep_nb.tasks import TASKS
 from actrep_nb.video import Frames
@@ -42,11 +44,16 @@ def loaded(tiny):
     return load_model(tiny, device="cpu")
 
 
+def examples(pairs):
+    "As the trainer takes them."
+    return [Example(prompt, clip=clip) for clip, prompt in pairs]
+
+
 def noise_pairs(model, processor, lengths=(12, 8)):
     "Prompts over videos of noise, of different lengths."
-    pairs, size = [], processor.video_processor.frame_size
+    pairs, size = [], spec_of(processor).frame_size
     for i, n in enumerate(lengths):
-        frames = Frames(np.random.default_rng(i).integers(0, 255, (n, *size, 3)).astype(np.uint8), np.arange(n) / 4)
+        frames = Frames(np.random.default_rng(i).integers(0, 255, (n, *size, 3)).astype(np.uint8), np.arange(n) / 4, 4.0)
         clip = Clip(video=f"{i}.mp4", action="squat", count=2 + i)
         pairs.append((clip, encode(model, processor, Sample(clip, frames, "How many?"))))
     return pairs
@@ -70,7 +77,7 @@ def seen_context():
 
 def test_rewards_are_told_lengths_group_size_and_answers_to_shuffled_frames(loaded, tmp_path, seen_context):
     pairs = noise_pairs(*loaded)
-    trainer = GRPOTrainer(*loaded, pairs, training_arguments(tmp_path, 1, 2, 1e-3), {"listening": 1.0}, group_size=4, shuffled_answers=3, max_new_tokens=5)
+    trainer = GRPOTrainer(*loaded, examples(pairs), training_arguments(tmp_path, 1, 2, 1e-3), {"listening": 1.0}, group_size=4, shuffled_answers=3, max_new_tokens=5)
     trainer.train()
     told = seen_context[0]
     assert told["group_size"] == 4 and len(told["lengths"]) == len(told["completions"]) == 8
@@ -80,7 +87,7 @@ def test_rewards_are_told_lengths_group_size_and_answers_to_shuffled_frames(load
 
 
 def test_without_the_option_nothing_is_said_about_shuffled_frames(loaded, tmp_path, seen_context):
-    GRPOTrainer(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 1, 2, 1e-3), {"listening": 1.0}, group_size=2, max_new_tokens=3).train()
+    GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"listening": 1.0}, group_size=2, max_new_tokens=3).train()
     assert "shuffled" not in seen_context[0]
 
 
@@ -195,7 +202,7 @@ def test_a_shared_cache_is_wrong_under_gradient_checkpointing_and_a_stream_is_no
     cache = model.model(**batch, use_cache=True).past_key_values
     position = (prompt.position_ids[:, -1:] + 1 + torch.arange(11))[:, None]
     states = model.model(input_ids=group[1][None], position_ids=position, past_key_values=cache, use_cache=True).last_hidden_state
-    by_cache = token_logprobs(model, states[0, :-1], group[1][1:])[0]
+    by_cache = token_logprobs(model, states[0, :-1], group[1][1:], banned=placeholder_ids(model.config))[0]
     assert (by_cache - truth).abs().max() > 0.01
     assert steps_apart(shared_prefix_logprobs(model, [prompt], [group])[0][1, 1:11], truth) <= REORDERED
 
@@ -212,7 +219,7 @@ def test_logits_in_chunks_are_the_same(loaded, monkeypatch):
     model, processor = loaded
     prompts = [p for _, p in noise_pairs(model, processor)]
     whole = probe(model, prompts, answers(), True)
-    monkeypatch.setattr("actrep_nb.grpo.CHUNK", 5 * model.config.text_config.vocab_size)
+    monkeypatch.setattr("actrep_nb.sft.CHUNK", 5 * model.config.text_config.vocab_size)
     assert max(differences(whole, probe(model, prompts, answers(), True))) <= REORDERED
 
 
@@ -355,7 +362,7 @@ def practise(checkpoint, out, rewards, steps=3, lora=False, arguments=None, **op
     pairs = noise_pairs(model, processor, (8, 12, 8, 6))
     args = training_arguments(out, steps, 2, 1e-3, **(arguments or {}))
     options = dict(group_size=4, max_new_tokens=8, keep_samples=1) | options
-    return train_grpo(adapted(model) if lora else model, processor, pairs, args, rewards, **options)
+    return train_grpo(adapted(model) if lora else model, processor, examples(pairs), args, rewards, **options)
 
 
 def untimed(log):
@@ -381,7 +388,7 @@ def test_the_reference_is_the_model_before_training(lora, loaded, tiny, tmp_path
     prompts, completions = [p for _, p in pairs], answers()
     before = shared_prefix_logprobs(model, prompts, completions)[0].detach()
     trained = add_lora(model, rank=2) if lora else model
-    trainer = GRPOTrainer(trained, processor, pairs, training_arguments(tmp_path, 3, 2, 1e-2, warmup=0), letters, recipe="grpo", group_size=4, max_new_tokens=8)
+    trainer = GRPOTrainer(trained, processor, examples(pairs), training_arguments(tmp_path, 3, 2, 1e-2, warmup=0), letters, recipe="grpo", group_size=4, max_new_tokens=8)
     trainer.train()
     after = shared_prefix_logprobs(trained, prompts, completions)[0]
     assert steps_apart(trainer.reference_logprobs(trained, prompts, completions), before) <= REORDERED and (after - before).abs().max() > 0.01
@@ -409,10 +416,11 @@ def test_groups_that_teach_nothing_are_replaced(loaded, tmp_path):
     "Only clip 1 ever gives answers that differ in reward; asked about clip 0, the trainer turns to it."
     REWARDS["only_one"] = lambda completions, clips, **_: [float(i % 2) if c.id == "1" else 0.0 for i, c in enumerate(clips)]
     try:
-        trainer = GRPOTrainer(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 1, 2, 1e-3), {"only_one": 1.0},
+        trainer = GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"only_one": 1.0},
                               recipe=replace(RECIPES["dapo"], overlong=0.0, resample=20), group_size=2, max_new_tokens=3)
-        practice = trainer.practise([0, 0])
-        assert [c.id for c in practice.clips] == ["1", "1"] and all(p is trainer.pairs[1][1] for p in practice.prompts)
+        first, second = trainer.train_dataset
+        practice = trainer.practise([first, first])
+        assert [c.id for c in practice.clips] == ["1", "1"] and all(p is second.prompt for p in practice.prompts)
         assert all(any(r.advantage for r in group) for group in practice.groups)
     finally:
         del REWARDS["only_one"]
@@ -440,7 +448,7 @@ def test_a_step_cut_into_passes_has_the_gradient_of_a_whole_one(name, tiny, tmp_
     for accumulation in (1, 2, 4):
         model, processor = load_model(tiny, device="cpu")
         args = training_arguments(tmp_path, 1, 4, 1e-3, accumulation=accumulation, max_grad_norm=0.0)
-        trainer = GRPOTrainer(model, processor, noise_pairs(model, processor, (8, 12, 8, 6)), args, letters, recipe=recipe, group_size=4,
+        trainer = GRPOTrainer(model, processor, examples(noise_pairs(model, processor, (8, 12, 8, 6))), args, letters, recipe=recipe, group_size=4,
                               engine=UnequalAnswers(model, processor), callbacks=[Keep()])
         trainer.train()
     whole, *cut = gradients
@@ -521,14 +529,14 @@ def test_log_probabilities_of_no_answers_are_refused(loaded):
 def test_a_model_that_is_frozen_whole_cannot_practise(loaded, tmp_path):
     freeze(loaded[0], *parts(loaded[0]))
     with pytest.raises(ValueError, match="every part of the model is frozen"):
-        train_grpo(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 1, 2, 1e-3), {"format": 1.0})
+        train_grpo(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"format": 1.0})
 
 
 RUN = """
 import os, signal, sys
 sys.path[:0] = [{tests!r}]
 import test_grpo as t
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 
 class Killer(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
@@ -558,7 +566,7 @@ def test_dropout_is_off_while_practising(tiny, tmp_path, letters):
     model, processor = load_model(tiny, device="cpu")
     model = get_peft_model(model, LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
     assert why_not_shared(unwrapped(model.train())) == "it drops something at random"
-    log = train_grpo(model, processor, noise_pairs(model, processor), training_arguments(tmp_path, 2, 2, 1e-4), letters, group_size=4, max_new_tokens=8)
+    log = train_grpo(model, processor, examples(noise_pairs(model, processor)), training_arguments(tmp_path, 2, 2, 1e-4), letters, group_size=4, max_new_tokens=8)
     assert all(row["ratio_max"] == pytest.approx(1, abs=1e-4) for row in log) and why_not_shared(unwrapped(model)) is None
 
 
@@ -607,7 +615,7 @@ def test_a_killed_run_goes_on_to_the_same_end(tiny, tmp_path, letters):
 
 def test_a_checkpoint_in_the_middle_of_used_answers_is_refused(loaded, tmp_path):
     with pytest.raises(ValueError, match="multiple of updates"):
-        GRPOTrainer(*loaded, noise_pairs(*loaded), training_arguments(tmp_path, 4, 2, 1e-3, save_strategy="steps", save_steps=3), {"format": 1.0}, updates=2)
+        GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 4, 2, 1e-3, save_strategy="steps", save_steps=3), {"format": 1.0}, updates=2)
 
 
 # ---- what it saves --------------------------------------------------------------------------------------------------
@@ -658,3 +666,117 @@ def test_without_trl_the_bench_says_what_to_install(monkeypatch, capsys):
     assert main(["bench", "grpo", "--trl"]) == 1
     assert "pip install trl" in capsys.readouterr().err
     assert main(["bench", "video", "--trl"]) == 2
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradient(tiny, tmp_path, reference):
+    "Autocast keeps what it rounded, for the whole rollout. With the reference, nothing is apart before the first step."
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, call, types, args=(), kwargs=None):
+            if call is torch.ops.aten._to_copy.default and kwargs.get("dtype") is torch.bfloat16 and args[0].shape == (32, 96): casts.append(engine.at)
+            return call(*args, **kwargs or {})
+
+    class Told(ModelEngine):
+        at = "update"
+        def generate(self, *args):
+            self.at = "rollout"
+            made = super().generate(*args)
+            self.at = "update"
+            return made
+
+    norms, casts = {}, []
+    REWARDS["letters"] = lambda completions, clips, **_: [len(text) / 10 for text in completions]
+    for precision in ("float32", "mixed"):
+        args = training_arguments(tmp_path / precision, 1, 2, 1e-4, precision=precision)
+        model, processor = load_to_train(tiny, "vision,merger", precision=precision, args=args)
+        engine = Told(model, processor, {"max_new_tokens": 8})
+        with Casts(): log = train_grpo(model, processor, examples(noise_pairs(model, processor)), args, {"letters": 1.0}, group_size=4, max_new_tokens=8, engine=engine, recipe=Recipe(by_token, beta=0.1 * reference))
+        norms[precision] = log[0]["grad_norm"]
+        assert abs(log[0]["ratio_max"] - 1) < 0.05 and log[0]["kl/reference"] < (1e-6 if precision == "float32" else 1e-4)
+    assert casts.count("rollout") == 2, "one for each layer, however many tokens"
+    assert norms["mixed"] == pytest.approx(norms["float32"], rel=0.3) and norms["mixed"] > 0.01
+
+
+# ---- runs that cannot learn -----------------------------------------------------------------------------------------
+
+def strict(path):
+    "The lines of a file, as a reader takes them that knows no NaN."
+    def no_number(text): raise ValueError(f"{text} is not JSON")
+    return [json.loads(line, parse_constant=no_number) for line in path.read_text().splitlines()]
+
+
+def test_a_run_whose_answers_are_all_cut_off_says_so(tmp_path, capfd):
+    "Case 15: nothing on the terminal or in the notebook said so, and the log held NaN."
+    clips = make_dataset(tmp_path / "data", 6, size=56, fps=4, max_seconds=8)
+    given = dict(model=str(ROOT / "data/tiny_base"), clips=str(clips), out=str(tmp_path / "out"), cache="", samples=8, steps=2, prompts=2, group_size=4, max_new_tokens=4)
+    done = run("05_grpo", tmp_path / "run", given)
+    said = r"(all|9\d% of the) answers were cut off at max_new_tokens=4: nothing was learned.* \(steps 1 to 2\)"
+    for text in (capfd.readouterr().err, done.notebook.read_text(), done.report.read_text()): assert re.search(said, text)
+    log = strict(tmp_path / "out" / "log.jsonl")
+    assert [row["entropy"] for row in log] == [None, None] and all(row["truncated"] > 0.8 and row["used"] == 0 for row in log)
+    assert strict(tmp_path / "out" / "samples.jsonl")
+
+
+@pytest.mark.parametrize("steps, warned", [(2, [(1, 2)]), (7, [(1, 5), (1, 7)])])
+def test_it_warns_after_five_steps_and_at_the_end(loaded, tmp_path, letters, steps, warned):
+    "Of four tokens, none ends the answer."
+    for again in range(2):  # the second run of a process warns too
+        with pytest.warns(RunWarning, match="max_new_tokens=4") as record:
+            trainer = GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path / str(again), steps, 2, 1e-3), letters, group_size=2, max_new_tokens=4)
+            trainer.train()
+        spans = [tuple(map(int, re.search(r"steps (\d+) to (\d+)", str(w.message)).groups())) for w in record if w.category is RunWarning]
+        assert spans == warned
+
+
+def idle_spans(rows, monkeypatch, first=0):
+    "What a callback warns of when it is shown these rows: which are idle."
+    callback, state, told = IdleWarning(lambda row: "idle" * round(row["idle"])), TrainerState(global_step=first, is_world_process_zero=True), []
+    monkeypatch.setattr(warnings, "warn", lambda message, kind, **_: told.append((message.split("(steps ")[1].rstrip(")"), message.startswith("at the end"))))
+    callback.on_train_begin(None, state, None)
+    for row in rows:
+        state.global_step += 1
+        callback.on_log(None, state, None, {"used": 0.0, "idle": row})
+        callback.on_log(None, state, None, {"train_loss": 1.0})
+    callback.on_train_end(None, state, None)
+    return told
+
+
+def test_the_rule_of_five_idle_steps(monkeypatch):
+    five = IDLE_STEPS
+    assert five == 5 and idle_spans([1] * 4 + [0] + [1] * 4, monkeypatch) == []
+    assert idle_spans([0] + [1] * 5 + [0], monkeypatch) == [("2 to 6", False)]
+    assert idle_spans([1] * 6 + [0] + [1] * 7, monkeypatch) == [("1 to 5", False), ("8 to 12", False), ("8 to 14", True)]
+    assert idle_spans([1], monkeypatch) == [("1 to 1", True)] and idle_spans([0, 1], monkeypatch) == []
+    assert idle_spans([1] * 2, monkeypatch, first=40) == [("41 to 42", True)], "a resumed run counts its own steps"
+
+
+def test_why_a_step_was_idle():
+    def why(truncated, used, zero_std, all_right, recipe="ours"):
+        return why_idle({"truncated": truncated, "used": used, "group/zero_std": zero_std, "group/all_right": all_right}, RECIPES[recipe], 4, 8, 0.5)
+
+    assert "all answers were cut off at max_new_tokens=4: nothing was learned" in why(1, 0, 1, 0) and "Raise max_new_tokens" in why(1, 0, 1, 0)
+    assert "none came to its end" in why(1, 0.5, 0, 0, "dapo"), "where they are not masked, they teach"
+    assert "group_size=8, temperature=0.5" in why(0.2, 0, 1, 0.5) and "harder clips" in why(0, 0, 1, 1) and "75% of the answers were cut off at max_new_tokens=4" in why(0.75, 0, 0.5, 0)
+    assert why(0.9, 0.1, 0.9, 0) == why(0, 1, 0, 0.5) == ""
+
+
+def test_answers_that_are_used():
+    one, cut, flat = (replace(said("x"), advantage=a, truncated=t) for a, t in ((1.0, False), (1.0, True), (0.0, False)))
+    assert used([[one, cut], [flat, flat]], RECIPES["ours"]) == 0.25 and used([[one, cut], [flat, flat]], RECIPES["dapo"]) == 0.5
+
+
+def test_groups_without_variance_are_told_of(loaded, tmp_path):
+    REWARDS["same"] = lambda completions, clips, **_: [1.0] * len(completions)
+    try:
+        with pytest.warns(RunWarning, match="earned the same: nothing was learned with group_size=2"):
+            GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"same": 1.0}, group_size=2, max_new_tokens=300, temperature=5.0, stop_text="e").train()
+    finally: del REWARDS["same"]
+
+
+def test_a_run_that_learns_is_silent(tiny, tmp_path, letters):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RunWarning)
+        log = practise(tiny, tmp_path, letters, steps=6, recipe=replace(RECIPES["ours"], mask_truncated=False), max_new_tokens=64, temperature=5.0)
+    assert all(row["used"] > 0 for row in log)

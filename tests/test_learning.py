@@ -9,10 +9,11 @@ import torch
 
 from actrep_nb.cot import cot_from_cycles
 from actrep_nb.grpo import RECIPES, GRPOTrainer, advantages, policy_loss, shared_prefix_logprobs, train_grpo
-from actrep_nb.models import Sample, add_lora, encode, frames_ahead, frames_for, load_model, make_sample, make_tiny_checkpoint, mrope_positions, see, seconds_per_slot
+from actrep_nb.models import Sample, add_lora, encode, frames_ahead, frames_for, load_model, make_sample, make_tiny_checkpoint, mrope_positions, see
 from actrep_nb.records import Clip
 from actrep_nb.rollout import choose_tokens, placeholder_ids, sample_group, sample_tokens
-from actrep_nb.sft import make_example, prepare, train_sft, training_arguments
+from actrep_nb.loading import ClipExamples, read_all
+from actrep_nb.sft import train_sft, training_arguments
 from actrep_nb.synth import ACTIONS, draw_clip, make_dataset
 from actrep_nb.video import Frames, write_video
 from rounding import REORDERED, steps_apart
@@ -49,8 +50,7 @@ def test_positions_follow_the_frames_times_not_an_assumed_rate(loaded):
     pixels = np.zeros((16, 56, 56, 3), np.uint8)
     ids = {}
     for fps in (2.0, 4.0):
-        frames = Frames(pixels, np.arange(16) / fps)
-        assert seconds_per_slot(frames) == pytest.approx(2 / fps)
+        frames = Frames(pixels, np.arange(16) / fps, fps)
         prompt = encode(model, processor, Sample(Clip(video="any.mp4", action="", count=0), frames, "?"))
         is_video = prompt.input_ids == model.config.video_token_id
         ids[fps] = prompt.position_ids[0, is_video] - prompt.position_ids[0, is_video][0]
@@ -117,10 +117,10 @@ def test_broken_clips_are_returned_with_reasons(loaded, clips, tmp_path):
     (tmp_path / "torn.mp4").write_bytes(Path(clips[0].video).read_bytes()[:300])
     (tmp_path / "text.mp4").write_text("not a video")
     bad = [Clip(video=str(tmp_path / name), action="squat", count=1) for name in ("torn.mp4", "text.mp4", "gone.mp4")]
-    ready, failed = prepare(*loaded, [bad[0], clips[0], *bad[1:], clips[1]])
-    assert [c.id for c, _ in ready] == ["squat", "pull_up"]
-    assert [c.id for c, _ in failed] == ["torn", "text", "gone"]
-    assert all(Path(c.video).name in reason for c, reason in failed)
+    ready, failed = read_all(ClipExamples(*loaded, [bad[0], clips[0], *bad[1:], clips[1]]), loaded[0])
+    assert [e.clip.id for e in ready] == ["squat", "pull_up"]
+    assert [e.clip.id for e in failed] == ["torn", "text", "gone"]
+    assert all(Path(e.clip.video).name in e.problem for e in failed)
 
 
 def test_frames_are_read_ahead_but_not_all_at_once(loaded, clips):
@@ -141,8 +141,7 @@ def test_loss_reaches_every_trained_part_and_no_frozen_one(loaded, clips, tmp_pa
     model, processor = loaded
     freeze(model, "vision")
     before = {n: p.clone() for n, p in model.named_parameters()}
-    ready, _ = prepare(model, processor, clips, frozen_vision=False)
-    examples = [make_example(processor, p, cot_from_cycles(c, step=0.5)) for c, p in ready]
+    examples = ClipExamples(model, processor, clips, answers=[cot_from_cycles(c, step=0.5) for c in clips])
     train_sft(model, examples, training_arguments(tmp_path, 2, 3, 1e-3))
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     assert any("merger" in n for n in moved) and any("language_model" in n for n in moved)
@@ -228,9 +227,8 @@ def test_shared_prompt_equals_repeated_rows(loaded, clips, lora):
 
 def grpo_run(tiny, clips, out, seed):
     model, processor = load_model(tiny, device="cpu")
-    ready, _ = prepare(model, processor, clips)
     args = training_arguments(out, 3, 2, 1e-3, seed=seed)
-    return train_grpo(model, processor, ready, args, {"count_hybrid": 1.0, "format": 0.5}, group_size=4, max_new_tokens=10, keep_samples=1)
+    return train_grpo(model, processor, ClipExamples(model, processor, clips), args, {"count_hybrid": 1.0, "format": 0.5}, group_size=4, max_new_tokens=10, keep_samples=1)
 
 
 def test_the_same_seed_gives_the_same_run(tiny, clips, tmp_path):
@@ -244,8 +242,8 @@ def test_the_same_seed_gives_the_same_run(tiny, clips, tmp_path):
 def test_truncated_answers_do_not_pull(tiny, clips, tmp_path):
     "Every answer of an untrained model is cut off; with mask_truncated the update is nothing."
     model, processor = load_model(tiny, device="cpu")
-    ready, _ = prepare(model, processor, clips[:1])
-    prompts = [p for _, p in ready]
+    ready, _ = read_all(ClipExamples(model, processor, clips[:1]), model)
+    prompts = [e.prompt for e in ready]
     group = sample_group(model, processor, prompts, 4, 6, seeds=[0])[0]
     judged = [[replace(r, truncated=True, advantage=float(i) - 1.5) for i, r in enumerate(group)]]
     for masked in (True, False):

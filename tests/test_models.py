@@ -1,5 +1,6 @@
 "Families of video models: positions in time, what the prompt says, features, parts, adapters. What a reader need not wade through."
 import itertools
+import math
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -7,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 
 from actrep_nb import models as chapter
 from actrep_nb.models import (
-    FAMILIES, VIDEO, Sample, add_lora, collate, encode, family_of, frame_size, frames_for, freeze, load_model, make_tiny_checkpoint, mrope_positions, parts, see,
-    tiny_config, trainable)
+    FAMILIES, VIDEO, Sample, add_lora, choose_spec, collate, device_of, encode, family_of, frames_for, freeze, load_model, make_tiny_checkpoint, mrope_positions, parts, plan_for,
+    see, spec_of, tiny_config, trainable)
 from actrep_nb.records import Clip
-from actrep_nb.video import FrameCache, Frames, probe, whole_video_cost, write_video
+from actrep_nb.spec import VideoSpec
+from actrep_nb.video import FrameCache, Frames, VideoInfo, plan_frames, probe, write_video
 from rounding import REORDERED, steps_apart
 
 SMALL = dict(hidden=32, layers=2, vision_hidden=32, vision_layers=2)
@@ -39,9 +42,9 @@ def loaded(checkpoint, family):
 
 def drawn(processor, frames=8, fps=4.0, seed=0):
     "Frames of noise, as large as the checkpoint wants them, and a question."
-    height, width = processor.video_processor.frame_size
+    height, width = spec_of(processor).frame_size
     pixels = np.random.default_rng(seed).integers(0, 255, (frames, height, width, 3), dtype=np.uint8)
-    return Sample(Clip(video="any.mp4", action="squat", count=2), Frames(pixels, np.arange(frames) / fps), "How many?")
+    return Sample(Clip(video="any.mp4", action="squat", count=2), Frames(pixels, np.arange(frames) / fps, fps), "How many?")
 
 
 def forward(model, batch, **more):
@@ -160,7 +163,7 @@ def test_uneven_frames_keep_their_own_times(loaded):
     model, processor = loaded
     sample = drawn(processor, 8)
     times = np.array([0.0, 0.3, 0.5, 0.8, 1.0, 1.3, 4.0, 4.4])
-    text = processor.tokenizer.decode(encode(model, processor, replace(sample, frames=Frames(sample.frames.pixels, times))).input_ids)
+    text = processor.tokenizer.decode(encode(model, processor, replace(sample, frames=Frames(sample.frames.pixels, times, 4.0))).input_ids)
     wanted = ["<0.1 seconds>", "<0.7 seconds>", "<1.1 seconds>", "<4.2 seconds>"] if "<" in text.split("user\n")[1][:1] else [f"Time {t:.1f}s:" for t in times]
     assert all(words in text for words in wanted), text
 
@@ -311,39 +314,88 @@ def test_four_bits_and_adapters(tmp_path, family):
 
 # ---- frames of a checkpoint -------------------------------------------------------------------------------------------
 
-def spec_of(family, low, high):
-    return getattr(transformers, FAMILIES[family].processors[0])(size={"shortest_edge": low, "longest_edge": high}, cap_pixels_per_frame=False)
-
-
-@pytest.mark.parametrize("size", [(1080, 1920), (360, 640), (90, 160)])
-def test_frames_of_hub_checkpoints_are_qwen_vl_utils(size):
-    "Whole numbers of tokens within the limits of qwen-vl-utils, whose own rule the video chapter checks."
-    for family, token, low in [("qwen2_5_vl", 28, 56 * 56), ("qwen2_vl", 28, 56 * 56)]:
-        for frames in (8, 64, 400, 768):
-            expected = whole_video_cost(frames / 2, 115_200 * token**2, size, 2.0, token, low)
-            assert expected.frames == frames
-            assert frame_size(spec_of(family, low, 16384 * 28 * 28), frames, size) == (expected.height, expected.width)
-
-
-def test_a_checkpoints_own_limits_hold():
-    for family, token in [("qwen2_5_vl", 28), ("qwen3_vl", 32)]:
-        height, width = frame_size(spec_of(family, token**2, 40 * token**2), 10, (1080, 1920))
-        tokens = height * width // token**2
-        assert height % token == width % token == 0 and (tokens <= 4 if family == "qwen3_vl" else 30 <= tokens <= 40)
-
-
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "video_llama_3"])
-def test_a_checkpoint_without_a_frame_size_can_be_used(loaded, tmp_path, family):
-    model, processor = loaded
-    side = 2 * FAMILIES[family].patch
-    processor.video_processor.frame_size = None
-    processor.video_processor.size = {"shortest_edge": side**2, "longest_edge": 6 * side**2 * (8 if FAMILIES[family].shared_limits else 1)}
-    write_video(tmp_path / "wide.mp4", np.zeros((8, 120, 240, 3), np.uint8), 4)
+@every_family
+def test_a_published_checkpoint_sees_by_the_defaults(checkpoint, tmp_path, family):
+    "Planned tokens are the tokens of its prompt, and a spec chosen for it travels with it."
+    model, processor = load_model(checkpoint[family], device="cpu")
+    del processor.video_processor.video_spec
+    write_video(tmp_path / "wide.mp4", np.random.default_rng(0).integers(0, 255, (50, 120, 240, 3), np.uint8), 25)
     clip = Clip(video=str(tmp_path / "wide.mp4"), action="squat", count=1)
-    frames = frames_for(processor, clip)
-    assert frames.pixels.shape == (8, side, 3 * side, 3)
-    prompt = encode(model, processor, Sample(clip, frames, "How many?"))
-    assert prompt.grid_thw.tolist()[1:] == [2, 6] and torch.isfinite(forward(model, collate(model, [prompt])).logits).all()
+    assert "does not say" in choose_spec(processor, "fps=5 max_tokens=64 max_frames=8") and spec_of(processor) == VideoSpec(fps=5.0, max_tokens=64, max_frames=8)
+    plan, side, slot = plan_for(processor, clip), 2 * FAMILIES[family].patch, FAMILIES[family].slot
+    prompt = encode(model, processor, Sample(clip, frames_for(processor, clip), "How many?"))
+    assert int((prompt.input_ids == model.config.video_token_id).sum()) == plan.tokens(side, slot) <= 64 and len(plan.times) in (4, 8)
+    assert torch.isfinite(forward(model, collate(model, [prompt])).logits).all()
+    processor.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    again = load_model(tmp_path, device="cpu")[1]
+    assert spec_of(again) == spec_of(processor) and choose_spec(again) == "" and choose_spec(again, "fps=4") == "it sees fps=4 instead of 5: not what it was trained on"
+
+
+@every_family
+def test_a_tower_looks_at_a_long_video_in_pieces(loaded, family):
+    "Attention never leaves a slot: pieces are the whole, whatever their size, and clips of one pass do not mix."
+    model, processor = loaded
+    prompts = [encode(model, processor, drawn(processor, frames=n, seed=n)) for n in (8, 22, 4)]
+    whole = see(model, prompts)
+    for most in (1, 9, 40):
+        for a, b in zip(whole, see(model, prompts, most)):
+            for x, y in ((a.features, b.features), (a.deepstack, b.deepstack)):
+                assert (x is None) == (y is None) and (x is None or (x.shape == y.shape and torch.allclose(x, y, atol=1e-5 * float(x.abs().max()))))
+
+
+# ---- slots of films -----------------------------------------------------------------------------------------------------
+
+def film(path, rate, frames, size=(64, 64)):
+    return write_video(path, np.random.default_rng(0).integers(0, 255, (frames, *size, 3), np.uint8), rate)
+
+
+def times_of_slots(model, processor, path, fps):
+    "Seconds of a slot as its positions tell them, and the position of the last one."
+    processor.video_processor.position_rule = "reference"
+    choose_spec(processor, f"fps={fps} max_frames=768")
+    clip = Clip(video=str(path), action="squat", count=1)
+    prompt = encode(model, processor, Sample(clip, frames_for(processor, clip), "How many?"))
+    time = prompt.position_ids[0][prompt.input_ids == model.config.video_token_id].unique()
+    return len(time), int(time[-1] - time[0])
+
+
+@pytest.mark.parametrize("rate, fps", [(24, 2), (25, 2), (30, 4), (29.97, 4), (23.976, 4), (50, 4), (5, 2), (6, 4), (1, 2), (15, 4), (14, 4), (3, 4)])
+def test_a_slot_lasts_two_frames_at_the_planned_rate(checkpoint, tmp_path, rate, fps):
+    "About 20 s of film: slot k begins at 2 k / fps seconds, two positions a second, whatever the film's own rate."
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    slots, last = times_of_slots(model, processor, film(tmp_path / "f.mp4", rate, round(20 * rate)), fps)
+    expected = math.ceil(math.ceil(round(20 * rate) / rate * fps - 1e-3) / 2)
+    assert (slots, last) == (expected, int((expected - 1) * 4 / fps))
+
+
+def test_slots_of_odd_films(checkpoint, tmp_path):
+    "One frame, one frame a second, a still picture, a time of gaps: no slot is nothing long."
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    for name, rate, frames in (("one", 30, 1), ("two", 30, 2), ("camera", 1, 20), ("slow", 0.5, 10)):
+        clip = Clip(video=str(film(tmp_path / f"{name}.mp4", rate, frames)), action="squat", count=1)
+        shown = frames_for(processor, clip)
+        prompt = encode(model, processor, Sample(clip, shown, "How many?"))
+        assert shown.fps > 0 and torch.isfinite(forward(model, collate(model, [prompt])).logits).all()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "still.png")
+    assert frames_for(processor, Clip(video=str(tmp_path / "still.png"), action="squat", count=0)).fps > 0
+
+
+def test_slots_are_those_of_qwen_vl_utils():
+    "At 200 random rates, in films that last a whole number of slots: where the last slot is cut short, it spreads its frames and we do not."
+    from qwen_vl_utils.vision_process import smart_nframes
+
+    random, seen = np.random.default_rng(0), set()
+    for _ in range(220):
+        fps, slots = float(random.choice([0.5, 1, 2, 4, 5, 8, 10])), int(random.integers(2, 60))
+        duration = 2 * slots / fps
+        total = int(random.integers(2 * slots, 60 * duration + 2 * slots))
+        rate = total / duration
+        theirs = 2 / (smart_nframes({"fps": fps, "max_frames": 768}, total, rate * (1 - 1e-12)) / total * rate)  # or a whole number of slots may round to one less
+        plan = plan_frames(VideoInfo("x", duration, rate, total, 64, 64, "h264"), fps, 768, size=(28, 28))
+        assert 2 / plan.fps == pytest.approx(theirs, rel=1e-9)
+        seen.add(round(rate, 6))
+    assert len(seen) >= 200
 
 
 @pytest.mark.parametrize("family", ["qwen2_5_vl"])
@@ -432,3 +484,29 @@ def test_a_checkpoint_without_its_processor_says_so(checkpoint, tmp_path):
     with pytest.raises(FileNotFoundError, match="without its processor"): load_model(tmp_path, device="cpu")
     processor.save_pretrained(tmp_path)
     assert load_model(tmp_path, device="cpu")[1].tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+
+
+@every_family
+def test_a_model_laid_out_by_accelerate_answers_as_before(checkpoint, tmp_path, family):
+    "Part of the weights on disk, part in memory: accelerate's hooks bring them when they are needed."
+    from actrep_nb.rollout import sample_group
+
+    whole, processor = load_model(checkpoint[family], device="cpu")
+    size = sum(p.numel() * 4 for p in whole.parameters())
+    spread, _ = load_model(checkpoint[family], device="auto", dtype=torch.float32, max_memory={"cpu": size // 2}, offload_folder=str(tmp_path))
+    assert any(p.is_meta for p in spread.parameters()) and device_of(spread).type == "cpu"
+    frames = Frames(np.random.default_rng(0).integers(0, 255, (8, *processor.video_processor.frame_size, 3)).astype(np.uint8), np.arange(8) / 4)
+    prompt = encode(whole, processor, Sample(Clip("a.mp4", "squat", 1), frames, "How many?"))
+    asked = [see(whole, [prompt])[0], see(spread, [prompt])[0]]
+    assert torch.allclose(asked[0].features, asked[1].features, atol=1e-6)
+    one, other = ([[r.ids.tolist() for r in sample_group(model, processor, [prompt], 2, 8, seeds=[0])[0]]] for model in (whole, spread))
+    assert one == other
+
+
+def test_adapters_with_a_processor_of_their_own_are_read_with_it(checkpoint, tmp_path):
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    add_lora(model, rank=2).save_pretrained(tmp_path)
+    assert load_model(tmp_path, device="cpu")[1].video_processor.fps == processor.video_processor.fps
+    processor.video_processor.fps = 7.0
+    processor.save_pretrained(tmp_path)
+    assert load_model(tmp_path, device="cpu")[1].video_processor.fps == 7.0

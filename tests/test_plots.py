@@ -40,6 +40,13 @@ def test_a_missing_value_is_a_gap_not_a_zero():
     assert 3 not in panel.lines[0].get_xdata() and len(panel.lines[0].get_xdata()) == 8
 
 
+@pytest.mark.parametrize("plot, name", [(plot_entropy, "entropy"), (plot_loss, "loss")])
+def test_a_column_that_holds_no_number_draws(plot, name):
+    "As where no answer of a run was used: null in every line."
+    [ax] = drawn(plot([{"step": s, name: None} for s in (1, 2)])).axes
+    assert "nothing was logged" in [t.get_text() for t in ax.texts]
+
+
 def test_group_mix_stacks_to_one():
     top = drawn(plot_group_mix(LOG)).axes[0].collections[-1].get_paths()[0].vertices[:, 1].max()
     assert top == pytest.approx(1.0)
@@ -86,7 +93,7 @@ def test_tables_draw():
 
 @pytest.mark.parametrize("shape", [(4, 56, 56, 3), (64, 320, 180, 3), (30, 90, 320, 3), (1, 10, 10, 3)])
 def test_timelines_of_any_shape(shape):
-    frames = Frames(np.zeros(shape, np.uint8), np.arange(shape[0]) / 4)
+    frames = Frames(np.zeros(shape, np.uint8), np.arange(shape[0]) / 4, 4.0)
     clip = Clip("x.mp4", "squat", 2, ((0.0, 1.0), (1.0, 2.5)))
     fig = drawn(plot_timeline(clip, Prediction("x", 3, ((0, 1), (1, 2), (2, 3)), ("a problem",)), frames))
     width, height = fig.get_size_inches()

@@ -616,3 +616,12 @@ def test_damaged_annotation_files_of_every_kind(tmp_path):
     rng, good = random.Random(0), samples()
     outcomes = [check_damaged(tmp_path / str(k), name, damage(good[name], rng), good) for k in range(8) for name in good]
     assert {"refused", "clips", "clips and reasons"} == set(outcomes)
+
+
+@pytest.mark.parametrize("format", ["clips", "video_r1"])
+def test_no_number_is_null_in_a_file_of_clips(tmp_path, format):
+    "NaN is not JSON; a value that somebody computed and kept may be one."
+    extra = {"x": float("nan"), "problem_id": float("inf")} | ({"task": "numerical", "problem": "?", "solution": "3"} if format == "video_r1" else {})
+    path = save_clips([Clip("a.mp4", "squat", 3, extra=extra)], tmp_path / "clips.json" if format == "video_r1" else tmp_path / "clips.jsonl", format=format)
+    def no_number(text): raise ValueError(f"{text} is not JSON")
+    assert "null" in (text := path.read_text()) and json.loads(text, parse_constant=no_number)

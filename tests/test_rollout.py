@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from actrep_nb.models import Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, see
+from actrep_nb.loading import Example
+from actrep_nb.models import Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, see, spec_of
 from actrep_nb.records import Clip
 from actrep_nb.rollout import (
     ModelEngine, RolloutEngine, RoomyLayer, VllmEngine, check_sampling, choose_tokens, find_engine, kept_tail, merged_weights, placeholder_ids, sample_group, shuffle_slots, vllm_prompt)
@@ -19,7 +20,7 @@ def loaded(tmp_path_factory):
 @pytest.fixture(scope="module")
 def prompt(loaded):
     "Twelve frames of noise, so that no two slots look alike."
-    frames = Frames(np.random.default_rng(0).integers(0, 255, (12, 56, 56, 3)).astype(np.uint8), np.arange(12) / 4)
+    frames = Frames(np.random.default_rng(0).integers(0, 255, (12, 56, 56, 3)).astype(np.uint8), np.arange(12) / 4, 4.0)
     return encode(*loaded, Sample(Clip(video="any.mp4", action="squat", count=2), frames, "How many?"))
 
 
@@ -76,7 +77,7 @@ def test_a_stop_text_ends_an_answer_however_it_is_cut_into_tokens(loaded, prompt
 def test_an_answer_depends_on_its_own_seed_only(loaded):
     "Not on what else is in the batch, on the size of the group, or on who has finished."
     model, processor = loaded
-    prompts = [encode(model, processor, Sample(Clip(f"{i}.mp4", "squat", 2), Frames(np.full((n, 56, 56, 3), 40 * i, np.uint8), np.arange(n) / 4), "How many?")) for i, n in enumerate((4, 8, 6))]
+    prompts = [encode(model, processor, Sample(Clip(f"{i}.mp4", "squat", 2), Frames(np.full((n, 56, 56, 3), 40 * i, np.uint8), np.arange(n) / 4, 4.0), "How many?")) for i, n in enumerate((4, 8, 6))]
     stop = model.generation_config.eos_token_id
     hook = model.lm_head.register_forward_hook(lambda m, i, out: out.index_add(-1, torch.tensor([stop[0] if isinstance(stop, list) else stop]), torch.full((*out.shape[:-1], 1), 4.0)))
     together = sample_group(model, processor, prompts, 4, 30, seeds=[7, 8, 7])
@@ -194,7 +195,7 @@ def test_without_vllm_its_engine_says_what_to_install(monkeypatch):
 
 def test_a_video_in_several_blocks_is_refused(tmp_path):
     model, processor = load_model(make_tiny_checkpoint(tmp_path, family="qwen3_vl", hidden=32, layers=2, vision_hidden=32), device="cpu")
-    frames = Frames(torch.zeros(8, *processor.video_processor.frame_size, 3, dtype=torch.uint8).numpy(), torch.arange(8).numpy() / 4)
+    frames = Frames(torch.zeros(8, *spec_of(processor).frame_size, 3, dtype=torch.uint8).numpy(), torch.arange(8).numpy() / 4, 4.0)
     with pytest.raises(ValueError, match="qwen3_vl writes one for each slot"):
         vllm_prompt(model.config, encode(model, processor, Sample(Clip("any.mp4", "squat", 2), frames, "?")), "a")
 
@@ -211,7 +212,7 @@ def served():
 
     model, processor = load_model(Path(__file__).parents[1] / "data/tiny_base", device="cpu")
     drawn = [(draw_clip(a, n, seed=n, size=56, fps=fps, max_seconds=8), fps) for a, n, fps in (("squat", 2, 4), ("pull_up", 5, 3))]
-    samples = [Sample(Clip("any.mp4", d.action, d.count), Frames(d.pixels, np.arange(len(d.pixels)) / fps), "How many?") for d, fps in drawn]
+    samples = [Sample(Clip("any.mp4", d.action, d.count), Frames(d.pixels, np.arange(len(d.pixels)) / fps, fps), "How many?") for d, fps in drawn]
     options = {"max_new_tokens": 40}
     engine = VllmEngine(model, processor, options, enforce_eager=True, max_model_len=512)
     return model, processor, [encode(model, processor, s) for s in samples], options, engine
@@ -277,8 +278,8 @@ def test_grpo_practises_with_vllm_and_adapters(served, tmp_path):
     freeze(model, "vision", "merger")
     adapted = with_adapters(model)
     REWARDS["letters"] = lambda completions, clips, **_: [t.count("e") / 10 for t in completions]
-    pairs = [(Clip(f"{i}.mp4", "squat", 2), p) for i, p in enumerate(prompts)]
-    log = train_grpo(adapted, processor, pairs, training_arguments(tmp_path, 2, 2, 1e-2, warmup=0), {"letters": 1.0}, engine=engine, group_size=4, recipe="dr_grpo", **options)
+    examples = [Example(p, clip=Clip(f"{i}.mp4", "squat", 2)) for i, p in enumerate(prompts)]
+    log = train_grpo(adapted, processor, examples, training_arguments(tmp_path, 2, 2, 1e-2, warmup=0), {"letters": 1.0}, engine=engine, group_size=4, recipe="dr_grpo", **options)
     assert all(row["grad_norm"] > 0 and row["ratio_max"] == pytest.approx(1, abs=1e-4) and row["kl/sampler"] <= 8 * STEP for row in log)
     assert agree(engine, adapted, processor, prompts) > 0
     del REWARDS["letters"]

@@ -116,7 +116,7 @@ def test_a_second_run_replaces_the_first(book, tmp_path):
 def test_wrong_parameters_write_nothing(book, tmp_path):
     path = book("n", parameters="count: int = 3\nrate: float = 0.1\nname: str | None = None\nlayers: list[int] = [1, 2]")
     for given, message in [({"cuont": 1}, "did you mean 'count'"), ({"count": "3"}, "count must be int, not '3' (str)"), ({"count": True}, "must be int"),
-                           ({"count": 2.0}, "must be int"), ({"rate": "0.1"}, "rate must be float"), ({"name": 3}, r"name must be str | None"),
+                           ({"count": 2.0}, "must be int"), ({"rate": "0.1"}, "rate must be float"), ({"rate": float("nan")}, "must be float, not nan"), ({"rate": -1e999}, "must be float, not -inf"), ({"name": 3}, r"name must be str | None"),
                            ({"layers": [1, "2"]}, "layers must be list[int]")]:
         with pytest.raises(ParameterError, match=re.escape(message)):
             run(path, tmp_path / "run", given, quiet=True)
@@ -135,6 +135,15 @@ def test_parameters_cell_is_parsed_not_executed(book):
 def test_progress_bars_do_not_fill_the_notebook(book, tmp_path):
     run(book("import sys\nfor k in range(2000): print(f'\\r{k}/2000', end='', file=sys.stderr, flush=True)"), tmp_path / "run", quiet=True)
     assert (tmp_path / "run" / "notebook.ipynb").stat().st_size < 20_000
+
+
+def test_what_a_run_warns_of_stays_on_the_terminal(book, tmp_path, capfd):
+    "Among lines of progress that are overwritten; other warnings are the notebook's own."
+    warn = "import warnings\nfrom actrep_nb.show import RunWarning\nwarnings.warn('blind: 0 nats', RunWarning)\nwarnings.warn('a library is old')\nprint('on it goes')"
+    run(book(warn), tmp_path / "run")
+    said = capfd.readouterr().err
+    assert "book  warning: blind: 0 nats\n" in said and "a library is old" not in said
+    assert "blind" not in (run(book(warn), tmp_path / "run", quiet=True), capfd.readouterr().err)[1]
 
 
 def test_report_needs_no_network_and_hides_code_when_asked(book, tmp_path):

@@ -162,12 +162,12 @@ def ask(data, path, back=False):
     from actrep_nb.models import load_model
     from actrep_nb.records import load_clips
     from actrep_nb.rollout import sample_group
-    from actrep_nb.sft import prepare
+    from actrep_nb.loading import ClipExamples, read_all
 
     torch.set_num_threads(1)
     model, processor = load_model(ROOT / "data/tiny_base", device="cpu")
     clips = list(load_clips(f"{data}/train.csv", videos=f"{data}/videos"))
-    prompts = {c.id: p for c, p in prepare(model.eval(), processor, clips)[0]}
+    prompts = {e.clip.id: e.prompt for e in read_all(ClipExamples(model.eval(), processor, clips), model)[0]}
     def answer(clip, seed): return [r.text for r in sample_group(model, processor, [prompts[clip.id]], 3, 16, 1.0, [seed])[0]]
     return repeated_answers(clips[::-1] if back else clips, answer, path, {"model": "tiny"}, seed=1)
 

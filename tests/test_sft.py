@@ -1,14 +1,17 @@
 "Supervised fine-tuning, for every family: the loss falls, and means, resuming and adapters are what they should be."
 import json
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from actrep_nb.models import FAMILIES, Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, parts, see
+from actrep_nb.models import FAMILIES, Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, parts, see, spec_of
 from actrep_nb.records import Clip
-from actrep_nb.sft import CountSFTTrainer, Example, SFTCollator, answer_logprobs, load_to_train, make_example, prepare, start_from, train_sft, training_arguments
-from actrep_nb.show import read_log
+from actrep_nb.loading import ClipExamples, Example, make_example, read_all
+from actrep_nb.sft import LEAST_EFFECT, CountSFTTrainer, answer_logprobs, batch_effect, blanked, load_to_train, sft_batch, start_from, train_sft, training_arguments, video_effect, why_blind
+from actrep_nb.show import RunWarning, read_log
 from actrep_nb.video import Frames, write_video
 from rounding import REORDERED, steps_apart
 
@@ -25,9 +28,9 @@ def checkpoint(tmp_path_factory):
 def drawn(model, processor, n=4):
     "Clips of noise of different lengths, as prompts, each with an answer of another length."
     rng, out = np.random.default_rng(0), []
-    height, width = processor.video_processor.frame_size
+    height, width = spec_of(processor).frame_size
     for k in range(n):
-        frames = Frames(rng.integers(0, 255, (6 + 2 * k, height, width, 3), dtype=np.uint8), np.arange(6 + 2 * k) / 4)
+        frames = Frames(rng.integers(0, 255, (6 + 2 * k, height, width, 3), dtype=np.uint8), np.arange(6 + 2 * k) / 4, 4.0)
         prompt = encode(model, processor, Sample(Clip(video="any.mp4", action="squat", count=k), frames, "How many?"))
         out.append(make_example(processor, prompt, "<think>\n" + "rep1: 0.5s-1.5s, " * k + f"</think>\n<answer>{k}</answer>"))
     return out
@@ -49,7 +52,7 @@ def test_log_probabilities_are_the_librarys(checkpoint, family):
     model, processor = load_model(checkpoint[family], device="cpu")
     examples = drawn(model, processor)
     for some in (examples, [Example(p, e.answer) for p, e in zip(see(model, [e.prompt for e in examples]), examples)]):
-        batch = SFTCollator(model)(some)
+        batch = sft_batch(model, some)
         logps, entropy, mask = answer_logprobs(model, batch)
         with torch.no_grad(): out = model(**batch)
         assert mask.sum(1).tolist() == [len(e.answer) for e in examples]
@@ -62,7 +65,7 @@ def test_log_probabilities_are_the_librarys(checkpoint, family):
 def test_labels_are_the_answer_and_nothing_else(checkpoint, family):
     model, processor = load_model(checkpoint[family], device="cpu")
     examples = drawn(model, processor)
-    batch = SFTCollator(model)(examples)
+    batch = sft_batch(model, examples)
     for row, e in enumerate(examples):
         labelled = batch["labels"][row] != -100
         assert batch["labels"][row][labelled].tolist() == e.answer.tolist() == batch["input_ids"][row][labelled].tolist()
@@ -116,7 +119,7 @@ def test_a_run_that_died_ends_like_one_that_did_not(checkpoint, tmp_path, monkey
 
 def test_what_is_to_be_trained_is_said_when_loading(checkpoint, tmp_path):
     names = lambda model: {n for n, p in model.named_parameters() if p.requires_grad}
-    model, _ = load_to_train(checkpoint["qwen2_5_vl"], "vision, merger", dtype="bfloat16", attention="eager")
+    model, _ = load_to_train(checkpoint["qwen2_5_vl"], "vision, merger", precision="bfloat16", attention="eager")
     assert names(model) and not any("visual" in n for n in names(model)) and model.dtype == torch.bfloat16 and model.config._attn_implementation == "eager"
     model, processor = load_to_train(checkpoint["qwen2_5_vl"], lora_rank=2)
     assert names(model) and all("lora_" in n for n in names(model))
@@ -145,7 +148,7 @@ def test_a_torn_checkpoint_is_passed_over_and_an_older_runs_is_not_taken_for_one
 
 
 @every_family
-@pytest.mark.parametrize("how", ["lora, recomputed", "recomputed", "bf16"])
+@pytest.mark.parametrize("how", ["lora, recomputed", "recomputed", "mixed"])
 def test_ways_to_train(checkpoint, tmp_path, family, how):
     "The loss falls each way; recomputing activations changes nothing; adapters leave the base alone."
     model, processor = load_model(checkpoint[family], device="cpu")
@@ -153,7 +156,7 @@ def test_ways_to_train(checkpoint, tmp_path, family, how):
     base = {id(p): p.detach().clone() for p in model.parameters()}
     owned = list(model.parameters())
     trained = add_lora(model, rank=4) if "lora" in how else model
-    more = dict(activation_checkpointing="recomputed" in how, bf16=how == "bf16")
+    more = dict(activation_checkpointing="recomputed" in how, precision="mixed" if how == "mixed" else "float32")
     losses = fit(trained, examples, tmp_path / "a", 6, **more)
     assert losses[-1] < 0.9 * losses[0]
     assert all(torch.equal(p, base[id(p)]) for p in owned) == ("lora" in how)
@@ -172,7 +175,7 @@ def test_adapters_are_saved_alone_and_found_again(checkpoint, tmp_path, family):
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {p.name for p in (tmp_path / "adapter").iterdir()}
     again, its_processor = load_model(tmp_path / "adapter", device="cpu")
     assert type(its_processor) is type(processor) and not (tmp_path / "adapter" / "config.json").exists()
-    batch = SFTCollator(lora)(examples)
+    batch = sft_batch(lora, examples)
     with torch.no_grad():
         assert torch.equal(answer_logprobs(lora.eval(), batch)[0], answer_logprobs(again.eval(), batch)[0])
 
@@ -185,11 +188,10 @@ def test_clips_are_seen_once_only_if_nothing_of_the_tower_is_trained(checkpoint,
     vision = ["vision", *FAMILIES[family].mergers]
     for frozen, once in [([], False), (["vision"], False), (vision, True)]:
         freeze(model, *frozen)
-        (_, prompt), = prepare(model, processor, clips)[0]
+        (prompt,) = (e.prompt for e in read_all(ClipExamples(model, processor, clips), model)[0])
         assert (prompt.features is not None) == once and (prompt.pixels is None) == once
-    freeze(model, "vision")
-    with pytest.raises(ValueError, match="merger.* untrained"): prepare(model, processor, clips, frozen_vision=True)
-    (_, prompt), = prepare(add_lora(model), processor, clips)[0]
+    lora = add_lora(model)
+    (prompt,) = (e.prompt for e in read_all(ClipExamples(lora, processor, clips), lora)[0])
     assert prompt.features is not None, "adapters on the language model leave the tower alone"
 
 
@@ -207,8 +209,8 @@ def test_from_imitation_to_practice(checkpoint, tmp_path, family):
         logps, _, mask = shared_prefix_logprobs(model, prompts, [[r.ids for r in group] for group in groups])
         for row, rollout in enumerate(r for group in groups for r in group):
             assert steps_apart(logps[row][mask[row]], rollout.logps) <= REORDERED, "what was sampled is what is trained"
-    pairs = [(Clip(video="any.mp4", action="squat", count=k), p) for k, p in enumerate(prompts)]
-    log = train_grpo(model, processor, pairs, training_arguments(tmp_path / "grpo", 2, 2, 1e-3), {"format": 1.0}, group_size=3, max_new_tokens=8)
+    clips = [Example(p, clip=Clip(video="any.mp4", action="squat", count=k)) for k, p in enumerate(prompts)]
+    log = train_grpo(model, processor, clips, training_arguments(tmp_path / "grpo", 2, 2, 1e-3), {"format": 1.0}, group_size=3, max_new_tokens=8)
     assert len(log) == 2 and np.isfinite([row["loss"] for row in log]).all()
 
 
@@ -217,3 +219,108 @@ def test_a_model_that_is_frozen_whole_is_refused(checkpoint, tmp_path):
     freeze(model, *parts(model))
     with pytest.raises(ValueError, match="every part of the model is frozen"):
         train_sft(model, drawn(model, processor), training_arguments(tmp_path, 1, 2, 1e-2))
+
+
+def test_a_loss_that_is_no_number_is_null_in_its_own_line(checkpoint, tmp_path, monkeypatch):
+    "The Trainer would write 0.0; and once told not to, NaN to the end. In files it is null: NaN is not JSON."
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    compute = CountSFTTrainer.compute_loss
+    def spoiled(self, *args, **kwargs): return compute(self, *args, **kwargs) + {1: float("nan"), 2: float("inf")}.get(self.state.global_step, 0.0)
+    monkeypatch.setattr(CountSFTTrainer, "compute_loss", spoiled)
+    log = train_sft(model, drawn(model, processor), training_arguments(tmp_path, 4, 2, 1e-3, save_strategy="steps", save_steps=4))
+    assert [row["loss"] is None for row in log] == [False, True, True, False] and log[3]["loss"] > 0 and all(row["grad_norm"] > 0 for row in log)
+    def no_number(text): raise ValueError(f"{text} is not JSON")
+    for line in [*(tmp_path / "log.jsonl").read_text().splitlines(), (tmp_path / "checkpoint-4" / "trainer_state.json").read_text()]:
+        json.loads(line, parse_constant=no_number)
+    train_sft(model, drawn(model, processor), training_arguments(tmp_path, 5, 2, 1e-3, save_strategy="steps", save_steps=4), resume=True)
+    assert [json.loads(line, parse_constant=no_number)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5]
+
+
+# ---- does it look? ----------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def blinding(monkeypatch):
+    "Makes every model blind: the tower runs, and what it saw is dropped, on all ways into the language model."
+    def go():
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
+        monkeypatch.setattr(torch.Tensor, "masked_scatter", lambda self, mask, source: self if source.ndim > 1 else torch.masked_scatter(self, mask, source))
+        monkeypatch.setattr(Qwen3VLTextModel, "_deepstack_process", lambda self, hidden, mask, seen: hidden)
+    return go
+
+
+@every_family
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_looks_and_one_that_does_not(checkpoint, blinding, family, dtype):
+    model, processor = load_model(checkpoint[family], device="cpu", dtype=dtype)
+    example = drawn(model, processor)[2]
+    asked = {"pixels": example.prompt, "features": see(model, [example.prompt])[0]}
+    assert all(video_effect(model, prompt, example.answer) > 3 * LEAST_EFFECT for prompt in asked.values())
+    blinding()
+    assert [video_effect(model, prompt, example.answer) for prompt in asked.values()] == [0.0, 0.0]
+
+
+def test_the_effect_by_hand(checkpoint):
+    "Against two forward passes of the library, with a grey video and with features that are alike."
+    model, processor = load_model(checkpoint["qwen3_vl"], device="cpu")
+    prompt, answer = (example := drawn(model, processor)[1]).prompt, example.answer
+    seen = see(model, [prompt])[0]
+    alike = replace(seen, features=seen.features.mean(0).repeat(len(seen.features), 1), deepstack=seen.deepstack.mean(1, keepdim=True).repeat(1, len(seen.features), 1))
+    pairs = [(prompt, replace(prompt, pixels=torch.full(prompt.pixels.shape, float(prompt.pixels.mean())))), (seen, alike)]
+    for whole, blank in pairs:
+        with torch.no_grad():
+            logps = [torch.log_softmax(model(**sft_batch(model, [Example(p, answer)])).logits[0, -len(answer) - 1 : -1], -1).gather(-1, answer[:, None]) for p in (whole, blank)]
+        assert video_effect(model, whole, answer) == pytest.approx((logps[0] - logps[1]).abs().mean().item(), rel=1e-3)
+
+
+def test_what_a_blind_model_is_fed(checkpoint, blinding):
+    "No video in the batch, frames that are all alike, weights that are no numbers: each is told of."
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    example = drawn(model, processor)[0]
+    batch = sft_batch(model, [Example(see(model, [example.prompt])[0], example.answer)])
+    without = {k: v for k, v in batch.items() if k != "mm_encoder_outputs"}
+    assert batch_effect(model, batch) > 3 * LEAST_EFFECT and blanked(without) is without and batch_effect(model, without) == 0.0
+    black = replace(example.prompt, pixels=torch.full_like(example.prompt.pixels, -1.79))
+    assert video_effect(model, black, example.answer) < LEAST_EFFECT
+    with torch.no_grad(): model.lm_head.weight.fill_(float("nan"))
+    effect = video_effect(model, example.prompt, example.answer)
+    assert np.isnan(effect) and "nan nats" in why_blind(effect) and "0 nats" in why_blind(0.0) and why_blind(0.1) == ""
+
+
+def test_dropout_is_no_effect_and_comes_back(checkpoint, blinding):
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    example = drawn(model, processor)[0]
+    for layer in model.model.language_model.layers: layer.self_attn.attention_dropout = 0.5
+    model.train()
+    model.model.visual.eval()
+    before, drawn_before = {name: m.training for name, m in model.named_modules()}, torch.get_rng_state()
+    blinding()
+    assert video_effect(model, example.prompt, example.answer) == 0.0
+    assert {name: m.training for name, m in model.named_modules()} == before and torch.equal(torch.get_rng_state(), drawn_before)
+
+
+@pytest.mark.parametrize("way", ["sft", "grpo"])
+@pytest.mark.parametrize("blind", [False, True], ids=["looking", "blind"])
+def test_the_first_step_says_whether_the_model_looks(checkpoint, blinding, tmp_path, way, blind):
+    from actrep_nb.grpo import train_grpo
+
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    examples = drawn(model, processor)
+    if blind: blinding()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        args = training_arguments(tmp_path, 3, 4, 1e-3, accumulation=2)
+        if way == "sft": log = train_sft(model, examples, args)
+        else: log = train_grpo(model, processor, [(Clip(f"{k}.mp4", "squat", k), e.prompt) for k, e in enumerate(examples)], args, {"format": 1.0}, group_size=2, max_new_tokens=8, keep_samples=0)
+    said = [str(w.message) for w in told if w.category is RunWarning and "does not look" in str(w.message)]
+    assert len(said) == blind and all("0 nats per token" in text and "video tokens" in text for text in said)
+    assert (log[0]["video_effect"] == 0.0) if blind else (log[0]["video_effect"] > LEAST_EFFECT)
+    assert not any("video_effect" in row for row in log[1:])
+
+
+def test_a_resumed_run_looks_again_and_leaves_the_log_as_it_is(checkpoint, blinding, tmp_path):
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    args = dict(save_strategy="steps", save_steps=1)
+    train_sft(model, examples := drawn(model, processor), training_arguments(tmp_path, 1, 4, 1e-3, **args))
+    blinding()
+    with pytest.warns(RunWarning, match="does not look"): log = train_sft(model, examples, training_arguments(tmp_path, 2, 4, 1e-3, **args), resume=True)
+    assert ["video_effect" in row for row in log] == [True, False]

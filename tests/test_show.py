@@ -116,3 +116,8 @@ def test_a_log_is_read_to_its_last_whole_line(tmp_path):
     path.write_text('{"step": 1\n{"step": 2}\n')
     with pytest.raises(ValueError, match="log.jsonl, line 1: not a logged step"): read_log(path)
     with pytest.raises(FileNotFoundError): read_log(tmp_path / "none.jsonl")
+
+
+def test_no_number_in_a_log_is_none(tmp_path):
+    (path := tmp_path / "log.jsonl").write_text('{"step": 1, "entropy": NaN, "loss": -Infinity}\n{"step": 2, "entropy": null, "loss": 1.5}\n')
+    assert read_log(path) == [{"step": 1, "entropy": None, "loss": None}, {"step": 2, "entropy": None, "loss": 1.5}]

@@ -132,9 +132,9 @@ def test_a_question_no_task_is_for_says_so():
 def test_preparing_and_judging_refuse_before_anything_is_read():
     from actrep_nb.baselines import fitted_counters
     from actrep_nb.evaluate import evaluate, judge
-    from actrep_nb.sft import prepare
+    from actrep_nb.loading import ClipExamples
     with pytest.raises(ValueError, match="use the task 'temporal_grounding'"): fitted_counters(EVENTS)
-    with pytest.raises(ValueError, match="use the task 'temporal_grounding'"): prepare(None, None, EVENTS)
+    with pytest.raises(ValueError, match="use the task 'temporal_grounding'"): ClipExamples(None, None, EVENTS)
     with pytest.raises(ValueError, match="use the task 'multiple_choice'"): evaluate({}, CHOICES)
     with pytest.raises(ValueError, match="use the task 'counting'"): judge({"x": [TASKS["dvd_counting"].predict(CLIPS[0], "")]}, CLIPS[:1], task="dvd_counting")
 
@@ -146,19 +146,18 @@ def test_learning_practising_and_judging_with_the_tiny_model(name, tmp_path):
     from actrep_nb.evaluate import LocalCounter, evaluate, load_predictions
     from actrep_nb.grpo import train_grpo
     from actrep_nb.models import freeze, load_model, make_tiny_checkpoint
-    from actrep_nb.sft import make_example, prepare, train_sft, training_arguments
+    from actrep_nb.loading import ClipExamples
+    from actrep_nb.sft import train_sft, training_arguments
     task = TASKS[name]
     clips = load_clips(make_questions(tmp_path, task.asks, 4, workers=1), videos=tmp_path / "videos")
     model, processor = load_model(make_tiny_checkpoint(tmp_path / "tiny"), device="cpu")
     freeze(model, "vision", "merger")
-    ready, failed = prepare(model, processor, clips, task=name)
-    texts = {clip.id: text for clip, text in task.texts(clips, 0.5).kept}
-    assert len(ready) == len(texts) == 4 and not failed
-    examples = [make_example(processor, prompt, texts[clip.id]) for clip, prompt in ready]
+    texts = [text for _, text in task.texts(clips, 0.5).kept]
+    examples = ClipExamples(model, processor, clips, task=name, answers=texts)
     losses = train_sft(model, examples, training_arguments(tmp_path / "sft", 12, 4, 2e-3, adam_beta2=0.98))
     assert losses[-1]["loss"] < losses[0]["loss"]
-    log = train_grpo(model, processor, ready, training_arguments(tmp_path / "grpo", 1, 2, 1e-4), task=task, group_size=2, max_new_tokens=8)
-    assert {f"reward/{part}" for part in task.rewards} <= set(log[0])
+    log = train_grpo(model, processor, ClipExamples(model, processor, clips, task=name), training_arguments(tmp_path / "grpo", 1, 2, 1e-4), task=task, group_size=2, max_new_tokens=8)
+    assert {f"reward/{part}" for part in task.rewards} <= set(log[0]) and not examples.unread
     counter = LocalCounter(model, processor, task=name, max_new_tokens=8)
     evaluation = evaluate({"one": counter, "two": counter}, clips, progress=False, task=name)
     assert all(low["value"] == low["lo"] == low["hi"] == 0 for low in evaluation.paired["two-one"].values())

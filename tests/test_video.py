@@ -25,15 +25,12 @@ from actrep_nb.video import (
     FrameCache,
     FramePlan,
     Frames,
-    Motion,
     VideoError,
     VideoInfo,
     bench_readers,
     fastest_period,
     nyquist_fps,
-    plan_by_motion,
     plan_frames,
-    plan_table,
     probe,
     read_frames,
     smart_resize,
@@ -322,46 +319,9 @@ def test_trap_the_rate_is_the_ceiling():
     assert shares == [37.5, 9.9, 0.7, 0.0]
 
 
-# --- planning by motion
-
-
-@given(st.floats(1, 300), st.floats(0.2, 10), st.integers(400, 30000), st.sampled_from([28, 32]), st.sampled_from([(720, 1280), (1920, 1080), (64, 64), (100, 1500)]))
-def test_motion_plans_stay_in_budget_and_above_nyquist(seconds, period, budget, token, size):
-    info = VideoInfo("x", seconds, 60.0, round(seconds * 60), size[1], size[0], "h264")
-    plan = plan_by_motion(info, period, budget, token)
-    assert plan.tokens(token) <= budget and len(plan.times) % 2 == 0 and plan.height >= token <= plan.width
-    needed = seconds * 1.25 * nyquist_fps(period) + 4
-    if needed < 768 and budget > 64 * needed: assert plan.fps > nyquist_fps(period)
-
-
-def test_motion_buys_rate_before_size():
-    info = VideoInfo("x", 30.0, 30.0, 900, 1280, 720, "h264")
-    slow, fast = plan_by_motion(info, 4.0), plan_by_motion(info, 0.5)
-    assert slow.fps < fast.fps and slow.height > fast.height
-    starved = plan_by_motion(info, 0.3, max_tokens=512)
-    assert starved.fps < nyquist_fps(0.3) and starved.tokens() <= 512
-    assert plan_by_motion(info, float("inf")).fps == 1.0
-    with pytest.raises(ValueError, match="max_tokens=8"): plan_by_motion(info, 1.0, max_tokens=8)
-
-
 def test_fastest_period():
     assert fastest_period([(0, 1), (1, 1), (1, 3)], quantile=0) == 1
     assert fastest_period(None, 10, 5.0) == 0.5 and fastest_period((), 0, 5.0) == float("inf")
-
-
-def test_plan_table():
-    table = plan_table([Motion(30.0, 30 / n, 27 / n) for n in (3, 20, 50)], "qwen3_vl", (2, 8), kv_bytes=1000)
-    assert [r["rate"] for r in table] == ["2 fps", "8 fps", "by motion"]
-    assert [r["too_fast_on_average"] for r in table] == [pytest.approx(2 / 3), 0, 0]
-    assert table[0]["tokens"]["max"] == token_budget(30, 2, (720, 1280), family="qwen3_vl") and table[0]["kv_mb"]["max"] == table[0]["tokens"]["max"] / 1000
-    with pytest.raises(ValueError, match="no clip"): plan_table([])
-
-
-def test_plan_table_of_a_checkpoint_with_one_frame_size():
-    "Frames of 56×56 are four tokens for two frames, whatever the video's size; the budget and the checkpoint's limit bound their number."
-    table = plan_table([Motion(30.0, 1.0, 0.5, (1080, 1920))], rates=(1, 4), frame_size=(56, 56), max_frames=64, max_tokens=80)
-    assert [(r["frames"]["max"], r["tokens"]["max"], r["size"]) for r in table] == [(30, 60, [56, 56]), (64, 128, [56, 56]), (40, 80, [56, 56])]
-    with pytest.raises(ValueError, match="two slots of 4 tokens"): plan_by_motion(Motion(9.0, 1, 1).info(), 1.0, max_tokens=7, size=(56, 56))
 
 
 # --- readers
@@ -460,12 +420,11 @@ def test_a_video_cut_by_an_edit_list(tmp_path):
 
 @pytest.mark.parametrize("call", [
     lambda info: plan_frames(info, fps=float("inf")), lambda info: plan_frames(info, min_frames=5, max_frames=5), lambda info: plan_frames(info, size=(0, 0)),
-    lambda info: plan_by_motion(info, 0), lambda info: plan_by_motion(info, 1.0, max_frames=1), lambda info: plan_frames(info, size=(57, 57)).tokens(),
+    lambda info: plan_frames(info, size=(57, 57)).tokens(),
     lambda info: video_cost(float("inf"), 2, (64, 96)), lambda info: video_cost(3, 2, (0, 100)), lambda info: video_cost(3, 2, (64, 96), -5),
 ])
 def test_impossible_plans_are_refused(call):
     with pytest.raises(ValueError, match=r"=|whole tokens"): call(VideoInfo("x", 4.0, 30, 120, 640, 360, "h264"))
-    assert len(plan_by_motion(VideoInfo("x", 4.0, 30, 120, 640, 360, "h264"), 1.0, max_frames=2).times) == 2
 
 
 def test_a_cache_needs_room_and_a_folder(tmp_path):
@@ -750,7 +709,7 @@ def test_frames_pickle_by_reference_only_when_they_are_a_whole_file(clip, tmp_pa
     cached = FrameCache(tmp_path / "c").get(clip, plan_frames(probe(clip), fps=4, size=(56, 56)))
     assert len(pickle.dumps(cached)) < 2000 < cached.pixels.nbytes
     for part in (cached.pixels[2:6], cached.pixels[::-1], np.array(cached.pixels)):
-        again = pickle.loads(pickle.dumps(Frames(part, cached.times[: len(part)], ("a note",))))
+        again = pickle.loads(pickle.dumps(Frames(part, cached.times[: len(part)], 4.0, ("a note",))))
         assert (again.pixels == part).all() and again.problems == ("a note",)
 
 

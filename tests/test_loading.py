@@ -1,0 +1,190 @@
+"Clips read when a batch needs them: nothing is lost, nothing is done twice, and memory does not grow with the data."
+import pickle
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from actrep_nb.grpo import train_grpo
+from actrep_nb.loading import ClipExamples, FeatureCache, read_all, tower_digest
+from actrep_nb.models import FAMILIES, choose_spec, freeze, load_model, make_tiny_checkpoint
+from actrep_nb.records import Clip
+from actrep_nb.sft import train_sft, training_arguments
+from actrep_nb.show import read_log
+from actrep_nb.video import FrameCache, VideoError, write_video
+
+SMALL = dict(hidden=32, layers=2, vision_hidden=32, vision_layers=2)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "checkpoint", **SMALL)
+
+
+@pytest.fixture
+def loaded(tiny):
+    model, processor = load_model(tiny, device="cpu")
+    return freeze(model, "vision", "merger"), processor
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    "Films of several rates and lengths."
+    folder, out = tmp_path_factory.mktemp("films"), []
+    for k, (rate, frames) in enumerate([(8, 24), (25, 60), (23.976, 40), (50, 130), (15, 33)]):
+        path = write_video(folder / f"film {k}.mp4", np.random.default_rng(k).integers(0, 255, (frames, 56, 56, 3), np.uint8), rate)
+        out.append(Clip(video=str(path), action="squat", count=k, id=f"film {k}"))
+    return out
+
+
+def prompts(dataset, model):
+    return [e.prompt for e in read_all(dataset, model)[0]]
+
+
+def same(a, b):
+    return all((x is None and y is None) or torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(vars(p).values(), vars(q).values(), strict=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_from_disk_are_those_of_the_tower(tmp_path, clips, family, monkeypatch):
+    model, processor = load_model(make_tiny_checkpoint(tmp_path / "model", family=family, **SMALL), device="cpu")
+    choose_spec(processor, f"frame_size={2 * 2 * FAMILIES[family].patch}x{2 * FAMILIES[family].patch}")
+    freeze(model, "vision", *FAMILIES[family].mergers)
+    fresh = prompts(ClipExamples(model, processor, clips), model)
+    cache = FrameCache(tmp_path / "frames")
+    first = prompts(ClipExamples(model, processor, clips, cache=cache), model)
+    monkeypatch.setattr(model, "get_video_features", lambda *a, **k: pytest.fail("the tower looked again"))
+    again = ClipExamples(model, processor, clips, cache=FrameCache(tmp_path / "frames"))
+    assert same(fresh, first) and same(first, prompts(again, model)) and all(again[i].frames is None for i in range(len(again)))
+
+
+def test_nothing_stale_is_used(tmp_path, tiny, loaded, clips):
+    "Another tower, another file, another spec, another question: each has features of its own."
+    model, processor = loaded
+    cache = FrameCache(tmp_path / "frames")
+    copy = write_video(tmp_path / "a.mp4", np.zeros((16, 56, 56, 3), np.uint8), 8)
+    clip = Clip(video=str(copy), action="squat", count=1)
+
+    def key(): return ClipExamples(model, processor, [clip], cache=cache)[0].key
+    keys = [key(), key()]
+    assert keys[0] == keys[1]
+    write_video(copy, np.full((24, 56, 56, 3), 99, np.uint8), 8)
+    keys.append(key())
+    choose_spec(processor, "fps=2")
+    keys.append(key())
+    with torch.no_grad(): next(p for n, p in model.named_parameters() if "visual.blocks.1" in n).view(-1)[7] += 1e-3
+    keys.append(key())
+    processor.video_processor.position_rule = "reference"
+    keys.append(key())
+    assert len(set(keys)) == 5
+    model.half()
+    assert key() not in keys
+    freeze(model, "vision")
+    assert key() == "", "a merger that is trained changes at every step"
+
+
+def test_damage_and_a_full_cache_cost_speed_and_nothing_else(tmp_path, loaded, clips):
+    model, processor = loaded
+    cache = FrameCache(tmp_path / "frames")
+    dataset = ClipExamples(model, processor, clips, cache=cache)
+    first = prompts(dataset, model)
+    files = sorted((tmp_path / "frames" / "features").glob("*.safetensors"))
+    assert len(files) == len(clips)
+    loaded_before = [dataset[i] for i in range(len(clips))]
+    files[0].write_bytes(files[0].read_bytes()[:50])
+    files[1].unlink()
+    assert same(first, [e.prompt for e in dataset.encoded(model, loaded_before)])
+    capped = FeatureCache(tmp_path / "capped", max_bytes=3 * first[1].features.nbytes)
+    for k, prompt in enumerate(first * 3): capped.put(str(k), prompt)
+    assert sum(p.stat().st_size for p in capped.folder.iterdir()) < 3 * capped.max_bytes and "14" in capped and "0" not in capped
+    (tmp_path / "file").touch()
+    nowhere = FeatureCache(tmp_path / "file" / "features")
+    with pytest.warns(UserWarning, match="features cannot be kept"): nowhere.put("a", first[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nowhere.put("b", first[0])
+    assert nowhere.get("a") is None and "a" not in nowhere
+
+
+def test_loaders_processes_send_names_and_change_nothing(tmp_path, loaded, clips):
+    model, processor = loaded
+    kept = ClipExamples(model, processor, clips, cache=FrameCache(tmp_path / "frames"))
+    alone = prompts(ClipExamples(model, processor, clips), model)
+    for _ in range(2):  # frames, then features
+        batches = list(DataLoader(kept, batch_size=2, num_workers=2, collate_fn=list))
+        assert [e.clip.id for batch in batches for e in batch] == [c.id for c in clips]
+        assert same(alone, [e.prompt for batch in batches for e in kept.encoded(model, batch)])
+    assert len(pickle.dumps(kept[0])) < 5000
+    weights = sum(p.nbytes for p in model.parameters())
+    assert len(pickle.dumps(kept)) < weights + len(pickle.dumps(processor)), "a process that is started anew gets no copy of the model"
+
+
+# ---- clips that cannot be read ------------------------------------------------------------------------------------------
+
+def broken(folder, n):
+    out = []
+    for k in range(n):
+        (folder / f"broken{k}.mp4").write_bytes(b"nothing" * (k + 1))
+        out.append(Clip(video=str(folder / f"broken{k}.mp4"), action="squat", count=1, id=f"broken{k}"))
+    return out
+
+
+def test_a_broken_clip_is_named_replaced_and_counted(tmp_path, loaded, clips, capsys):
+    model, processor = loaded
+    dataset = ClipExamples(model, processor, [*clips, *broken(tmp_path, 2)], answers=[f"<answer>{c.count}</answer>" for c in [*clips, *broken(tmp_path, 2)]])
+    args = dict(steps=4, batch_size=7, lr=1e-3)
+    log = train_sft(model, dataset, training_arguments(tmp_path / "sft", **args))
+    assert len(log) == 4 and set(dataset.unread) == {"broken0", "broken1"} and "broken0.mp4" in dataset.unread["broken0"]
+    assert capsys.readouterr().out.count("not read, another takes its place") == 2, "each is told once"
+    taken = dataset.readable([dataset[5], dataset[6], dataset[0]])
+    assert [e.clip.id for e in taken] == [e.clip.id for e in dataset.readable([dataset[5], dataset[6], dataset[0]])] and not any(e.problem for e in taken)
+    for e in taken: assert processor.tokenizer.decode(e.answer[:-1]) == f"<answer>{e.clip.count}</answer>", "the answer belongs to the clip that is shown"
+    dataset = ClipExamples(model, processor, [*clips, *broken(tmp_path, 2)])
+    log = train_grpo(model, processor, dataset, training_arguments(tmp_path / "grpo", steps=2, batch_size=7, lr=1e-3), {"format": 1.0}, group_size=2, max_new_tokens=4)
+    assert len(log) == 2 and set(dataset.unread) == {"broken0", "broken1"}
+
+
+def test_too_many_broken_clips_stop_a_run(tmp_path, loaded, clips):
+    model, processor = loaded
+    bad = broken(tmp_path, 5)
+    dataset = ClipExamples(model, processor, [*clips, *bad])
+    with pytest.raises(VideoError, match="5 of the [5-9] clips tried so far cannot be read.*broken"): dataset.readable([dataset[5 + k] for k in range(5)])
+    alone = ClipExamples(model, processor, bad[:1])
+    with pytest.raises(VideoError, match="1 of the 1"): alone.readable([alone[0]])
+    patient = ClipExamples(model, processor, [*clips * 6, *bad])
+    assert len(patient.readable([patient[k] for k in range(35)])) == 35 and len(patient.unread) == 5, "a fifth of what was tried is the limit"
+
+
+def test_answers_belong_to_clips(loaded, clips):
+    with pytest.raises(ValueError, match="1 answers for 5 clips"): ClipExamples(*loaded, clips, answers=["one"])
+
+
+# ---- training ------------------------------------------------------------------------------------------------------------
+
+def test_training_is_the_same_whoever_reads(tmp_path, tiny, clips):
+    "No cache, a cache, a warm cache and loader processes: one log."
+    logs = []
+    for k, (cache, workers) in enumerate([(None, 0), (tmp_path / "frames", 0), (tmp_path / "frames", 2)]):
+        model, processor = load_model(tiny, device="cpu")
+        freeze(model, "vision", "merger")
+        dataset = ClipExamples(model, processor, clips, cache=FrameCache(cache) if cache else None, answers=["<answer>1</answer>"] * len(clips))
+        args = training_arguments(tmp_path / str(k), 4, 2, 1e-2, dataloader_num_workers=workers, dataloader_persistent_workers=workers > 0)
+        logs.append([(row["loss"], row["grad_norm"]) for row in train_sft(model, dataset, args)])
+        assert read_log(tmp_path / str(k) / "log.jsonl")
+    assert logs[0] == logs[1] == logs[2]
+
+
+def test_a_digest_knows_every_weight_of_the_tower_and_no_other(loaded):
+    model, _ = loaded
+    before = tower_digest(model)
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+        assert tower_digest(model) == before
+        for name in ("visual.merger", "visual.patch_embed", "visual.blocks.0"):
+            p = next(p for n, p in model.named_parameters() if name in n)
+            p.view(-1)[-1] += 1
+            assert tower_digest(model) != before
+            p.view(-1)[-1] -= 1

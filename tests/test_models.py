@@ -495,10 +495,9 @@ def test_a_model_laid_out_by_accelerate_answers_as_before(checkpoint, tmp_path, 
     size = sum(p.numel() * 4 for p in whole.parameters())
     spread, _ = load_model(checkpoint[family], device="auto", dtype=torch.float32, max_memory={"cpu": size // 2}, offload_folder=str(tmp_path))
     assert any(p.is_meta for p in spread.parameters()) and device_of(spread).type == "cpu"
-    frames = Frames(np.random.default_rng(0).integers(0, 255, (8, *processor.video_processor.frame_size, 3)).astype(np.uint8), np.arange(8) / 4)
-    prompt = encode(whole, processor, Sample(Clip("a.mp4", "squat", 1), frames, "How many?"))
+    prompt = encode(whole, processor, drawn(processor))
     asked = [see(whole, [prompt])[0], see(spread, [prompt])[0]]
-    assert torch.allclose(asked[0].features, asked[1].features, atol=1e-6)
+    assert steps_apart(asked[0].features, asked[1].features) <= REORDERED
     one, other = ([[r.ids.tolist() for r in sample_group(model, processor, [prompt], 2, 8, seeds=[0])[0]]] for model in (whole, spread))
     assert one == other
 

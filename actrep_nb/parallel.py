@@ -7,9 +7,9 @@ Docs: https://actrep.github.io/actrep_nb/parallel.html.md"""
 # %% auto #0
 __all__ = ['STRATEGIES', 'PRECISIONS', 'PUBLISHED', 'strategy_arguments', 'save_strategy', 'find_precision', 'set_up_fsdp2',
            'state_bytes', 'parameter_counts', 'world_size', 'this_rank', 'rank_share', 'through', 'zero3_of',
-           'shared_weights', 'calls_count', 'left_shared', 'gathered', 'collected_at_once', 'rollout_bytes',
-           'fsdp2_loading', 'handed_over', 'averaged_gradients', 'summed', 'largest', 'share', 'from_all', 'shared_out',
-           'rank_answers', 'joined_answers']
+           'shared_weights', 'calls_count', 'left_shared', 'gathered', 'whole_tower', 'collected_at_once',
+           'rollout_bytes', 'fsdp2_loading', 'handed_over', 'averaged_gradients', 'summed', 'largest', 'share',
+           'from_all', 'shared_out', 'rank_answers', 'joined_answers']
 
 # %% ../nbs/10a_parallel.ipynb #46f08866
 import copy
@@ -17,7 +17,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import TrainingArguments
 
-from .models import freeze, unwrapped
+from .models import freeze, parts, unwrapped
 from .sampling import read_answers, write_answers
 
 # %% ../nbs/10a_parallel.ipynb #8ef78e7b
@@ -241,9 +241,10 @@ def _whole_zero3(
 @contextmanager
 def _whole_fsdp2(
     model: Any,  # unwrapped
+    modules: Iterable[nn.Module],  # of it: what is to be whole
 ) -> Iterator[None]:
     "FSDP2: collect, and leave whole after a layer's forward pass; afterwards as before."
-    shards = [(m, m._get_fsdp_state()._fsdp_param_groups) for m in model.modules() if isinstance(m, FSDPModule)]
+    shards = [(m, m._get_fsdp_state()._fsdp_param_groups) for m in modules if isinstance(m, FSDPModule)]
     before = [(group, group.post_forward_mesh_info) for _, groups in shards for group in groups]  # None: stays whole
     model._get_fsdp_state()._lazy_init()  # the model is the root, whoever is called first
     for module, _ in shards:
@@ -269,10 +270,26 @@ def gathered(
 ) -> Iterator[Any]:  # the inner model, whole
     "Whole weights on every rank, to generate with. Every rank must enter as often as the others."
     inner, owner = unwrapped(model), zero3_of(model)
-    with _whole_zero3(model, owner) if owner else _whole_fsdp2(inner) if isinstance(inner, FSDPModule) else nullcontext():
+    with _whole_zero3(model, owner) if owner else _whole_fsdp2(inner, inner.modules()) if isinstance(inner, FSDPModule) else nullcontext():
         inner._whole = True
         try: yield inner
         finally: del inner._whole
+
+
+@contextmanager
+def whole_tower(
+    model: Any,  # not wrapped yet
+) -> Iterator[None]:
+    "The vision tower and what leads from it whole on every rank, to see with before training. Every rank must enter as often as the others."
+    inner = unwrapped(model)
+    seeing = [part for name, part in parts(model).items() if name != "language"]
+    if isinstance(inner, FSDPModule):
+        with _whole_fsdp2(inner, [inner, *(m for part in seeing for m in part.modules())]): yield
+    elif shared_weights(model):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([p for part in seeing for p in part.parameters()]): yield
+    else: yield
 
 # %% ../nbs/10a_parallel.ipynb #e5f0a2b2
 def collected_at_once(

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from .models import EncodedPrompt, Sample, add_lora, collate, encode, frames_ahead, freeze, load_model, parts, see, trainable, unwrapped
-from .parallel import averaged_gradients, calls_count, find_precision, fsdp2_loading, handed_over, largest, rank_share, set_up_fsdp2, strategy_arguments, through, world_size
+from .parallel import averaged_gradients, calls_count, find_precision, fsdp2_loading, handed_over, largest, rank_share, set_up_fsdp2, strategy_arguments, through, whole_tower, world_size
 from .records import Clip
 from .show import progress, read_log
 from .tasks import TASKS
@@ -53,7 +53,7 @@ def prepare(
 
     def flush():
         prompts = [p for _, p in waiting]
-        kept.extend(zip([c for c, _ in waiting], see(model, prompts) if once and prompts else prompts))
+        with whole_tower(model): kept.extend(zip([c for c, _ in waiting], see(model, prompts) if once and prompts else prompts))
         waiting.clear()
 
     for clip, frames in progress(frames_ahead(processor, clips, cache), total=len(clips), desc="watching clips"):

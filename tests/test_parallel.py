@@ -1,6 +1,7 @@
 "Training on two ranks: the same losses as in one process, under every strategy; and the two traps, which bite when the guard is taken away."
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -14,7 +15,7 @@ from actrep_nb.runs import RunFailed, find_notebook, run
 
 TINY_BASE = Path(__file__).parents[1] / "data/tiny_base"
 
-PARAMETERS = 'strategy: str = "ddp"  # what each rank keeps\nwhole: bool = True  # collect the weights before sampling\ncheckpoint: str = ""  # to train\nout: str = ""  # run folder\naround: bool = True  # go through the wrapper\nuneven: bool = False  # one rank writes shorter answers\ngather: str = "whole"  # in the rollout\nagree: bool = True  # call the head equally often\nchunk: int = 0  # tokens to a call of the head\nprecision: str = "float32"\nlora: int = 0\nbeta: float = 0.0\nresample: int = 0\nsave: int = 0\nresume: bool = False'
+PARAMETERS = 'strategy: str = "ddp"  # what each rank keeps\nwhole: bool = True  # collect the weights before sampling\ncheckpoint: str = ""  # to train\nout: str = ""  # run folder\naround: bool = True  # go through the wrapper\nuneven: bool = False  # one rank writes shorter answers\ngather: str = "whole"  # in the rollout\nagree: bool = True  # call the head equally often\nchunk: int = 0  # tokens to a call of the head\nprecision: str = "float32"\nlora: int = 0\nbeta: float = 0.0\nresample: int = 0\nsave: int = 0\nresume: bool = False\noptim: str = "sgd"'
 PREPARE = """import os, numpy as np, torch
 from actrep_nb import sft, grpo, rollout
 from actrep_nb.models import Sample, encode, unwrapped
@@ -37,7 +38,7 @@ def prompts(model, processor):
         yield clip, encode(model, processor, Sample(clip, frames, "How many?"))
 more = strategy_arguments(strategy, precision, **({"stage3_param_persistence_threshold": 0} if strategy.startswith("zero3") else {}))
 if save: more |= dict(save_strategy="steps", save_steps=save)
-def arguments(name, steps): return sft.training_arguments(out + name, steps, 4, 1e-2, optim="sgd", precision=precision, **more)
+def arguments(name, steps): return sft.training_arguments(out + name, steps, 4, 1e-2, optim=optim, precision=precision, **more)
 def loaded(args):
     torch.manual_seed(0)
     model, processor = sft.load_to_train(checkpoint, "", lora, precision, args=args)
@@ -156,9 +157,11 @@ def test_mixed_precision_and_adapters(train, alone, strategy, kept):
 
 
 @pytest.mark.slow
-def test_a_run_under_fsdp2_goes_on_from_its_checkpoint(train):
-    whole = train("run", strategy="fsdp2", save=2)
-    again = train("run", strategy="fsdp2", save=2, resume=True)
+def test_a_run_under_fsdp2_goes_on_from_its_checkpoint(train, tmp_path):
+    given = {"strategy": "fsdp2", "save": 2, "optim": "adamw_torch"}
+    whole = train("run", **given)
+    for left in ("sft/checkpoint-3", "grpo"): shutil.rmtree(tmp_path / "run" / left)
+    again = train("run", resume=True, **given)
     assert len(whole["loss"]) == len(again["loss"]) == 3 and again["loss"] == pytest.approx(whole["loss"], abs=1e-6) and again["saved"] == pytest.approx(whole["saved"], abs=1e-5)
 
 

@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help demo test lab docs pages export clean-nbs readme lock install install-unpinned clean
+.PHONY: help demo test test-slow lab docs pages export clean-nbs readme lock install install-unpinned clean
 
 help:
 	@echo 'actrep_nb: teaching a multimodal language model to count repeated actions in video'
@@ -22,8 +22,9 @@ help:
 	@echo '  make demo      synthetic clips -> reasoning data -> SFT -> GRPO -> report, in runs/demo (about 11 minutes on 2 cores)'
 	@echo '                 options: make demo ARGS="--size small", or another seed: make demo SEED=1'
 	@echo '  make lab       JupyterLab on the chapters, nbs/'
-	@echo '  make test      everything CI checks: notebooks, tests, site, a short demo'
+	@echo '  make test      what CI checks: notebooks, tests, site, a short demo'
 	@echo '                 a part of it: make test ARGS="ruff pytest" (see python tools/ci.py --help)'
+	@echo '  make test-slow the tests that take long; CI runs them too'
 	@echo '  make docs      the site, in _site/ (opens from disk, needs no network)'
 	@echo
 	@echo 'When you change a chapter (nbs/NN_name.ipynb):'
@@ -85,6 +86,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	@$(BIN)/python tools/ci.py $(ARGS)
+
+test-slow: $(STAMP)
+	@$(BIN)/python tools/ci.py slow
 
 # ---- notebooks and pages --------------------------------------------------------------------------------------
 

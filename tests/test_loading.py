@@ -1,4 +1,5 @@
 "Clips read when a batch needs them: nothing is lost, nothing is done twice, and memory does not grow with the data."
+import json
 import pickle
 import warnings
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch.utils.data import DataLoader
 from actrep_nb.grpo import train_grpo
 from actrep_nb.loading import ClipExamples, FeatureCache, read_all, tower_digest
 from actrep_nb.models import FAMILIES, choose_spec, freeze, load_model, make_tiny_checkpoint
-from actrep_nb.records import Clip
+from actrep_nb.records import Clip, save_clips
+from actrep_nb.runs import run
 from actrep_nb.sft import train_sft, training_arguments
 from actrep_nb.show import read_log
 from actrep_nb.video import FrameCache, VideoError, write_video
@@ -175,6 +177,29 @@ def test_training_is_the_same_whoever_reads(tmp_path, tiny, clips):
         logs.append([(row["loss"], row["grad_norm"]) for row in train_sft(model, dataset, args)])
         assert read_log(tmp_path / str(k) / "log.jsonl")
     assert logs[0] == logs[1] == logs[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
+def test_ranks_that_share_out_a_tower_see_in_step(tmp_path, clips, strategy, monkeypatch):
+    "One clip was seen before, so a rank has less to look at than the other, and then nothing; the losses are one process's, which keeps nothing."
+    if strategy == "zero3": pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    clips = clips[:4]  # whole batches, or ranks would fill up an epoch in their own way
+    save_clips(clips, tmp_path / "data" / "train.jsonl")
+    (tmp_path / "data" / "cot.jsonl").write_text("".join(json.dumps({"video_id": c.id, "cot": f"<answer>{c.count}</answer>"}) + "\n" for c in clips))
+    base = Path(__file__).parents[1] / "data/tiny_base"
+
+    def losses(name, ranks, cache, **given):
+        run("03_sft", tmp_path / name, {"model": str(base), "data": str(tmp_path / "data"), "out": str(tmp_path / name), "cache": cache, "steps": 5, "batch": 2, "workers": 0} | given, ranks=ranks, quiet=True)
+        return [row["loss"] for row in read_log(tmp_path / name / "log.jsonl")]
+
+    model, processor = load_model(base, device="cpu")
+    read_all(ClipExamples(freeze(model, "vision", "merger"), processor, clips[:1], cache=FrameCache(tmp_path / "frames")), model)
+    before = set((tmp_path / "frames/features").iterdir())
+    assert losses("two", 2, str(tmp_path / "frames"), strategy=strategy) == pytest.approx(losses("one", None, ""), abs=2e-4)
+    after = set((tmp_path / "frames/features").iterdir())
+    assert len(before) == 1 and len(after) == len(clips) and before < after, "shared out or not, a tower has one digest"
 
 
 def test_a_digest_knows_every_weight_of_the_tower_and_no_other(loaded):

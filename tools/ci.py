@@ -147,10 +147,10 @@ def notebooks() -> Outcome:
 RANKS = [f'tests/test_{name}.py' for name in ('parallel', 'runs', 'spmd', 'sweep')]  # these start processes of their own and mostly wait for them
 
 
-def pytest() -> Outcome:
-    "tests/, the slow ones too, in two processes side by side"
+def tests(marked: str) -> Outcome:
+    "Tests of a mark, in two processes side by side."
     def run(which: list[str], report: Path) -> tuple[subprocess.CompletedProcess, Path]:
-        return command('python', '-m', 'pytest', '-qq', '-rs', '--disable-warnings', '--durations=10', '--durations-min=2', f'--junitxml={report}', *which,
+        return command('python', '-m', 'pytest', '-qq', '-rs', '--disable-warnings', '--durations=10', '--durations-min=2', '-m', marked, f'--junitxml={report}', *which,
                        env={'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}), report
 
     outcome = Outcome()
@@ -167,6 +167,16 @@ def pytest() -> Outcome:
             outcome.passed, outcome.skipped = outcome.passed + tests - failures - errors - skipped, outcome.skipped + skipped
             outcome.failed += failures + errors or int(done.returncode not in (0, 5))
     return outcome
+
+
+def pytest() -> Outcome:
+    "tests/, but for the slow ones"
+    return tests('not slow')
+
+
+def slow() -> Outcome:
+    "the tests marked slow"
+    return tests('slow')
 
 
 def docs() -> Outcome:
@@ -198,19 +208,21 @@ def last_line_is_json(text: str) -> bool:
 # ---- the driver -----------------------------------------------------------------------------------------------------
 
 cheap = [export, clean, readme, lock, ruff, mypy]
-long = [notebooks, pytest, docs, demo]
+long = [notebooks, pytest, docs, demo, slow]
 steps: dict[str, Callable[[], Outcome]] = {f.__name__: f for f in cheap + long}
+usual = [name for name in steps if name != 'slow']
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('step', nargs='*', help=f'which ones, of: {" ".join(steps)} (default: all)')
+    parser.add_argument('step', nargs='*', help=f'which ones, of: {" ".join(steps)} (default: all but slow)')
+    parser.add_argument('--slow', action='store_true', help='the slow tests too, as CI does')
     parser.add_argument('--skip', action='append', default=[], metavar='STEP', help='leave this one out')
     args = parser.parse_args()
     unknown = [s for s in args.step + args.skip if s not in steps]
     if unknown:
         parser.error(f'no such step: {", ".join(unknown)}; there are: {" ".join(steps)}')
-    chosen = [s for s in args.step or steps if s not in args.skip]
+    chosen = [s for s in args.step or (steps if args.slow else usual) if s not in args.skip]
 
     total, failures, start = Outcome(), [], time.monotonic()
     for name in chosen:

@@ -33,7 +33,7 @@ on two CPU cores with gloo, float32, AdamW. Difference from one process, step by
 """
 TAIL = """
 The tolerance in CI, with SGD: `pytest tests/test_parallel.py -k learn` holds losses, rewards and gradient norms on two ranks to 2e-4 of one process's, and the saved weights
-to 1e-3, with DeepSpeed told to share out every weight however small (`stage3_param_persistence_threshold` 0); under ZeRO-3 a rank then holds at most 51 % of them.
+to 1e-3, with DeepSpeed told to share out every weight however small (`stage3_param_persistence_threshold` 0); under ZeRO-3 and FSDP2 a rank then holds at most 51 % of them, from loading on.
 """
 
 

@@ -286,8 +286,9 @@ def test_plan_takes_the_size_and_depth_of_a_checkpoint(here, capsys):
     assert row["size"] == [56, 56] and data["video"].endswith("frame_size=56x56") and row["frames"]["max"] == 64 and row["tokens"]["max"] == 128
     assert row["kv_mb"]["max"] == 128 * 4 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["hidden_size"] / config["num_attention_heads"] / 1e6
     assert main(["plan", "clips.csv", "--model", base, "--gpus", "2", "--json"]) == 0
-    kept = last_json(capsys)[0]["memory"]["mib"]
-    assert kept["zero3"]["weights"] == kept["ddp"]["weights"] / 2 > 1 and kept["zero2"]["weights"] == kept["ddp"]["weights"] and kept["zero3_offload"]["cpu"] > 1
+    kept, rollout = (last := last_json(capsys)[0]["memory"])["mib"], last["rollout_mib"]
+    assert kept["zero3"]["weights"] == kept["zero2"]["weights"] / 2 > 1 and kept["zero2"]["weights"] < kept["ddp"]["weights"] < 2 * kept["zero2"]["weights"] and kept["zero3_offload"]["cpu"] > 1
+    assert rollout["fsdp2"]["whole"] == rollout["zero3"]["whole"] == kept["zero2"]["weights"] > rollout["fsdp2"]["layers"] > 0 == rollout["zero2"]["whole"]
     assert main(["plan", "clips.csv", "--gpus", "2"]) == 2 and "config.json" in capsys.readouterr().err
     for wrong, words in ((["--video", "frame_size=56"], "WIDTHxHEIGHT"), (["--fps", "fast"], "--fps takes numbers")):
         assert main(["plan", "clips.csv", "--model", base, *wrong]) == 2 and words in capsys.readouterr().err

@@ -390,10 +390,12 @@ def _planned(model: str, video: str) -> dict[str, Any]:
     from actrep_nb.spec import VideoSpec, parse_spec
     from actrep_nb.video import FRAME_RULES
 
-    folder, known = Path(model), (Path(model) / "config.json").exists()
+    folder, adapter = Path(model), Path(model) / "adapter_config.json"
+    if adapter.exists(): model = json.loads(adapter.read_text())["base_model_name_or_path"]  # its own processor, its base's sizes
+    known = (Path(model) / "config.json").exists()
     config: dict[str, Any] = {"model_type": model}
     patches: dict[str, Any] = {}
-    if known: config = json.loads((folder / "config.json").read_text())
+    if known: config = json.loads((Path(model) / "config.json").read_text())
     elif model not in FRAME_RULES:
         quiet_libraries()
         from actrep_nb.parallel import PUBLISHED
@@ -402,7 +404,7 @@ def _planned(model: str, video: str) -> dict[str, Any]:
         config = PUBLISHED[model]
     if (family := config["model_type"]) not in FRAME_RULES: raise Usage(f"{model} is a {family}; there are {', '.join(FRAME_RULES)}")
     for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
-        found = json.loads((folder / name).read_text()) if known and (folder / name).exists() else {}
+        found = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
         patches = found.get("video_processor", found) or patches
     try: spec = parse_spec(video, VideoSpec(**patches.get("video_spec", {})))
     except ValueError as e: raise Usage(f"--video {e}") from None

@@ -12,6 +12,7 @@ __all__ = ['VIDEO', 'FAMILIES', 'SPECIAL_TOKENS', 'PHASES', 'DESCRIBE', 'TOWER_T
            'parts', 'freeze', 'trainable', 'add_lora', 'phase_at', 'transcript']
 
 # %% ../nbs/10_models.ipynb #65feb975
+import os
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -238,8 +239,6 @@ def make_tiny_checkpoint(
 # %% ../nbs/10_models.ipynb #7b86469b
 def pick_device() -> torch.device:
     "The first CUDA device if there is one (this rank's, under torchrun), else Apple's, else the CPU."
-    import os
-
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
@@ -284,6 +283,7 @@ def load_model(
         model, processor = load_model(PeftConfig.from_pretrained(path).base_model_name_or_path, device, dtype, attention, four_bit, **more)
         own = list(Path(path).glob("*processor_config.json"))
         return PeftModel.from_pretrained(model, path), AutoProcessor.from_pretrained(path) if own else processor
+    if device == "auto" and int(os.environ.get("WORLD_SIZE", 1)) > 1: raise ValueError("device='auto' spreads one model over all GPUs: use it in one process, not on several ranks")
     where = pick_device() if device in (None, "auto") else torch.device(device)
     dtype = dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
     if str(path).startswith((".", "/", "data/", "runs/")) and not (Path(path) / "config.json").exists():
@@ -314,9 +314,10 @@ class Sample:
 def spec_of(
     processor: Any,  # a checkpoint's own
 ) -> VideoSpec:
-    "What a checkpoint sees of a video: what it was trained on, or the defaults where it does not say."
+    "What a checkpoint sees of a video: what it was trained on, or the defaults where it does not say. ValueError where it says what this version does not know."
     kept = getattr(processor.video_processor, "video_spec", None)
-    return VideoSpec(**kept) if kept else VideoSpec()
+    try: return VideoSpec(**kept) if kept else VideoSpec()
+    except TypeError as e: raise ValueError(f"the checkpoint's video_spec {kept} is not of this version ({e}): correct it in its processor's file, or take the version that wrote it") from None
 
 
 def choose_spec(
@@ -558,10 +559,11 @@ def parts(
 
 def freeze(
     model: Any,  # changed in place
-    *names: str,  # keys of `parts`; everything else is trained
+    *names: str,  # keys of `parts`, "merger" meaning all that leads from the tower; everything else is trained
 ) -> Any:
     "Freeze the named parts and unfreeze the others."
     known = parts(model)
+    if "merger" in names: names = (*names, *family_of(model).mergers)
     if unknown := set(names) - set(known):
         raise ValueError(f"no part called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     for name, part in known.items():

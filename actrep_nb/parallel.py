@@ -137,6 +137,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # name on the hub → the sizes in its
     "Qwen/Qwen3-VL-8B-Instruct": {"model_type": "qwen3_vl", "text_config": _text(4096, 12288, 36, 32, 8, head_dim=128), "vision_config": {"out_hidden_size": 4096}},
     "Qwen/Qwen3-VL-32B-Instruct": {"model_type": "qwen3_vl", "text_config": _text(5120, 25600, 64, 64, 8, head_dim=128), "vision_config": {"out_hidden_size": 5120}},
 }
+PUBLISHED |= {name.replace("Instruct", "Thinking"): sizes for name, sizes in PUBLISHED.items() if "Qwen3" in name}
 
 # %% ../nbs/10a_parallel.ipynb #3cdafafc
 def _built(

@@ -38,8 +38,9 @@ class VideoSpec:
 
     def __post_init__(self):
         if self.frame_size is not None: object.__setattr__(self, "frame_size", tuple(self.frame_size))
-        numbers = [self.max_tokens, self.max_pixels_per_frame, *(self.frame_size or ())]
+        numbers = [self.max_tokens, *(self.frame_size or ())]
         if self.fps != "motion" and (isinstance(self.fps, str) or not 0 < self.fps < math.inf): raise ValueError(f"fps={self.fps}: a number above 0, or motion")
+        if self.max_pixels_per_frame < MIN_FRAME_TOKENS * 28 * 28: raise ValueError(f"max_pixels_per_frame={self.max_pixels_per_frame}: a frame of fewer than {MIN_FRAME_TOKENS * 28 * 28} pixels shows nothing")
         if min(numbers) < 1 or self.max_frames < 2: raise ValueError(f"{self}: limits must be above 0, and max_frames 2 or more")
 
     def __str__(self) -> str:
@@ -175,12 +176,13 @@ def measured_period(
     window: tuple[float, float] | None = None,  # part of the file, seconds
     cache: FrameCache | None = None,  # remembers it
 ) -> float:  # seconds
-    "The period to plan a video's frames for, measured at 15 frames a second. Raises VideoError."
+    "The period to plan a video's frames for, measured at 30 frames a second, or the film's own rate. Raises VideoError."
     def find() -> dict:
-        frames = read_frames(path, plan_frames(cache.info(path) if cache else probe(path), 15.0, 4096, size=(36, 48), window=window))
+        info = cache.info(path) if cache else probe(path)
+        frames = read_frames(path, plan_frames(info, min(30.0, info.fps), 4096, size=(36, 48), window=window))
         return dict(zip(("period", "regularity"), tempo(frames.pixels.mean(-1, dtype=np.float32), frames.fps)))
 
-    return cautious(**(cache.remember(path, f"tempo {window}", find) if cache else find()))
+    return cautious(**(cache.remember(path, f"tempo 2 {window}", find) if cache else find()))
 
 # %% ../nbs/02a_spec.ipynb #cdd6e16b
 def plan_file(

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -567,6 +568,7 @@ class FrameCache:
         if self.folder.exists() and not self.folder.is_dir(): raise NotADirectoryError(f"{folder} is a file: name a folder for the cache")
         self.folder.mkdir(parents=True, exist_ok=True)
         self._checked: set[str] = set()  # pixels whose checksum was right
+        self._warned = False  # see `not_kept`
         self._room = 0.0  # bytes that may be added before the folder is looked through again
 
     def key(self, path: str | Path, plan: FramePlan) -> str:
@@ -587,8 +589,14 @@ class FrameCache:
             if note["source"] == source: return note["found"]
         except (OSError, ValueError, KeyError, TypeError): pass
         found = find()
-        _write(self.folder / f"{name}.info", lambda f: f.write(json.dumps({"source": source, "found": found}).encode()))
+        try: _write(self.folder / f"{name}.info", lambda f: f.write(json.dumps({"source": source, "found": found}).encode()))
+        except OSError as e: self.not_kept(e)
         return found
+
+    def not_kept(self, error: OSError) -> None:
+        "A disk that cannot be written to costs speed, with one warning."
+        if not self._warned: warnings.warn(f"{self.folder}: nothing more can be kept ({error.strerror or error}); videos will be decoded again", stacklevel=3)
+        self._warned = True
 
     def info(self, path: str | Path) -> VideoInfo:
         "What `probe` says of a file."
@@ -619,8 +627,12 @@ def _make_entry(cache: FrameCache, key: str, path: str | Path, plan: FramePlan, 
     name, before = f"{key}.{digest[:12]}.npy", _named(cache, key)
     note = {"video": str(path), "source": source | {"sha256": digest}, "plan": asdict(plan), "reader": cache.reader, "pixels": name,
             "crc32": zlib.crc32(frames.pixels.data), "times": frames.times.tolist(), "problems": list(frames.problems)}
-    _write(cache.folder / name, lambda f: np.save(f, frames.pixels))
-    _write(cache.folder / f"{key}.json", lambda f: f.write(json.dumps(note).encode()))
+    try:
+        _write(cache.folder / name, lambda f: np.save(f, frames.pixels))
+        _write(cache.folder / f"{key}.json", lambda f: f.write(json.dumps(note).encode()))
+    except OSError as e:
+        cache.not_kept(e)
+        return frames
     if before and before != name: _drop(cache.folder / before)
     cache._room -= frames.pixels.nbytes
     if cache._room < 0: _tidy(cache, key)

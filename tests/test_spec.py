@@ -14,7 +14,7 @@ from actrep_nb.video import FrameCache, VideoError, VideoInfo, fastest_period, n
 
 CLIPS = Path(__file__).parents[2] / "shared/data/clips"
 specs = st.builds(
-    VideoSpec, st.one_of(st.just("motion"), st.floats(0.1, 60)), st.integers(1, 10**6), st.integers(2, 2000), st.integers(1, 10**7),
+    VideoSpec, st.one_of(st.just("motion"), st.floats(0.1, 60)), st.integers(1, 10**6), st.integers(2, 2000), st.integers(16 * 28 * 28, 10**7),
     st.one_of(st.none(), st.tuples(st.integers(1, 999), st.integers(1, 999))))
 
 
@@ -38,7 +38,7 @@ def test_changes_are_named():
 
 @pytest.mark.parametrize("text, said", [
     ("fsp=4", "did you mean fps"), ("fps=fast", "a number above 0, or motion"), ("fps=0", "fps=0"), ("fps=nan", "fps=nan"), ("max_tokens=4.5", "a whole number"), ("max_tokens=0", "must be above 0"),
-    ("frame_size=56", "WIDTHxHEIGHT"), ("frame_size=0x56", "must be above 0"), ("max_frames=1", "2 or more"), ("fps", "a number above 0"), ("max_tokens=motion", "a whole number"),
+    ("frame_size=56", "WIDTHxHEIGHT"), ("frame_size=0x56", "must be above 0"), ("max_frames=1", "2 or more"), ("max_pixels_per_frame=448", "shows nothing"), ("fps", "a number above 0"), ("max_tokens=motion", "a whole number"),
 ])
 def test_a_text_that_is_no_spec_is_refused(text, said):
     with pytest.raises(ValueError, match=said): parse_spec(text)
@@ -94,6 +94,14 @@ def test_the_period_is_found_and_not_its_double(period, fps):
     pictures += np.random.default_rng(0).normal(0, 2, pictures.shape) + 3 * t[:, None, None]
     found, regularity = tempo(pictures, fps)
     assert found == pytest.approx(period, abs=max(1 / fps, 0.03 * period)) and 0.1 < regularity <= 1
+
+
+@pytest.mark.parametrize("period", [0.28, 0.3, 0.34])
+def test_fast_films_are_seen_fast_enough(tmp_path, period):
+    "A tenth of a second is three pictures, and half a period falls between two: the period is found all the same, not its double."
+    pixels = np.full((240, 64, 64, 3), 235, np.uint8)
+    for k, frame in enumerate(pixels): frame[(y := round(20 + 16 * math.cos(2 * math.pi * k / 30 / period))) : y + 16, 24:40] = (40, 90, 180)
+    assert plan_file(VideoSpec(), write_video(tmp_path / "a.mp4", pixels, 30)).fps > nyquist_fps(period)
 
 
 def test_pictures_that_do_not_repeat():

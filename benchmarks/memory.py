@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-STEPS, BATCH = 16, 2
+STEPS, BATCH = 6, 2
 
 
 def draw(folder: Path, films: int = 4) -> list[Path]:

@@ -310,7 +310,7 @@ def test_the_first_step_says_whether_the_model_looks(checkpoint, blinding, tmp_p
         warnings.simplefilter("always")
         args = training_arguments(tmp_path, 3, 4, 1e-3, accumulation=2)
         if way == "sft": log = train_sft(model, examples, args)
-        else: log = train_grpo(model, processor, [(Clip(f"{k}.mp4", "squat", k), e.prompt) for k, e in enumerate(examples)], args, {"format": 1.0}, group_size=2, max_new_tokens=8, keep_samples=0)
+        else: log = train_grpo(model, processor, [Example(e.prompt, clip=Clip(f"{k}.mp4", "squat", k)) for k, e in enumerate(examples)], args, {"format": 1.0}, group_size=2, max_new_tokens=8, keep_samples=0)
     said = [str(w.message) for w in told if w.category is RunWarning and "does not look" in str(w.message)]
     assert len(said) == blind and all("0 nats per token" in text and "video tokens" in text for text in said)
     assert (log[0]["video_effect"] == 0.0) if blind else (log[0]["video_effect"] > LEAST_EFFECT)

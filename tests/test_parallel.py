@@ -149,7 +149,7 @@ def test_a_reference_model_is_shared_out_too(train, strategy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy, kept", {"ddp": "float32", "zero2": "bfloat16", "zero3": "bfloat16", "fsdp2": "float32"}.items())
+@pytest.mark.parametrize("strategy, kept", {"ddp": "float32", "zero3": "bfloat16", "fsdp2": "float32"}.items())
 def test_mixed_precision_and_adapters(train, alone, strategy, kept):
     "Near float32 and not equal to it; saved in what the strategy keeps; adapters float32, and the same under each strategy."
     if strategy.startswith("zero"): pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
@@ -157,13 +157,6 @@ def test_mixed_precision_and_adapters(train, alone, strategy, kept):
     assert got["loss"][0] == pytest.approx(alone["loss"][0], rel=5e-3) and got["loss"][0] != pytest.approx(alone["loss"][0], rel=1e-6) and got["kept"] == [f"torch.{kept}"]
     got, own = (train(f"lora-{name}", strategy=name, precision="mixed", lora=4) for name in (strategy, "ddp"))
     assert got["kept"] == ["torch.float32"] and got["loss"] == pytest.approx(own["loss"], rel=2e-3)
-
-
-@pytest.mark.slow
-def test_a_run_under_fsdp2_goes_on_from_its_checkpoint(train):
-    whole = train("run", strategy="fsdp2", save=2)
-    again = train("run", strategy="fsdp2", save=2, resume=True)
-    assert len(whole["loss"]) == len(again["loss"]) == 3 and again["loss"] == pytest.approx(whole["loss"], rel=1e-5) and again["saved"] == pytest.approx(whole["saved"], abs=1e-4)  # a step of float32 at a loss of 6 is 5e-7
 
 
 def test_strategies_are_named_and_their_bytes_add_up():

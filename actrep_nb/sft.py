@@ -185,6 +185,13 @@ class ResumableTrainer(Trainer):
         if self.is_fsdp_enabled and hasattr(self.model, "peft_config"): averaged_gradients(self.model)
         return prepared
 
+    def _save(self, output_dir=None, state_dict=None):
+        if self.is_deepspeed_enabled and hasattr(self.model, "peft_config"):  # adapters as they learn, in float32; it would save what it computes with
+            from deepspeed.utils import safe_get_full_fp32_param
+
+            state_dict = {name: safe_get_full_fp32_param(p).cpu() for name, p in self.model.named_parameters() if p.requires_grad}
+        super()._save(output_dir, state_dict)
+
 # %% ../nbs/11_sft.ipynb #7f2c8ad4
 def look_once(
     trainer: ResumableTrainer,  # in training

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
+from actrep_nb.loading import ReadyExamples, make_example
 from actrep_nb.models import Sample, encode, load_model, make_tiny_checkpoint
 from actrep_nb.parallel import PRECISIONS, STRATEGIES, state_bytes, strategy_arguments, this_rank
 from actrep_nb.records import Clip
-from actrep_nb.sft import CountSFTTrainer, SFTCollator, load_to_train, make_example, training_arguments
+from actrep_nb.sft import CountSFTTrainer, load_to_train, training_arguments
 from actrep_nb.video import Frames
 
 HEAD = """# Precision
@@ -96,7 +97,7 @@ def one(base: str, strategy: str, precision: str, steps: int, out: str) -> None:
     examples = [make_example(processor, encode(model, processor, Sample(Clip(f"{i}.mp4", "squat", 2), f, "How many?")), "rep1: 0.0s-1.5s") for i, f in enumerate(frames)]
     watch = Watch()
     watch.strategy, watch.precision = strategy, precision
-    CountSFTTrainer(model=model, args=args, train_dataset=examples, data_collator=SFTCollator(model), callbacks=[watch]).train()
+    CountSFTTrainer(model=model, args=args, train_dataset=ReadyExamples(examples), callbacks=[watch]).train()
     if this_rank() == 0: Path(out).write_text(json.dumps(watch.result))
 
 

@@ -13,11 +13,12 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from actrep_nb.cli import main
+from actrep_nb.evaluate import load_predictions
 from actrep_nb.models import VIDEO, encode, family_of, load_model, make_sample
 from actrep_nb.parallel import parameter_counts
 from actrep_nb.records import Clip, save_clips
 from actrep_nb.rewards import REWARDS
-from actrep_nb.runs import find_notebook
+from actrep_nb.runs import find_notebook, run
 from actrep_nb.show import read_log
 from actrep_nb.synth import draw_clip
 from actrep_nb.video import write_video
@@ -230,7 +231,7 @@ def run_notebook(name, out, capsys, *options, **parameters):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Qwen2.5-VL-3B-Instruct", "Qwen3-VL-4B-Thinking"])
+@every_checkpoint
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_two_ranks_that_share_out_the_weights_do_what_one_process_does(name, stage, hub, data, tmp_path, capsys, letters, kernels):
     "ZeRO-3, `--ranks 2`: the same losses, rewards and gradients, with an embedding that is the head."
@@ -241,6 +242,16 @@ def test_two_ranks_that_share_out_the_weights_do_what_one_process_does(name, sta
     alone, shared = read_log(tmp_path / "alone" / "log.jsonl"), run_notebook(stage, tmp_path / "shared", capsys, "--ranks", "2", **given, strategy="zero3")
     for key in ("loss", "reward", "grad_norm"):
         if key in alone[0]: assert [row[key] for row in shared] == pytest.approx([row[key] for row in alone], rel=1e-3, abs=1e-5), key
+
+
+@pytest.mark.slow
+@every_checkpoint
+def test_two_ranks_judge_as_one_process(name, hub, data, tmp_path, kernels):
+    "The same words, token for token, whichever rank wrote them."
+    given = {"clips": str(data[0] / "train.jsonl"), "none": "", "train": "", "base": str(hub(name)), "sft": "", "grpo": "", "cache": "", "batch": 2, "max_new_tokens": 6}
+    for ranks in (1, 2): run("06_evaluate", tmp_path / str(ranks), given, ranks=ranks, quiet=True)
+    one, two = ([(p.id, p.text, p.problems) for p in load_predictions(tmp_path / str(ranks))["base"]] for ranks in (1, 2))
+    assert one == two and len(one) == len(RATES) and all(text for _, text, _ in one)
 
 
 @pytest.mark.slow

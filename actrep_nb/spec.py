@@ -6,8 +6,8 @@ Docs: https://actrep.github.io/actrep_nb/spec.html.md"""
 
 # %% auto #0
 __all__ = ['MARGIN', 'MIN_RATE', 'MIN_FRAME_TOKENS', 'STILL', 'REGULAR', 'USUAL_PERIOD', 'VideoSpec', 'parse_spec',
-           'spec_changes', 'plan_video', 'lag_differences', 'repetition_by_lag', 'tempo', 'cautious', 'measured_period',
-           'plan_file', 'Motion', 'plan_table']
+           'spec_changes', 'plan_video', 'blocks', 'lag_differences', 'repetition_by_lag', 'tempo', 'cautious',
+           'measured_period', 'plan_file', 'Motion', 'plan_table']
 
 # %% ../nbs/02a_spec.ipynb #39c50093
 import math
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter1d
 
 from .video import MAX_FRAMES, FrameCache, FramePlan, VideoCost, VideoError, VideoInfo, nyquist_fps, plan_frames, probe, read_frames, video_cost
 
@@ -109,54 +110,69 @@ def plan_video(
         most = n - 2  # long thin pictures take more tokens than their area
 
 # %% ../nbs/02a_spec.ipynb #b0109916
+def blocks(
+    pictures: np.ndarray,  # grey [T, H, W]
+    fps: float,  # of the pictures
+    side: int = 3,  # of a block, pixels
+    smooth: float = 0.05,  # seconds (standard deviation); a film that shows each picture twice repeats itself many times a second
+) -> np.ndarray:  # [T, blocks, pixels of one]
+    "Pictures in small blocks, smoothed a little in time. What does not fill a block at the right and lower edge is left out."
+    T, height, width = len(pictures), pictures.shape[1] // side, pictures.shape[2] // side
+    x = gaussian_filter1d(pictures[:, : height * side, : width * side].astype(np.float32), smooth * fps, axis=0, mode="nearest")
+    return x.reshape(T, height, side, width, side).transpose(0, 1, 3, 2, 4).reshape(T, height * width, side * side)
+
+
 def lag_differences(
-    pictures: np.ndarray,  # grey [T, H, W]; sides are multiples of 3
+    x: np.ndarray,  # [T, blocks, values of one]
 ) -> np.ndarray:  # [T, blocks]
-    "Mean squared difference of pictures a lag apart, for each lag and each block of 3×3 pixels. One Fourier transform."
-    T, height, width = pictures.shape
-    x = pictures.reshape(T, -1) - pictures.reshape(T, -1).mean(0)
+    "Mean squared difference of a block a lag apart, for each lag. One Fourier transform."
+    T = len(x)
+    x = x - x.mean(0)
     spectrum = np.fft.rfft(x, 1 << (2 * T - 1).bit_length(), axis=0)
-    products = np.fft.irfft(np.abs(spectrum) ** 2, axis=0)[:T]
-    energy = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum(x * x, axis=0)])
+    products = np.fft.irfft((np.abs(spectrum) ** 2).sum(2), axis=0)[:T]
+    energy = np.concatenate([np.zeros((1, x.shape[1])), np.cumsum((x * x).sum(2, dtype=np.float64), axis=0)])
     heads, tails = energy[T - np.arange(T)], energy[T] - energy[np.arange(T)]
-    d = np.maximum(heads + tails - 2 * products, 0) / (T - np.arange(T))[:, None]
-    return d.reshape(T, height // 3, 3, width // 3, 3).sum((2, 4)).reshape(T, -1)
+    return np.maximum(heads + tails - 2 * products, 0) / (T - np.arange(T))[:, None]
 
 
 def repetition_by_lag(
-    pictures: np.ndarray,  # grey [T, H, W]
+    x: np.ndarray,  # [T, blocks, values of one]
     fps: float,  # of the pictures
     shortest: float = 0.2,  # seconds of the shortest lag
-) -> tuple[np.ndarray, np.ndarray]:  # lags in seconds [K], how far each repeats, 0 to 1 [K]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # lags in frames [K]; how far each repeats, 0 to 1 [K]; and each block by itself [K, blocks]
     "How much less pictures differ a lag apart than half a lag and one and a half lags apart."
-    T = len(pictures)
-    lags, d = np.arange(max(2, math.ceil(shortest * fps)), int((T - 1) / 1.5) + 1), lag_differences(pictures)
+    T, d = len(x), lag_differences(x)
+    lags = np.arange(max(2, math.ceil(shortest * fps)), int((T - 1) / 1.5) + 1)
 
     def at(lag: np.ndarray) -> np.ndarray:
         low, part = np.floor(lag).astype(int), (lag % 1)[:, None]
         return d[low] * (1 - part) + d[np.minimum(low + 1, T - 1)] * part
 
     reference = (at(lags / 2) + at(1.5 * lags)) / 2
-    flicker = pictures.var(axis=0).sum() / 2  # a share of the total: a lamp that flickers in a still picture is not motion
-    return lags / fps, np.maximum(reference - d[lags], 0).sum(1) / (reference.sum(1) + flicker + 1e-9)
+    gain = np.maximum(reference - d[lags], 0)
+    flicker = x.var(axis=0).sum() / 2  # a share of the total: a lamp that flickers in a still picture is not motion
+    return lags, gain.sum(1) / (reference.sum(1) + flicker + 1e-9), gain / (reference + 0.1 * reference.mean(1, keepdims=True) + 1e-9)
 
 # %% ../nbs/02a_spec.ipynb #15e267bb
 STILL = 0.25  # movement below this many grey levels per pixel is none
 
 
 def tempo(
-    pictures: np.ndarray,  # grey [T, H, W]
+    x: np.ndarray,  # [T, blocks, values of one], of pictures from `blocks`
     fps: float,  # of the pictures
-) -> tuple[float, float]:  # period in seconds (infinite where nothing repeats), regularity 0 to 1
+    still: float = STILL,  # movement below this is none (root of the mean variance)
+    near: float = 0.8,  # the shortest peak at least this high is taken, as a share of the highest
+) -> tuple[float, float, np.ndarray]:  # period in seconds (infinite where nothing repeats); regularity, 0 to 1; and each block's [blocks]
     "The period at which a video repeats itself, and how regularly it does."
-    if len(pictures) < 5 or pictures.var(axis=0).mean() < STILL**2: return math.inf, 0.0
-    lags, strength = repetition_by_lag(pictures, fps)
-    if not strength.any(): return math.inf, 0.0
-    score = strength / np.sqrt(lags)
-    padded = np.concatenate([[0.0], score, [0.0]])
-    peaks = np.flatnonzero((score >= padded[:-2]) & (score >= padded[2:]) & (score > 0))
-    first = peaks[score[peaks] >= 0.7 * score[peaks].max()][0]
-    return float(lags[first]), float(strength[first])
+    nothing = math.inf, 0.0, np.zeros(x.shape[1])
+    if len(x) < 5 or x.var(axis=0).mean() < still**2: return nothing
+    lags, strength, gain = repetition_by_lag(x, fps)
+    score = strength / np.sqrt(lags) * (1 - 1.5 * lags / len(x))
+    padded = np.concatenate([[0.0], strength, [0.0]])
+    peaks = np.flatnonzero((strength >= padded[:-2]) & (strength >= padded[2:]) & (strength > 0))
+    if not len(peaks): return nothing
+    first = peaks[score[peaks] >= near * score[peaks].max()][0]
+    return float(lags[first] / fps), float(strength[first]), gain[first]
 
 # %% ../nbs/02a_spec.ipynb #28c3ddf0
 REGULAR = 0.25  # a period found with less regularity than this is not relied on
@@ -180,9 +196,9 @@ def measured_period(
     def find() -> dict:
         info = cache.info(path) if cache else probe(path)
         frames = read_frames(path, plan_frames(info, min(30.0, info.fps), 4096, size=(36, 48), window=window))
-        return dict(zip(("period", "regularity"), tempo(frames.pixels.mean(-1, dtype=np.float32), frames.fps)))
+        return dict(zip(("period", "regularity"), tempo(blocks(frames.pixels.mean(-1, dtype=np.float32), frames.fps), frames.fps)))
 
-    return cautious(**(cache.remember(path, f"tempo 2 {window}", find) if cache else find()))
+    return cautious(**(cache.remember(path, f"tempo 3 {window}", find) if cache else find()))
 
 # %% ../nbs/02a_spec.ipynb #cdd6e16b
 def plan_file(

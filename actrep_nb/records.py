@@ -85,9 +85,9 @@ class Prediction:
     true: int | None = None  # the clip's own count, carried along for reports
     action: str | None = None  # the action it named
     seconds: float | None = None  # time it took
-    regularity: float | None = None  # how alike the repetitions are, 0 to 1, where that was measured: a confidence
     interval: tuple[float, float] | None = None  # when it says the event is, seconds from the clip's start, where that was asked
     choice: str | None = None  # the letter of the option it chose, where options were given
+    regularity: float | None = None  # how alike the repetitions are, 0 to 1, where that was measured: a confidence
 
 # %% ../nbs/01_records.ipynb #2224902b
 REPCOUNT_ACTIONS = ("bench_pressing", "front_raise", "jump_jack", "pull_up", "push_up", "squat", "battle_rope", "pommelhorse", "sit_up", "others")

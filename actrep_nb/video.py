@@ -554,6 +554,7 @@ def _plain(path: str) -> tuple[int, np.ndarray, list[str]]:
     container, stream = _open(path, trouble)
     with container:
         index = stream.index
+        if container.format.flags & MAY_JUMP: raise ValueError(f"it finds its place in {container.format.name} by guess, and shows other frames than those asked for")
         if "%" in path and container.format.name == "image2": raise ValueError("its name would be read as that of many pictures")
         if any(_orientation(frame)[1] for _, _, frame in itertools.islice(_decode(container, stream, []), 1)): raise ValueError("its picture is stored mirrored")
     spans, jumps = _shown(path)

@@ -739,7 +739,7 @@ SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")  # of a video whose row lea
 
 def _alike(name: str) -> str:
     "What the writings of one file name have in common: case, Unicode form and spaces set aside."
-    return " ".join(unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).split()).replace(" .", ".")
+    return " ".join(unicodedata.normalize("NFC", name.casefold()).split()).replace(" .", ".")
 
 
 @lru_cache(maxsize=256)

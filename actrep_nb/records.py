@@ -32,6 +32,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, overload
 
+from .film import SUFFIXES, _alike, _entries, _length, _open, near_names
 from .show import plain
 
 # %% ../nbs/01_records.ipynb #d5a9518e
@@ -85,9 +86,9 @@ class Prediction:
     true: int | None = None  # the clip's own count, carried along for reports
     action: str | None = None  # the action it named
     seconds: float | None = None  # time it took
-    regularity: float | None = None  # how alike the repetitions are, 0 to 1, where that was measured: a confidence
     interval: tuple[float, float] | None = None  # when it says the event is, seconds from the clip's start, where that was asked
     choice: str | None = None  # the letter of the option it chose, where options were given
+    regularity: float | None = None  # how alike the repetitions are, 0 to 1, where that was measured: a confidence
 
 # %% ../nbs/01_records.ipynb #2224902b
 REPCOUNT_ACTIONS = ("bench_pressing", "front_raise", "jump_jack", "pull_up", "push_up", "squat", "battle_rope", "pommelhorse", "sit_up", "others")
@@ -740,21 +741,41 @@ def video_fps(
     path: str | Path,  # a video file
 ) -> float:  # frames per second
     "The average frame rate a video file declares. `actrep_nb.video.probe` tells more; this is what frame-numbered annotations need."
-    import av
     try:
-        with av.open(str(path)) as container:
-            rate = container.streams.video[0].average_rate if container.streams.video else None
+        container, stream = _open(path)
+        with container: rate = stream.average_rate
     except (OSError, ValueError) as e: raise NoRate(f"no fps column, and {path} does not open ({e})") from None
     if not rate: raise NoRate(f"no fps column, and {path} does not declare a frame rate")
     return float(rate)
 
+# %% ../nbs/01_records.ipynb #5e2b9c41
+def _same_stem(videos: Path, name: str) -> list[str]:
+    "Files with the name's stem, in its folder or else right in `videos`: another suffix, another computer's folder."
+    *folders, last = re.split(r"[\\/]+", name)
+    stem = _alike(Path(last).stem)
+    for folder in (videos.joinpath(*folders), videos):
+        try: names = [n for same in _entries(str(folder), os.stat(folder).st_mtime_ns).values() for n in same]
+        except (OSError, ValueError): continue  # there is no such folder
+        found = sorted(str(folder / n) for n in names if stem and _alike(Path(n).stem) == stem and os.path.isfile(folder / n))
+        if found: return found
+    return []
 
-def _find_video(name: str, videos: Path | None) -> str | None:
-    "The video's path; None when it should be in `videos` and is not."
+# %% ../nbs/01_records.ipynb #29b44fb4
+def _written(name: str, videos: Path) -> list[str]:
+    "The paths that a row's name stands for as it is written."
+    return [str(videos / (name + suffix)) for suffix in ("", *SUFFIXES)]
+
+
+def _find_video(name: str, videos: Path | None) -> str:
+    "The video's path; LookupError, with what is there instead, when it should be in `videos` and is not."
     if videos is None: return name
-    for suffix in ("", ".mp4", ".avi", ".mkv", ".webm", ".mov"):
-        if os.path.isfile(videos / (name + suffix)): return str(videos / (name + suffix))  # False, not an error, for a name no file system takes
-    return None
+    for path in _written(name, videos):
+        if os.path.isfile(path): return path  # False, not an error, for a name no file system takes
+    near = near_names(videos / name)
+    if len(near) == 1: return near[0]
+    other = near or _same_stem(videos, name)
+    hint = f"there is {' and '.join(other[:3])}: did you mean {'it' if len(other) == 1 else 'one of them'}? Correct the name" if other else "fetch it, or correct videos="
+    raise LookupError("video", f"{videos / name} is missing: {hint}")
 
 # %% ../nbs/01_records.ipynb #ae26cbde
 def _judge(row: Row, videos: Path | None, split: str | None, fps: float | None) -> tuple[Clip, list[Finding]]:
@@ -763,8 +784,9 @@ def _judge(row: Row, videos: Path | None, split: str | None, fps: float | None) 
     try: count = read_count(row.count)
     except ValueError as e: raise LookupError("count", str(e)) from None
     video = _find_video(row.video, videos)
-    if video is None: raise LookupError("video", f"{videos / row.video if videos else row.video} is missing: fetch it, or correct videos=")
     found: list[Finding] = []
+    if videos and video not in _written(row.video, videos):
+        found.append(Finding("file_name", "note", f"{row.video!r} is written otherwise on disk", f"read as {video!r}"))
     def rate() -> float:
         if fps: return fps
         if not os.path.isfile(video): raise NoRate("no fps column and no video to ask: give load_clips videos= (their folder) or fps=")
@@ -1231,14 +1253,12 @@ def _set_findings(clips: Sequence[Clip]) -> list[Finding]:
 
 # %% ../nbs/01_records.ipynb #41cb9a4d
 def _open_video(path: str) -> dict[str, float]:
-    "fps and duration a file declares, after decoding one frame; OSError or ValueError says why there is none."
-    import av
-    with av.open(path) as container:
-        if not container.streams.video: raise ValueError("it has no video stream")
-        stream = container.streams.video[0]
-        if next(container.decode(stream), None) is None: raise ValueError("it has no frame")
-        length = stream.duration * stream.time_base if stream.duration and stream.time_base else container.duration / av.time_base if container.duration else 0
-        return {"fps": float(stream.average_rate or 0), "duration": float(length)}
+    "fps and duration of a file, after decoding one frame; ValueError names the file and says why there is none."
+    container, stream = _open(path)
+    with container:
+        if next(container.decode(stream), None) is None: raise ValueError(f"{path} has no frame that can be decoded")
+        duration, frames = _length(path, container, stream)
+    return {"fps": frames / duration, "duration": duration}
 
 
 def _identical(paths: Iterable[str]) -> dict[str, str]:
@@ -1261,10 +1281,10 @@ def _file_findings(clips: Sequence[Clip]) -> list[Finding]:
     twins, facts, broken = _identical(there), {}, {}
     for p in there:
         try: facts[p] = _open_video(p)
-        except (OSError, ValueError, IndexError) as e: broken[p] = getattr(e, "strerror", None) or str(e)
+        except (OSError, ValueError) as e: broken[p] = str(e)
     for c in clips:
         if c.video in twins: add(c, "same_bytes", "error", f"{c.video} is byte for byte {twins[c.video]}")
-        if c.video in broken: add(c, "unreadable_video", "error", f"{c.video} does not open: {broken[c.video]}")
+        if c.video in broken: add(c, "unreadable_video", "error", broken[c.video])
         elif c.video not in facts: add(c, "missing_video", "error", f"{c.video} is missing")
         else: out += _against_file(c, facts[c.video])
     return out

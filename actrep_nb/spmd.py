@@ -218,7 +218,7 @@ class RankClient(NotebookClient):
         heard: Callable[[dict[str, Any]], None] = lambda msg: None,  # told each message
         **kw: Any,  # timeout and startup_timeout, in seconds
     ):
-        super().__init__(nb, kernel_name="python3", raise_on_iopub_timeout=True, log=_quiet_log(), **kw)
+        super().__init__(nb, kernel_name="python3", iopub_timeout=60, raise_on_iopub_timeout=True, log=_quiet_log(), **kw)
         self.rank, self.log_path, self.heard, self.pid = rank, Path(log_path), heard, 0
         self.stack = ExitStack()
 
@@ -270,7 +270,7 @@ def run_cell(
     def trouble(name, message, **kw): return Trouble(client.rank, name, message, at=time.monotonic(), **kw)
     try: client.execute_cell(cell, index)
     except CellExecutionError as e: return trouble(e.ename, e.evalue, traceback=next((list(o.traceback) for o in cell.outputs if o.output_type == "error"), []))
-    except CellTimeoutError: return trouble("CellTimeoutError", f"the cell ran longer than {client.timeout:g} s")
+    except CellTimeoutError as e: return trouble("CellTimeoutError", f"the cell ran longer than {client.timeout:g} s" if client.timeout else str(e))
     except DeadKernelError: return trouble("DeadKernelError", _last_log(client.log_path), died=True)
     finally:
         if cell.cell_type == "code": cell.outputs = joined_streams(cell.outputs)

@@ -93,7 +93,7 @@ def one(base: str, strategy: str, precision: str, steps: int, out: str) -> None:
     zero = {"stage3_param_persistence_threshold": 0} if strategy.startswith("zero3") else {}
     args = training_arguments(out + ".run", steps, 2, 1e-6, warmup=0, precision=precision, lr_scheduler_type="constant", weight_decay=0.0, max_grad_norm=0.0, **strategy_arguments(strategy, precision, **zero))
     model, processor = load_to_train(base, precision=precision, args=args)
-    frames = [Frames(np.random.default_rng(i).integers(0, 255, (8, 56, 56, 3)).astype(np.uint8), np.arange(8) / 4) for i in range(2)]
+    frames = [Frames(np.random.default_rng(i).integers(0, 255, (8, 56, 56, 3)).astype(np.uint8), np.arange(8) / 4, 4.0) for i in range(2)]
     examples = [make_example(processor, encode(model, processor, Sample(Clip(f"{i}.mp4", "squat", 2), f, "How many?")), "rep1: 0.0s-1.5s") for i, f in enumerate(frames)]
     watch = Watch()
     watch.strategy, watch.precision = strategy, precision

@@ -669,7 +669,7 @@ def test_without_trl_the_bench_says_what_to_install(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("reference", [False, True])
-def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradient(tiny, tmp_path, reference):
+def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradient(tiny, tmp_path, monkeypatch, reference):
     "Autocast keeps what it rounded, for the whole rollout. With the reference, nothing is apart before the first step."
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -687,7 +687,7 @@ def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradie
             return made
 
     norms, casts = {}, []
-    REWARDS["letters"] = lambda completions, clips, **_: [len(text) / 10 for text in completions]
+    monkeypatch.setitem(REWARDS, "letters", lambda completions, clips, **_: [len(text) / 10 for text in completions])
     for precision in ("float32", "mixed"):
         args = training_arguments(tmp_path / precision, 1, 2, 1e-4, precision=precision)
         model, processor = load_to_train(tiny, "vision,merger", precision=precision, args=args)

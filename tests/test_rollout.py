@@ -143,7 +143,7 @@ def test_room_for_tokens_changes_nothing_but_copies():
 
     generator, kept = torch.Generator().manual_seed(0), torch.tensor([0, 2, 5])
     new = lambda rows, n: [torch.randn(rows, 2, n, 4, generator=generator) for _ in range(2)]  # noqa: E731
-    ours, theirs, pointers = RoomyLayer(room=4), DynamicLayer(), []
+    ours, theirs, buffers = RoomyLayer(room=4), DynamicLayer(), []
     for layer_new, then in [(new(2, 7), lambda layer: layer.batch_repeat_interleave(3))] + [(new(6, 1), None)] * 6 + [
             (new(6, 1), lambda layer: layer.batch_select_indices(kept))] + [(new(3, 1), None)] * 3:
         a, b = ours.update(*layer_new), theirs.update(*layer_new)
@@ -151,7 +151,7 @@ def test_room_for_tokens_changes_nothing_but_copies():
         pointers.append(a[0].data_ptr())
         for layer in (ours, theirs) if then else ():
             then(layer)
-    assert len(set(pointers)) == 4, "one copy at the start, one for the repeated rows, one when the room is full, one for those that stayed"
+    assert len({buffer.data_ptr() for buffer in buffers}) == 4, "one copy at the start, one for the repeated rows, one when the room is full, one for those that stayed"
 
 
 # ---- other engines --------------------------------------------------------------------------------------------------

@@ -194,7 +194,7 @@ class ClipExamples(Dataset):
     def key(self, clip: Clip, plan: FramePlan) -> str:
         "Name of a clip's features; empty where none are kept."
         if not self.features: return ""
-        what = [2, *self.made_by, str(self.dtype), os.path.abspath(clip.video), _source(clip.video), asdict(plan), TASKS[self.task].ask(clip)]
+        what = [3, *self.made_by, str(self.dtype), os.path.abspath(clip.video), _source(clip.video), asdict(plan), TASKS[self.task].ask(clip)]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
     def __getitem__(self, index: int) -> Example:

@@ -4,6 +4,7 @@ import os
 import random
 import re
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -625,3 +626,70 @@ def test_no_number_is_null_in_a_file_of_clips(tmp_path, format):
     path = save_clips([Clip("a.mp4", "squat", 3, extra=extra)], tmp_path / "clips.json" if format == "video_r1" else tmp_path / "clips.jsonl", format=format)
     def no_number(text): raise ValueError(f"{text} is not JSON")
     assert "null" in (text := path.read_text()) and json.loads(text, parse_constant=no_number)
+
+
+# --- names
+
+
+def test_a_name_in_another_writing_is_the_one_file_there_is(tmp_path):
+    "Case, Unicode form, slashes, spaces and a missing suffix: the row is kept, and a finding says which file was read."
+    for name in ("IMG_0001.MOV", "clip.MP4", "Train/u\u0308bung 1.mp4"): (tmp_path / name).parent.mkdir(exist_ok=True); (tmp_path / name).touch()
+    written = {"IMG_0001": 0, "IMG_0001.mov": 0, "img_0001.MOV": 0, "img_0001": 0, "clip.mp4": 1, "clip": 1, ".\\clip.mp4": 1, "./Clip.Mp4": 1, " clip.mp4": 1, "clip .mp4": 1,
+               "train\\übung 1.mp4": 2, "Train/ÜBUNG 1": 2, "train\\..\\Train//u\u0308bung  1.mp4": 2}
+    rows = [{"file": name, "action": "squat", "count": 6} for name in [*written, "IMG_0001.MOV"]]
+    clips = clips_from_rows(rows, videos=tmp_path)
+    assert not clips.rejected and [Path(c.video).relative_to(tmp_path).parts[-1] for c in clips] == [["IMG_0001.MOV", "clip.MP4", "u\u0308bung 1.mp4"][k] for k in [*written.values(), 0]]
+    assert all(os.path.isfile(c.video) for c in clips) and [f.row for f in clips.findings if f.rule == "file_name"] == list(range(1, len(written) + 1))
+    assert [c.video for c in clips_from_rows(rows)] == [r["file"].strip() for r in rows]  # without videos= nothing is looked for
+
+
+def test_a_name_as_it_is_written_comes_first_and_nobody_guesses_between_two(tmp_path):
+    for name in ("a.mp4", "A.MP4", "B.mp4", "b.MP4", "only.avi", "sub/deep.mkv", "x\\y.mp4", "x/y.mp4"): (tmp_path / name).parent.mkdir(exist_ok=True); (tmp_path / name).touch()
+    if len(os.listdir(tmp_path)) < 8: pytest.skip("this file system takes names of other case for the same")
+    rows = [{"file": name, "action": "squat", "count": 6} for name in ("a.mp4", "A.MP4", "x\\y.mp4", "b.mp4", "only.mp4", "/home/ann/ONLY.mp4", "C:\\clips\\only.avi", "sub/deep.mp4", "none.mp4", "..\\..\\none")]
+    clips = clips_from_rows(rows, videos=tmp_path)
+    assert [Path(c.video).name for c in clips] == ["a.mp4", "A.MP4", "x\\y.mp4"] and not clips.findings
+    reasons = [r.reason for r in clips.rejected]
+    assert f"there is {tmp_path / 'B.mp4'} and {tmp_path / 'b.MP4'}: did you mean one of them?" in reasons[0]
+    assert all(f"there is {tmp_path / 'only.avi'}: did you mean it?" in reason for reason in reasons[1:4]) and f"{Path('sub/deep.mkv')}: did you mean it?" in reasons[4]
+    assert all("fetch it, or correct videos=" in reason for reason in reasons[5:])
+
+
+def test_a_file_that_comes_later_is_found(tmp_path):
+    "What a folder holds is remembered until it changes."
+    row = [{"file": "img.mov", "action": "squat", "count": 6}]
+    assert len(clips_from_rows(row, videos=tmp_path).rejected) == 1
+    time.sleep(0.05)  # longer than the clock of a file system ticks
+    (tmp_path / "IMG.MOV").touch()
+    assert Path(clips_from_rows(row, videos=tmp_path)[0].video).name == "IMG.MOV"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.parametrize("name", ["2026-11-27T12:30:00.mp4", "pipe:.mp4", "concat:a|b.mp4", "%03d.mp4"])
+def test_files_with_odd_names_are_asked_for_their_rate_and_opened(tmp_path, monkeypatch, name):
+    import numpy as np
+
+    from actrep_nb.video import write_video
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "plain.mp4", np.zeros((16, 32, 32, 3), np.uint8), fps=8).rename(name)
+    clips = load_clips(write(tmp_path / "r.csv", f"type,name,count,L1,L2\nsquat,{name},1,4,12\n"), videos=".")
+    assert [c.cycles for c in clips] == [((0.5, 1.5),)] and not {f.rule for f in audit(clips, files=True)} & {"unreadable_video", "missing_video"}
+    assert [f.rule for f in audit(ClipSet([Clip(name, "squat", 1, extra={"fps": 25, "duration": 9})]), files=True) if f.rule.startswith("file_")] == ["file_fps", "file_duration"]
+
+
+def test_rows_are_compared_with_the_film_and_not_with_its_thumbnail(tmp_path):
+    "As `actrep_nb.video` sees it: the rate and length of the stream with the frames."
+    av, np = pytest.importorskip("av"), pytest.importorskip("numpy")
+    with av.open(str(tmp_path / "two.mov"), "w") as out:
+        thumb, film = out.add_stream("mjpeg", rate=1), out.add_stream("libx264", rate=8)
+        for stream, pix_fmt in ((thumb, "yuvj420p"), (film, "yuv420p")): stream.height, stream.width, stream.pix_fmt = 32, 32, pix_fmt
+        for stream, n in ((thumb, 1), (film, 32)):
+            for k in range(n):
+                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 8 * k, np.uint8), format="rgb24").reformat(format=stream.pix_fmt)
+                frame.pts, frame.time_base = k, 1 / stream.codec_context.framerate
+                out.mux(stream.encode(frame))
+            out.mux(stream.encode())
+    (clip,) = load_clips(write(tmp_path / "r.csv", "type,name,count,L1,L2\nsquat,two.mov,1,4,12\n"), videos=tmp_path)
+    assert clip.cycles == ((0.5, 1.5),)
+    said = Clip(clip.video, "squat", 1, extra={"fps": 8, "duration": 4})
+    assert not [f for f in audit(ClipSet([said]), files=True) if f.rule.startswith("file_")]

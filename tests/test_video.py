@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import struct
 import sys
 import time
@@ -103,18 +104,206 @@ def test_variable_frame_rate(tmp_path):
     assert frames.times == pytest.approx([0, 0.1, 0.15, 0.9, 1.0, 1.8, 1.85, 1.85], abs=2e-3)
 
 
-def test_rotation_is_undone(tmp_path):
-    picture = np.zeros((64, 96, 3), np.uint8)
-    picture[:20, :20] = 255  # upper left of the stored picture
-    data = bytearray(write_video(tmp_path / "p.mp4", np.stack([picture] * 8)).read_bytes())
+def with_matrix(path, matrix):
+    "The file with another display matrix (a, b, u, c, d, v, x, y, w) in its track header."
+    data = bytearray(path.read_bytes())
     identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
     at = data.index(identity, data.index(b"tkhd"))
-    data[at : at + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)  # a quarter turn clockwise, as phones write
-    (tmp_path / "p.mp4").write_bytes(data)
-    info = probe(tmp_path / "p.mp4")
-    assert (info.height, info.width) == (96, 64)
-    upright = read_frames(tmp_path / "p.mp4", plan_frames(info, size=(96, 64))).pixels[0]
-    assert upright[:15, -15:].mean() > 200 > 50 > upright[:15, :15].mean()
+    data[at : at + 36] = struct.pack(">9i", *matrix)
+    path.write_bytes(data)
+    return path
+
+
+def read_or_refuse(path, plan, reader, why):
+    "The frames, or None where the reader refuses for this reason."
+    try: return read_frames(path, plan, reader)
+    except VideoError as e:
+        if "does not load" in str(e) or "not installed" in str(e): pytest.skip(f"{reader}: {str(e)[:80]}")
+        assert re.search(why, str(e)), e
+        return None
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("a, b, c, d", [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (-1, 0, 0, -1), (0, 1, -1, 0), (0, -1, 1, 0), (0, 1, 1, 0), (0, -1, -1, 0)])
+def test_display_matrices_are_undone(tmp_path, reader, a, b, c, d):
+    "All eight ways to lay a picture down. A point (x, y) of the stored picture is shown at (ax + cy, bx + dy)."
+    picture = np.zeros((64, 96, 3), np.uint8)
+    light = {(-1, -1): 255, (1, -1): 170, (-1, 1): 85, (1, 1): 0}  # corner, from the middle: x to the right, y downwards
+    for (x, y), grey in light.items(): picture[(y + 1) * 22 : (y + 1) * 22 + 20, (x + 1) * 38 : (x + 1) * 38 + 20] = grey
+    path = with_matrix(write_video(tmp_path / "p.mp4", np.stack([picture] * 8)), [65536 * v for v in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30])
+    info = probe(path)
+    assert (info.height, info.width) == ((64, 96) if a else (96, 64)) and info.mirrored == (a * d - b * c < 0)
+    frames = read_or_refuse(path, plan_frames(info, size=(info.height, info.width)), reader, "mirrored")
+    if frames is None: assert info.mirrored and reader != "pyav"; return
+    shown = frames.pixels[0].mean(2)
+    for (x, y), grey in light.items():
+        right, down = a * x + c * y > 0, b * x + d * y > 0
+        assert abs(shown[-12 if down else 12, -12 if right else 12] - grey) < 12, (x, y)
+
+
+def test_a_matrix_that_is_damaged_or_askew_turns_to_the_nearest_quarter(tmp_path):
+    for k, (matrix, height) in enumerate([([0] * 9, 64), ([64000, 14000, 0, -14000, 64000, 0, 0, 0, 1 << 30], 64), ([14000, 64000, 0, -64000, 14000, 0, 0, 0, 1 << 30], 96)]):
+        info = probe(with_matrix(write_video(tmp_path / f"{k}.mp4", numbered(8)), matrix))
+        assert (info.height, info.mirrored) == (height, False)
+
+
+# --- any film
+
+
+ODD_NAMES = ["2026-11-27T12:30:00.mp4", "pipe:.mp4", "pipe:0", "concat:a.mp4|b.mp4", "file:x.mp4", "subfile,,start,0,end,9,,:x.mp4", "-x.mp4", "%03d.mp4", "a?b#c&d.mp4", "*.mp4", "x y\u0308.mp4"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_is_a_file_whatever_it_looks_like(tmp_path, monkeypatch, reader, name):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "plain.mp4", numbered(16)).rename(name)
+    write_video("made" + name, numbered(8))
+    info = probe(name)
+    frames = read_or_refuse(name, plan_frames(info, fps=4, size=(64, 96)), reader, "nothing")
+    assert info.frames == 16 and [number(f) for f in frames.pixels] == list(range(0, 16, 2)) and probe("made" + name).frames == 8
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_picture_is_not_a_pattern(tmp_path, reader):
+    "A picture called %03d.png beside 001.png; a film of one frame: decord and torchcodec may refuse it, not read the other."
+    for name, grey in (("%03d.png", 200), ("001.png", 50)): Image.new("RGB", (96, 64), (grey,) * 3).save(tmp_path / name)
+    info = probe(tmp_path / "%03d.png")
+    assert (info.frames, info.width, info.height) == (1, 96, 64)
+    frames = read_or_refuse(tmp_path / "%03d.png", plan_frames(info, size=(64, 96)), reader, "many pictures")
+    assert (frames is None) == (reader != "pyav") and (frames is None or abs(frames.pixels.mean() - 200) < 3)
+
+
+def streams(path, *films):
+    "A file of several video streams, each (codec, frames, default)."
+    with av.open(str(path), "w") as out:
+        made = []
+        for codec, frames, default in films:
+            stream = out.add_stream(codec, rate=30)
+            stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], {"libx264": "yuv420p", "mjpeg": "yuvj420p", "png": "rgb24"}[codec]
+            stream.disposition = av.stream.Disposition.default if default else av.stream.Disposition(0)
+            made.append(stream)
+        for k in range(max(len(f) for _, f, _ in films)):
+            for stream, (_, frames, _) in zip(made, films):
+                if k >= len(frames): continue
+                frame = av.VideoFrame.from_ndarray(frames[k], format="rgb24").reformat(format=stream.pix_fmt)
+                frame.pts, frame.time_base = k, Fraction(1, 30)
+                out.mux(stream.encode(frame))
+        for stream in made: out.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("suffix, codec, thumbs", [(".mov", "mjpeg", 1), (".mov", "png", 1), (".mov", "mjpeg", 3), (".mkv", "mjpeg", 1), (".mkv", "mjpeg", 3)])
+def test_the_film_is_the_stream_with_the_frames(tmp_path, reader, suffix, codec, thumbs):
+    "A larger picture comes first, and is the default: one, or one for each chapter. Which is the film is told only where both move."
+    path = streams(tmp_path / f"two{suffix}", (codec, numbered(thumbs, 128, 192), True), ("libx264", numbered(60), False))
+    info = probe(path)
+    assert (info.frames, info.width, info.codec) == (60, 96, "h264")
+    frames = read_or_refuse(path, plan_frames(info, fps=10, size=(64, 96)), reader, "several video streams")
+    if frames is None: assert reader == "decord"; return
+    assert [number(f) for f in frames.pixels] == list(range(0, 60, 3)) and [("2 films" in p and "stream 1, of 60 frames (stream 0 has 3)" in p) for p in frames.problems] == [True] * (thumbs > 1)
+
+
+@pytest.mark.parametrize("default", [0, 1, 2, None])
+def test_of_several_films_the_default_or_else_the_largest(tmp_path, default):
+    films = [("libx264", numbered(n, h, w), k == default) for k, (n, h, w) in enumerate([(40, 64, 96), (44, 128, 192), (48, 96, 144)])]
+    info = probe(path := streams(tmp_path / "three.mkv", *films))
+    assert info.frames == (44 if default is None else 40 + 4 * default)
+    (problem,) = read_frames(path, plan_frames(info)).problems
+    assert f"3 films; the one read is stream {1 if default is None else default}" in problem
+
+
+def joined(path, *parts):
+    path.write_bytes(b"".join(p.read_bytes() for p in parts))
+    return path
+
+
+HOURS = 7 * 3600.0
+WRAP = 2**33 / 90000  # seconds after which the 33 bits of an MPEG clock start again
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("first, second", [(0, 0), (0, HOURS), (HOURS, 0), (2, 1), (WRAP - 99, 0), (WRAP - 2, HOURS)])
+def test_a_clock_that_starts_again_goes_on(tmp_path, reader, first, second):
+    "Two recordings of two seconds in one MPEG-TS: all frames in order, four seconds, as `ffmpeg` corrects it."
+    path = joined(tmp_path / "j.ts", *(encode(tmp_path / f"{k}.ts", numbered(60) if k == 0 else 255 - numbered(60), offset=t) for k, t in enumerate((first, second))))
+    info = probe(path)
+    assert info.frames == 120 and info.duration == pytest.approx(4, abs=0.05)
+    frames = read_or_refuse(path, plan_frames(info, fps=10, size=(64, 96)), reader, "by guess")
+    if frames is None: assert reader != "pyav"; return
+    assert [number(f) for f in frames.pixels] == [*range(0, 60, 3), *range(255, 195, -3)] and frames.times == pytest.approx(np.arange(40) / 10, abs=0.01)
+    assert len(frames.problems) == 1 and reader == "pyav"
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_clock_that_wraps_or_pauses_is_left_alone(tmp_path, reader):
+    "One recording across the end of the 33 bits, and one with a pause of five seconds, which `ffmpeg` keeps: no correction, no note."
+    wraps = encode(tmp_path / "w.ts", numbered(60), offset=WRAP - 1)
+    pause = encode(tmp_path / "p.ts", numbered(60), times=[*np.arange(30) / 30, *6 + np.arange(30) / 30])
+    for path, seconds in ((wraps, 2), (pause, 7)):
+        info = probe(path)
+        assert info.duration == pytest.approx(seconds, abs=0.1)
+        frames = read_or_refuse(path, plan_frames(info, fps=10, max_frames=100, size=(64, 96)), reader, "by guess")
+        assert (frames is None) == (reader != "pyav")
+        if frames is not None: assert not frames.problems and number(frames.pixels[-1]) == 57 and len(frames) in (10 * seconds, 10 * seconds + 2)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("aspect", [Fraction(4, 3), Fraction(3, 4), Fraction(16, 11), Fraction(1, 50)])
+def test_pixels_that_are_not_square(tmp_path, reader, aspect):
+    "What is square on the screen is square in the frames; an aspect that no camera writes is not believed."
+    believed = aspect if aspect > Fraction(1, 4) else Fraction(1)
+    stored = np.zeros((96, 144, 3), np.uint8)
+    side = 48
+    stored[24 : 24 + side, 40 : 40 + round(side / believed)] = 255
+    with av.open(str(tmp_path / "a.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=8)
+        stream.height, stream.width, stream.pix_fmt, stream.sample_aspect_ratio = 96, 144, "yuv420p", aspect
+        for k in range(8):
+            frame = av.VideoFrame.from_ndarray(stored, format="rgb24")
+            frame.pts, frame.time_base = k, Fraction(1, 8)
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode())
+    info = probe(tmp_path / "a.mp4")
+    assert (info.width, info.height, info.pixel_aspect) == (round(144 * believed), 96, pytest.approx(float(believed)))
+    white = read_or_refuse(tmp_path / "a.mp4", plan_frames(info, size=(info.height, info.width)), reader, "nothing").pixels[0].mean(2) > 127
+    assert abs(white.any(0).sum() - white.any(1).sum()) <= 2
+    assert plan_frames(info, max_pixels=10**6).width / plan_frames(info, max_pixels=10**6).height == pytest.approx(info.width / info.height, rel=0.2)
+
+
+def test_a_squeezed_film_that_lies_down(tmp_path):
+    "Pixels are stretched as stored, then turned."
+    with av.open(str(tmp_path / "a.mp4"), "w") as out:
+        stream = out.add_stream("libx264", rate=8)
+        stream.height, stream.width, stream.pix_fmt, stream.sample_aspect_ratio = 64, 96, "yuv420p", Fraction(4, 3)
+        for rgb in numbered(8): out.mux(stream.encode(av.VideoFrame.from_ndarray(rgb, format="rgb24")))
+        out.mux(stream.encode())
+    data = bytearray((tmp_path / "a.mp4").read_bytes())
+    at = data.index(b"tkhd") + 44
+    data[at : at + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+    (tmp_path / "a.mp4").write_bytes(data)
+    info = probe(tmp_path / "a.mp4")
+    assert (info.width, info.height, info.rotation) == (64, 128, 270)
+
+
+@pytest.mark.parametrize("name", ["one.mp4", "slow.mp4", "still.mp4", "still.jpg", "still.png", "still.gif", "still.webp"])
+def test_frames_that_repeat_have_lengths_and_times(tmp_path, name):
+    "One frame, one frame a second, the same frame all along, a picture: no slot lasts no time."
+    path = tmp_path / name
+    if path.suffix == ".mp4": write_video(path, np.zeros((1 if name == "one.mp4" else 20, 64, 96, 3), np.uint8), fps=1 if name == "slow.mp4" else 8)
+    else: Image.new("RGB", (96, 64)).save(path)
+    info = probe(path)
+    frames = read_frames(path, plan_frames(info, size=(56, 56)))
+    assert info.duration > 0 and 0 < info.fps < 1000 and info.frames == (20 if name in ("slow.mp4", "still.mp4") else 1)
+    assert len(frames) % 2 == 0 and 0 < 2 / frames.fps < 3 and np.isfinite(frames.times).all() and not frames.problems
+
+
+def test_a_name_that_nearly_matches_is_offered(tmp_path):
+    write_video(tmp_path / "IMG_0001.MOV.mp4", numbered(8)).rename(tmp_path / "IMG_0001.MOV")
+    for look in (probe, FrameCache(tmp_path / "c").info):
+        with pytest.raises(VideoError, match=r"img_0001.mov: there is no such file. There is .*IMG_0001.MOV: did you mean it\?"): look(tmp_path / "img_0001.mov")
 
 
 def test_gif_states_no_frame_count(tmp_path):

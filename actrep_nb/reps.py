@@ -9,7 +9,7 @@ __all__ = ['REPETITION_FILES', 'Box', 'FRAME_DURATION', 'MP4_SOUND', 'AAC_RATES'
            'tempo', 'save_repetitions', 'regularity_words', 'plot_counted', 'count_at', 'phase_at', 'draw_marks',
            'Marked', 'write_marked', 'Counted', 'exercise_table', 'count_page']
 
-# %% ../nbs/17a_reps.ipynb #edf03442
+# %% ../nbs/17a_reps.ipynb #991d3352
 import base64
 import csv
 import hashlib
@@ -41,9 +41,9 @@ from .plots import INK, SOFT, crop_to_motion
 from .records import Cycles, Prediction
 from .show import CYCLE_COLOURS, cycle_at, evenly
 from .show import progress as show_progress
-from .video import TOLERANCE, FramePlan, VideoError, VideoInfo, _decode, _open, _rotation, _write, probe, read_frames
+from .video import TOLERANCE, FramePlan, VideoError, VideoInfo, _decode, _open, _orientation, _packets, _pixel_aspect, _upright, _write, probe, read_frames
 
-# %% ../nbs/17a_reps.ipynb #11583f61
+# %% ../nbs/17a_reps.ipynb #a8eadd45
 class Signal(Protocol):
     "What a motion counter measured, for instance `Swings`."
     @property
@@ -51,7 +51,7 @@ class Signal(Protocol):
     @property
     def signal(self) -> np.ndarray: ...  # float [T]
 
-# %% ../nbs/17a_reps.ipynb #535c73f5
+# %% ../nbs/17a_reps.ipynb #52136666
 @dataclass(frozen=True)
 class Repetition:
     "One repetition, in seconds from the clip's start. None: not known."
@@ -66,7 +66,7 @@ class Repetition:
     range: float | None = None  # of the signal, in its units
     likeness: float | None = None  # correlation with the mean of the others, 0 to 1
 
-# %% ../nbs/17a_reps.ipynb #5cd7ab37
+# %% ../nbs/17a_reps.ipynb #f19ef6d8
 def _within(
     signal: Signal,  # what was measured
     cycle: tuple[float, float],  # start and end, seconds
@@ -85,7 +85,7 @@ def _hills(
     up, down = (sum(float((sign * away(v)).max()) for _, v in parts if len(v) > 3) for sign in (1, -1))
     return 1.0 if up >= down else -1.0
 
-# %% ../nbs/17a_reps.ipynb #7cd4af92
+# %% ../nbs/17a_reps.ipynb #3559172a
 def _likeness(
     parts: Sequence[tuple[np.ndarray, np.ndarray]],  # times and values of each repetition
     points: int = 32,  # of a stretched curve
@@ -99,7 +99,7 @@ def _likeness(
         if mean.std() > 0 and curves[i].std() > 0: out[k] = float(max(0.0, np.corrcoef(curves[i], mean)[0, 1]))
     return out
 
-# %% ../nbs/17a_reps.ipynb #569ffdbb
+# %% ../nbs/17a_reps.ipynb #a790da28
 def repetitions(
     prediction: Prediction,  # of any counter
     swings: Signal | None = None,  # what it was read from, where that is known
@@ -115,7 +115,7 @@ def repetitions(
         rows.append(Repetition(k + 1, start, end, end - start, rest, turn, rise, fall, float(np.ptp(values)) if len(values) > 3 else None, alike[k]))
     return rows
 
-# %% ../nbs/17a_reps.ipynb #ca8e7a44
+# %% ../nbs/17a_reps.ipynb #46b6aa8a
 @dataclass(frozen=True)
 class Tempo:
     "How fast the repetitions of a clip follow each other. None: too few to say."
@@ -134,7 +134,7 @@ def tempo(
     first, last = (float(np.median(part)) if third else 0.0 for part in (lasting[:third], lasting[-third:]))
     return Tempo(60 * len(rows) / span if span > 0 else None, float(np.median(lasting)) if rows else None, last / first - 1 if first > 0 else None)
 
-# %% ../nbs/17a_reps.ipynb #7f54f528
+# %% ../nbs/17a_reps.ipynb #af22eb33
 def _rounded(row: Repetition) -> dict[str, float | int | None]:
     "A row to the millisecond."
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(row).items()}
@@ -150,7 +150,7 @@ def _csv(rows: Sequence[Repetition]) -> str:
 
 def _json(rows: Sequence[Repetition]) -> str: return json.dumps([_rounded(r) for r in rows], indent=1, allow_nan=False) + "\n"
 
-# %% ../nbs/17a_reps.ipynb #17af0b4d
+# %% ../nbs/17a_reps.ipynb #79382938
 def _clock(
     seconds: float,  # a time
     mark: str,  # before the milliseconds: "," in SRT, "." in WebVTT
@@ -171,7 +171,7 @@ def _cues(
 REPETITION_FILES: dict[str, Callable[[Sequence[Repetition]], str]] = {
     ".csv": _csv, ".json": _json, ".srt": lambda rows: _cues(rows, ","), ".vtt": lambda rows: "WEBVTT\n\n" + _cues(rows, ".")}
 
-# %% ../nbs/17a_reps.ipynb #81d1d150
+# %% ../nbs/17a_reps.ipynb #f27092e3
 def _later(row: Repetition, begin: float) -> Repetition:
     return Repetition(**asdict(row) | {k: v + begin for k in ("start", "end", "turn") if (v := getattr(row, k)) is not None})
 
@@ -188,7 +188,7 @@ def save_repetitions(
     _write(path, lambda f: f.write(text.encode()))
     return path
 
-# %% ../nbs/17a_reps.ipynb #9f7969ab
+# %% ../nbs/17a_reps.ipynb #03c91349
 def regularity_words(
     regularity: float | None,  # 0 to 1; None: not measured
     regular: float = 0.5,  # from here on "regular"
@@ -198,7 +198,7 @@ def regularity_words(
     if regularity is None: return ""
     return "regular" if regularity >= regular else "fairly regular" if regularity >= fairly else "not regular"
 
-# %% ../nbs/17a_reps.ipynb #d554c8c7
+# %% ../nbs/17a_reps.ipynb #0ea530d8
 def _moments(
     rows: Sequence[Repetition],  # from `repetitions`
     length: float,  # of the clip, seconds
@@ -206,8 +206,8 @@ def _moments(
 ) -> list[tuple[str, float, int | None]]:  # label, seconds, and the row's index
     "What to show: each repetition at its turning point (at its middle, if that is not known), or the clip evenly where there are none."
     if not rows: return [(f"{t:.1f} s", t, None) for t in (length * (i + 0.5) / min(8, most) for i in range(min(8, most)))]
-    at = [(i, rows[i].turn if rows[i].turn is not None else (rows[i].start + rows[i].end) / 2) for i in evenly(len(rows), most)]
-    return [(f"{rows[i].number}: {t:.1f} s", float(t), i) for i, t in at]
+    at = [(i, (r.start + r.end) / 2 if r.turn is None else r.turn) for i in evenly(len(rows), most) if (r := rows[i])]
+    return [(f"{rows[i].number}: {t:.1f} s", t, i) for i, t in at]
 
 
 def _stills(
@@ -215,16 +215,17 @@ def _stills(
     info: VideoInfo,  # of it
     seconds: Sequence[float],  # of the clip, in any order
     window: tuple[float, float] | None,  # the part of the film that is the clip
+    aspect: float,  # width over height that there is room for
     height: int = 240,  # pixels
 ) -> dict[float, np.ndarray]:  # second → uint8 [height, W, 3]; a second after the film's end is missing
-    "The frames on screen at some moments; of wide ones the upright part in which most changes."
+    "The frames on screen at some moments; of wide ones the part in which most changes."
     begin, end = window or (0.0, info.duration)
     there = sorted({t for t in seconds if 0 <= t < min(end, info.duration) - begin}) or [0.0]
     width = max(1, round(height * info.width / info.height))
     frames = read_frames(video, FramePlan(tuple(there), window, height, width, info.fps))
-    return dict(zip(there, crop_to_motion(frames.pixels)))
+    return dict(zip(there, crop_to_motion(frames.pixels, aspect)))
 
-# %% ../nbs/17a_reps.ipynb #4a89d568
+# %% ../nbs/17a_reps.ipynb #5be6ce60
 def _draw_stills(
     axes: Sequence[Axes],  # one for each moment
     moments: Sequence[tuple[str, float, int | None]],  # from `_moments`
@@ -257,7 +258,7 @@ def _draw_signal(
     ax.tick_params(labelbottom=False)
     ax.grid(False, axis="y")
 
-# %% ../nbs/17a_reps.ipynb #334d8458
+# %% ../nbs/17a_reps.ipynb #0291b590
 def _draw_bars(
     ax: Axes,  # to draw on
     rows: Sequence[Repetition],  # from `repetitions`
@@ -291,7 +292,7 @@ def _title(
     lines = ["; ".join(filter(None, said)), "; ".join(filter(None, notes))]
     return "\n".join(line if len(line) <= 120 else line[:119] + "…" for line in (" ".join(text.split()) for text in lines) if line)
 
-# %% ../nbs/17a_reps.ipynb #602f8221
+# %% ../nbs/17a_reps.ipynb #435537a2
 def plot_counted(
     video: str | Path,  # the film
     prediction: Prediction,  # of any counter
@@ -305,14 +306,15 @@ def plot_counted(
     info, rows = probe(video), repetitions(prediction, swings)
     length = (min(window[1], info.duration) - window[0]) if window else info.duration
     moments = _moments(rows, length, most)
-    stills = _stills(video, info, [t for _, t, _ in moments] + [r.start for r in rows[: most]], window)
-    height, width = next(iter(stills.values())).shape[:2]
     columns = min(len(moments), 8)
-    lines, still = math.ceil(len(moments) / columns), 10 / max(columns, 6) * height / width + 0.25
+    lines, room = math.ceil(len(moments) / columns), 10 / columns  # inches for each
+    stills = _stills(video, info, [t for _, t, _ in moments] + [r.start for r in rows[:most]], window, max(0.75, room / 2))
+    height, width = next(iter(stills.values())).shape[:2]
+    still = min(room * height / width, 2.2) + 0.25
     parts = [still * lines, *([1.1] if swings is not None else []), 0.55]
     fig = plt.figure(figsize=(10, sum(parts) + 0.95), layout="constrained")
     grid = fig.add_gridspec(len(parts), 1, height_ratios=parts)
-    top = grid[0].subgridspec(lines, max(columns, 6))
+    top = grid[0].subgridspec(lines, columns)
     _draw_stills([fig.add_subplot(top[divmod(i, columns)]) for i in range(len(moments))], moments, stills)
     bars = fig.add_subplot(grid[-1])
     if swings is not None: _draw_signal(fig.add_subplot(grid[1], sharex=bars), swings, rows)
@@ -321,7 +323,7 @@ def plot_counted(
     plt.close(fig)
     return fig
 
-# %% ../nbs/17a_reps.ipynb #004fc1c2
+# %% ../nbs/17a_reps.ipynb #a7249769
 def count_at(
     second: float,  # of the clip
     prediction: Prediction,  # of any counter
@@ -342,7 +344,7 @@ def phase_at(
     start, end = cycles[k]
     return min(1.0, max(0.0, (second - start) / (end - start))), k
 
-# %% ../nbs/17a_reps.ipynb #aaa75ef9
+# %% ../nbs/17a_reps.ipynb #37ebda90
 @lru_cache(64)
 def _font(size: int) -> Any: return ImageFont.load_default(size)
 
@@ -369,7 +371,7 @@ def _draw_count(
     pen.text((2 * gap + width, 2 * gap + height), large, font=big, fill="white", anchor="rs")
     pen.text((3 * gap + width, 2 * gap + height), small, font=little, fill="white", anchor="ls")
 
-# %% ../nbs/17a_reps.ipynb #259ff8f4
+# %% ../nbs/17a_reps.ipynb #2a6f9a7b
 def _draw_phase(
     picture: Image.Image,  # drawn on
     phase: tuple[float, int] | None,  # from `phase_at`
@@ -402,12 +404,12 @@ def _draw_curve(
     first, last = np.searchsorted(curve[0], [begin, begin + seconds])
     first, last = max(0, first - 1), last + 1
     points = [(x(t), high * (0.92 - 0.84 * v)) for t, v in zip(curve[0][first:last], curve[1][first:last])]
-    if len(points) > 1: pen.line(points, fill=(255, 210, 80), width=max(2, high // 32), joint="curve")
+    if len(points) > 1: pen.line(points, fill=(255, 210, 80), width=max(2, high // 20), joint="curve")
     pen.line((wide // 2, 0, wide // 2, high), fill="white", width=max(2, high // 48))
     corners = (0, height - above - tall, width, height - above)
     picture.paste(Image.blend(picture.crop(corners), strip.resize((width, tall), Image.Resampling.BOX), 0.75), corners[:2])
 
-# %% ../nbs/17a_reps.ipynb #7b40e305
+# %% ../nbs/17a_reps.ipynb #dc11a8e0
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the picture
 
 
@@ -431,7 +433,7 @@ def _draw_body(
     for (x, y), there in zip(places, seen):
         if there: pen.ellipse((x - thick, y - thick, x + thick, y + thick), fill="white")
 
-# %% ../nbs/17a_reps.ipynb #e0b3379f
+# %% ../nbs/17a_reps.ipynb #2fd1758d
 def _curve(
     swings: Signal,  # what was measured
 ) -> tuple[np.ndarray, np.ndarray]:  # times, and values from 0 to 1
@@ -457,25 +459,25 @@ def draw_marks(
     _draw_count(picture, *count_at(second, prediction))
     return picture
 
-# %% ../nbs/17a_reps.ipynb #556018f9
+# %% ../nbs/17a_reps.ipynb #2b02a384
 def _recipe(frame: Any) -> int:
     "The colour matrix of a frame as FFmpeg numbers them: as tagged (1: BT.709, 9: BT.2020), else BT.601, which the readers of films take too."
     return frame.colorspace if frame.colorspace in (1, 9) else 5
 
 
-def _upright(
+def _picture(
     frame: Any,  # an av.VideoFrame as stored
-    aspect: Fraction,  # of one stored pixel, width to height
+    aspect: float,  # of one stored pixel, width to height
     converter: Any,  # an av VideoReformatter
 ) -> np.ndarray:  # uint8 [H, W, 3], H and W even
     "A frame as a viewer sees it."
     width = max(1, round(frame.width * aspect))
     rgb = converter.reformat(frame, width=width, height=frame.height, format="rgb24", src_colorspace=_recipe(frame), threads=1).to_ndarray()
-    turned = np.rot90(rgb, _rotation(frame) // 90)
+    turned = _upright(rgb, *_orientation(frame))
     odd = [(0, n % 2) for n in turned.shape[:2]]
-    return np.pad(turned, (*odd, (0, 0)), mode="edge") if any(o for _, o in odd) else np.ascontiguousarray(turned)
+    return np.pad(turned, (*odd, (0, 0)), mode="edge") if any(o for _, o in odd) else turned
 
-# %% ../nbs/17a_reps.ipynb #e5ebb0a6
+# %% ../nbs/17a_reps.ipynb #1c688b2e
 FRAME_DURATION = 1 << 8  # FFmpeg's AV_CODEC_FLAG_FRAME_DURATION: the last frame stays on screen as long as it did
 
 
@@ -497,7 +499,7 @@ def _film_stream(
     if tagged: context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
     return stream
 
-# %% ../nbs/17a_reps.ipynb #9829a891
+# %% ../nbs/17a_reps.ipynb #c1d825c7
 MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})  # codecs that an mp4 can hold and players know there
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples per second
 
@@ -516,7 +518,7 @@ def _sound_stream(
     target.layout = "mono" if usable[0].channels == 1 else "stereo"
     return usable[0], target, "as AAC"
 
-# %% ../nbs/17a_reps.ipynb #057e62ae
+# %% ../nbs/17a_reps.ipynb #76c67e47
 def _sound_packets(
     source: Any,  # an open input container
     stream: Any,  # its sound
@@ -524,20 +526,20 @@ def _sound_packets(
     span: float,  # of the clip, seconds; infinite for all of it
     problems: list[str],  # what cannot be read is told here
 ) -> Iterator[tuple[float, Any]]:  # second of the clip, and the packet with its time set to it
-    "The packets of the clip's sound. Where the clock starts again, sound goes on where it was."
-    shift, last, length = round(begin / stream.time_base), -math.inf, 1
+    "The packets of the clip's sound, in the order of time."
+    shift, last, trouble = round(begin / stream.time_base), -(1 << 62), list[str]()
     try:
-        for packet in source.demux(stream):
+        for packet in _packets(source, stream, trouble):
             time = packet.dts if packet.dts is not None else packet.pts
             if not packet.size or time is None: continue
-            if time - shift <= last: shift = round(time - last - length)
-            last, length = time - shift, packet.duration or 1
+            last = max(last + 1, time - shift)  # two packets at one moment would be refused
             second = float(last * stream.time_base)
             if second >= span: break
             if math.isfinite(span) and second < 0: continue
-            packet.dts, packet.pts = last, (packet.pts if packet.pts is not None else time) - shift
+            packet.dts, packet.pts = last, max(last, (packet.pts if packet.pts is not None else time) - shift)
             yield second, packet
-    except av.FFmpegError as e: problems.append(f"its sound cannot be read on ({e.strerror})")
+    except av.FFmpegError as e: trouble.append(f"it cannot be read on ({e.strerror})")
+    problems.extend(f"sound: {t}" for t in trouble)
 
 
 def _copied(packets: Iterable[tuple[float, Any]], target: Any) -> Iterator[tuple[float, list]]:
@@ -557,7 +559,7 @@ def _encoded(packets: Iterable[tuple[float, Any]], target: Any, problems: list[s
     except av.FFmpegError: bad += 1
     if bad: problems.append(f"{bad} packets of sound could not be decoded or encoded")
 
-# %% ../nbs/17a_reps.ipynb #5066a90a
+# %% ../nbs/17a_reps.ipynb #7f892514
 @dataclass(frozen=True)
 class Marked:
     "A marked film, and what became of the original in it."
@@ -578,7 +580,7 @@ def _part(
         if start >= stop: break
         if end > begin: yield max(start, begin) - begin, min(end, stop) - begin, frame
 
-# %% ../nbs/17a_reps.ipynb #48c99ad8
+# %% ../nbs/17a_reps.ipynb #e4e9de40
 def _film_packets(
     frames: Iterable[tuple[float, float, Any]],  # start and end in seconds of the clip, frame as stored
     stream: Any,  # of the output
@@ -587,10 +589,10 @@ def _film_packets(
     written: list[float],  # the end of each frame is noted here
 ) -> Iterator[tuple[float, list]]:  # second, and the packets that were ready then
     "Frames, marked and encoded, each at the time it had."
-    tick, last, aspect = source.time_base, -1, source.sample_aspect_ratio or Fraction(1)
+    tick, last, aspect = source.time_base, -1, _pixel_aspect(source)
     there, back = av.video.reformatter.VideoReformatter(), av.video.reformatter.VideoReformatter()
     for start, end, frame in frames:
-        picture = np.asarray(draw(Image.fromarray(_upright(frame, aspect, there)), start))
+        picture = np.asarray(draw(Image.fromarray(_picture(frame, aspect, there)), start))
         if picture.shape[:2] != (stream.height, stream.width): raise VideoError(f"the film changes its size to {picture.shape[1]}×{picture.shape[0]} at {start:.2f} s; convert it to one size")
         new = back.reformat(av.VideoFrame.from_ndarray(picture, format="rgb24"), format="yuv420p", dst_colorspace=_recipe(frame), dst_color_range=1, threads=1)
         last = max(last + 1, round(start / tick))  # two frames at one moment would be refused
@@ -599,7 +601,7 @@ def _film_packets(
         yield start, stream.encode(new)
     yield math.inf, stream.encode(None)
 
-# %% ../nbs/17a_reps.ipynb #52eeb55c
+# %% ../nbs/17a_reps.ipynb #f515f6ca
 def write_marked(
     video: str | Path,  # the film
     prediction: Prediction,  # of any counter; cycles in seconds from the clip's start
@@ -626,7 +628,7 @@ def write_marked(
     finally: part.unlink(missing_ok=True)
     return Marked(path, *marked)
 
-# %% ../nbs/17a_reps.ipynb #4f5117d0
+# %% ../nbs/17a_reps.ipynb #8ffa6b28
 def _write_film(
     video: str | Path,  # the film
     part: Path,  # to write
@@ -638,25 +640,25 @@ def _write_film(
     "Film and sound, in the order of time."
     info, problems, ends = probe(video), list[str](), list[float]()
     begin, span = (window[0], min(window[1], info.duration) - window[0]) if window else (0.0, math.inf)
-    (pictures, source), (sounds, _) = _open(video), _open(video)
+    (pictures, source), (sounds, _) = _open(video, problems), _open(video)
     with pictures, sounds, av.open(str(part), "w", options={"movflags": "+faststart"}) as out:
         decoded = _decode(pictures, source, problems)
         head = next(decoded)  # there is one: `probe` saw it
         frames = _part(itertools.chain([head], decoded), window)
         try: first = next(frames)
         except StopIteration: raise VideoError(f"{video} lasts {info.duration:.2f} s: it has no part from {begin:.2f} s") from None
-        height, width = _upright(first[2], source.sample_aspect_ratio or Fraction(1), av.video.reformatter.VideoReformatter()).shape[:2]
+        height, width = _picture(first[2], _pixel_aspect(source), av.video.reformatter.VideoReformatter()).shape[:2]
         stream = _film_stream(out, first[2], (height, width), source, crf)
         sound, target, how = _sound_stream(sounds, out, problems)
         packets = _sound_packets(sounds, sound, float(head[2].time or 0) + begin, span, problems) if sound else iter(())
         heard = _copied(packets, target) if how == "copied" else _encoded(packets, target, problems) if sound else iter(())
         total = max(1, round(min(span, info.duration) * info.fps))
-        shown = itertools.chain([first], frames)
+        shown: Iterator[tuple[float, float, Any]] = itertools.chain([first], frames)
         if progress: shown = show_progress(shown, total=total, desc=f"marking {Path(video).name}")
         for _, ready in heapq.merge(_film_packets(shown, stream, source, draw, ends), heard, key=itemgetter(0)): out.mux(ready)
     return len(ends), ends[-1], how, tuple(problems)
 
-# %% ../nbs/17a_reps.ipynb #d6b9b406
+# %% ../nbs/17a_reps.ipynb #95e3711f
 @dataclass(frozen=True)
 class Counted:
     "A film and what was counted in it: a row of `count_page`."
@@ -671,7 +673,7 @@ class Counted:
         "What was done, as the counter named it."
         return (self.prediction.action or "").replace("_", " ") or "not named"
 
-# %% ../nbs/17a_reps.ipynb #c9004df5
+# %% ../nbs/17a_reps.ipynb #e3a96152
 def exercise_table(
     results: Iterable[Counted],  # of several films
 ) -> list[dict[str, Any]]:  # a row for each exercise, most repetitions first; None: not known
@@ -686,7 +688,7 @@ def exercise_table(
             "regularity": median([r.prediction.regularity for r in rs])} for name, rs in groups.items()]
     return sorted(out, key=lambda row: (-row["repetitions"], row["exercise"]))
 
-# %% ../nbs/17a_reps.ipynb #0e508d4e
+# %% ../nbs/17a_reps.ipynb #4e1a84ba
 _SORT = """document.querySelectorAll("table.sort th").forEach(function (th) {
   th.tabIndex = 0;
   function sort() {
@@ -712,7 +714,7 @@ th{background:var(--head);white-space:nowrap}table.sort th{cursor:pointer}th[ari
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.name{overflow-wrap:anywhere;min-width:13rem}td.said{overflow-wrap:anywhere;max-width:24rem;color:var(--soft)}
 .bad{color:var(--bad)}.fair{color:var(--fair)}.good{color:var(--good)}img{max-width:100%;background:#fff;border-radius:4px}summary{cursor:pointer;padding:.3rem 0;overflow-wrap:anywhere}p{color:var(--soft)}"""
 
-# %% ../nbs/17a_reps.ipynb #f7bc0507
+# %% ../nbs/17a_reps.ipynb #d0f7861d
 def _text(
     value: Any,  # from anywhere
 ) -> str:  # HTML
@@ -738,7 +740,7 @@ def _table(
     "An HTML table."
     return f'<div class="wide"><table class="{css}"><thead><tr>' + "".join(f"<th>{h}</th>" for h in head) + "</tr></thead><tbody>" + "".join(f"<tr>{r}</tr>\n" for r in rows) + "</tbody></table></div>\n"
 
-# %% ../nbs/17a_reps.ipynb #a16aaf00
+# %% ../nbs/17a_reps.ipynb #043c49b1
 _FILM_COLUMNS = ("film", "count", "confidence", "exercise", "a minute", "seconds each", "slowing", "counter", "take care")
 
 
@@ -767,7 +769,7 @@ def _film_part(
     table = _table([f.name.replace("_", " ") for f in fields(Repetition)], cells, "sort") if cells else "<p>No times were given.</p>" if r.prediction.count else ""
     return f'<details id="f{k}"{" open" if k < 3 else ""}><summary>{_text(r.video)}: {count}</summary>{picture}{table}</details>\n' 
 
-# %% ../nbs/17a_reps.ipynb #16910a0a
+# %% ../nbs/17a_reps.ipynb #dc92f818
 def _page(
     results: Sequence[Counted],  # of several films
     title: str,  # heading

@@ -9,7 +9,7 @@ __all__ = ['REPETITION_FILES', 'Box', 'FRAME_DURATION', 'MP4_SOUND', 'AAC_RATES'
            'tempo', 'save_repetitions', 'regularity_words', 'plot_counted', 'count_at', 'phase_at', 'draw_marks',
            'Marked', 'write_marked', 'Counted', 'exercise_table', 'count_page']
 
-# %% ../nbs/17a_reps.ipynb #991d3352
+# %% ../nbs/17a_reps.ipynb #8aace14e
 import base64
 import csv
 import hashlib
@@ -43,7 +43,7 @@ from .show import CYCLE_COLOURS, cycle_at, evenly
 from .show import progress as show_progress
 from .video import TOLERANCE, FramePlan, VideoError, VideoInfo, _decode, _open, _orientation, _packets, _pixel_aspect, _upright, _write, probe, read_frames
 
-# %% ../nbs/17a_reps.ipynb #a8eadd45
+# %% ../nbs/17a_reps.ipynb #8cbae9b9
 class Signal(Protocol):
     "What a motion counter measured, for instance `Swings`."
     @property
@@ -51,7 +51,7 @@ class Signal(Protocol):
     @property
     def signal(self) -> np.ndarray: ...  # float [T]
 
-# %% ../nbs/17a_reps.ipynb #52136666
+# %% ../nbs/17a_reps.ipynb #8c17839c
 @dataclass(frozen=True)
 class Repetition:
     "One repetition, in seconds from the clip's start. None: not known."
@@ -66,7 +66,7 @@ class Repetition:
     range: float | None = None  # of the signal, in its units
     likeness: float | None = None  # correlation with the mean of the others, 0 to 1
 
-# %% ../nbs/17a_reps.ipynb #f19ef6d8
+# %% ../nbs/17a_reps.ipynb #7bb10034
 def _within(
     signal: Signal,  # what was measured
     cycle: tuple[float, float],  # start and end, seconds
@@ -85,7 +85,7 @@ def _hills(
     up, down = (sum(float((sign * away(v)).max()) for _, v in parts if len(v) > 3) for sign in (1, -1))
     return 1.0 if up >= down else -1.0
 
-# %% ../nbs/17a_reps.ipynb #3559172a
+# %% ../nbs/17a_reps.ipynb #ca37f3be
 def _likeness(
     parts: Sequence[tuple[np.ndarray, np.ndarray]],  # times and values of each repetition
     points: int = 32,  # of a stretched curve
@@ -99,7 +99,7 @@ def _likeness(
         if mean.std() > 0 and curves[i].std() > 0: out[k] = float(max(0.0, np.corrcoef(curves[i], mean)[0, 1]))
     return out
 
-# %% ../nbs/17a_reps.ipynb #a790da28
+# %% ../nbs/17a_reps.ipynb #e31f4149
 def repetitions(
     prediction: Prediction,  # of any counter
     swings: Signal | None = None,  # what it was read from, where that is known
@@ -115,7 +115,7 @@ def repetitions(
         rows.append(Repetition(k + 1, start, end, end - start, rest, turn, rise, fall, float(np.ptp(values)) if len(values) > 3 else None, alike[k]))
     return rows
 
-# %% ../nbs/17a_reps.ipynb #46b6aa8a
+# %% ../nbs/17a_reps.ipynb #05fd6aa7
 @dataclass(frozen=True)
 class Tempo:
     "How fast the repetitions of a clip follow each other. None: too few to say."
@@ -134,7 +134,7 @@ def tempo(
     first, last = (float(np.median(part)) if third else 0.0 for part in (lasting[:third], lasting[-third:]))
     return Tempo(60 * len(rows) / span if span > 0 else None, float(np.median(lasting)) if rows else None, last / first - 1 if first > 0 else None)
 
-# %% ../nbs/17a_reps.ipynb #af22eb33
+# %% ../nbs/17a_reps.ipynb #ff3a9ff3
 def _rounded(row: Repetition) -> dict[str, float | int | None]:
     "A row to the millisecond."
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(row).items()}
@@ -150,7 +150,7 @@ def _csv(rows: Sequence[Repetition]) -> str:
 
 def _json(rows: Sequence[Repetition]) -> str: return json.dumps([_rounded(r) for r in rows], indent=1, allow_nan=False) + "\n"
 
-# %% ../nbs/17a_reps.ipynb #79382938
+# %% ../nbs/17a_reps.ipynb #0e336312
 def _clock(
     seconds: float,  # a time
     mark: str,  # before the milliseconds: "," in SRT, "." in WebVTT
@@ -171,7 +171,7 @@ def _cues(
 REPETITION_FILES: dict[str, Callable[[Sequence[Repetition]], str]] = {
     ".csv": _csv, ".json": _json, ".srt": lambda rows: _cues(rows, ","), ".vtt": lambda rows: "WEBVTT\n\n" + _cues(rows, ".")}
 
-# %% ../nbs/17a_reps.ipynb #f27092e3
+# %% ../nbs/17a_reps.ipynb #9de33195
 def _later(row: Repetition, begin: float) -> Repetition:
     return Repetition(**asdict(row) | {k: v + begin for k in ("start", "end", "turn") if (v := getattr(row, k)) is not None})
 
@@ -188,7 +188,7 @@ def save_repetitions(
     _write(path, lambda f: f.write(text.encode()))
     return path
 
-# %% ../nbs/17a_reps.ipynb #03c91349
+# %% ../nbs/17a_reps.ipynb #5f1f995b
 def regularity_words(
     regularity: float | None,  # 0 to 1; None: not measured
     regular: float = 0.5,  # from here on "regular"
@@ -198,7 +198,7 @@ def regularity_words(
     if regularity is None: return ""
     return "regular" if regularity >= regular else "fairly regular" if regularity >= fairly else "not regular"
 
-# %% ../nbs/17a_reps.ipynb #0ea530d8
+# %% ../nbs/17a_reps.ipynb #f3c5461d
 def _moments(
     rows: Sequence[Repetition],  # from `repetitions`
     length: float,  # of the clip, seconds
@@ -225,7 +225,7 @@ def _stills(
     frames = read_frames(video, FramePlan(tuple(there), window, height, width, info.fps))
     return dict(zip(there, crop_to_motion(frames.pixels, aspect)))
 
-# %% ../nbs/17a_reps.ipynb #5be6ce60
+# %% ../nbs/17a_reps.ipynb #45cbfdd7
 def _draw_stills(
     axes: Sequence[Axes],  # one for each moment
     moments: Sequence[tuple[str, float, int | None]],  # from `_moments`
@@ -258,7 +258,7 @@ def _draw_signal(
     ax.tick_params(labelbottom=False)
     ax.grid(False, axis="y")
 
-# %% ../nbs/17a_reps.ipynb #0291b590
+# %% ../nbs/17a_reps.ipynb #5354c5ba
 def _draw_bars(
     ax: Axes,  # to draw on
     rows: Sequence[Repetition],  # from `repetitions`
@@ -292,7 +292,7 @@ def _title(
     lines = ["; ".join(filter(None, said)), "; ".join(filter(None, notes))]
     return "\n".join(line if len(line) <= 120 else line[:119] + "…" for line in (" ".join(text.split()) for text in lines) if line)
 
-# %% ../nbs/17a_reps.ipynb #435537a2
+# %% ../nbs/17a_reps.ipynb #c3505dde
 def plot_counted(
     video: str | Path,  # the film
     prediction: Prediction,  # of any counter
@@ -323,7 +323,7 @@ def plot_counted(
     plt.close(fig)
     return fig
 
-# %% ../nbs/17a_reps.ipynb #a7249769
+# %% ../nbs/17a_reps.ipynb #dc6c2524
 def count_at(
     second: float,  # of the clip
     prediction: Prediction,  # of any counter
@@ -344,7 +344,7 @@ def phase_at(
     start, end = cycles[k]
     return min(1.0, max(0.0, (second - start) / (end - start))), k
 
-# %% ../nbs/17a_reps.ipynb #37ebda90
+# %% ../nbs/17a_reps.ipynb #9cf61575
 @lru_cache(64)
 def _font(size: int) -> Any: return ImageFont.load_default(size)
 
@@ -371,7 +371,7 @@ def _draw_count(
     pen.text((2 * gap + width, 2 * gap + height), large, font=big, fill="white", anchor="rs")
     pen.text((3 * gap + width, 2 * gap + height), small, font=little, fill="white", anchor="ls")
 
-# %% ../nbs/17a_reps.ipynb #2a6f9a7b
+# %% ../nbs/17a_reps.ipynb #9768e96d
 def _draw_phase(
     picture: Image.Image,  # drawn on
     phase: tuple[float, int] | None,  # from `phase_at`
@@ -409,7 +409,7 @@ def _draw_curve(
     corners = (0, height - above - tall, width, height - above)
     picture.paste(Image.blend(picture.crop(corners), strip.resize((width, tall), Image.Resampling.BOX), 0.75), corners[:2])
 
-# %% ../nbs/17a_reps.ipynb #dc11a8e0
+# %% ../nbs/17a_reps.ipynb #432ce9c7
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the picture
 
 
@@ -433,7 +433,7 @@ def _draw_body(
     for (x, y), there in zip(places, seen):
         if there: pen.ellipse((x - thick, y - thick, x + thick, y + thick), fill="white")
 
-# %% ../nbs/17a_reps.ipynb #2fd1758d
+# %% ../nbs/17a_reps.ipynb #e02670aa
 def _curve(
     swings: Signal,  # what was measured
 ) -> tuple[np.ndarray, np.ndarray]:  # times, and values from 0 to 1
@@ -459,7 +459,7 @@ def draw_marks(
     _draw_count(picture, *count_at(second, prediction))
     return picture
 
-# %% ../nbs/17a_reps.ipynb #2b02a384
+# %% ../nbs/17a_reps.ipynb #54d708c8
 def _recipe(frame: Any) -> int:
     "The colour matrix of a frame as FFmpeg numbers them: as tagged (1: BT.709, 9: BT.2020), else BT.601, which the readers of films take too."
     return frame.colorspace if frame.colorspace in (1, 9) else 5
@@ -468,16 +468,17 @@ def _recipe(frame: Any) -> int:
 def _picture(
     frame: Any,  # an av.VideoFrame as stored
     aspect: float,  # of one stored pixel, width to height
+    turned: tuple[int, bool],  # from `_orientation`, asked of one frame only: a frame that was asked waits for Python's garbage collector
     converter: Any,  # an av VideoReformatter
 ) -> np.ndarray:  # uint8 [H, W, 3], H and W even
     "A frame as a viewer sees it."
     width = max(1, round(frame.width * aspect))
     rgb = converter.reformat(frame, width=width, height=frame.height, format="rgb24", src_colorspace=_recipe(frame), threads=1).to_ndarray()
-    turned = _upright(rgb, *_orientation(frame))
-    odd = [(0, n % 2) for n in turned.shape[:2]]
-    return np.pad(turned, (*odd, (0, 0)), mode="edge") if any(o for _, o in odd) else turned
+    shown = _upright(rgb, *turned)
+    odd = [(0, n % 2) for n in shown.shape[:2]]
+    return np.pad(shown, (*odd, (0, 0)), mode="edge") if any(o for _, o in odd) else shown
 
-# %% ../nbs/17a_reps.ipynb #1c688b2e
+# %% ../nbs/17a_reps.ipynb #3d9221b6
 FRAME_DURATION = 1 << 8  # FFmpeg's AV_CODEC_FLAG_FRAME_DURATION: the last frame stays on screen as long as it did
 
 
@@ -499,7 +500,7 @@ def _film_stream(
     if tagged: context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
     return stream
 
-# %% ../nbs/17a_reps.ipynb #c1d825c7
+# %% ../nbs/17a_reps.ipynb #c70de85f
 MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})  # codecs that an mp4 can hold and players know there
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples per second
 
@@ -518,7 +519,7 @@ def _sound_stream(
     target.layout = "mono" if usable[0].channels == 1 else "stereo"
     return usable[0], target, "as AAC"
 
-# %% ../nbs/17a_reps.ipynb #76c67e47
+# %% ../nbs/17a_reps.ipynb #fc6b8c0f
 def _sound_packets(
     source: Any,  # an open input container
     stream: Any,  # its sound
@@ -559,7 +560,7 @@ def _encoded(packets: Iterable[tuple[float, Any]], target: Any, problems: list[s
     except av.FFmpegError: bad += 1
     if bad: problems.append(f"{bad} packets of sound could not be decoded or encoded")
 
-# %% ../nbs/17a_reps.ipynb #7f892514
+# %% ../nbs/17a_reps.ipynb #8b1552a3
 @dataclass(frozen=True)
 class Marked:
     "A marked film, and what became of the original in it."
@@ -580,11 +581,12 @@ def _part(
         if start >= stop: break
         if end > begin: yield max(start, begin) - begin, min(end, stop) - begin, frame
 
-# %% ../nbs/17a_reps.ipynb #e4e9de40
+# %% ../nbs/17a_reps.ipynb #76383df8
 def _film_packets(
     frames: Iterable[tuple[float, float, Any]],  # start and end in seconds of the clip, frame as stored
     stream: Any,  # of the output
     source: Any,  # of the input
+    turned: tuple[int, bool],  # from `_orientation`
     draw: Callable[[Image.Image, float], Image.Image],  # puts the marks of a second on a picture
     written: list[float],  # the end of each frame is noted here
 ) -> Iterator[tuple[float, list]]:  # second, and the packets that were ready then
@@ -592,7 +594,7 @@ def _film_packets(
     tick, last, aspect = source.time_base, -1, _pixel_aspect(source)
     there, back = av.video.reformatter.VideoReformatter(), av.video.reformatter.VideoReformatter()
     for start, end, frame in frames:
-        picture = np.asarray(draw(Image.fromarray(_picture(frame, aspect, there)), start))
+        picture = np.asarray(draw(Image.fromarray(_picture(frame, aspect, turned, there)), start))
         if picture.shape[:2] != (stream.height, stream.width): raise VideoError(f"the film changes its size to {picture.shape[1]}×{picture.shape[0]} at {start:.2f} s; convert it to one size")
         new = back.reformat(av.VideoFrame.from_ndarray(picture, format="rgb24"), format="yuv420p", dst_colorspace=_recipe(frame), dst_color_range=1, threads=1)
         last = max(last + 1, round(start / tick))  # two frames at one moment would be refused
@@ -601,7 +603,7 @@ def _film_packets(
         yield start, stream.encode(new)
     yield math.inf, stream.encode(None)
 
-# %% ../nbs/17a_reps.ipynb #f515f6ca
+# %% ../nbs/17a_reps.ipynb #4daca3c9
 def write_marked(
     video: str | Path,  # the film
     prediction: Prediction,  # of any counter; cycles in seconds from the clip's start
@@ -628,7 +630,7 @@ def write_marked(
     finally: part.unlink(missing_ok=True)
     return Marked(path, *marked)
 
-# %% ../nbs/17a_reps.ipynb #8ffa6b28
+# %% ../nbs/17a_reps.ipynb #9160c667
 def _write_film(
     video: str | Path,  # the film
     part: Path,  # to write
@@ -647,7 +649,8 @@ def _write_film(
         frames = _part(itertools.chain([head], decoded), window)
         try: first = next(frames)
         except StopIteration: raise VideoError(f"{video} lasts {info.duration:.2f} s: it has no part from {begin:.2f} s") from None
-        height, width = _picture(first[2], _pixel_aspect(source), av.video.reformatter.VideoReformatter()).shape[:2]
+        turned = _orientation(first[2])
+        height, width = _picture(first[2], _pixel_aspect(source), turned, av.video.reformatter.VideoReformatter()).shape[:2]
         stream = _film_stream(out, first[2], (height, width), source, crf)
         sound, target, how = _sound_stream(sounds, out, problems)
         packets = _sound_packets(sounds, sound, float(head[2].time or 0) + begin, span, problems) if sound else iter(())
@@ -655,10 +658,10 @@ def _write_film(
         total = max(1, round(min(span, info.duration) * info.fps))
         shown: Iterator[tuple[float, float, Any]] = itertools.chain([first], frames)
         if progress: shown = show_progress(shown, total=total, desc=f"marking {Path(video).name}")
-        for _, ready in heapq.merge(_film_packets(shown, stream, source, draw, ends), heard, key=itemgetter(0)): out.mux(ready)
+        for _, ready in heapq.merge(_film_packets(shown, stream, source, turned, draw, ends), heard, key=itemgetter(0)): out.mux(ready)
     return len(ends), ends[-1], how, tuple(problems)
 
-# %% ../nbs/17a_reps.ipynb #95e3711f
+# %% ../nbs/17a_reps.ipynb #9cc5e528
 @dataclass(frozen=True)
 class Counted:
     "A film and what was counted in it: a row of `count_page`."
@@ -673,7 +676,7 @@ class Counted:
         "What was done, as the counter named it."
         return (self.prediction.action or "").replace("_", " ") or "not named"
 
-# %% ../nbs/17a_reps.ipynb #e3a96152
+# %% ../nbs/17a_reps.ipynb #ea59b751
 def exercise_table(
     results: Iterable[Counted],  # of several films
 ) -> list[dict[str, Any]]:  # a row for each exercise, most repetitions first; None: not known
@@ -688,7 +691,7 @@ def exercise_table(
             "regularity": median([r.prediction.regularity for r in rs])} for name, rs in groups.items()]
     return sorted(out, key=lambda row: (-row["repetitions"], row["exercise"]))
 
-# %% ../nbs/17a_reps.ipynb #4e1a84ba
+# %% ../nbs/17a_reps.ipynb #47588416
 _SORT = """document.querySelectorAll("table.sort th").forEach(function (th) {
   th.tabIndex = 0;
   function sort() {
@@ -714,7 +717,7 @@ th{background:var(--head);white-space:nowrap}table.sort th{cursor:pointer}th[ari
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.name{overflow-wrap:anywhere;min-width:13rem}td.said{overflow-wrap:anywhere;max-width:24rem;color:var(--soft)}
 .bad{color:var(--bad)}.fair{color:var(--fair)}.good{color:var(--good)}img{max-width:100%;background:#fff;border-radius:4px}summary{cursor:pointer;padding:.3rem 0;overflow-wrap:anywhere}p{color:var(--soft)}"""
 
-# %% ../nbs/17a_reps.ipynb #d0f7861d
+# %% ../nbs/17a_reps.ipynb #206cf5cb
 def _text(
     value: Any,  # from anywhere
 ) -> str:  # HTML
@@ -740,7 +743,7 @@ def _table(
     "An HTML table."
     return f'<div class="wide"><table class="{css}"><thead><tr>' + "".join(f"<th>{h}</th>" for h in head) + "</tr></thead><tbody>" + "".join(f"<tr>{r}</tr>\n" for r in rows) + "</tbody></table></div>\n"
 
-# %% ../nbs/17a_reps.ipynb #043c49b1
+# %% ../nbs/17a_reps.ipynb #85ec1f12
 _FILM_COLUMNS = ("film", "count", "confidence", "exercise", "a minute", "seconds each", "slowing", "counter", "take care")
 
 
@@ -769,7 +772,7 @@ def _film_part(
     table = _table([f.name.replace("_", " ") for f in fields(Repetition)], cells, "sort") if cells else "<p>No times were given.</p>" if r.prediction.count else ""
     return f'<details id="f{k}"{" open" if k < 3 else ""}><summary>{_text(r.video)}: {count}</summary>{picture}{table}</details>\n' 
 
-# %% ../nbs/17a_reps.ipynb #dc92f818
+# %% ../nbs/17a_reps.ipynb #f896e332
 def _page(
     results: Sequence[Counted],  # of several films
     title: str,  # heading

@@ -646,7 +646,7 @@ def test_a_name_in_another_writing_is_the_one_file_there_is(tmp_path):
 def test_a_name_as_it_is_written_comes_first_and_nobody_guesses_between_two(tmp_path):
     for name in ("a.mp4", "A.MP4", "B.mp4", "b.MP4", "only.avi", "sub/deep.mkv", "x\\y.mp4", "x/y.mp4"): (tmp_path / name).parent.mkdir(exist_ok=True); (tmp_path / name).touch()
     if len(os.listdir(tmp_path)) < 8: pytest.skip("this file system takes names of other case for the same")
-    rows = [{"file": name, "action": "squat", "count": 6} for name in ("a.mp4", "A.MP4", "x\\y.mp4", "b.mp4", "only.mp4", "/home/ann/ONLY.mp4", "C:\\clips\\only.avi", "sub/deep.mp4", "none.mp4", "..\\..\\none")]
+    rows = [{"file": name, "action": "squat", "count": 6} for name in ("a.mp4", "A.MP4", "x\\y.mp4", "b.mp4", "only.mp4", "/elsewhere/ann/ONLY.mp4", "C:\\clips\\only.avi", "sub/deep.mp4", "none.mp4", "..\\..\\none")]
     clips = clips_from_rows(rows, videos=tmp_path)
     assert [Path(c.video).name for c in clips] == ["a.mp4", "A.MP4", "x\\y.mp4"] and not clips.findings
     reasons = [r.reason for r in clips.rejected]

@@ -9,7 +9,7 @@ __all__ = ['REPETITION_FILES', 'Box', 'FRAME_DURATION', 'MP4_SOUND', 'AAC_RATES'
            'tempo', 'save_repetitions', 'regularity_words', 'plot_counted', 'count_at', 'phase_at', 'draw_marks',
            'Marked', 'write_marked', 'Counted', 'exercise_table', 'count_page']
 
-# %% ../nbs/17a_reps.ipynb #8aace14e
+# %% ../nbs/17a_reps.ipynb #9bbf7f87
 import base64
 import csv
 import hashlib
@@ -37,13 +37,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from .film import TOLERANCE, VideoError, _open, _packets
 from .plots import INK, SOFT, crop_to_motion
 from .records import Cycles, Prediction
 from .show import CYCLE_COLOURS, cycle_at, evenly
 from .show import progress as show_progress
-from .video import TOLERANCE, FramePlan, VideoError, VideoInfo, _decode, _open, _orientation, _packets, _pixel_aspect, _upright, _write, probe, read_frames
+from .video import FramePlan, VideoInfo, _decode, _orientation, _pixel_aspect, _upright, _write, probe, read_frames
 
-# %% ../nbs/17a_reps.ipynb #8cbae9b9
+# %% ../nbs/17a_reps.ipynb #63be7b89
 class Signal(Protocol):
     "What a motion counter measured, for instance `Swings`."
     @property
@@ -51,7 +52,7 @@ class Signal(Protocol):
     @property
     def signal(self) -> np.ndarray: ...  # float [T]
 
-# %% ../nbs/17a_reps.ipynb #8c17839c
+# %% ../nbs/17a_reps.ipynb #3ad8352c
 @dataclass(frozen=True)
 class Repetition:
     "One repetition, in seconds from the clip's start. None: not known."
@@ -66,7 +67,7 @@ class Repetition:
     range: float | None = None  # of the signal, in its units
     likeness: float | None = None  # correlation with the mean of the others, 0 to 1
 
-# %% ../nbs/17a_reps.ipynb #7bb10034
+# %% ../nbs/17a_reps.ipynb #c30af506
 def _within(
     signal: Signal,  # what was measured
     cycle: tuple[float, float],  # start and end, seconds
@@ -85,37 +86,47 @@ def _hills(
     up, down = (sum(float((sign * away(v)).max()) for _, v in parts if len(v) > 3) for sign in (1, -1))
     return 1.0 if up >= down else -1.0
 
-# %% ../nbs/17a_reps.ipynb #ca37f3be
+# %% ../nbs/17a_reps.ipynb #3f67a2bb
+def _stretched(
+    times: np.ndarray,  # of one repetition
+    values: np.ndarray,  # of the signal
+    turn: float,  # its turning point
+    points: int = 32,  # of the curve, half of them before the turning point
+) -> np.ndarray:
+    "A repetition's curve at a common length."
+    before, after = np.linspace(times[0], turn, points // 2, endpoint=False), np.linspace(turn, times[-1], points - points // 2)
+    return np.interp(np.concatenate([before, after]), times, values)
+
+
 def _likeness(
-    parts: Sequence[tuple[np.ndarray, np.ndarray]],  # times and values of each repetition
-    points: int = 32,  # of a stretched curve
+    curves: Sequence[np.ndarray],  # one for each repetition, all of one length
 ) -> list[float | None]:  # for each repetition; None where there is no other, or nothing moves
-    "Correlation of each repetition's curve with the mean of the others; a negative one is 0."
-    usable = [k for k, (_, v) in enumerate(parts) if len(v) > 3]
-    curves = np.array([np.interp(np.linspace(0, 1, points), np.linspace(0, 1, len(parts[k][1])), parts[k][1]) for k in usable])
-    out: list[float | None] = [None] * len(parts)
-    for i, k in enumerate(usable):
-        mean = np.delete(curves, i, axis=0).mean(axis=0) if len(usable) > 1 else np.zeros(points)
-        if mean.std() > 0 and curves[i].std() > 0: out[k] = float(max(0.0, np.corrcoef(curves[i], mean)[0, 1]))
+    "Correlation of each curve with the mean of the others; a negative one is 0."
+    out: list[float | None] = []
+    for i, curve in enumerate(curves):
+        mean = np.mean([c for k, c in enumerate(curves) if k != i], axis=0) if len(curves) > 1 else np.zeros(len(curve))
+        out.append(float(max(0.0, np.corrcoef(curve, mean)[0, 1])) if mean.std() > 0 and curve.std() > 0 else None)
     return out
 
-# %% ../nbs/17a_reps.ipynb #e31f4149
+# %% ../nbs/17a_reps.ipynb #9a431120
 def repetitions(
     prediction: Prediction,  # of any counter
     swings: Signal | None = None,  # what it was read from, where that is known
 ) -> list[Repetition]:  # in the order of time; none where the counter lists no cycles
     "The repetitions that a counter lists, one by one."
     cycles = sorted(prediction.cycles or ())
-    parts = [_within(swings, c) if swings is not None else (np.zeros(0), np.zeros(0)) for c in cycles]
-    side, alike, rows = _hills(parts), _likeness(parts), list[Repetition]()
-    for k, ((start, end), (times, values)) in enumerate(zip(cycles, parts)):
-        rest = max(0.0, start - cycles[k - 1][1]) if k else None
-        turn = float(times[np.argmax(side * values)]) if len(values) > 3 else None
+    parts = [_within(swings, c) for c in cycles] if swings is not None else []
+    side = _hills(parts)
+    turns = {k: float(times[np.argmax(side * values)]) for k, (times, values) in enumerate(parts) if len(values) > 3}
+    alike = dict(zip(turns, _likeness([_stretched(*parts[k], turn) for k, turn in turns.items()])))
+    rows = []
+    for k, (start, end) in enumerate(cycles):
+        rest, turn = (max(0.0, start - cycles[k - 1][1]) if k else None), turns.get(k)
         rise, fall = (None, None) if turn is None else (max(0.0, turn - start), max(0.0, end - turn))
-        rows.append(Repetition(k + 1, start, end, end - start, rest, turn, rise, fall, float(np.ptp(values)) if len(values) > 3 else None, alike[k]))
+        rows.append(Repetition(k + 1, start, end, end - start, rest, turn, rise, fall, None if turn is None else float(np.ptp(parts[k][1])), alike.get(k)))
     return rows
 
-# %% ../nbs/17a_reps.ipynb #05fd6aa7
+# %% ../nbs/17a_reps.ipynb #2db2630e
 @dataclass(frozen=True)
 class Tempo:
     "How fast the repetitions of a clip follow each other. None: too few to say."
@@ -134,7 +145,7 @@ def tempo(
     first, last = (float(np.median(part)) if third else 0.0 for part in (lasting[:third], lasting[-third:]))
     return Tempo(60 * len(rows) / span if span > 0 else None, float(np.median(lasting)) if rows else None, last / first - 1 if first > 0 else None)
 
-# %% ../nbs/17a_reps.ipynb #ff3a9ff3
+# %% ../nbs/17a_reps.ipynb #55c19145
 def _rounded(row: Repetition) -> dict[str, float | int | None]:
     "A row to the millisecond."
     return {k: round(v, 3) if isinstance(v, float) else v for k, v in asdict(row).items()}
@@ -150,7 +161,7 @@ def _csv(rows: Sequence[Repetition]) -> str:
 
 def _json(rows: Sequence[Repetition]) -> str: return json.dumps([_rounded(r) for r in rows], indent=1, allow_nan=False) + "\n"
 
-# %% ../nbs/17a_reps.ipynb #0e336312
+# %% ../nbs/17a_reps.ipynb #13a1ad11
 def _clock(
     seconds: float,  # a time
     mark: str,  # before the milliseconds: "," in SRT, "." in WebVTT
@@ -171,7 +182,7 @@ def _cues(
 REPETITION_FILES: dict[str, Callable[[Sequence[Repetition]], str]] = {
     ".csv": _csv, ".json": _json, ".srt": lambda rows: _cues(rows, ","), ".vtt": lambda rows: "WEBVTT\n\n" + _cues(rows, ".")}
 
-# %% ../nbs/17a_reps.ipynb #9de33195
+# %% ../nbs/17a_reps.ipynb #2126d682
 def _later(row: Repetition, begin: float) -> Repetition:
     return Repetition(**asdict(row) | {k: v + begin for k in ("start", "end", "turn") if (v := getattr(row, k)) is not None})
 
@@ -188,7 +199,7 @@ def save_repetitions(
     _write(path, lambda f: f.write(text.encode()))
     return path
 
-# %% ../nbs/17a_reps.ipynb #5f1f995b
+# %% ../nbs/17a_reps.ipynb #01220506
 def regularity_words(
     regularity: float | None,  # 0 to 1; None: not measured
     regular: float = 0.5,  # from here on "regular"
@@ -198,7 +209,7 @@ def regularity_words(
     if regularity is None: return ""
     return "regular" if regularity >= regular else "fairly regular" if regularity >= fairly else "not regular"
 
-# %% ../nbs/17a_reps.ipynb #f3c5461d
+# %% ../nbs/17a_reps.ipynb #bb723e9f
 def _moments(
     rows: Sequence[Repetition],  # from `repetitions`
     length: float,  # of the clip, seconds
@@ -225,7 +236,7 @@ def _stills(
     frames = read_frames(video, FramePlan(tuple(there), window, height, width, info.fps))
     return dict(zip(there, crop_to_motion(frames.pixels, aspect)))
 
-# %% ../nbs/17a_reps.ipynb #45cbfdd7
+# %% ../nbs/17a_reps.ipynb #11bb43f7
 def _draw_stills(
     axes: Sequence[Axes],  # one for each moment
     moments: Sequence[tuple[str, float, int | None]],  # from `_moments`
@@ -258,7 +269,7 @@ def _draw_signal(
     ax.tick_params(labelbottom=False)
     ax.grid(False, axis="y")
 
-# %% ../nbs/17a_reps.ipynb #5354c5ba
+# %% ../nbs/17a_reps.ipynb #a955a467
 def _draw_bars(
     ax: Axes,  # to draw on
     rows: Sequence[Repetition],  # from `repetitions`
@@ -292,7 +303,7 @@ def _title(
     lines = ["; ".join(filter(None, said)), "; ".join(filter(None, notes))]
     return "\n".join(line if len(line) <= 120 else line[:119] + "…" for line in (" ".join(text.split()) for text in lines) if line)
 
-# %% ../nbs/17a_reps.ipynb #c3505dde
+# %% ../nbs/17a_reps.ipynb #d5ef4678
 def plot_counted(
     video: str | Path,  # the film
     prediction: Prediction,  # of any counter
@@ -323,7 +334,7 @@ def plot_counted(
     plt.close(fig)
     return fig
 
-# %% ../nbs/17a_reps.ipynb #dc6c2524
+# %% ../nbs/17a_reps.ipynb #313667dc
 def count_at(
     second: float,  # of the clip
     prediction: Prediction,  # of any counter
@@ -344,7 +355,7 @@ def phase_at(
     start, end = cycles[k]
     return min(1.0, max(0.0, (second - start) / (end - start))), k
 
-# %% ../nbs/17a_reps.ipynb #9cf61575
+# %% ../nbs/17a_reps.ipynb #0ad808fc
 @lru_cache(64)
 def _font(size: int) -> Any: return ImageFont.load_default(size)
 
@@ -371,7 +382,7 @@ def _draw_count(
     pen.text((2 * gap + width, 2 * gap + height), large, font=big, fill="white", anchor="rs")
     pen.text((3 * gap + width, 2 * gap + height), small, font=little, fill="white", anchor="ls")
 
-# %% ../nbs/17a_reps.ipynb #9768e96d
+# %% ../nbs/17a_reps.ipynb #8ea699ec
 def _draw_phase(
     picture: Image.Image,  # drawn on
     phase: tuple[float, int] | None,  # from `phase_at`
@@ -409,7 +420,7 @@ def _draw_curve(
     corners = (0, height - above - tall, width, height - above)
     picture.paste(Image.blend(picture.crop(corners), strip.resize((width, tall), Image.Resampling.BOX), 0.75), corners[:2])
 
-# %% ../nbs/17a_reps.ipynb #432ce9c7
+# %% ../nbs/17a_reps.ipynb #edf9501e
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the picture
 
 
@@ -433,7 +444,7 @@ def _draw_body(
     for (x, y), there in zip(places, seen):
         if there: pen.ellipse((x - thick, y - thick, x + thick, y + thick), fill="white")
 
-# %% ../nbs/17a_reps.ipynb #e02670aa
+# %% ../nbs/17a_reps.ipynb #b14740a4
 def _curve(
     swings: Signal,  # what was measured
 ) -> tuple[np.ndarray, np.ndarray]:  # times, and values from 0 to 1
@@ -459,7 +470,7 @@ def draw_marks(
     _draw_count(picture, *count_at(second, prediction))
     return picture
 
-# %% ../nbs/17a_reps.ipynb #54d708c8
+# %% ../nbs/17a_reps.ipynb #45155792
 def _recipe(frame: Any) -> int:
     "The colour matrix of a frame as FFmpeg numbers them: as tagged (1: BT.709, 9: BT.2020), else BT.601, which the readers of films take too."
     return frame.colorspace if frame.colorspace in (1, 9) else 5
@@ -478,7 +489,7 @@ def _picture(
     odd = [(0, n % 2) for n in shown.shape[:2]]
     return np.pad(shown, (*odd, (0, 0)), mode="edge") if any(o for _, o in odd) else shown
 
-# %% ../nbs/17a_reps.ipynb #3d9221b6
+# %% ../nbs/17a_reps.ipynb #ee8e564f
 FRAME_DURATION = 1 << 8  # FFmpeg's AV_CODEC_FLAG_FRAME_DURATION: the last frame stays on screen as long as it did
 
 
@@ -500,7 +511,7 @@ def _film_stream(
     if tagged: context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
     return stream
 
-# %% ../nbs/17a_reps.ipynb #c70de85f
+# %% ../nbs/17a_reps.ipynb #de0f5a52
 MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})  # codecs that an mp4 can hold and players know there
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples per second
 
@@ -519,7 +530,7 @@ def _sound_stream(
     target.layout = "mono" if usable[0].channels == 1 else "stereo"
     return usable[0], target, "as AAC"
 
-# %% ../nbs/17a_reps.ipynb #fc6b8c0f
+# %% ../nbs/17a_reps.ipynb #f5c06d3c
 def _sound_packets(
     source: Any,  # an open input container
     stream: Any,  # its sound
@@ -560,7 +571,7 @@ def _encoded(packets: Iterable[tuple[float, Any]], target: Any, problems: list[s
     except av.FFmpegError: bad += 1
     if bad: problems.append(f"{bad} packets of sound could not be decoded or encoded")
 
-# %% ../nbs/17a_reps.ipynb #8b1552a3
+# %% ../nbs/17a_reps.ipynb #802bcbc1
 @dataclass(frozen=True)
 class Marked:
     "A marked film, and what became of the original in it."
@@ -581,7 +592,7 @@ def _part(
         if start >= stop: break
         if end > begin: yield max(start, begin) - begin, min(end, stop) - begin, frame
 
-# %% ../nbs/17a_reps.ipynb #76383df8
+# %% ../nbs/17a_reps.ipynb #fcefaf83
 def _film_packets(
     frames: Iterable[tuple[float, float, Any]],  # start and end in seconds of the clip, frame as stored
     stream: Any,  # of the output
@@ -603,7 +614,7 @@ def _film_packets(
         yield start, stream.encode(new)
     yield math.inf, stream.encode(None)
 
-# %% ../nbs/17a_reps.ipynb #4daca3c9
+# %% ../nbs/17a_reps.ipynb #07878aa8
 def write_marked(
     video: str | Path,  # the film
     prediction: Prediction,  # of any counter; cycles in seconds from the clip's start
@@ -630,7 +641,7 @@ def write_marked(
     finally: part.unlink(missing_ok=True)
     return Marked(path, *marked)
 
-# %% ../nbs/17a_reps.ipynb #9160c667
+# %% ../nbs/17a_reps.ipynb #8a9160bd
 def _write_film(
     video: str | Path,  # the film
     part: Path,  # to write
@@ -661,7 +672,7 @@ def _write_film(
         for _, ready in heapq.merge(_film_packets(shown, stream, source, turned, draw, ends), heard, key=itemgetter(0)): out.mux(ready)
     return len(ends), ends[-1], how, tuple(problems)
 
-# %% ../nbs/17a_reps.ipynb #9cc5e528
+# %% ../nbs/17a_reps.ipynb #5957190f
 @dataclass(frozen=True)
 class Counted:
     "A film and what was counted in it: a row of `count_page`."
@@ -676,7 +687,7 @@ class Counted:
         "What was done, as the counter named it."
         return (self.prediction.action or "").replace("_", " ") or "not named"
 
-# %% ../nbs/17a_reps.ipynb #ea59b751
+# %% ../nbs/17a_reps.ipynb #4c69cf64
 def exercise_table(
     results: Iterable[Counted],  # of several films
 ) -> list[dict[str, Any]]:  # a row for each exercise, most repetitions first; None: not known
@@ -691,7 +702,7 @@ def exercise_table(
             "regularity": median([r.prediction.regularity for r in rs])} for name, rs in groups.items()]
     return sorted(out, key=lambda row: (-row["repetitions"], row["exercise"]))
 
-# %% ../nbs/17a_reps.ipynb #47588416
+# %% ../nbs/17a_reps.ipynb #fa12f8f4
 _SORT = """document.querySelectorAll("table.sort th").forEach(function (th) {
   th.tabIndex = 0;
   function sort() {
@@ -717,7 +728,7 @@ th{background:var(--head);white-space:nowrap}table.sort th{cursor:pointer}th[ari
 td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.name{overflow-wrap:anywhere;min-width:13rem}td.said{overflow-wrap:anywhere;max-width:24rem;color:var(--soft)}
 .bad{color:var(--bad)}.fair{color:var(--fair)}.good{color:var(--good)}img{max-width:100%;background:#fff;border-radius:4px}summary{cursor:pointer;padding:.3rem 0;overflow-wrap:anywhere}p{color:var(--soft)}"""
 
-# %% ../nbs/17a_reps.ipynb #206cf5cb
+# %% ../nbs/17a_reps.ipynb #8ba262d6
 def _text(
     value: Any,  # from anywhere
 ) -> str:  # HTML
@@ -743,7 +754,7 @@ def _table(
     "An HTML table."
     return f'<div class="wide"><table class="{css}"><thead><tr>' + "".join(f"<th>{h}</th>" for h in head) + "</tr></thead><tbody>" + "".join(f"<tr>{r}</tr>\n" for r in rows) + "</tbody></table></div>\n"
 
-# %% ../nbs/17a_reps.ipynb #85ec1f12
+# %% ../nbs/17a_reps.ipynb #bb2e3ac2
 _FILM_COLUMNS = ("film", "count", "confidence", "exercise", "a minute", "seconds each", "slowing", "counter", "take care")
 
 
@@ -772,7 +783,7 @@ def _film_part(
     table = _table([f.name.replace("_", " ") for f in fields(Repetition)], cells, "sort") if cells else "<p>No times were given.</p>" if r.prediction.count else ""
     return f'<details id="f{k}"{" open" if k < 3 else ""}><summary>{_text(r.video)}: {count}</summary>{picture}{table}</details>\n' 
 
-# %% ../nbs/17a_reps.ipynb #f896e332
+# %% ../nbs/17a_reps.ipynb #9c6056f7
 def _page(
     results: Sequence[Counted],  # of several films
     title: str,  # heading

@@ -318,10 +318,22 @@ def test_likeness_tells_the_odd_one_out():
     signal = wave(cycles, 40)
     signal.signal[80:120] = np.random.default_rng(0).normal(5, 3, 40)
     alike = [r.likeness for r in repetitions(Prediction("x", 4, cycles), signal)]
-    assert alike[2] < 0.5 and min(alike[0], alike[1], alike[3]) > 0.8
-    early, late = ((0.0, 1.0), (1.0, 2.0)), SimpleNamespace(times=np.arange(80) / 40, signal=np.zeros(80))
-    late.signal[5:15], late.signal[65:75] = 1, 1  # each like nothing but itself
-    assert max(r.likeness for r in repetitions(Prediction("x", 2, early), late)) < 0.1
+    assert alike[2] < 0.65 and min(alike[0], alike[1], alike[3]) > 0.85  # noise, stretched, still has its peak where the others have theirs
+    pair, noise = ((0.0, 1.0), (1.0, 2.0)), SimpleNamespace(times=np.arange(80) / 40, signal=np.random.default_rng(1).normal(0, 1, 80))
+    assert max(r.likeness for r in repetitions(Prediction("x", 2, pair), noise)) < 0.5  # each like nothing but itself
+
+
+def test_a_slower_repetition_is_no_other_one():
+    cycles = ((0.0, 1.0), (1.0, 3.0), (3.0, 3.8))
+    signal = wave(cycles, 40)
+    signal.signal = np.interp(np.where(signal.times < 0.8, signal.times / 1.6, signal.times), signal.times, signal.signal)  # the first rises slowly
+    signal.signal[32:40] = np.interp(signal.times[32:40], [0.8, 1.0], [10, 0])
+    assert min(r.likeness for r in repetitions(Prediction("x", 3, cycles), signal)) > 0.9
+
+
+def test_nothing_that_moves_is_alike():
+    cycles = tuple((k * 1.0, k + 1.0) for k in range(4))
+    signal = wave((), 40)
     flat = SimpleNamespace(times=signal.times, signal=np.zeros(len(signal.times)))
     assert [r.likeness for r in repetitions(Prediction("x", 4, cycles), flat)] == [None] * 4
 

@@ -7,7 +7,7 @@ Docs: https://actrep.github.io/actrep_nb/pose.html.md"""
 # %% auto #0
 __all__ = ['BODY', 'BLAZEPOSE', 'COCO', 'BONES', 'POSE_FILES', 'MODELS', 'TWINS', 'SAME', 'SEEN', 'STEADY', 'COUNTERS', 'Poses',
            'skeleton', 'fill_gaps', 'pose_features', 'joint_names', 'save_poses', 'read_poses', 'pose_missing',
-           'Region', 'region_of', 'crop', 'uncrop', 'box_overlap', 'find_people', 'read_person', 'overlap',
+           'Region', 'region_of', 'crop', 'uncrop', 'box_overlap', 'views', 'find_people', 'read_person', 'overlap',
            'PoseFinder', 'find_poses', 'Swings', 'repetition', 'PersonSwings', 'person_features', 'people_swings',
            'clip_poses', 'PoseCounter', 'joints_decide', 'PictureAndPoseCounter']
 
@@ -413,15 +413,25 @@ def box_overlap(
 def _sigmoid(x: np.ndarray) -> np.ndarray: return 1 / (1 + np.exp(-np.clip(x.astype(np.float64), -100, 100)))
 
 
+def views(
+    height: int,  # of a frame, pixels
+    width: int,
+) -> list[Region]:  # the whole, then squares of its short side at its beginning, middle and end
+    "Where to look for people: in a wide frame shrunk to 224 pixels they may be too small."
+    short, long = sorted((height, width))
+    places = ((short / 2, long / 2, long - short / 2) if long > 1.2 * short else ())
+    return [Region(width / 2, height / 2, float(long), 0.0), *(Region(*((p, height / 2) if width > height else (width / 2, p)), float(short), 0.0) for p in places)]
+
+
 def find_people(
     detector: Callable[..., list[np.ndarray]],  # the model
     rgb: np.ndarray,  # uint8 [H, W, 3]
+    view: Region | None = None,  # part of the frame to look at; None: all of it
     least: float = 0.5,  # how likely a person must be
 ) -> list[Region]:  # the likeliest first
     "Look for people in one frame."
-    height, width = rgb.shape[:2]
-    whole = Region(width / 2, height / 2, float(max(width, height)), 0.0)
-    raw, score = detector(2 * crop(rgb, whole, 224) - 1, (1, 2254, 12), (1, 2254, 1))
+    view = view or views(*rgb.shape[:2])[0]
+    raw, score = detector(2 * crop(rgb, view, 224) - 1, (1, 2254, 12), (1, 2254, 1))
     score = _sigmoid(score[0, :, 0])
     likely = np.argsort(-score)[: int((score >= least).sum())]
     score, numbers = score[likely], raw[0, likely].reshape(-1, 6, 2) / 224  # middle of the face's box, its sides, hips, top, and two for the upper body
@@ -429,7 +439,7 @@ def find_people(
     boxes, regions, left = np.concatenate([at[:, 0] - half, at[:, 0] + half], -1), [], np.arange(len(score))
     while len(left):
         same = box_overlap(boxes[left[0]], boxes[left]) > 0.3
-        mean = uncrop(np.average(at[left[same]], axis=0, weights=score[left[same]]), whole)
+        mean = uncrop(np.average(at[left[same]], axis=0, weights=score[left[same]]), view)
         regions.append(region_of(mean[2], mean[3]))
         left = left[~same & (left != left[0])]
     return regions
@@ -507,16 +517,16 @@ class PoseFinder:
         return points
 
     def _look(self, rgb: np.ndarray) -> None:
-        "Look for who is missing."
-        if any(self.now) and self.wait > 0:
-            self.wait -= 1
-            return
-        self.wait = self.patience - 1
-        for region in find_people(self.detector, rgb):
-            free = [i for i, r in enumerate(self.now) if r is None]
-            if not free: return
-            if any(overlap(region, r) > SAME for r in self.now if r): continue
-            self.now[max(free, key=lambda i: overlap(region, last) if (last := self.last[i]) else 0.05)] = region
+        "Look for who is missing: in the whole frame while there is nobody, in its parts too every `patience` frames."
+        rested = self.wait <= 0
+        self.wait = self.patience - 1 if rested else self.wait - 1
+        if not rested and any(self.now): return
+        for view in views(*rgb.shape[:2])[: None if rested else 1]:
+            for region in find_people(self.detector, rgb, view):
+                free = [i for i, r in enumerate(self.now) if r is None]
+                if free and not any(overlap(region, r) > SAME for r in self.now if r):
+                    self.now[max(free, key=lambda i: overlap(region, last) if (last := self.last[i]) else 0.05)] = region
+            if None not in self.now: return
 
 # %% ../nbs/14a_pose.ipynb #4d29ae68
 def _watch(

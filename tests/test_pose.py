@@ -69,6 +69,14 @@ def test_a_joint_that_a_file_never_has_does_not_count():
     assert np.array_equal(pose_features(points), pose_features(points[:, [BLAZEPOSE.index(n) for n in without]], without))
 
 
+def test_a_person_without_a_nose_is_a_person():
+    points = stick("squat", 2)
+    points[:, 0] = np.nan
+    points[3] = np.nan
+    (person,) = people_swings(poses_of(points))
+    assert person.found == pytest.approx(1 - 1 / len(points)) and len(person.swings.cycles) == 2
+
+
 def test_gaps_are_bridged_in_a_straight_line():
     points = np.array([[0.0], [np.nan], [np.nan], [6.0], [np.nan]])
     assert fill_gaps(points)[:, 0].tolist() == [0, 2, 4, 6, 6]
@@ -308,13 +316,28 @@ def test_the_detectors_numbers_become_regions():
     assert find_people(told(), rgb) == []
 
 
-def follow(monkeypatch, tracks, people, hide=()):
+@pytest.mark.parametrize("height, width, n", [(100, 200, 4), (200, 100, 4), (100, 110, 1)])
+def test_views_are_squares_inside_the_frame(height, width, n):
+    whole, *parts = pose.views(height, width)
+    assert len(parts) == n - 1 and whole == (width / 2, height / 2, max(height, width), 0)
+    edges = [(v.x - v.size / 2, v.y - v.size / 2, v.x + v.size / 2, v.y + v.size / 2) for v in parts]
+    assert all(min(e) >= 0 and e[2] <= width and e[3] <= height for e in edges)
+    if parts: assert edges[0][:2] == (0, 0) and edges[-1][2:] == (width, height)
+
+
+def test_a_person_found_in_a_part_is_where_they_are_in_the_frame():
+    rgb, part = np.zeros((100, 200, 3), np.uint8), Region(150.0, 50.0, 100.0, 0.0)
+    (seen,) = find_people(told((700, 3.0, (60, 50), (60, 20))), rgb, part)  # in the whole frame at (60, 50): at .3 and .5 of its square
+    assert tuple(np.round(seen, 3)) == (100 + 30, 50, 37.5, 0)
+
+
+def follow(monkeypatch, tracks, people, hide=(), shape=(10, 10)):
     "Follow people whose bodies are where `tracks` [T, N, 33, 2] has them; in frames in `hide` nobody is seen by either model. Returns points [T, people, 33, 3] and the frames in which people were looked for."
     now, looked = {"t": 0}, []
     def regions(): return [region_of(b.mean(0), b.mean(0) - (0, 0.6 * np.ptp(b[:, 1]))) for b in tracks[now["t"]]]
-    def look(model, rgb, least=0.5):
+    def look(model, rgb, view=None, least=0.5):
         looked.append(now["t"])
-        return [] if now["t"] in hide else regions()
+        return [] if now["t"] in hide else regions()[:: -1 if hide and now["t"] > hide[-1] else 1]  # in another order, the second time
     def read(model, rgb, region):
         away = [math.hypot(r.x - region.x, r.y - region.y) for r in regions()]
         i = int(np.argmin(away))
@@ -323,7 +346,7 @@ def follow(monkeypatch, tracks, people, hide=()):
     monkeypatch.setattr(pose, "find_people", look)
     monkeypatch.setattr(pose, "read_person", read)
     finder, out = PoseFinder(people, models=(lambda *_: [], lambda *_: [])), []
-    for now["t"] in range(len(tracks)): out.append(finder(np.zeros((10, 10, 3), np.uint8)))
+    for now["t"] in range(len(tracks)): out.append(finder(np.zeros((*shape, 3), np.uint8)))
     return np.stack(out), looked
 
 
@@ -344,6 +367,12 @@ def test_the_detector_rests_while_somebody_is_followed(monkeypatch):
     a = stick("squat", 3)[..., :2][:, None]
     points, looked = follow(monkeypatch, a, 3)
     assert looked == list(range(0, len(a), 10)) and np.isnan(points[:, 1:]).all() and np.isfinite(points[:, 0]).all()
+
+
+def test_parts_of_a_wide_frame_are_looked_at_now_and_then(monkeypatch):
+    a = stick("squat", 3)[..., :2][:, None]
+    _, looked = follow(monkeypatch, a, 1, hide=range(25), shape=(10, 40))
+    assert [looked.count(t) for t in range(26)] == [4, *[1] * 9, 4, *[1] * 9, 4, *[1] * 5] and len(looked) == 35
 
 
 def test_two_who_become_one_are_parted(monkeypatch):

@@ -677,7 +677,10 @@ def clip_poses(
     inside = (poses.times >= clip.window[0]) & (poses.times <= clip.window[1])
     return replace(poses, times=poses.times[inside] - clip.window[0], points=poses.points[inside])
 
-# %% ../nbs/14a_pose.ipynb #337dbfd1
+# %% ../nbs/14a_pose.ipynb #e7312ced
+SEEN = 0.7  # share of frames in which a person must be found, for their joints to be trusted
+
+
 def _try_clip(
     count: Callable[[Clip], Prediction],
     clip: Clip,
@@ -722,8 +725,7 @@ class PoseCounter:
         clips = list(clips)
         return [_try_clip(self.count, c) for c in (show_progress(clips, total=len(clips), desc="body points") if progress else clips)]
 
-# %% ../nbs/14a_pose.ipynb #96f6c522
-SEEN = 0.7  # share of frames in which a person must be found, for their joints to be trusted
+# %% ../nbs/14a_pose.ipynb #801bb2d8
 STEADY = 0.15  # regularity that joints must have, to be trusted
 
 

@@ -514,6 +514,7 @@ class PoseFinder:
             twin = any(np.median(np.hypot(*(found - other)[:, :2].T)) < TWINS * region.size for other in points[:i] if np.isfinite(other[0, 0]))
             self.now[i] = following if present >= 0.5 and not twin else None
             if self.now[i]: points[i], self.last[i] = found, following
+            elif not twin: self.wait = 0  # just lost: look everywhere in the next frame
         return points
 
     def _look(self, rgb: np.ndarray) -> None:

@@ -373,6 +373,8 @@ def test_parts_of_a_wide_frame_are_looked_at_now_and_then(monkeypatch):
     a = stick("squat", 3)[..., :2][:, None]
     _, looked = follow(monkeypatch, a, 1, hide=range(25), shape=(10, 40))
     assert [looked.count(t) for t in range(26)] == [4, *[1] * 9, 4, *[1] * 9, 4, *[1] * 5] and len(looked) == 35
+    _, looked = follow(monkeypatch, a, 1, hide=range(12, 15), shape=(10, 40))
+    assert [looked.count(t) for t in range(12, 17)] == [0, 4, 1, 1, 0]  # lost in frame 12, so the next is looked at all over
 
 
 def test_two_who_become_one_are_parted(monkeypatch):

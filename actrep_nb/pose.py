@@ -633,6 +633,11 @@ class PersonSwings:
     found: float  # share of frames in which they were found
     swings: Swings
 
+    @property
+    def confidence(self) -> float:
+        "Their regularity, as far as they were seen: what lies between two sights of a person is guessed."
+        return self.found * self.swings.regularity
+
 
 def person_features(
     poses: Poses,
@@ -653,7 +658,7 @@ def person_features(
 def people_swings(
     poses: Poses,
     method: Callable[[np.ndarray, float], Any] = repetition,  # from features [T, D] and their rate to swings
-) -> list[PersonSwings]:  # the most regular first
+) -> list[PersonSwings]:  # the most regular first, as far as they were seen
     "How each person moves; who is seen in fewer than five frames is left out."
     out = []
     for i, found in enumerate(poses.found):
@@ -661,7 +666,7 @@ def people_swings(
         except ValueError: continue
         s = method(features, fps)
         out.append(PersonSwings(i, float(found), replace(s, times=s.times + times[0], cycles=tuple((a + times[0], b + times[0]) for a, b in s.cycles))))
-    return sorted(out, key=lambda p: -p.swings.regularity)
+    return sorted(out, key=lambda p: -p.confidence)
 
 # %% ../nbs/14a_pose.ipynb #be75fb47
 def clip_poses(
@@ -719,7 +724,7 @@ class PoseCounter:
         said = [*poses.problems, *best.swings.problems]
         if best.found < SEEN: said.append(f"the person was found in {best.found:.0%} of the frames")
         if len(people) > 1: said.append(f"{len(people)} people; counted person {best.person + 1}, the most regular")
-        return Prediction(clip.id, len(best.swings.cycles), best.swings.cycles, tuple(said), true=clip.count, seconds=time.perf_counter() - start, regularity=best.swings.regularity)
+        return Prediction(clip.id, len(best.swings.cycles), best.swings.cycles, tuple(said), true=clip.count, seconds=time.perf_counter() - start, regularity=best.confidence)
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
@@ -757,7 +762,7 @@ class PictureAndPoseCounter:
         best = people[0] if people else None
         if best is None or not joints_decide(best.found, best.swings.regularity, picture.regularity): return picture
         said = (*poses.problems, *best.swings.problems, "counted by body points")
-        return replace(picture, count=len(best.swings.cycles), cycles=best.swings.cycles, problems=said, regularity=best.swings.regularity)
+        return replace(picture, count=len(best.swings.cycles), cycles=best.swings.cycles, problems=said, regularity=best.confidence)
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order."

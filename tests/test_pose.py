@@ -139,6 +139,16 @@ def test_the_most_regular_of_several_people_comes_first():
     assert [p.person for p in people] == [1, 0] and len(people[0].swings.cycles) == 4
 
 
+def test_who_is_hardly_seen_is_hardly_trusted(tmp_path):
+    hardly, always = stick("jumping_jack", 4), stick("squat", 4, noise=0.02)
+    hardly[np.arange(len(hardly)) % 4 > 0] = np.nan
+    people = people_swings(poses_of(hardly, always))
+    assert [p.person for p in people] == [1, 0] and people[0].found == 1 and people[1].found == pytest.approx(0.25, abs=0.02)
+    save_poses(poses_of(hardly), tmp_path / "a.npz")
+    answer = PoseCounter(folder=tmp_path).count(Clip("a.mp4", "jumping_jack", 4))
+    assert answer.regularity < 0.25 and "25%" in answer.problems[-1]
+
+
 def test_cycles_are_told_in_the_clips_own_time():
     points = stick("squat", 3, idle=0.0)
     late = Poses(5.0 + np.arange(len(points)) / 15, points[:, None])

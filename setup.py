@@ -38,7 +38,7 @@ setup(
     include_package_data=True,
     install_requires=shlex.split(cfg['requirements']),
     extras_require={'api': shlex.split(cfg['api_requirements']), 'slurm': shlex.split(cfg['slurm_requirements']),
-                    'vllm': shlex.split(cfg['vllm_requirements']), 'dev': shlex.split(cfg['dev_requirements'])},
+                    'vllm': shlex.split(cfg['vllm_requirements']), 'pose': shlex.split(cfg['pose_requirements']), 'dev': shlex.split(cfg['dev_requirements'])},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'papermill.engine': [f"spmd={cfg['lib_path']}.spmd:SpmdEngine"],

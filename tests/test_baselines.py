@@ -88,5 +88,5 @@ def test_class_median_falls_back_to_all():
 
 def test_registry():
     fitted = fitted_counters(clips([3, 4, 5]))
-    assert list(fitted) == list(COUNTERS) == ["constant", "class_median", "period"] and fitted["constant"].k == 4
+    assert list(fitted) == ["constant", "class_median", "period"] and set(fitted) <= set(COUNTERS) and fitted["constant"].k == 4
     with pytest.raises(ValueError, match="'perod' is unknown"): fitted_counters(clips([1]), ["perod"])

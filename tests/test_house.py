@@ -164,7 +164,7 @@ def test_chapters_of_pure_values_need_numpy_at_most(name):
 
 def test_settings_name_every_package_that_the_chapters_import():
     import lock
-    distributions = {r.name.lower().replace("-", "_") for r in lock.requirements("api", "slurm", "vllm")}
+    distributions = {r.name.lower().replace("-", "_") for r in lock.requirements("api", "slurm", "vllm", "pose")}
     provided = {"PIL": "pillow", "google": "google_genai", "IPython": "ipython", "qwen_vl_utils": "qwen_vl_utils", "yaml": "pyyaml"}
     optional = {"torchcodec", "trl", "datasets"}  # a reader by choice, named by `actrep doctor`; whom `actrep bench grpo --trl` measures against
     used = {m.partition(".")[0] for p in chapters for m in imported([(root / "actrep_nb" / f"{module(p)}.py").read_text()])}

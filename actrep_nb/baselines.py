@@ -7,7 +7,7 @@ Docs: https://actrep.github.io/actrep_nb/baselines.html.md"""
 # %% auto #0
 __all__ = ['IRREGULAR', 'WHOLE', 'PIECE', 'COUNTERS', 'ConstantCounter', 'ClassMedianCounter', 'camera_shifts', 'steadied',
            'principal', 'to_and_fro', 'smoothed', 'evened', 'sign_at_rest', 'swings', 'Swings', 'repetition',
-           'grey_pictures', 'long_repetition', 'PeriodCounter', 'fitted_counters']
+           'grey_pictures', 'long_repetition', 'sets_of', 'PeriodCounter', 'fitted_counters']
 
 # %% ../nbs/14_baselines.ipynb #5c42fc93
 import math
@@ -27,7 +27,8 @@ from .records import Clip, Prediction
 from .show import progress as show_progress
 from .spec import STILL, blocks, tempo
 from .tasks import TASKS
-from .video import VideoError, _decode, _open, _rotation, probe
+from .video import VideoError, _decode, _orientation, _upright, probe
+from .film import _open
 
 # %% ../nbs/14_baselines.ipynb #f7f03d94
 def _not_fitted(name: str) -> ValueError:
@@ -210,11 +211,12 @@ def repetition(
     even: float = 4.0,  # periods over which swings are made equal
     prominence: float = 0.7,  # of an evened swing
     before: np.ndarray | None = None,  # see `sign_at_rest`
+    about: float | None = None,  # see `tempo`
 ) -> Swings:
     "The period first, then the swings at that period."
     times = np.arange(len(x)) / fps if times is None else times
     if len(x) < 5 or x.var(axis=0).mean() < still**2: return Swings(times, np.zeros(len(x)), math.inf, 0.0, (), ("nothing moves",))
-    period, regularity, weights = tempo(x, fps, still)
+    period, regularity, weights = tempo(x, fps, still, about=about)
     if regularity < IRREGULAR:
         signal = smoothed(principal(detrend(x.reshape(len(x), -1), axis=0), 1)[:, 0], 0.5 * fps)
         signal *= sign_at_rest(signal, int(0.2 * fps), before)
@@ -241,23 +243,22 @@ def grey_pictures(
     height, width = (min(6 * round(length * scale / 6), 4 * side) for length in (info.height, info.width))
     container, stream = _open(path)
     with container:
-        due, until = 0.0, 0.0  # seconds from the window's start
+        due, until, orientation = 0.0, 0.0, None  # seconds from the window's start
         for start, until, frame in _decode(container, stream, trouble):
             if start >= end: break
-            picture = None
+            orientation, picture = orientation or _orientation(frame), None  # asked once: asking keeps a frame in memory for a while
             while begin + due < min(until, end) - 1e-6:
-                picture = _grey(frame, height, width) if picture is None else picture
+                picture = _grey(frame, height, width, *orientation) if picture is None else picture
                 yield due, picture
                 due += step
     if not due: raise VideoError(f"{path} can be read to {until:.2f} s only: nothing of the part from {begin:.2f} s is there")
     if until < min(end, info.duration) - 1: trouble.append(f"the video ends at {until:.2f} s instead of {min(end, info.duration):.2f} s")
 
 
-def _grey(frame: Any, height: int, width: int) -> np.ndarray:
+def _grey(frame: Any, height: int, width: int, rotation: int, mirrored: bool) -> np.ndarray:
     "One small grey picture, as a viewer would show it."
-    turned = _rotation(frame)
-    if turned % 180: height, width = width, height
-    return np.rot90(frame.reformat(width, height, "gray", interpolation="AREA").to_ndarray().astype(np.float32), turned // 90)
+    if rotation % 180: height, width = width, height
+    return _upright(frame.reformat(width, height, "gray", interpolation="AREA").to_ndarray().astype(np.float32), rotation, mirrored)
 
 # %% ../nbs/14_baselines.ipynb #34f4cd52
 WHOLE, PIECE = 60.0, 20.0  # seconds: up to this a film is looked at at once; else in pieces of this
@@ -279,15 +280,17 @@ def long_repetition(
     pictures: Iterable[tuple[float, np.ndarray]],  # from `grey_pictures`
     fps: float,  # of the pictures
     piece: float = PIECE,  # seconds
+    about: float | None = None,  # see `tempo`
 ) -> Swings:
     "Repetitions of a film of any length, in pieces that overlap by half. Memory holds one piece."
-    n, parts, kept, before, begin = round(piece * fps), [], [], None, -math.inf
+    n, before, begin = round(piece * fps), None, -math.inf
+    parts, kept = list[tuple[Swings, float, float]](), list[tuple[float, np.ndarray]]()
 
     def look(end: float) -> None:
         nonlocal before, begin
         times, grey = np.array([t for t, _ in kept]), np.stack([p for _, p in kept])
         still, moves = steadied(grey, fps)
-        found = repetition(blocks(_halved(still), fps), fps, times, before=before)
+        found = repetition(blocks(_halved(still), fps), fps, times, before=before, about=about)
         parts.append((replace(found, problems=found.problems + ("the camera moves",) * moves), begin, end))
         before, begin = found.signal[n // 2 :] if found.regularity >= IRREGULAR else None, end
 
@@ -306,6 +309,19 @@ def _halved(pictures: np.ndarray) -> np.ndarray:
     T, height, width = len(pictures), pictures.shape[1] // 2, pictures.shape[2] // 2
     return pictures[:, : 2 * height, : 2 * width].reshape(T, height, 2, width, 2).mean((2, 4))
 
+# %% ../nbs/14_baselines.ipynb #fe549ce1
+def sets_of(
+    cycles: Iterable[tuple[float, float]],  # seconds
+    rest: float = 3.0,  # seconds without a repetition that end a set, or two repetitions' time where that is longer
+) -> list[tuple[tuple[float, float], ...]]:  # the cycles of each set
+    "Repetitions in sets, with rest in between."
+    cycles = sorted(cycles)
+    if not cycles: return []
+    pause = max(rest, 2 * float(np.median([b - a for a, b in cycles])))
+    out = [[cycles[0]]]
+    for cycle in cycles[1:]: (out.append([cycle]) if cycle[0] - out[-1][-1][1] > pause else out[-1].append(cycle))
+    return [tuple(s) for s in out]
+
 # %% ../nbs/14_baselines.ipynb #7c959ab3
 @dataclass
 class PeriodCounter:
@@ -313,6 +329,13 @@ class PeriodCounter:
 
     fps: float = 30.0  # pictures looked at per second, at most
     side: int = 72  # the shorter side of a picture, pixels
+    about: float | None = None  # seconds that one repetition is known to last; None: not known
+
+    def look(self, clip: Clip) -> tuple[np.ndarray, np.ndarray, float]:  # times [T], blocks [T, blocks, values], pictures a second
+        "What a short clip is measured by."
+        times, pictures = zip(*grey_pictures(clip.video, self.fps, self.side, clip.window))
+        fps = min(self.fps, probe(clip.video).fps)
+        return np.array(times), blocks(_halved(steadied(np.stack(pictures), fps)[0]), fps), fps
 
     def measure(self, clip: Clip) -> Swings:
         "What moves in a clip; raises what reading it raises."
@@ -320,7 +343,7 @@ class PeriodCounter:
         begin, end = clip.window or (0.0, info.duration)
         fps = min(self.fps, info.fps)
         pictures = grey_pictures(clip.video, self.fps, self.side, clip.window, trouble)
-        found = long_repetition(pictures, fps, PIECE if end - begin > WHOLE else WHOLE + 1)
+        found = long_repetition(pictures, fps, PIECE if end - begin > WHOLE else WHOLE + 1, self.about)
         return replace(found, problems=(*trouble, *found.problems))
 
     def count(self, clip: Clip) -> Prediction:

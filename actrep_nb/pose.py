@@ -8,7 +8,7 @@ Docs: https://actrep.github.io/actrep_nb/pose.html.md"""
 __all__ = ['BODY', 'BLAZEPOSE', 'COCO', 'BONES', 'POSE_FILES', 'MODELS', 'TWINS', 'SAME', 'SEEN', 'STEADY', 'COUNTERS', 'Poses',
            'skeleton', 'fill_gaps', 'pose_features', 'joint_names', 'save_poses', 'read_poses', 'pose_missing',
            'Region', 'region_of', 'crop', 'uncrop', 'box_overlap', 'views', 'find_people', 'read_person', 'overlap',
-           'PoseFinder', 'find_poses', 'Swings', 'repetition', 'PersonSwings', 'person_features', 'people_swings',
+           'PoseFinder', 'find_poses', 'body_repetition', 'PersonSwings', 'person_features', 'people_swings',
            'clip_poses', 'PoseCounter', 'joints_decide', 'PictureAndPoseCounter']
 
 # %% ../nbs/14a_pose.ipynb #542c9e17
@@ -27,14 +27,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy.linalg import eigh
-from scipy.ndimage import gaussian_filter1d
-from scipy.signal import find_peaks
 
-from .baselines import COUNTERS, PeriodCounter
+from .baselines import COUNTERS, PeriodCounter, Swings, repetition
 from .records import Clip, Prediction
 from .show import progress as show_progress
-from .spec import lag_differences, tempo
 from .video import READERS, Frames, VideoError, plan_frames, probe
 
 # %% ../nbs/14a_pose.ipynb #43df85d0
@@ -582,48 +578,12 @@ def find_poses(
     return Poses(times, found[:, seen], names, problems if seen.any() else (*problems, "nobody was found"))
 
 # %% ../nbs/14a_pose.ipynb #85d15294
-@dataclass(frozen=True)
-class Swings:
-    "How something repeats."
-    times: np.ndarray  # float [T], seconds
-    signal: np.ndarray  # float [T]
-    period: float  # seconds; infinite where nothing repeats
-    regularity: float  # 0 to 1
-    cycles: tuple[tuple[float, float], ...]  # (start, end) of each repetition, seconds
-    problems: tuple[str, ...] = ()
-
-
-def _gains(
-    features: np.ndarray,  # float [T, D]
-    lag: int,
-) -> np.ndarray:  # [D], 0 or more
-    "How much less each feature differs a lag apart than half a lag and one and a half lags apart."
-    blocks = np.repeat(np.repeat(features[:, None, :], 3, axis=1), 3, axis=2)
-    d = lag_differences(blocks)
-    return np.maximum((d[lag // 2] + d[min(3 * lag // 2, len(d) - 1)]) / 2 - d[lag], 0)
-
-
-def repetition(
+def body_repetition(
     features: np.ndarray,  # float [T, D], evenly spaced in time; one unit is as much as a body's posture changes
     fps: float,  # features per second
 ) -> Swings:
-    "The period of a movement, and its swings."
-    x, times = 50.0 * (features - features.mean(axis=0)), np.arange(len(features)) / fps
-    period, regularity = tempo(np.repeat(np.repeat(x[:, None, :], 3, axis=1), 3, axis=2), fps)
-    if not math.isfinite(period): return Swings(times, np.zeros(len(x)), math.inf, 0.0, (), ("nothing repeats",))
-    lag = max(2, round(period * fps))
-    x = x * np.sqrt(_gains(x, lag) / (x.var(axis=0) + 1e-9))
-    half, whole = x[lag // 2 :] - x[: -(lag // 2)], x[lag:] - x[:-lag]
-    ridge = 1e-3 * np.trace(half.T @ half) / x.shape[1] + 1e-9
-    _, directions = eigh(half.T @ half / len(half), whole.T @ whole / len(whole) + ridge * np.eye(x.shape[1]), subset_by_index=[x.shape[1] - 1] * 2)
-    signal = gaussian_filter1d((x @ directions)[:, 0], lag / 8)
-    signal = signal - gaussian_filter1d(signal, 1.5 * lag)
-    signal /= np.sqrt(gaussian_filter1d(signal**2, 2 * lag)) + 0.25 * signal.std() + 1e-9
-    if 2 * signal[0] > signal.max() + signal.min(): signal = -signal
-    peaks, _ = find_peaks(signal, prominence=0.35 * (np.percentile(signal, 95) - np.percentile(signal, 5)), distance=max(1, lag // 2))
-    edges = [max(0, peaks[0] - lag), *peaks, min(len(signal) - 1, peaks[-1] + lag)] if len(peaks) else []
-    troughs = [a + int(np.argmin(signal[a : b + 1])) for a, b in zip(edges, edges[1:])]
-    return Swings(times, signal, period, regularity, tuple((float(times[a]), float(times[b])) for a, b in zip(troughs, troughs[1:])))
+    "The period of a movement, and its swings: as of pictures, with a feature in place of a block."
+    return repetition(features[:, :, None], fps, still=0.005)
 
 # %% ../nbs/14a_pose.ipynb #de2d8942
 @dataclass(frozen=True)
@@ -657,7 +617,7 @@ def person_features(
 
 def people_swings(
     poses: Poses,
-    method: Callable[[np.ndarray, float], Any] = repetition,  # from features [T, D] and their rate to swings
+    method: Callable[[np.ndarray, float], Any] = body_repetition,  # from features [T, D] and their rate to swings
 ) -> list[PersonSwings]:  # the most regular first, as far as they were seen
     "How each person moves; who is seen in fewer than five frames is left out."
     out = []

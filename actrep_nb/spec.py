@@ -162,6 +162,7 @@ def tempo(
     fps: float,  # of the pictures
     still: float = STILL,  # movement below this is none (root of the mean variance)
     near: float = 0.8,  # the shortest peak at least this high is taken, as a share of the highest
+    about: float | None = None,  # seconds that one repetition is known to last, give or take a third; None: not known
 ) -> tuple[float, float, np.ndarray]:  # period in seconds (infinite where nothing repeats); regularity, 0 to 1; and each block's [blocks]
     "The period at which a video repeats itself, and how regularly it does."
     nothing = math.inf, 0.0, np.zeros(x.shape[1])
@@ -170,6 +171,7 @@ def tempo(
     score = strength / np.sqrt(lags) * (1 - 1.5 * lags / len(x))
     padded = np.concatenate([[0.0], strength, [0.0]])
     peaks = np.flatnonzero((strength >= padded[:-2]) & (strength >= padded[2:]) & (strength > 0))
+    if about: peaks = peaks[np.abs(np.log(lags[peaks] / fps / about)) < math.log(1.5)]
     if not len(peaks): return nothing
     first = peaks[score[peaks] >= near * score[peaks].max()][0]
     return float(lags[first] / fps), float(strength[first]), gain[first]

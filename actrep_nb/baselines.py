@@ -6,8 +6,8 @@ Docs: https://actrep.github.io/actrep_nb/baselines.html.md"""
 
 # %% auto #0
 __all__ = ['IRREGULAR', 'WHOLE', 'PIECE', 'COUNTERS', 'ConstantCounter', 'ClassMedianCounter', 'camera_shifts', 'steadied',
-           'principal', 'to_and_fro', 'smoothed', 'evened', 'sign_at_rest', 'swings', 'Swings', 'repetition',
-           'grey_pictures', 'long_repetition', 'sets_of', 'PeriodCounter', 'fitted_counters']
+           'principal', 'to_and_fro', 'smoothed', 'evened', 'sign_at_rest', 'swings', 'large', 'Swings', 'repetition',
+           'grey_pictures', 'long_repetition', 'sets_of', 'Watched', 'PeriodCounter', 'fitted_counters']
 
 # %% ../nbs/14_baselines.ipynb #5c42fc93
 import math
@@ -188,6 +188,16 @@ def swings(
     troughs = [a + int(np.argmin(signal[a : b + 1])) for a, b in zip(edges, edges[1:])]
     return list(zip(troughs, map(int, peaks), troughs[1:]))
 
+
+def large(
+    found: list[tuple[int, int, int]],  # from `swings` of a signal that was evened out
+    signal: np.ndarray,  # [T], the signal itself
+    least: float = 0.2,  # share of the usual swing's height
+) -> list[tuple[int, int, int]]:
+    "Without the swings that only evening out has made large."
+    heights = np.array([signal[peak] - max(signal[a], signal[b]) for a, peak, b in found])
+    return [s for s, height in zip(found, heights) if height >= least * np.median(heights)]
+
 # %% ../nbs/14_baselines.ipynb #9f1b6702
 IRREGULAR = 0.08  # below this regularity nothing repeats
 
@@ -225,7 +235,7 @@ def repetition(
         lag = round(period * fps)
         signal = smoothed(to_and_fro(x, weights, lag), 0.5 * lag)
         signal *= sign_at_rest(evened(signal, even * lag), lag // 8, before)
-        found, problem = swings(evened(signal, even * lag), prominence, 0.4 * lag), "perhaps faster than the film shows" if lag < 4 else ""
+        found, problem = large(swings(evened(signal, even * lag), prominence, 0.4 * lag), signal), "perhaps faster than the film shows" if lag < 4 else ""
     return Swings(times, signal, period, regularity, tuple((float(times[a]), float(times[b])) for a, _, b in found), (problem,) if problem else ())
 
 # %% ../nbs/14_baselines.ipynb #acf82260
@@ -323,6 +333,14 @@ def sets_of(
     return [tuple(s) for s in out]
 
 # %% ../nbs/14_baselines.ipynb #7c959ab3
+@dataclass(frozen=True)
+class Watched:
+    "A prediction and what it rests on."
+    prediction: Prediction
+    swings: Swings | None = None  # what moves to and fro; None: the counter does not tell
+    points: Callable[[float], Any] | None = None  # seconds → body points [K, 3] in shares of the picture, or None; None: no points were counted by
+
+
 @dataclass
 class PeriodCounter:
     "Counts the swings of whatever moves most regularly. Untrained; reads the video, knows nothing about it."
@@ -342,15 +360,20 @@ class PeriodCounter:
         info, trouble = probe(clip.video), list[str]()
         begin, end = clip.window or (0.0, info.duration)
         fps = min(self.fps, info.fps)
-        pictures = grey_pictures(clip.video, self.fps, self.side, clip.window, trouble)
+        pictures: Iterable[tuple[float, np.ndarray]] = grey_pictures(clip.video, self.fps, self.side, clip.window, trouble)
+        if end - begin > WHOLE: pictures = show_progress(pictures, total=math.ceil((end - begin) * fps), desc=f"watching {Path(clip.video).name}")
         found = long_repetition(pictures, fps, PIECE if end - begin > WHOLE else WHOLE + 1, self.about)
         return replace(found, problems=(*trouble, *found.problems))
 
-    def count(self, clip: Clip) -> Prediction:
+    def watch(self, clip: Clip) -> Watched:
         "Count one clip; raises what reading it raises."
         start = time.perf_counter()
         found = self.measure(clip)
-        return Prediction(clip.id, len(found.cycles), found.cycles, found.problems, true=clip.count, seconds=time.perf_counter() - start, regularity=found.regularity)
+        return Watched(Prediction(clip.id, len(found.cycles), found.cycles, found.problems, true=clip.count, seconds=time.perf_counter() - start, regularity=found.regularity), found)
+
+    def count(self, clip: Clip) -> Prediction:
+        "The same without what it rests on."
+        return self.watch(clip).prediction
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."

@@ -9,7 +9,7 @@ __all__ = ['BODY', 'BLAZEPOSE', 'COCO', 'BONES', 'POSE_FILES', 'MODELS', 'TWINS'
            'skeleton', 'fill_gaps', 'pose_features', 'joint_names', 'save_poses', 'read_poses', 'pose_missing',
            'Region', 'region_of', 'crop', 'uncrop', 'box_overlap', 'views', 'find_people', 'read_person', 'overlap',
            'PoseFinder', 'find_poses', 'body_repetition', 'PersonSwings', 'person_features', 'people_swings',
-           'clip_poses', 'PoseCounter', 'joints_decide', 'PictureAndPoseCounter']
+           'clip_poses', 'PoseCounter', 'joints_decide', 'points_at', 'PictureAndPoseCounter']
 
 # %% ../nbs/14a_pose.ipynb #542c9e17
 import csv
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .baselines import COUNTERS, PeriodCounter, Swings, repetition
+from .baselines import COUNTERS, WHOLE, PeriodCounter, Swings, Watched, repetition
 from .records import Clip, Prediction
 from .show import progress as show_progress
 from .video import READERS, Frames, VideoError, plan_frames, probe
@@ -704,8 +704,20 @@ def joints_decide(
     return found >= SEEN and joints >= max(STEADY, picture or 0.0)
 
 # %% ../nbs/14a_pose.ipynb #0fb98c69
+def points_at(
+    poses: Poses,
+    person: int,  # index in `poses.points`
+    size: tuple[int, int],  # width and height that the points are in
+) -> Callable[[float], np.ndarray | None]:  # seconds → [K, 3] in shares of the picture
+    "Where a person's joints are at a time: in the nearest frame, if they were found there."
+    def at(t: float) -> np.ndarray | None:
+        points = poses.points[int(np.argmin(np.abs(poses.times - t))), person]
+        return points / (*size, 1) if np.isfinite(points[:, :2]).any() else None
+    return at
+
+
 class PictureAndPoseCounter:
-    "Counts by the picture and by the joints, and answers with what `joints_decide`. Where no people can be found on this machine it says so, and counts by the picture."
+    "Counts by the picture and by the joints, and answers with what `joints_decide`. Where no people can be found on this machine it says so, and counts by the picture; a film of more than a minute too, as finding people takes longer than looking."
 
     def __init__(
         self,
@@ -714,18 +726,26 @@ class PictureAndPoseCounter:
     ):
         self.pose, self.picture = pose or PoseCounter(), picture or PeriodCounter()
 
-    def count(self, clip: Clip) -> Prediction:
-        "Count one clip. A film that cannot be read has count None."
-        picture = self.picture.predict([clip], progress=False)[0]
+    def watch(self, clip: Clip) -> Watched:
+        "Count one clip; raises what reading it raises."
+        picture, info = self.picture.watch(clip), probe(clip.video)
+        begin, end = clip.window or (0.0, info.duration)
+        said = picture.prediction.problems
+        if end - begin > WHOLE and self.pose.folder is None: return replace(picture, prediction=replace(picture.prediction, problems=(*said, "more than a minute: counted by the picture alone")))
         try: people, poses = self.pose.measure(clip)
-        except Exception as e: return replace(picture, problems=(*picture.problems, f"counted without body points: {type(e).__name__}: {e}"))
+        except Exception as e: return replace(picture, prediction=replace(picture.prediction, problems=(*said, f"counted without body points: {type(e).__name__}: {e}")))
         best = people[0] if people else None
-        if best is None or not joints_decide(best.found, best.swings.regularity, picture.regularity): return picture
+        if best is None or not joints_decide(best.found, best.swings.regularity, picture.prediction.regularity): return picture
         said = (*poses.problems, *best.swings.problems, "counted by body points")
-        return replace(picture, count=len(best.swings.cycles), cycles=best.swings.cycles, problems=said, regularity=best.confidence)
+        told = replace(picture.prediction, count=len(best.swings.cycles), cycles=best.swings.cycles, problems=said, regularity=best.confidence)
+        return Watched(told, best.swings, points_at(poses, best.person, (info.width, info.height)))
+
+    def count(self, clip: Clip) -> Prediction:
+        "The same without what it rests on."
+        return self.watch(clip).prediction
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
-        "One prediction for each clip, in order."
+        "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
         clips = list(clips)
         return [_try_clip(self.count, c) for c in (show_progress(clips, total=len(clips), desc="picture and body points") if progress else clips)]
 

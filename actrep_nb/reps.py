@@ -204,10 +204,11 @@ def regularity_words(
     regularity: float | None,  # 0 to 1; None: not measured
     regular: float = 0.5,  # from here on "regular"
     fairly: float = 0.2,  # from here on "fairly regular"
+    hardly: float = 0.08,  # from here on "hardly regular", below "not regular": nothing repeats
 ) -> str:  # "" where nothing was measured
     "The confidence of a count in words."
     if regularity is None: return ""
-    return "regular" if regularity >= regular else "fairly regular" if regularity >= fairly else "not regular"
+    return next((words for words, least in (("regular", regular), ("fairly regular", fairly), ("hardly regular", hardly)) if regularity >= least), "not regular")
 
 # %% ../nbs/17a_reps.ipynb #bb723e9f
 def _moments(

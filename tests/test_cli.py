@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def clip(here):
-    d = draw_clip("squat", 3, seed=1)
+    d = draw_clip("squat", 3, seed=5)
     write_video(here / "squats.mp4", d.pixels, d.fps)
     return here / "squats.mp4"
 
@@ -74,25 +75,69 @@ def test_wrong_usage_is_exit_code_2(argv, here, capsys):
 def test_count_goes_on_after_bad_files(clip, here, capsys):
     (here / "broken.mp4").write_bytes(b"\0" * 100)
     (here / "folder").mkdir()
-    code = main(["count", "broken.mp4", "gone.mp4", "folder", "squats.mp4", "squats.mp4", "--model", "period", "--out", "pictures", "--json"])
+    (here / "other").mkdir()
+    shutil.copy(here / "squats.mp4", here / "other" / "squats.mp4")
+    code = main(["count", "broken.mp4", "gone.mp4", "SQUATS.mp4", "folder", "squats.mp4", "other", "--model", "period", "--out", "pictures", "--json"])
     data, err = last_json(capsys)
-    assert code == 1 and [f["file"] for f in data["failed"]] == ["broken.mp4", "gone.mp4", "folder"]
-    assert [f["file"] for f in data["files"]] == ["squats.mp4"] * 2 and data["files"][0]["count"] == 3
-    assert len(data["files"][0]["cycles"]) == 3
+    assert code == 1 and [f["file"] for f in data["failed"]] == ["gone.mp4", "SQUATS.mp4", "folder", "broken.mp4"]
+    assert [f["file"] for f in data["files"]] == ["squats.mp4", "other/squats.mp4"] and data["files"][0]["count"] == 3
+    assert len(data["files"][0]["cycles"]) == 3 == sum(data["files"][0]["sets"]) and data["files"][0]["regularity"] > 0.2
     pictures = {f["picture"] for f in data["files"]}
     assert len(pictures) == 2 and all((here / p).stat().st_size > 10_000 for p in pictures)
-    assert "gone.mp4" in err and "3 of 5 files" in err
+    assert "did you mean that" in err and "4 of 6 files" in err
 
 
-def test_count_without_a_model_says_what_to_do(clip, here, capsys, monkeypatch):
-    import actrep_nb.runs
-    monkeypatch.setattr(actrep_nb.runs, "shipped", lambda path: [])
-    assert main(["count", "squats.mp4"]) == 2
-    assert "--model period" in capsys.readouterr().err
-    (here / "sft" / "checkpoint").mkdir(parents=True)
-    (here / "sft" / "checkpoint" / "config.json").write_text("{}")
-    assert main(["count", "squats.mp4", "--model", "sft"]) == 1
-    assert "holds a folder checkpoint" in capsys.readouterr().err
+def test_count_takes_what_counts_film_untrained_and_says_so(clip, here, capsys, monkeypatch):
+    assert main(["count", "squats.mp4"]) == 0
+    assert "[picture+pose" in (said := capsys.readouterr().out) or "[period" in said
+    (here / "sft").mkdir()
+    for model, words in (("sft", "holds no checkpoint"), ("nothing", "no model 'nothing'")):
+        assert main(["count", "squats.mp4", "--model", model]) == 1
+        assert words in capsys.readouterr().err
+    for wrong in (["--example", "5-3"], ["--write", "gif"], ["--video", "fps=9", "--model", "period"], ["--every", "day"], ["--model", "constant"]):
+        assert main(["count", "squats.mp4", *wrong]) == 2, wrong
+    monkeypatch.setenv("ACTREP_MODEL", "nothing")
+    assert main(["count", "squats.mp4"]) == 1
+
+
+def test_a_runs_folder_is_a_checkpoint_and_says_what_it_was_trained_on(here):
+    from actrep_nb.cli import find_checkpoint, trained_on
+
+    (here / "mine" / "checkpoint").mkdir(parents=True)
+    (here / "mine" / "checkpoint" / "config.json").write_text("{}")
+    (here / "mine" / "manifest.json").write_text('{"parameters": {"data": "squats.jsonl"}}')
+    assert find_checkpoint("mine") == "mine/checkpoint" and trained_on("mine/checkpoint") == "squats.jsonl" and trained_on("Qwen/Qwen2.5-VL-3B-Instruct") == ""
+
+
+def test_what_count_writes_is_taken_over_when_it_goes_on(clip, here, capsys):
+    shutil.copy(here / "squats.mp4", here / "again.mp4")
+    told = ["count", "squats.mp4", "again.mp4", "--model", "period", "--model", "pose", "--write", "csv,srt,mp4,html", "--out", "out", "--every", "exercise", "--json"]
+    assert main(told) == 0
+    data, _ = last_json(capsys)
+    first, second = data["files"]
+    assert first["others"] == {"pose": None} or isinstance(first["others"]["pose"], int)
+    assert set(first["written"]) == {"csv", "srt", "mp4", "png"} and (here / "out" / "counts.html").stat().st_size > 20_000 and data["exercises"]
+    assert len((here / "out" / "squats.csv").read_text().splitlines()) == 4 and (here / "out" / "squats.srt").read_text().count("-->") == 3
+    with open(here / "out" / "counts.jsonl", "a") as file: file.write('{"stamp": "torn')
+    os.utime(here / "again.mp4")
+    assert main([*told, "--resume"]) == 0
+    again, err = last_json(capsys)
+    assert "1 of 2 films were counted before" in err and again["files"][0] == first and again["files"][1]["cycles"] == second["cycles"]
+
+
+def test_an_example_says_what_one_repetition_is(tmp_path, capsys):
+    "Two different halves: from the left edge to the right and back, a little higher on the way back."
+    t = np.arange(300) / 25
+    pixels = np.full((300, 96, 96, 3), 225, np.uint8)
+    for frame, s in zip(pixels, t):
+        x, y = int(40 - 36 * np.cos(2 * np.pi * s / 2)), 34 + int(3 * np.sin(2 * np.pi * s / 2) > 0)
+        frame[y : y + 28, x : x + 16] = (40, 70, 150)
+    path = write_video(tmp_path / "sides.mp4", pixels, 25)
+    counts = {}
+    for example in ("1.0-3.0", "1.0-2.0"):
+        assert main(["count", str(path), "--model", "period", "--example", example, "--write", "", "--json"]) == 0
+        counts[example] = last_json(capsys)[0]["files"][0]["count"]
+    assert abs(counts["1.0-3.0"] - 6) <= 1, counts
 
 
 def test_count_with_a_checkpoint(clip, here, capsys):

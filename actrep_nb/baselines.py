@@ -7,17 +7,22 @@ Docs: https://actrep.github.io/actrep_nb/baselines.html.md"""
 # %% auto #0
 __all__ = ['IRREGULAR', 'WHOLE', 'PIECE', 'COUNTERS', 'ConstantCounter', 'ClassMedianCounter', 'camera_shifts', 'steadied',
            'principal', 'to_and_fro', 'smoothed', 'evened', 'sign_at_rest', 'swings', 'large', 'Swings', 'repetition',
-           'grey_pictures', 'long_repetition', 'sets_of', 'Watched', 'PeriodCounter', 'fitted_counters']
+           'grey_pictures', 'long_repetition', 'sets_of', 'growing', 'live_pictures', 'Watched', 'PeriodCounter',
+           'fitted_counters']
 
 # %% ../nbs/14_baselines.ipynb #5c42fc93
 import math
+import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median_low
 from typing import Any
+from urllib.parse import urlsplit
 
+import av
 import numpy as np
 from scipy.linalg import eigh
 from scipy.ndimage import uniform_filter1d
@@ -331,6 +336,66 @@ def sets_of(
     out = [[cycles[0]]]
     for cycle in cycles[1:]: (out.append([cycle]) if cycle[0] - out[-1][-1][1] > pause else out[-1].append(cycle))
     return [tuple(s) for s in out]
+
+# %% ../nbs/14_baselines.ipynb #b711684b
+def growing(
+    pictures: Iterable[tuple[float, np.ndarray]],  # times in seconds and grey pictures, evenly spaced
+    fps: float,  # of the pictures
+    every: float = 1.0,  # seconds of film between measurements
+    piece: float = PIECE,  # seconds that are measured
+    late: Callable[[float], bool] = lambda t: False,  # whether the pictures at this time come too late for a measurement
+    about: float | None = None,  # see `tempo`
+) -> Iterator[tuple[float, Swings]]:  # after each measurement: seconds of film so far, and all repetitions that are complete
+    "Repetitions of a film without an end, as they are completed. Memory holds one piece."
+    kept, done, due = deque[tuple[float, np.ndarray]](maxlen=round(piece * fps)), list[tuple[float, float]](), every
+    last: Swings | None = None
+
+    def measure(until: float) -> Swings:  # counts what ends before this
+        nonlocal last
+        times = np.array([t for t, _ in kept])
+        still, moves = steadied(np.stack([p for _, p in kept]), fps)
+        before = last.signal[last.times >= times[0] - 1e-6] if last and last.regularity >= IRREGULAR else None
+        last = repetition(blocks(_halved(still), fps), fps, times, before=before if before is not None and len(before) > 1 else None, about=about)
+        after = done[-1][1] if done else -math.inf
+        if last.regularity >= IRREGULAR: done.extend((a, b) for a, b in last.cycles if (a + b) / 2 > after and b < until - last.period / 4)
+        return replace(last, cycles=tuple(done), problems=last.problems + ("the camera moves",) * moves)
+
+    for now, picture in pictures:
+        kept.append((now, picture))
+        if now < due or late(now): continue
+        due = now + every
+        yield now, measure(now)
+    if kept: yield kept[-1][0], measure(math.inf)
+
+# %% ../nbs/14_baselines.ipynb #9af80cb5
+def live_pictures(
+    source: str,  # number of a camera on this machine, or the URL of a stream on it
+    fps: float = 30.0,  # pictures a second
+    side: int = 72,  # of the shorter side, pixels
+) -> Iterator[tuple[float, np.ndarray]]:  # seconds since the first, and a picture [H, W]
+    "Small grey pictures at even times from a camera, as they come. ValueError for a source elsewhere; VideoError for one that does not answer within ten seconds."
+    if source.isdigit():
+        kinds = {"linux": ("v4l2", f"/dev/video{source}"), "darwin": ("avfoundation", source)}
+        if sys.platform not in kinds: raise ValueError(f"camera {source}: cameras have no numbers on this system; give the URL of a stream, as http://127.0.0.1:8080/video")
+        form, name = kinds[sys.platform]
+    elif urlsplit(source).hostname in ("127.0.0.1", "localhost", "::1"): form, name = None, source
+    else: raise ValueError(f"{source}: the number of a camera, or the URL of a stream on this machine, as http://127.0.0.1:8080/video")
+    try: container = av.open(name, format=form, timeout=10)
+    except (av.FFmpegError, OSError, ValueError) as e: raise VideoError(f"{source} gives no film ({getattr(e, 'strerror', None) or e}). Is it on, and is nobody else using it?") from None
+    with container:
+        if not container.streams.video: raise VideoError(f"{source} gives no film")
+        first, due, orientation = None, 0.0, None
+        for frame in container.decode(container.streams.video[0]):
+            if frame.time is None: continue
+            first = frame.time if first is None else first
+            orientation = orientation or _orientation(frame)
+            scale = side / min(frame.height, frame.width)
+            height, width = (min(6 * round(length * scale / 6), 4 * side) for length in ((frame.width, frame.height) if orientation[0] % 180 else (frame.height, frame.width)))
+            picture = None
+            while due <= frame.time - first + 1e-6:
+                picture = _grey(frame, height, width, *orientation) if picture is None else picture
+                yield due, picture
+                due += 1 / fps
 
 # %% ../nbs/14_baselines.ipynb #7c959ab3
 @dataclass(frozen=True)

@@ -222,13 +222,14 @@ KINDS = ("png", "csv", "json", "srt", "vtt", "mp4", "html")
 
 @app.command(short_help="count repetitions in video files, with times and a picture")
 def count(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Video files, folders of them, or patterns in quotes.", show_default=False)],
+    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Video files, folders of them, or patterns in quotes.", show_default=False)] = None,
     model: Annotated[list[str], typer.Option(help="period, pose, picture+pose, a checkpoint's or run's folder, or a name on the Hugging Face hub. Repeatable: the first decides, disagreement is shown. Default: $ACTREP_MODEL, else picture+pose where body points can be found, else period.")] = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("."),
     write: Annotated[str, typer.Option(help="What to write for each film, separated by commas: png (a picture to check by), csv, json, srt, vtt (a row for each repetition), mp4 (the film with the count in it); and html, one page for all.")] = "png",
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders inside folders.")] = False,
     example: Annotated[str, typer.Option(help="Seconds from where to where one repetition goes, as in 3.2-4.5: settles what one repetition is, for counters that look at movement.")] = "",
     people: Annotated[int, typer.Option(min=1, help="Most people to follow by body points; the most regular one is counted.")] = 1,
+    camera: Annotated[str, typer.Option(help="Count what a camera sees, as it happens: its number, or the URL of a stream on this machine. Ctrl-C ends it.")] = "",
     every: Annotated[str, typer.Option(help="exercise: also a table across films, by what was done.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Take over what an earlier command with the same counters wrote to counts.jsonl in --out.")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of an answer.")] = 1024,
@@ -244,6 +245,7 @@ def count(
       actrep count clips --recursive --write png,csv,html --out counted
       actrep count curls.mp4 --example 3.2-4.5             (one repetition is what happens from 3.2 s to 4.5 s)
       actrep count training.mp4 --write mp4,srt            (a film of any length; sets are listed)
+      actrep count --camera 0                              (as it happens, until Ctrl-C)
       actrep count *.mp4 --model period --model Qwen/Qwen2.5-VL-3B-Instruct
       actrep count fast.mp4 --model runs/mine/sft --video "fps=12 max_tokens=8192"
       actrep count clip.mp4 --json | tail -1 | jq '.files[0].count'
@@ -254,10 +256,12 @@ def count(
         kinds, about = [k for k in write.split(",") if k], parse_example(example)
         if wrong := set(kinds) - set(KINDS): raise Usage(f"--write {', '.join(sorted(wrong))}: there are {', '.join(KINDS)}")
         if every not in ("", "exercise"): raise Usage(f"--every {every}: there is exercise")
+        if bool(files) == bool(camera): raise Usage("name FILEs to count in, or a --camera")
+        if camera: return _live(camera, about, say)
         names = list(model) or [pick_model()]
         if video and set(names) <= {"period", "pose", "picture+pose"}: raise Usage(f"--video changes what a language model sees; {', '.join(names)} {'is' if len(names) == 1 else 'are'} none")
         output_folder(out)
-        films = find_films([str(f) for f in files], recursive, say.fail)
+        films = find_films([str(f) for f in files or ()], recursive, say.fail)
         settings = {"models": names, "max_new_tokens": max_new_tokens, "video": video, "example": example, "people": people, "write": write}
         known = _known(out / "counts.jsonl", settings) if resume else {}
         if resume: say.warn(f"{sum(_file_now(f) in known for f in films)} of {len(films)} films were counted before")
@@ -355,6 +359,22 @@ def _count(films: list[Path], counters: dict[str, Any], folder: Path, kinds: lis
         for line in table: out.say("  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in line.items() if value is not None))
     if out.failed: out.warn(f"{len({f['file'] for f in out.failed})} of {len(films) + len([f for f in out.failed if not Path(f['file']).is_file()])} files could not be counted")
     out.data |= {"model": names[0], "models": names, "video": str(getattr(counters.get(names[0]), "video", "")), "files": done}
+
+
+def _live(source: str, about: float | None, out: Output) -> None:
+    "Count what a camera sees: a line for each repetition, until it ends or is ended."
+    import time
+
+    from actrep_nb.baselines import growing, live_pictures
+
+    began, counted, now, swings = time.monotonic(), 0, 0.0, None
+    out.warn("counting by period, as it happens; Ctrl-C ends it")
+    try:
+        for now, swings in growing(live_pictures(source, 15), 15, late=lambda t: time.monotonic() - began - t > 2, about=about):
+            for start, end in swings.cycles[counted:]: out.say(f"{(counted := counted + 1):>4}  {start:6.1f} s to {end:6.1f} s")
+    except KeyboardInterrupt: pass
+    out.say(f"{source}: {counted} in {now:.0f} s" + (f"; take care: {'; '.join(swings.problems)}" if swings and swings.problems else ""))
+    out.data |= {"camera": source, "count": counted, "cycles": swings.cycles if swings else (), "watched": now, "regularity": swings.regularity if swings else None}
 
 
 def _sets(cycles: Any) -> list[Any]:

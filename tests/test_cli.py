@@ -1,10 +1,13 @@
 """The command line: exit codes, one JSON object on the last line, bad files that do not stop good ones, a --help that is quick."""
 import csv
+import functools
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -123,6 +126,23 @@ def test_what_count_writes_is_taken_over_when_it_goes_on(clip, here, capsys):
     assert main([*told, "--resume"]) == 0
     again, err = last_json(capsys)
     assert "1 of 2 films were counted before" in err and again["files"][0] == first and again["files"][1]["cycles"] == second["cycles"]
+
+
+def test_a_stream_is_counted_as_it_comes(clip, here, capsys):
+    "A file played as a stream, from this machine and from none else."
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(here))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    handler.func.log_message = lambda *args: None  # quiet
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        assert main(["count", "--camera", f"http://127.0.0.1:{server.server_port}/squats.mp4", "--json"]) == 0
+        data, _ = last_json(capsys)
+        assert abs(data["count"] - 3) <= 1 and len(data["cycles"]) == data["count"] and data["watched"] > 3
+        assert main(["count", "--camera", f"http://127.0.0.1:{server.server_port}/gone.mp4", "--json"]) == 1
+        assert "gives no film" in last_json(capsys)[0]["error"]
+    finally: server.shutdown()
+    assert main(["count", "--camera", "http://example.com/film", "--json"]) == 1 and "on this machine" in last_json(capsys)[0]["error"]
+    assert main(["count", "squats.mp4", "--camera", "0"]) == 2
 
 
 def test_an_example_says_what_one_repetition_is(tmp_path, capsys):

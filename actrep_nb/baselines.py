@@ -357,7 +357,8 @@ def growing(
         before = last.signal[last.times >= times[0] - 1e-6] if last and last.regularity >= IRREGULAR else None
         last = repetition(blocks(_halved(still), fps), fps, times, before=before if before is not None and len(before) > 1 else None, about=about)
         after = done[-1][1] if done else -math.inf
-        if last.regularity >= IRREGULAR: done.extend((a, b) for a, b in last.cycles if (a + b) / 2 > after and b < until - last.period / 4)
+        sure = last.regularity >= IRREGULAR and (until == math.inf or times[-1] - times[0] >= 3 * last.period)
+        if sure: done.extend((a, b) for a, b in last.cycles if (a + b) / 2 > after and b < until - last.period / 4)
         return replace(last, cycles=tuple(done), problems=last.problems + ("the camera moves",) * moves)
 
     for now, picture in pictures:

@@ -161,7 +161,7 @@ def evened(
     "Swings of about equal size around zero: the mean and the size of its surroundings taken away. What is quieter than a third of the loudest stays small."
     width = int(over) | 1
     around = signal - uniform_filter1d(signal, width, mode="reflect")
-    size = np.sqrt(uniform_filter1d(around**2, width, mode="reflect"))
+    size = np.sqrt(np.maximum(uniform_filter1d(around**2, width, mode="reflect"), 0))  # a running sum may fall below 0 by rounding
     return around / np.maximum(size, 0.3 * size.max() + 1e-9)
 
 

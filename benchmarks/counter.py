@@ -80,7 +80,7 @@ def at_speed(grey: np.ndarray, speed: float) -> np.ndarray:
     "Pictures between pictures."
     t = np.arange(0, len(grey) - 1, speed)
     low, part = t.astype(int), (t % 1)[:, None, None].astype(np.float32)
-    return grey[low] * (1 - part) + grey[low + 1] * part
+    return grey[low] * (1 - part) + grey[np.minimum(low + 1, len(grey) - 1)] * part
 
 
 def shifted(grey: np.ndarray, dy: np.ndarray, dx: np.ndarray, margin: int = 6) -> np.ndarray:

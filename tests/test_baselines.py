@@ -192,6 +192,15 @@ def test_pieces_are_joined_where_they_count():
         assert all(0.6 < b - a < 2 for a, b in found.cycles) and all(b <= d + 0.3 for (_, b), (d, _) in zip(found.cycles, found.cycles[1:]))
 
 
+def test_scenes_are_counted_one_by_one():
+    "Five scenes of nine seconds with cuts in between, each at its own rate: in one piece nothing would repeat."
+    scenes = [(255 - grey if k % 2 else grey)[:90] for k, each in enumerate((0.9, 1.5, 0.75, 1.8, 1.0)) for grey in [sets_film([(9 / each, each)], 0.0)[..., 0].astype(np.float32)]]
+    truth = [10, 6, 12, 5, 9]
+    found = long_repetition([(i / 10, p) for i, p in enumerate(np.concatenate(scenes))], 10, 20.0)
+    each = [sum(9 * k <= (a + b) / 2 < 9 * k + 9 for a, b in found.cycles) for k in range(5)]
+    assert all(abs(n - m) <= 1 for n, m in zip(each, truth)) and len(found.signal) == 450
+
+
 def test_memory_holds_one_piece():
     pictures = sets_film([(100, 1.5)], 0.0)[..., 0]
     alive, most = weakref.WeakSet(), 0

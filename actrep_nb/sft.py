@@ -175,6 +175,9 @@ class ResumableTrainer(Trainer):
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         model.load_state_dict(type(model).from_pretrained(resume_from_checkpoint, dtype=torch.float32).state_dict())  # bfloat16 is read exactly, too
 
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step < self.state.max_steps: super()._run_epoch(*args, **kwargs)  # else it was complete, and one more step would be taken
+
     def autocast(self) -> AbstractContextManager:
         "Mixed precision for whatever is computed inside; DeepSpeed and FSDP2 have their own."
         mixed = self.args.bf16 and not self.is_deepspeed_enabled and not self.is_fsdp_enabled

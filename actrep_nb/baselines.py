@@ -110,7 +110,7 @@ def camera_shifts(
 def steadied(
     pictures: np.ndarray,  # grey [T, H, W]
     fps: float,  # of the pictures
-    least: float = 0.1,  # by how much most pixels must become quieter
+    least: float = 0.075,  # by how much most pixels must become quieter, as a share
 ) -> tuple[np.ndarray, bool]:  # pictures, their margins cut off where they were shifted; and whether the camera moves
     "The pictures as a camera on a stand would have taken them, if that makes them quieter."
     shifts = camera_shifts(pictures, fps)

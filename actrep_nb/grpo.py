@@ -554,7 +554,8 @@ class GRPOTrainer(ResumableTrainer):
                 self.held = [self.practise(batch) for batch in self.batches]
             self.tokens = summed(sum(practice.tokens for practice in self.held), self.args.device)
         practice, self.place = self.held[self.place], self.place + 1
-        look_once(self, model, lambda: collate(unwrapped(model), practice.prompts[:1], [practice.groups[0][0].ids], side="right"))
+        k = next((k for k, clip in enumerate(practice.clips) if clip.count), 0)  # of a clip in which nothing is repeated a blank one says the same
+        look_once(self, model, lambda: collate(unwrapped(model), practice.prompts[k : k + 1], [practice.groups[k][0].ids], side="right"))
         shares = len(self.held) * self.args.world_size  # passes and ranks, over which gradients are averaged
         portion = practice.tokens * shares / self.tokens if self.recipe.weigh is by_token else 1.0
         loss, parts = self.group_loss(model, practice.prompts, practice.groups, portion)

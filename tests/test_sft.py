@@ -115,6 +115,8 @@ def test_a_run_that_died_ends_like_one_that_did_not(checkpoint, tmp_path, monkey
     assert [row["step"] for row in read_log(tmp_path / "cut" / "log.jsonl")] == [1, 2, 3]
     again = run(tmp_path / "cut", resume=True)
     assert json.dumps(again[0]) == json.dumps(whole[0]) and torch.equal(again[1], whole[1])
+    complete = run(tmp_path / "cut", resume=True)
+    assert complete[0] == again[0] and torch.equal(complete[1], again[1]), "a complete run takes no further step"
 
 
 def test_what_is_to_be_trained_is_said_when_loading(checkpoint, tmp_path):
@@ -315,6 +317,19 @@ def test_the_first_step_says_whether_the_model_looks(checkpoint, blinding, tmp_p
     assert len(said) == blind and all("0 nats per token" in text and "video tokens" in text for text in said)
     assert (log[0]["video_effect"] == 0.0) if blind else (log[0]["video_effect"] > LEAST_EFFECT)
     assert not any("video_effect" in row for row in log[1:])
+
+
+def test_a_clip_without_repetitions_is_not_looked_at(checkpoint, tmp_path, monkeypatch):
+    "Of such a clip a model says the same when it is blank: the demo's model was called blind."
+    from actrep_nb import grpo
+
+    asked, (model, processor) = [], load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    monkeypatch.setattr(grpo, "look_once", lambda trainer, model, batch: asked.append(batch()))
+    examples = drawn(model, processor)[:4]
+    clips = [Clip(f"{k}.mp4", "squat", 3 * (k == 2)) for k in range(4)]
+    grpo.train_grpo(model, processor, [Example(e.prompt, clip=c) for e, c in zip(examples, clips)], training_arguments(tmp_path, 1, 4, 1e-3), {"format": 1.0}, group_size=2, max_new_tokens=4, keep_samples=0)
+    looked = [[torch.equal(batch["pixel_values_videos"], e.prompt.pixels) for e in examples] for batch in asked]
+    assert looked == [[False, False, True, False]]
 
 
 def test_a_resumed_run_looks_again_and_leaves_the_log_as_it_is(checkpoint, blinding, tmp_path):

@@ -115,8 +115,17 @@ def test_a_run_that_died_ends_like_one_that_did_not(checkpoint, tmp_path, monkey
     assert [row["step"] for row in read_log(tmp_path / "cut" / "log.jsonl")] == [1, 2, 3]
     again = run(tmp_path / "cut", resume=True)
     assert json.dumps(again[0]) == json.dumps(whole[0]) and torch.equal(again[1], whole[1])
-    complete = run(tmp_path / "cut", resume=True)
-    assert complete[0] == again[0] and torch.equal(complete[1], again[1]), "a complete run takes no further step"
+
+def test_a_complete_run_takes_no_further_step(checkpoint, tmp_path):
+    "In the middle of an epoch, where the Trainer would go on to its end."
+    def run(resume=False):
+        model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+        torch.manual_seed(0)
+        log = train_sft(model, drawn(model, processor), training_arguments(tmp_path, 3, 2, 1e-2, save_strategy="steps", save_steps=1), resume=resume)
+        return [(row["step"], row["loss"]) for row in log], torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    whole, again = run(), run(resume=True)
+    assert len(whole[0]) == 3 and again[0] == whole[0] and torch.equal(again[1], whole[1])
 
 
 def test_what_is_to_be_trained_is_said_when_loading(checkpoint, tmp_path):

@@ -382,7 +382,8 @@ def _count(films: list[Path], counters: dict[str, Any], folder: Path, kinds: lis
             others = {name: {"count": w.prediction.count, "problems": w.prediction.problems} for name, w in watched.items() if name != names[0]}
             row = plain({"file": str(film), "count": p.count, "cycles": p.cycles, "action": p.action, "counter": names[0], "regularity": p.regularity, "problems": p.problems, "others": others, "repetitions": [vars(r) for r in rows],
                          "sets": [len(s) for s in _sets(p.cycles)], "picture": written.get("png"), "written": written, "seconds": p.seconds})
-            with open(folder / "counts.jsonl", "a", encoding="utf-8") as file: file.write(json.dumps({"stamp": _file_now(film), "settings": settings, "row": row}) + "\n")
+            if kinds:
+                with open(folder / "counts.jsonl", "a", encoding="utf-8") as file: file.write(json.dumps({"stamp": _file_now(film), "settings": settings, "row": row}) + "\n")
         done.append(row)
         _say_counted(row, out)
         said = Prediction(film.name, row["count"], tuple(map(tuple, row["cycles"])) if row["cycles"] is not None else None, tuple(row["problems"]), action=row["action"] or (film.parent.name if len({f.parent for f in films}) > 1 else None), regularity=row["regularity"])

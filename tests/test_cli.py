@@ -148,7 +148,7 @@ def test_a_stream_is_counted_as_it_comes(here, capsys):
     assert main(["count", "squats.mp4", "--camera", "0"]) == 2
 
 
-def test_an_example_says_what_one_repetition_is(tmp_path, capsys):
+def test_an_example_says_what_one_repetition_is(here, tmp_path, capsys):
     "Two different halves: from the left edge to the right and back, a little higher on the way back."
     t = np.arange(300) / 25
     pixels = np.full((300, 96, 96, 3), 225, np.uint8)
@@ -161,6 +161,7 @@ def test_an_example_says_what_one_repetition_is(tmp_path, capsys):
         assert main(["count", str(path), "--model", "period", "--example", example, "--write", "", "--json"]) == 0
         counts[example] = last_json(capsys)[0]["files"][0]["count"]
     assert abs(counts["1.0-3.0"] - 6) <= 1, counts
+    assert not (here / "counts.jsonl").exists(), "where nothing is to be written, nothing is"
 
 
 def test_count_with_a_checkpoint(clip, here, capsys):

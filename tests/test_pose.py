@@ -189,7 +189,7 @@ def test_picture_and_pose_says_which_it_was(tmp_path):
 
     class Told:
         regularity = 0.0
-        def predict(self, clips, progress=True): return [pose.Prediction(c.id, 77, regularity=self.regularity) for c in clips]
+        def watch(self, clip): return pose.Watched(pose.Prediction(clip.id, 77, regularity=self.regularity))
     save_poses(poses_of(stick("squat", 5, 1.5)), tmp_path / "a.npz")
     counter.picture = Told()
     assert counter.count(clip).count == 5 and counter.count(clip).problems[-1] == "counted by body points"

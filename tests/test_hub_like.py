@@ -258,8 +258,8 @@ def test_two_ranks_judge_as_one_process(name, hub, data, tmp_path, kernels):
 def test_what_was_learnt_is_said_and_read(data, tmp_path, capsys):
     "Trained to give every clip the same short answer, a model gives it, ends its turn, and the answer is read: with the hub's tokens, template and limits."
     wider = make_hub_checkpoint(tmp_path / "wider", "Qwen3-VL-4B-Thinking", width=2)
-    log = run_notebook("sft", tmp_path / "sft", capsys, model=str(wider), data=str(data[0]), cache="", steps=24, batch=4, lr=5e-3)
-    assert log[-1]["loss"] < 0.3
+    log = run_notebook("sft", tmp_path / "sft", capsys, model=str(wider), data=str(data[0]), cache="", steps=40, batch=4, lr=5e-3)
+    assert log[-1]["loss"] < 0.2
     metrics, code, said = judged_by(tmp_path / "sft" / "checkpoint", data, tmp_path, capsys, 16)
     assert metrics["parse_rate"]["value"] == metrics["obo"]["value"] == 1 and metrics["exact"]["value"] == 0.5
     assert code == 0 and [f["count"] for f in said["files"]] == [2] * len(RATES) and not said["failed"]

@@ -8,7 +8,7 @@ Docs: https://actrep.github.io/actrep_nb/baselines.html.md"""
 __all__ = ['IRREGULAR', 'ONE_MOVEMENT', 'WHOLE', 'PIECE', 'CUT', 'COUNTERS', 'ConstantCounter', 'ClassMedianCounter',
            'camera_shifts', 'steadied', 'principal', 'to_and_fro', 'smoothed', 'evened', 'sign_at_rest', 'swings',
            'large', 'Swings', 'repetition', 'grey_pictures', 'long_repetition', 'sets_of', 'growing', 'live_pictures',
-           'Watched', 'PeriodCounter', 'fitted_counters']
+           'Watched', 'each_counted', 'PeriodCounter', 'fitted_counters']
 
 # %% ../nbs/14_baselines.ipynb #5c42fc93
 import math
@@ -304,6 +304,12 @@ def _scenes(pictures: Iterable[tuple[float, np.ndarray]]) -> Iterator[tuple[floa
         yield time_, picture, cut
         last, usual = coarse, 0.0 if cut else max(change, 0.9 * usual)
 
+# %% ../nbs/14_baselines.ipynb #b20afb52
+def _halved(pictures: np.ndarray) -> np.ndarray:
+    "Half the size: the camera's shifts need detail, the period does not."
+    T, height, width = len(pictures), pictures.shape[1] // 2, pictures.shape[2] // 2
+    return pictures[:, : 2 * height, : 2 * width].reshape(T, height, 2, width, 2).mean((2, 4))
+
 
 def _joined(parts: list[tuple[Swings, float, float]]) -> Swings:
     "One out of pieces, each with the seconds between which it counts."
@@ -350,12 +356,6 @@ def long_repetition(
             del kept[: n // 2]
     close(math.inf)
     return _joined(parts)
-
-
-def _halved(pictures: np.ndarray) -> np.ndarray:
-    "Half the size: the camera's shifts need detail, the period does not."
-    T, height, width = len(pictures), pictures.shape[1] // 2, pictures.shape[2] // 2
-    return pictures[:, : 2 * height, : 2 * width].reshape(T, height, 2, width, 2).mean((2, 4))
 
 # %% ../nbs/14_baselines.ipynb #fe549ce1
 def sets_of(
@@ -440,6 +440,21 @@ class Watched:
     points: Callable[[float], Any] | None = None  # seconds → body points [K, 3] in shares of the picture, or None; None: no points were counted by
 
 
+def each_counted(
+    count: Callable[[Clip], Prediction],  # counts one clip; may raise
+    clips: Iterable[Clip],
+    what: str,  # for the progress bar
+    progress: bool = True,  # show it
+) -> list[Prediction]:  # one for each clip, in order
+    "Whatever one file does, the others are still counted, and this one is accounted for: its count is None, with the reason in `problems`."
+    def attempt(clip: Clip) -> Prediction:
+        try: return count(clip)
+        except Exception as e: return Prediction(clip.id, None, problems=(f"{type(e).__name__}: {e}",), true=clip.count)
+
+    clips = list(clips)
+    return [attempt(c) for c in (show_progress(clips, total=len(clips), desc=what) if progress else clips)]
+
+
 @dataclass
 class PeriodCounter:
     "Counts the swings of whatever moves most regularly. Untrained; reads the video, knows nothing about it."
@@ -476,13 +491,7 @@ class PeriodCounter:
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
-        clips = list(clips)
-        return [self._try(c) for c in (show_progress(clips, total=len(clips), desc="motion period") if progress else clips)]
-
-    def _try(self, clip: Clip) -> Prediction:
-        try: return self.count(clip)
-        except Exception as e:  # whatever one file does, the others are still counted, and this one is accounted for
-            return Prediction(clip.id, None, problems=(f"{type(e).__name__}: {e}",), true=clip.count)
+        return each_counted(self.count, clips, "motion period", progress)
 
 # %% ../nbs/14_baselines.ipynb #f3d0e752
 COUNTERS: dict[str, Callable[..., Any]] = {"constant": ConstantCounter, "class_median": ClassMedianCounter, "period": PeriodCounter}

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .baselines import COUNTERS, WHOLE, PeriodCounter, Swings, Watched, repetition
+from .baselines import COUNTERS, WHOLE, PeriodCounter, Swings, Watched, each_counted, repetition
 from .records import Clip, Prediction
 from .show import progress as show_progress
 from .video import READERS, Frames, VideoError, plan_frames, probe
@@ -647,15 +647,6 @@ def clip_poses(
 SEEN = 0.7  # share of frames in which a person must be found, for their joints to be trusted
 
 
-def _try_clip(
-    count: Callable[[Clip], Prediction],
-    clip: Clip,
-) -> Prediction:
-    "What was counted, or why nothing was: whatever one file does, the others are still counted."
-    try: return count(clip)
-    except Exception as e: return Prediction(clip.id, None, problems=(f"{type(e).__name__}: {e}",), true=clip.count)
-
-
 @dataclass
 class PoseCounter:
     "Counts what a body does over and over, by its joints. Untrained for counting."
@@ -688,8 +679,7 @@ class PoseCounter:
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
-        clips = list(clips)
-        return [_try_clip(self.count, c) for c in (show_progress(clips, total=len(clips), desc="body points") if progress else clips)]
+        return each_counted(self.count, clips, "body points", progress)
 
 # %% ../nbs/14a_pose.ipynb #801bb2d8
 STEADY = 0.15  # regularity that joints must have, to be trusted
@@ -746,8 +736,7 @@ class PictureAndPoseCounter:
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
-        clips = list(clips)
-        return [_try_clip(self.count, c) for c in (show_progress(clips, total=len(clips), desc="picture and body points") if progress else clips)]
+        return each_counted(self.count, clips, "picture and body points", progress)
 
 
 COUNTERS |= {"pose": PoseCounter, "picture+pose": PictureAndPoseCounter}

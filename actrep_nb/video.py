@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -407,9 +408,11 @@ def read_pyav(
     converter = av.video.reformatter.VideoReformatter()  # one for all frames: making it costs more than using it
     def to_rgb(frame): return converter.reformat(frame, format="rgb24", threads=1)
     shown, end = None, 0.0  # (start, frame) on screen
+    @lru_cache(1)
+    def orientation(): return _orientation(shown[1])  # asked once: asking keeps a frame in memory for a while
     def keep(start, frame):
         if starts and starts[-1] == start: pixels.append(pixels[-1])
-        else: pixels.append(finish(_upright(to_rgb(frame).to_ndarray(), *_orientation(frame))))
+        else: pixels.append(finish(_upright(to_rgb(frame).to_ndarray(), *orientation())))
         starts.append(start)
     with container:
         for start, end, frame in _decode(container, stream, trouble):

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import struct
 import subprocess
 import sys
 from fractions import Fraction
@@ -15,6 +14,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from films import with_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -75,16 +75,6 @@ def write_film(path, times, size=(120, 160), sound=None, pix_fmt="yuv420p", aspe
             frame.rate, frame.pts, frame.time_base = rate, round(rate * begin), Fraction(1, rate)
             out.mux(tone.encode(frame))
             out.mux(tone.encode(None))
-    return path
-
-
-def turn(path, matrix):
-    "Write a display matrix into an mp4, as phones do."
-    data = bytearray(path.read_bytes())
-    identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    at = data.index(identity, data.index(b"tkhd"))
-    data[at : at + 36] = struct.pack(">9i", *matrix)
-    path.write_bytes(data)
     return path
 
 
@@ -162,7 +152,7 @@ def test_odd_sizes_get_one_line_more(tmp_path):
 
 
 def test_a_rotated_film_is_written_upright(tmp_path):
-    film = turn(write_film(tmp_path / "film.mp4", STEADY[:10]), (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30))  # a quarter turn clockwise
+    film = with_matrix(write_film(tmp_path / "film.mp4", STEADY[:10]), (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30))  # a quarter turn clockwise
     marked = write_marked(film, Prediction("x", 0, ()), tmp_path / "m.mp4", progress=False).path
     assert (probe(marked).height, probe(marked).width, probe(marked).rotation) == (160, 120, 0)
     picture = watch(marked)[2][0]
@@ -171,7 +161,7 @@ def test_a_rotated_film_is_written_upright(tmp_path):
 
 
 def test_a_mirrored_film_is_written_as_it_is_shown(tmp_path):
-    film = turn(write_film(tmp_path / "film.mp4", STEADY[:10]), (-65536, 0, 0, 0, 65536, 0, 160 << 16, 0, 1 << 30))
+    film = with_matrix(write_film(tmp_path / "film.mp4", STEADY[:10]), (-65536, 0, 0, 0, 65536, 0, 160 << 16, 0, 1 << 30))
     picture = watch(write_marked(film, Prediction("x", 0, ()), tmp_path / "m.mp4", progress=False).path)[2][0]
     assert picture[35:55, 10:70].mean() == pytest.approx(200, abs=6) and picture[35:55, 90:150].mean() == pytest.approx(128, abs=6)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from films import with_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -102,16 +103,6 @@ def test_variable_frame_rate(tmp_path):
     frames = read_frames(tmp_path / "vfr.mp4", plan)
     assert [number(f) for f in frames.pixels] == [0, 1, 2, 3, 4, 5, 6, 6]
     assert frames.times == pytest.approx([0, 0.1, 0.15, 0.9, 1.0, 1.8, 1.85, 1.85], abs=2e-3)
-
-
-def with_matrix(path, matrix):
-    "The file with another display matrix (a, b, u, c, d, v, x, y, w) in its track header."
-    data = bytearray(path.read_bytes())
-    identity = struct.pack(">9i", 65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    at = data.index(identity, data.index(b"tkhd"))
-    data[at : at + 36] = struct.pack(">9i", *matrix)
-    path.write_bytes(data)
-    return path
 
 
 def read_or_refuse(path, plan, reader, why):

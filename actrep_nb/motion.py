@@ -201,7 +201,9 @@ def texture(
     rows = np.stack([pace * np.cos(heading), pace * np.sin(heading), start, 1.4 * height / np.linalg.norm(height)], 1).astype(np.float32)
 
     def at(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return sum((h * np.cos(a * x + b * y + s) for a, b, s, h in rows), start=np.float32(0))
+        total = np.zeros(1, np.float32)
+        for a, b, s, h in rows: total = total + h * np.cos(a * x + b * y + s)
+        return total
 
     return at
 

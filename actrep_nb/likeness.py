@@ -104,7 +104,7 @@ def likeness(
     return out
 
 # %% ../nbs/03b_likeness.ipynb #3b00001c
-REPEATS = 0.1  # mean likeness below this is chance
+REPEATS = 0.05  # mean likeness below this is chance: noise stays far below
 
 
 def lag_likeness(

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .models import TOWER_TOKENS, EncodedPrompt, Sample, device_of, encode, frames_for, parts, plan_for, see, tower_passes, unwrapped
+from .models import TOWER_TOKENS, EncodedPrompt, Sample, clock_scale, device_of, encode, frames_for, on_its_clock, parts, plan_for, see, spec_of, tower_passes, unwrapped
 from .parallel import calls_count, largest, through, whole_weights
 from .records import Clip
 from .sampling import seed_for
@@ -44,6 +44,7 @@ class Example:
     frames: Frames | None = None  # None: not needed any more, or not to be had
     key: str = ""  # of its features on disk; empty: they are not kept
     problem: str = ""  # why it cannot be read
+    history: Tensor | None = None  # what a model reads in place of the answer while it learns to write that [tokens]; None: the answer itself
 
 
 def answer_ids(
@@ -181,6 +182,7 @@ class ClipExamples(Dataset):
     ):
         TASKS[task].check(clips)
         if answers is not None and len(answers) != len(clips): raise ValueError(f"{len(answers)} answers for {len(clips)} clips")
+        if answers is not None and spec_of(processor).pictures != "frames": raise ValueError("this checkpoint watches clips on a clock of its own, and answers speak of true seconds: it is taught on drawn motion, see the chapter on that")
         self.clips, self.processor, self.task, self.cache, self.answers, self.tower_tokens = list(clips), processor, task, cache, answers, tower_tokens
         model = unwrapped(model)
         self.config, self.dtype = model.config, next(model.parameters()).dtype
@@ -201,7 +203,8 @@ class ClipExamples(Dataset):
         "A clip, read as far as it can be sent to another process."
         clip, answer = self.clips[index], answer_ids(self.processor, self.answers[index]) if self.answers is not None else None
         try:
-            key = self.key(clip, plan_for(self.processor, clip, self.cache))
+            plan = plan_for(self.processor, clip, self.cache)
+            key, clip = self.key(clip, plan), on_its_clock(clip, clock_scale(spec_of(self.processor), plan.fps))
             known = self.features is not None and key in self.features
             return Example(None, answer, clip, index, None if known else frames_for(self.processor, clip, self.cache), key)
         except (VideoError, OSError, ValueError) as e: return Example(None, answer, clip, index, problem=str(e))

@@ -7,9 +7,10 @@ Docs: https://actrep.github.io/actrep_nb/models.html.md"""
 # %% auto #0
 __all__ = ['VIDEO', 'FAMILIES', 'SPECIAL_TOKENS', 'PHASES', 'DESCRIBE', 'TOWER_TOKENS', 'Family', 'family_of', 'tiny_config',
            'tiny_tokenizer', 'tiny_processor', 'init_fan_in', 'make_tiny_checkpoint', 'pick_device', 'device_of',
-           'load_model', 'Sample', 'spec_of', 'choose_spec', 'plan_for', 'frames_for', 'frames_ahead', 'make_sample',
-           'mrope_positions', 'EncodedPrompt', 'encode', 'tower_passes', 'see', 'video_inputs', 'collate', 'unwrapped',
-           'parts', 'freeze', 'trainable', 'add_lora', 'phase_at', 'transcript']
+           'load_model', 'Sample', 'spec_of', 'choose_spec', 'plan_for', 'frames_for', 'played', 'clock_scale',
+           'on_its_clock', 'frames_ahead', 'make_sample', 'mrope_positions', 'EncodedPrompt', 'encode', 'tower_passes',
+           'see', 'video_inputs', 'collate', 'unwrapped', 'parts', 'freeze', 'trainable', 'add_lora', 'phase_at',
+           'transcript']
 
 # %% ../nbs/10_models.ipynb #65feb975
 import os
@@ -34,6 +35,7 @@ from transformers.utils import is_flash_attn_2_available
 
 from .answers import render_prompt
 from .cot import cot_from_cycles
+from .likeness import LOOKED_AT, likeness
 from .records import Clip
 from .spec import VideoSpec, parse_spec, plan_file, spec_changes
 from .synth import ACTIONS
@@ -168,6 +170,7 @@ def tiny_tokenizer(
     seconds: float = 16.0,  # longest clip
     step: float = 0.5,  # grid of the times, seconds
     max_count: int = 12,  # largest count
+    texts: Sequence[str] = (),  # others that hold words it should know
 ):
     "A byte-level BPE tokenizer in which the words of our answers are single tokens."
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -179,7 +182,7 @@ def tiny_tokenizer(
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=4000, min_frequency=1, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    tokenizer.train_from_iterator(_vocabulary(seconds, step, max_count), trainer)
+    tokenizer.train_from_iterator([*_vocabulary(seconds, step, max_count), *texts], trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=list(SPECIAL_TOKENS[1:]))
 
@@ -224,10 +227,12 @@ def make_tiny_checkpoint(
     folder: str | Path,  # where to write it
     seed: int = 0,  # of the weights
     family: str = "qwen2_5_vl",  # a name in `FAMILIES`
+    spec: VideoSpec | None = None,  # what it sees, see `tiny_processor`
+    texts: Sequence[str] = (),  # that hold words it should know besides
     **config: int,  # for `tiny_config`
 ) -> Path:
     "Write an untrained tiny model with tokenizer, processor and chat template, as the hub lays checkpoints out."
-    processor = tiny_processor(tiny_tokenizer(), family=family)
+    processor = tiny_processor(tiny_tokenizer(texts=texts), spec, family=family)
     ids = {t: processor.tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS}
     model_class = getattr(transformers, f"{_family(family).prefix}ForConditionalGeneration")
     model = model_class(tiny_config(len(processor.tokenizer), ids, family=family, **config))
@@ -348,8 +353,35 @@ def frames_for(
     cache: FrameCache | None = None,  # decoded frames are kept here
 ) -> Frames:
     "Frames of a clip as the model sees them. Raises VideoError naming the file when it cannot be read."
-    plan = plan_for(processor, clip, cache)
-    return cache.get(clip.video, plan) if cache else read_frames(clip.video, plan)
+    spec, plan = spec_of(processor), plan_for(processor, clip, cache)
+    if spec.pictures == "likeness": plan = replace(plan, height=LOOKED_AT, width=LOOKED_AT)
+    frames = cache.get(clip.video, plan) if cache else read_frames(clip.video, plan)
+    return frames if spec.pictures == "frames" else played(likeness(frames.pixels.mean(-1, dtype=np.float32)), spec, frames)
+
+
+def played(
+    pictures: np.ndarray,  # made of frames [T, H, W, 3]
+    spec: VideoSpec,  # with the rate at which they are shown
+    frames: Frames,  # what they were made of
+) -> Frames:
+    "Pictures on the clock of a model that always watches at one rate: a clip of any length is played slower or faster."
+    return Frames(pictures, np.arange(len(pictures)) / float(spec.fps), float(spec.fps), frames.problems, clock_scale(spec, frames.fps))
+
+
+def clock_scale(
+    spec: VideoSpec,  # what is seen
+    fps: float,  # frames taken per second
+) -> float:
+    "Seconds of a clip for each second on the clock that a model sees."
+    return 1.0 if spec.pictures == "frames" else fps / float(spec.fps)
+
+
+def on_its_clock(
+    clip: Clip,  # with its cycles in true seconds
+    scale: float,  # of its frames
+) -> Clip:
+    "A clip whose cycles are on the clock that the model sees."
+    return clip if scale == 1 or clip.cycles is None else replace(clip, cycles=tuple((a / scale, b / scale) for a, b in clip.cycles))
 
 # %% ../nbs/10_models.ipynb #c008a2ce
 def frames_ahead(

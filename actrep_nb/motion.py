@@ -37,8 +37,9 @@ class MotionStyle:
     single: float = 0.05  # windows with one slow repetition
     fastest: float = 1.1  # seconds of the quickest repetition: four pictures, two slots
     slowest: float = 11.0  # seconds of the slowest one that is repeated
-    idle: float = 0.15  # chance of idle time before the first repetition, and again after the last
-    longest_idle: float = 4.0  # seconds of it, at most
+    idle: float = 0.35  # chance of idle time before the first repetition, and again after the last
+    longest_idle: float = 4.5  # seconds of it, at most
+    restless: float = 0.5  # windows in which idle time is not still
     clean: float = 0.33  # windows without camera movement, distraction and much noise
     reach: float = 1.0  # how far things move, as a multiple
     alternating: float = 0.15  # of limbs: left and right take turns, each with its own rest
@@ -66,9 +67,9 @@ def _repeat(
 ) -> tuple[tuple[float, float], ...]:  # start and end of each repetition, seconds
     "Repetitions one after the other, as long as the window lasts or until idle time."
     period = _log_uniform(rng, style.fastest, style.slowest)
-    before, after = rng.random(2) < style.idle
-    t = rng.uniform(0.3, style.longest_idle) if before else -rng.random() * period * (rng.random() < 0.6)
-    stop = SECONDS - rng.uniform(0.3, style.longest_idle) if after else math.inf
+    before, at_rest, after = rng.random() < style.idle, rng.random() < 0.3, rng.random() < style.idle
+    t = _idle(rng, style, period) if before else 0.0 if at_rest else -rng.random() * period
+    stop = SECONDS - _idle(rng, style, period) if after else math.inf
     jitter, drift = abs(rng.normal(0, 0.08)), rng.normal(0, 0.25) * (rng.random() < 0.5)
     pausing = 0.35 if rng.random() < 0.15 else 0.0
     cycles: list[tuple[float, float]] = []
@@ -78,7 +79,14 @@ def _repeat(
         if t + length > 0: cycles.append((t, t + length))
         t += length
         if rng.random() < pausing: t += rng.uniform(0.3, 1.2) * period
-    return tuple(cycles)
+    first, last = cycles[0][0], cycles[-1][1]
+    longer = (stop - first) / (last - first) if after and len(cycles) > 1 else 1.0  # the last repetition ends where idle time begins
+    return tuple((first + (start - first) * longer, first + (end - first) * longer) for start, end in cycles)
+
+
+def _idle(rng: np.random.Generator, style: MotionStyle, period: float) -> float:
+    "Seconds before or after the repetitions: mostly a part of one."
+    return min(style.longest_idle, period * _log_uniform(rng, 0.1, 1.6) if rng.random() < 0.8 else rng.uniform(0.3, style.longest_idle))
 
 # %% ../nbs/03a_motion.ipynb #3a00000e
 def write_rhythm(
@@ -174,6 +182,7 @@ def _unrepeated(rng: np.random.Generator, kind: str) -> np.ndarray:
 def move(
     rng: np.random.Generator,  # source of every choice
     rhythm: Rhythm,  # when it repeats
+    restlessness: float = 0.0,  # chance that idle time is not still
 ) -> Movement:
     "From a rhythm to displacements."
     phase, index = phases(rhythm.cycles, TIMES)
@@ -182,7 +191,15 @@ def move(
         turn = np.linspace(0, rng.uniform(0, 3), FRAMES) if rhythm.kind in ("half", "drift") else np.zeros(FRAMES)
         return Movement(_unrepeated(rng, rhythm.kind), turn, bent, reach, index)
     harmonic = rng.normal(0, 0.3) * (rng.random() < 0.4)
-    return Movement(reach * (out_and_back(bent) + harmonic * np.sin(2 * np.pi * bent) ** 2), 2 * np.pi * bent, bent, reach, index)
+    restless = _restless(rng, rhythm, phase < 0) * (rng.random() < restlessness)
+    return Movement(reach * (out_and_back(bent) + harmonic * np.sin(2 * np.pi * bent) ** 2) + np.abs(restless), 2 * np.pi * bent + 2 * restless, bent, reach, index)
+
+
+def _restless(rng: np.random.Generator, rhythm: Rhythm, idle: np.ndarray) -> np.ndarray:
+    "Small movements that mean nothing, in idle time [T]."
+    period = np.median([end - start for start, end in rhythm.cycles])
+    sway = smooth_noise(rng, period * rng.uniform(0.12, 0.6))[:, 0] * rng.uniform(0.02, 0.3)
+    return sway * gaussian_filter1d(idle.astype(float), 1.0) * idle
 
 # %% ../nbs/03a_motion.ipynb #3a000020
 Texture = Callable[[np.ndarray, np.ndarray], np.ndarray]  # brightness at places (x, y)
@@ -503,7 +520,7 @@ def contrast(
 # %% ../nbs/03a_motion.ipynb #3a000038
 def _draw(rng: np.random.Generator, style: MotionStyle, rhythm: Rhythm) -> tuple[np.ndarray, float]:
     "Pictures without noise, and the noise to add, grey levels."
-    movement, clean = move(rng, rhythm), rng.random() < style.clean
+    movement, clean = move(rng, rhythm, style.restless), rng.random() < style.clean
     camera = hold_camera(rng, rhythm.kind, clean)
     pictures = background(rng, camera, movement)
     draw_things(rng, pictures, camera, style, rhythm, movement, clean)

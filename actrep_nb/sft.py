@@ -36,7 +36,10 @@ def sft_batch(
     examples: Sequence[Example],  # encoded
 ) -> dict[str, Any]:
     "Examples padded into a batch in which only answer tokens have labels."
-    return collate(model, [e.prompt for e in examples], [e.answer for e in examples], side="right")
+    batch = collate(model, [e.prompt for e in examples], [e.answer for e in examples], side="right")
+    for ids, labels, example in zip(batch["input_ids"], batch["labels"], examples):
+        if example.history is not None: ids[labels != -100] = example.history.to(ids)
+    return batch
 
 # %% ../nbs/11_sft.ipynb #c2b0a7e1
 CHUNK = 2**25  # logits alive at once

@@ -361,12 +361,13 @@ class Frames:
     times: np.ndarray  # float64 [T], seconds from the clip's start
     fps: float  # frames taken per second, as planned: what a slot lasts follows from it, whatever the file's own rate
     problems: tuple[str, ...] = ()  # what the video did not deliver
+    scale: float = 1.0  # seconds of the clip for each second of `times`; not 1 where it is played slower or faster than it was
 
     def __len__(self): return len(self.times)
 
     def __reduce__(self):
         "Frames of a cache travel to another process as the name of their file, and are mapped there."
-        px, fields = self.pixels, (self.times, self.fps, self.problems)
+        px, fields = self.pixels, (self.times, self.fps, self.problems, self.scale)
         if isinstance(px, np.memmap) and px.filename and px.flags.c_contiguous and px.offset + px.nbytes == os.path.getsize(px.filename):
             return _mapped, (str(px.filename), *fields)
         return Frames, (np.asarray(px), *fields)

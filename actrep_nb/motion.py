@@ -422,7 +422,7 @@ def _round(rng: np.random.Generator, body: Body, thing: Thing, out: np.ndarray, 
 
 
 def _light(rng: np.random.Generator, body: Body, thing: Thing, out: np.ndarray, turn: np.ndarray) -> Thing:
-    return replace(thing, light=out * rng.normal(0, 60))
+    return replace(thing, light=out * rng.uniform(15, 100) * _either_way(rng))
 
 
 _MOVES: dict[str, Callable[..., Thing]] = {"shift": _shift, "limb": _limb, "figure": _limb, "scale": _scale, "turn": _turn, "round": _round, "light": _light}

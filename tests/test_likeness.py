@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from actrep_nb.likeness import (
-    BEFORE, FLOOR, GRID, LAGS, LIKENESS_SIDE, REGIONS, SPANS, by_lag, lag_count, lag_period, likeness, self_similarity, views)
+    BEFORE, FLOOR, GRID, LAGS, LIKENESS_SIDE, REGION_NAMES, REGIONS, SPANS, by_lag, lag_count, lag_period, likeness, self_similarity, views)
 from actrep_nb.motion import NOTHING, MotionStyle, Rhythm, draw_motion
 
 
@@ -123,6 +123,19 @@ def test_short_films_and_other_sizes():
     assert likeness(chance(2, 6)).shape == (2, 28, 28, 3)
     assert likeness(chance(90, 36)).shape == (90, 28, 28, 3)
     with pytest.raises(ValueError, match="25×25"): likeness(chance(9, 25))
+
+
+def test_slow_change_is_taken_away_and_repetition_is_not():
+    t = np.arange(400.0)
+    slow, quick = (100 + 30 * np.sin(2 * np.pi * t / period)[:, None, None] + np.zeros((1, 6, 6)) for period in (400, 10))
+    assert np.ptp(views(slow)[0][20:-20]) < 3 and np.ptp(views(quick)[0][20:-20]) > 50
+
+
+def test_a_region_is_where_its_name_says():
+    pictures = np.full((20, 24, 24), 90.0)
+    pictures[:, 2:6, 18:22] += np.random.default_rng(0).normal(0, 30, (20, 4, 4))  # the upper right corner
+    own = np.diagonal(self_similarity(pictures)[0][1], axis1=1, axis2=2).mean(1)
+    assert [name for name, value in zip(REGION_NAMES, own) if value > 0.5] == ["whole", "upper right", "upper half", "right half"]
 
 
 def test_regions_are_their_spans():

@@ -455,7 +455,7 @@ def report(results: dict) -> str:
                    f"{sum(abs(s[0] - s[1]) <= 1 for s in right)} of these within one repetition. {len(found['cycles'])} repetitions of {found['true']}.\n")
     if found := results.get("again"):
         rows = [[name, len(r), *score(r).values(), *score([[i, n, q] for i, n, _, q in r]).values(), sum(a > b for *_, a, b in r)] for name, r in found.items()]
-        out.append("## Looking again\n\nRepetitions in which little moves are left out, `actrep count --look-again`. Answers without times are not among these.\n\n"
+        out.append("## Looking again\n\nRepetitions in which little moves are left out, `actrep count --look-again`. Answers without times are not among these. demo0 and demo2 are the demo at seeds 0 and 2; the limit of a quarter was chosen on the clips and on demo0, demo2 was counted once.\n\n"
                    + lines("| who listed them | n | OBO | exact | MAE | OBO again | exact again | MAE again | changed |", rows) + "\n" + SPLIT)
     return "\n".join(out)
 

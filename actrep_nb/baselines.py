@@ -8,7 +8,7 @@ Docs: https://actrep.github.io/actrep_nb/baselines.html.md"""
 __all__ = ['IRREGULAR', 'ONE_MOVEMENT', 'WHOLE', 'PIECE', 'CUT', 'COUNTERS', 'ConstantCounter', 'ClassMedianCounter',
            'camera_shifts', 'steadied', 'principal', 'to_and_fro', 'smoothed', 'evened', 'sign_at_rest', 'swings',
            'large', 'Swings', 'repetition', 'grey_pictures', 'long_repetition', 'sets_of', 'growing', 'live_pictures',
-           'Watched', 'each_counted', 'PeriodCounter', 'fitted_counters']
+           'Watched', 'each_counted', 'PeriodCounter', 'movement', 'looked_again', 'fitted_counters']
 
 # %% ../nbs/14_baselines.ipynb #5c42fc93
 import math
@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -492,6 +493,47 @@ class PeriodCounter:
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
         return each_counted(self.count, clips, "motion period", progress)
+
+# %% ../nbs/14_baselines.ipynb #0e789d3e
+def _variance(pictures: list[np.ndarray], fps: float) -> float:
+    "Mean variance of a pixel, the camera's movement taken away."
+    return float(steadied(np.stack(pictures), fps)[0].var(axis=0).mean()) if len(pictures) > 1 else math.nan
+
+
+def movement(
+    clip: Clip,  # a film
+    cycles: Sequence[tuple[float, float]],  # start and end of stretches of it, seconds
+    fps: float = 30.0,  # pictures a second, at most
+    side: int = 72,  # of the shorter side, pixels
+) -> list[float]:  # mean variance of a pixel over each stretch, grey levels squared; nan where there are fewer than two pictures
+    "How much moves in each stretch. One pass over the film; memory holds the pictures of stretches that have begun and not ended."
+    due = sorted(range(len(cycles)), key=lambda k: cycles[k][1])
+    begins = list(accumulate((cycles[k][0] for k in reversed(due)), min))  # the earliest start of those that end last
+    rate = min(fps, probe(clip.video).fps)
+    found, kept = [math.nan] * len(cycles), deque[tuple[float, np.ndarray]]()
+    for now, picture in chain(grey_pictures(clip.video, fps, side, clip.window), [(math.inf, np.zeros((0, 0)))]):
+        while begins and cycles[k := due[-len(begins)]][1] <= now:
+            found[k] = _variance([p for t, p in kept if cycles[k][0] <= t < cycles[k][1]], rate)
+            begins.pop()
+        if not begins: break
+        while kept and kept[0][0] < begins[-1]: kept.popleft()
+        kept.append((now, picture))
+    return found
+
+# %% ../nbs/14_baselines.ipynb #9eec4f11
+def looked_again(
+    clip: Clip,  # a film
+    prediction: Prediction,  # of any counter, with times
+    least: float = 0.25,  # variance that a repetition must have, as a share of the usual one
+) -> Prediction:
+    "Without the repetitions in which little moves. A prediction without a time for each repetition stays as it is. VideoError for a film that cannot be read."
+    if not prediction.cycles or len(prediction.cycles) != prediction.count: return prediction
+    moves = np.array(movement(clip, prediction.cycles))
+    if np.isnan(moves).all(): return prediction
+    cycles = tuple(c for c, m in zip(prediction.cycles, moves) if not m < least * np.nanmedian(moves))
+    left = len(moves) - len(cycles)
+    if not left: return prediction
+    return replace(prediction, count=len(cycles), cycles=cycles, problems=(*prediction.problems, f"looked again: {left} of {len(moves)} left out, little moves there"))
 
 # %% ../nbs/14_baselines.ipynb #f3d0e752
 COUNTERS: dict[str, Callable[..., Any]] = {"constant": ConstantCounter, "class_median": ClassMedianCounter, "period": PeriodCounter}

@@ -7,7 +7,7 @@ Docs: https://actrep.github.io/actrep_nb/reps.html.md"""
 # %% auto #0
 __all__ = ['REPETITION_FILES', 'Box', 'FRAME_DURATION', 'MP4_SOUND', 'AAC_RATES', 'Signal', 'Repetition', 'repetitions', 'Tempo',
            'tempo', 'save_repetitions', 'regularity_words', 'plot_counted', 'count_at', 'phase_at', 'draw_marks',
-           'Marked', 'write_marked', 'Counted', 'exercise_table', 'count_page']
+           'Marked', 'write_marked', 'Counted', 'exercise_table', 'told_apart', 'count_page']
 
 # %% ../nbs/17a_reps.ipynb #9bbf7f87
 import base64
@@ -21,6 +21,7 @@ import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
@@ -37,6 +38,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from .baselines import sets_of
 from .film import TOLERANCE, VideoError, _open, _packets
 from .plots import INK, SOFT, crop_to_motion
 from .records import Cycles, Prediction
@@ -66,6 +68,7 @@ class Repetition:
     fall: float | None = None  # from the turning point to the end, seconds
     range: float | None = None  # of the signal, in its units
     likeness: float | None = None  # correlation with the mean of the others, 0 to 1
+    set: int | None = None  # which set it belongs to, from 1: sets have rest in between, see `sets_of`
 
 # %% ../nbs/17a_reps.ipynb #c30af506
 def _within(
@@ -119,11 +122,12 @@ def repetitions(
     side = _hills(parts)
     turns = {k: float(times[np.argmax(side * values)]) for k, (times, values) in enumerate(parts) if len(values) > 3}
     alike = dict(zip(turns, _likeness([_stretched(*parts[k], turn) for k, turn in turns.items()])))
+    sets = [n for n, some in enumerate(sets_of(cycles), 1) for _ in some]
     rows = []
     for k, (start, end) in enumerate(cycles):
         rest, turn = (max(0.0, start - cycles[k - 1][1]) if k else None), turns.get(k)
         rise, fall = (None, None) if turn is None else (max(0.0, turn - start), max(0.0, end - turn))
-        rows.append(Repetition(k + 1, start, end, end - start, rest, turn, rise, fall, None if turn is None else float(np.ptp(parts[k][1])), alike.get(k)))
+        rows.append(Repetition(k + 1, start, end, end - start, rest, turn, rise, fall, None if turn is None else float(np.ptp(parts[k][1])), alike.get(k), sets[k]))
     return rows
 
 # %% ../nbs/17a_reps.ipynb #2db2630e
@@ -271,20 +275,35 @@ def _draw_signal(
     ax.grid(False, axis="y")
 
 # %% ../nbs/17a_reps.ipynb #a955a467
+def _numbered(
+    rows: Sequence[Repetition],  # from `repetitions`
+    room: float,  # seconds that the width of a number takes
+) -> list[Repetition]:  # those whose numbers do not overlap
+    "Every repetition, every second, fifth, tenth …: as many as there is room for in most places, and none that would touch the one before."
+    steps = (m * 10**k for k in itertools.count() for m in (1, 2, 5))
+    def some(step): return [r for r in rows if r.number % step == 0]
+    def apart(some): return np.diff([(r.start + r.end) / 2 for r in some])
+    chosen = next(found for step in steps if len(found := some(step)) < 2 or np.median(apart(found)) >= room)
+    out: list[Repetition] = []
+    for r in chosen:
+        if not out or (r.start + r.end - out[-1].start - out[-1].end) / 2 >= room: out.append(r)
+    return out
+
+
 def _draw_bars(
     ax: Axes,  # to draw on
     rows: Sequence[Repetition],  # from `repetitions`
     length: float,  # of the clip, seconds
     none: str,  # said where there are no bars
-    most: int = 40,  # numbers at most
+    most: int = 120,  # digits that there is room for side by side
 ) -> None:
     "A numbered bar for each repetition along the time of the clip."
-    numbered = set(evenly(len(rows), most))
-    for k, r in enumerate(rows):
-        ax.barh(0, r.duration, left=r.start, height=0.8, color=CYCLE_COLOURS[k % 2], edgecolor="white", lw=0.6)
-        if k in numbered: ax.text((r.start + r.end) / 2, 0, str(r.number), ha="center", va="center", color="white", fontsize="small", clip_on=True)
+    numbered = _numbered(rows, length * (1 + len(str(len(rows)))) / most)
+    above = len(numbered) < len(rows)  # bars are narrower than numbers
+    for k, r in enumerate(rows): ax.barh(0, r.duration, left=r.start, height=0.8, color=CYCLE_COLOURS[k % 2], edgecolor="white", lw=0 if above else 0.6)
+    for r in numbered: ax.text((r.start + r.end) / 2, 0.7 if above else 0, str(r.number), ha="center", va="center", color=INK if above else "white", fontsize="small", clip_on=True)
     if not rows: ax.text(length / 2, 0, none, ha="center", va="center", color=SOFT)
-    ax.set(xlim=(0, length), ylim=(-0.5, 0.5), yticks=[], xlabel="seconds")
+    ax.set(xlim=(0, length), ylim=(-0.5, 1 if above else 0.5), yticks=[], xlabel="seconds")
     ax.grid(False, axis="y")
 
 
@@ -698,7 +717,7 @@ def exercise_table(
     def median(values):
         values = [v for v in values if v is not None]
         return float(np.median(values)) if values else None
-    out = [{"exercise": name, "films": len(rs), "repetitions": sum(r.prediction.count or 0 for r in rs), "no count": sum(r.prediction.count is None for r in rs),
+    out = [{"exercise": name, "films": len(rs), "sets": sum(len(sets_of(r.prediction.cycles or ())) for r in rs), "repetitions": sum(r.prediction.count or 0 for r in rs), "no count": sum(r.prediction.count is None for r in rs),
             "seconds each": median([row.duration for r in rs for row in r.rows]), "a minute": median([tempo(r.rows).per_minute for r in rs]),
             "regularity": median([r.prediction.regularity for r in rs])} for name, rs in groups.items()]
     return sorted(out, key=lambda row: (-row["repetitions"], row["exercise"]))
@@ -759,14 +778,23 @@ def _table(
 _FILM_COLUMNS = ("film", "count", "confidence", "exercise", "a minute", "seconds each", "slowing", "counter", "take care")
 
 
+def told_apart(
+    paths: Sequence[str],  # of files
+) -> list[str]:  # one for each
+    "The shortest ending of each path that no other one has: file names, with as many folders before them as needed."
+    parts = [Path(p).parts or (p,) for p in paths]
+    endings = Counter(p[-n:] for p in set(parts) for n in range(1, len(p) + 1))
+    return [str(Path(*next((p[-n:] for n in range(1, len(p)) if endings[p[-n:]] == 1), p))) for p in parts]
+
+
 def _film_row(
     k: int,  # which film
+    name: str,  # of it, unlike the others'
     r: Counted,  # what was counted in it
 ) -> str:
     "Cells of one film."
     words, pace = regularity_words(r.prediction.regularity), tempo(r.rows)
     css = "n " + {"regular": "good", "fairly regular": "fair", "not regular": "bad"}.get(words, "")
-    name = Path(r.video).name or r.video
     return "".join([
         f'<td class="name"><a href="#f{k}">{_text(name)}</a></td>', _number(r.prediction.count, "{:.0f}"), _number(r.prediction.regularity, words + " ({:.2f})", css),
         f"<td>{_text(r.exercise)}</td>", _number(pace.per_minute, "{:.0f}"), _number(pace.seconds, "{:.2f}"), _number(None if pace.slowing is None else 100 * pace.slowing, "{:+.0f} %"),
@@ -780,7 +808,7 @@ def _film_part(
     "A film's picture and its repetitions, to be unfolded."
     count = "no count" if r.prediction.count is None else str(r.prediction.count)
     picture = f'<img loading="lazy" alt="repetitions along time" src="data:image/png;base64,{base64.b64encode(Path(r.picture).read_bytes()).decode()}">' if r.picture else ""
-    cells = ["".join(_number(v, "{:.0f}" if name == "number" else "{:.2f}") for name, v in asdict(row).items()) for row in r.rows]
+    cells = ["".join(_number(v, "{:.0f}" if isinstance(v, int) else "{:.2f}") for v in asdict(row).values()) for row in r.rows]
     table = _table([f.name.replace("_", " ") for f in fields(Repetition)], cells, "sort") if cells else "<p>No times were given.</p>" if r.prediction.count else ""
     return f'<details id="f{k}"{" open" if k < 3 else ""}><summary>{_text(r.video)}: {count}</summary>{picture}{table}</details>\n' 
 
@@ -796,9 +824,9 @@ def _page(
            f"<title>{html.escape(title)}</title><style>{_LOOK}</style></head><body><h1>{_text(title)}</h1>\n")
     counts = [r.prediction.count for r in results]
     yield f"<p>{len(results)} films, {sum(c or 0 for c in counts)} repetitions" + (f", {counts.count(None)} without a count" if None in counts else "") + ". A click on a heading sorts.</p>\n"
-    yield _table(_FILM_COLUMNS, (_film_row(k, r) for k, r in enumerate(results)), "sort")
+    yield _table(_FILM_COLUMNS, (_film_row(k, name, r) for k, (name, r) in enumerate(zip(told_apart([r.video for r in results]), results))), "sort")
     exercises = exercise_table(results)
-    shown = {"films": "{:.0f}", "repetitions": "{:.0f}", "no count": "{:.0f}", "a minute": "{:.0f}", "seconds each": "{:.2f}", "regularity": "{:.2f}"}
+    shown = {"films": "{:.0f}", "sets": "{:.0f}", "repetitions": "{:.0f}", "no count": "{:.0f}", "a minute": "{:.0f}", "seconds each": "{:.2f}", "regularity": "{:.2f}"}
     cells = [f"<td>{_text(row['exercise'])}</td>" + "".join(_number(row[name], form) for name, form in shown.items()) for row in exercises]
     yield "<h2>By exercise</h2>\n" + _table(["exercise", *shown], cells, "sort") + "<h2>Films</h2>\n"
     for k, r in enumerate(results): yield _film_part(k, r)

@@ -7,10 +7,10 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from actrep_nb.baselines import (COUNTERS, IRREGULAR, PIECE, WHOLE, ClassMedianCounter, ConstantCounter, PeriodCounter, camera_shifts, evened, fitted_counters, grey_pictures,
-                                 long_repetition, principal, repetition, sets_of, sign_at_rest, smoothed, steadied, swings, to_and_fro)
-from actrep_nb.records import Clip
+                                 long_repetition, looked_again, movement, principal, repetition, sets_of, sign_at_rest, smoothed, steadied, swings, to_and_fro)
+from actrep_nb.records import Clip, Prediction
 from actrep_nb.spec import blocks, tempo
-from actrep_nb.video import write_video
+from actrep_nb.video import VideoError, write_video
 
 
 def moving_square(repetitions, seconds, fps=10, size=64, lead=0.0, side=28):
@@ -224,6 +224,52 @@ def test_sets():
     cycles = [(1.0, 2.0), (2.0, 3.0), (3.5, 4.4), (9.0, 10.0), (10.1, 11.0)]
     assert sets_of(reversed(cycles)) == [tuple(cycles[:3]), tuple(cycles[3:])] and sets_of(cycles, rest=5.0) == [tuple(cycles)] and sets_of([]) == []
     assert len(sets_of([(0.0, 4.0), (9.0, 13.0)])) == 1 and len(sets_of([(0.0, 4.0), (13.0, 17.0)])) == 2, "slow repetitions may be further apart"
+
+
+# ---- looking again -------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def fading(tmp_path):
+    "Grey that goes up and down once a second, by 40 levels for five seconds, by 16 for two and by none for one."
+    levels = np.repeat([40.0] * 5 + [16.0] * 2 + [0.0], 20)
+    grey = np.round(120 - levels * np.cos(2 * np.pi * np.arange(160) / 20)).astype(np.uint8)
+    return write_video(tmp_path / "fading.mp4", np.broadcast_to(grey[:, None, None, None], (160, 48, 64, 3)), fps=20)
+
+
+def test_movement_is_that_of_each_stretch(fading):
+    "The variance of a sine of amplitude a is a²/2. Stretches may overlap, stand in any order, and lie outside the film."
+    stretches = [(7.1, 8.0), (0.0, 1.0), (5.0, 6.0), (0.0, 4.0), (1.0, 3.0), (7.97, 7.99), (50.0, 60.0)]
+    found = movement(Clip(str(fading), "", 0), stretches)
+    assert found[:5] == pytest.approx([0, 800, 128, 800, 800], rel=0.05, abs=4) and np.isnan(found[5:]).all()
+    assert movement(Clip(str(fading), "", 0, window=(5.0, 7.0)), [(0.0, 1.0)]) == pytest.approx([128], rel=0.05)
+
+
+def test_repetitions_in_which_little_moves_are_left_out(fading):
+    clip, seconds = Clip(str(fading), "", 0), tuple((float(k), k + 1.0) for k in range(8))
+    again = looked_again(clip, Prediction("x", 8, seconds, problems=("odd",)))
+    assert again.count == 5 and again.cycles == seconds[:5] and again.problems == ("odd", "looked again: 3 of 8 left out, little moves there")
+    assert looked_again(clip, Prediction("x", 8, seconds), least=0.1).count == 7
+    for untouched in (Prediction("x", 4, seconds[:4]), Prediction("x", 1, seconds[-1:]), Prediction("x", 7, seconds), Prediction("x", 5), Prediction("x", None)): assert looked_again(clip, untouched) == untouched
+    with pytest.raises(VideoError, match="no such file"): looked_again(Clip("gone.mp4", "", 0), Prediction("x", 8, seconds))
+
+
+def test_looking_again_keeps_what_has_begun_and_not_more(fading, monkeypatch):
+    most, seen = 0, list[weakref.ref]()
+
+    class Picture(np.ndarray): pass
+
+    def read(*args):
+        nonlocal most
+        for k in range(400):
+            picture = np.zeros((6, 6)).view(Picture)
+            seen.append(weakref.ref(picture))
+            most = max(most, sum(r() is not None for r in seen))
+            yield k / 20, picture
+            del picture
+
+    monkeypatch.setattr("actrep_nb.baselines.grey_pictures", read)
+    assert movement(Clip(str(fading), "", 0), [(float(k), k + 1.5) for k in range(18)]) == [0.0] * 18
+    assert most <= 32 and len(seen) < 400, "a stretch lasts 30 pictures, and none is read after the last"
 
 
 # ---- what there is to doubt ---------------------------------------------------------------------------------------------

@@ -164,6 +164,45 @@ def test_an_example_says_what_one_repetition_is(here, tmp_path, capsys):
     assert not (here / "counts.jsonl").exists(), "where nothing is to be written, nothing is"
 
 
+def test_an_example_may_be_in_another_film(clip, here, capsys):
+    "A square that goes to and fro every two seconds, a little higher on the way back, and elsewhere how long that lasts."
+    t = np.arange(300) / 25
+    pixels = np.full((300, 96, 96, 3), 225, np.uint8)
+    for frame, s in zip(pixels, t):
+        x, y = int(40 - 36 * np.cos(2 * np.pi * s / 2)), 34 + int(3 * np.sin(2 * np.pi * s / 2) > 0)
+        frame[y : y + 28, x : x + 16] = (40, 70, 150)
+    write_video(here / "sides.mp4", pixels, 25)
+    shutil.copy(clip, here / "at 10:30.mp4")
+    told = ["count", "sides.mp4", "--model", "period", "--write", "", "--json", "--example"]
+    for example in ("squats.mp4:1-3", "at 10:30.mp4:1.0 to 3.0"):
+        assert main([*told, example]) == 0
+        assert last_json(capsys)[0]["files"][0]["count"] == 6
+    (here / "folder").mkdir()
+    (here / "broken.mp4").write_bytes(b"\0" * 100)
+    wrong = {"SQUATS.mp4:1-3": "did you mean that", "gone.mp4:1-3": "no such file", "folder:1-3": "is a folder", "squats.mp4:1-300": "squats.mp4 lasts", "1-300": "sides.mp4 lasts", "12.0-12.4": "sides.mp4 lasts",
+             "squats.mp4:3-1": "other.mp4:3.2-4.5", "squats.mp4": "other.mp4:3.2-4.5", "1:02-1:04": "other.mp4:3.2-4.5", "squats.mp4:1.2.3-4": "other.mp4:3.2-4.5"}
+    for example, words in wrong.items():
+        assert main([*told, example]) == 2, example
+        assert words in last_json(capsys)[0]["error"], example
+    assert main([*told, "broken.mp4:1-3"]) == 1 and "broken.mp4" in last_json(capsys)[0]["error"]
+    assert main(["count", "--camera", "0", "--example", "gone.mp4:1-3", "--json"]) == 2 and "no such file" in last_json(capsys)[0]["error"]
+
+
+def test_look_again_leaves_out_what_hardly_moves(here, capsys):
+    "A lamp that goes on and off six times, and twice a third as bright: swings are made even before they are counted, and looking again tells them apart."
+    bright = np.repeat([100.0] * 6 + [35.0] * 2, 30)
+    pixels = np.full((240, 96, 96, 3), 40, np.uint8)
+    for k, frame in enumerate(pixels): frame[30:66, 30:66] = round(40 + bright[k] * (1 - np.cos(2 * np.pi * k / 30)) / 2)
+    write_video(here / "tired.mp4", pixels, 25)
+    told, counts = ["count", "tired.mp4", "--model", "period", "--write", "csv", "--json"], []
+    for more in ([], ["--look-again", "--resume"], ["--look-again", "--resume"]):
+        assert main([*told, *more]) == 0
+        [film] = last_json(capsys)[0]["files"]
+        counts.append((film["count"], len(film["cycles"]), sum("looked again: 2 of 8" in p for p in film["problems"])))
+    assert counts == [(8, 8, 0), (6, 6, 1), (6, 6, 1)], "and what was counted without it is not taken over"
+    assert main(["count", "--camera", "0", "--look-again"]) == 2
+
+
 def test_count_with_a_checkpoint(clip, here, capsys):
     "An untrained model gives no count: that is a failure that shows its answer, not a zero."
     from actrep_nb.models import make_tiny_checkpoint

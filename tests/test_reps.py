@@ -31,6 +31,7 @@ from actrep_nb.reps import (
     repetitions,
     save_repetitions,
     tempo,
+    told_apart,
     write_marked,
 )
 from actrep_nb.synth import draw_clip
@@ -377,6 +378,19 @@ def test_csv_and_json_say_the_same(tmp_path):
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+def test_each_repetition_says_which_set_it_belongs_to(tmp_path):
+    "Three sets in whatever order a counter lists them; a pause shorter than the rest ends none."
+    cycles = ((30.0, 31.0), (0.0, 1.0), (1.0, 2.0), (3.5, 4.5), (12.0, 13.0), (13.2, 14.0))
+    rows = repetitions(Prediction("x", 6, cycles))
+    assert [(r.start, r.set) for r in rows] == [(0.0, 1), (1.0, 1), (3.5, 1), (12.0, 2), (13.2, 2), (30.0, 3)]
+    assert [r["set"] for r in csv.DictReader(save_repetitions(rows, tmp_path / "a.csv", begin=100).read_text().splitlines())] == ["1", "1", "1", "2", "2", "3"]
+    assert [r["set"] for r in json.loads(save_repetitions(rows, tmp_path / "a.json").read_text())] == [1, 1, 1, 2, 2, 3]
+    results = [Counted("a.mp4", Prediction("a", 6, cycles), rows), Counted("b.mp4", THREE, repetitions(THREE)), Counted("c.mp4", Prediction("c", 4))]
+    assert [(r["films"], r["sets"], r["repetitions"]) for r in exercise_table(results)] == [(3, 4, 13)]
+    shown = [row for row in Reader(count_page(results[:1], tmp_path / "p.html").read_text("utf-8")).rows if len(row) == 11]
+    assert shown[0][-1] == "set" and [row[-1] for row in shown[1:]] == ["1", "1", "1", "2", "2", "3"]
+
+
 def test_slowing():
     lasting = [1, 1, 1.2, 1.1, 1.5, 1.5]
     ends = np.cumsum(lasting)
@@ -421,6 +435,17 @@ def test_pictures_of_counts_that_say_little(tmp_path):
     fig = plot_counted(film, many, wave(()))
     assert len(pictures_of(fig)) == 16 and "16 of 90 are shown" in fig.get_suptitle()
     drawn(fig, tmp_path)
+
+
+@pytest.mark.parametrize("sets, each, seconds", [(1, 12, 40.0), (12, 10, 2.2), (3, 60, 1.5), (1, 420, 1.4), (5, 1, 0.5)])
+def test_numbers_of_bars_do_not_touch(tmp_path, sets, each, seconds):
+    "As drawn: no number's box meets another's, and there is one at least."
+    film = write_film(tmp_path / "film.mp4", [float(k) for k in range(600)])
+    cycles = tuple((s * 600 / sets + k * seconds, s * 600 / sets + (k + 1) * seconds) for s in range(sets) for k in range(each))
+    fig = plot_counted(film, Prediction("x", len(cycles), cycles))
+    fig.canvas.draw()
+    boxes = sorted((t.get_window_extent() for t in fig.axes[-1].texts), key=lambda b: b.x0)
+    assert boxes and all(a.x1 < b.x0 for a, b in zip(boxes, boxes[1:])) and (len(boxes) == len(cycles)) == (len(cycles) < 13)
 
 
 def test_repetitions_after_the_end_are_shown_as_not_there(tmp_path):
@@ -502,13 +527,21 @@ def test_the_page_says_what_was_counted(tmp_path):
     films = [row for row in page.rows if len(row) == 9]
     assert films[1][:7] == ["squats.mp4", "3", "regular (0.70)", "squat", "90", "0.50", "+0 %"]
     assert films[2][:4] == ["more.mp4", "5", "", "squat"] and films[3][1] == "" and films[3][8] == "empty"
-    head, *rest = [row for row in page.rows if len(row) == 7]
-    assert head == ["exercise", "films", "repetitions", "no count", "a minute", "seconds each", "regularity"]
-    assert rest == [["squat", "2", "8", "0", "90", "0.50", "0.70"], ["not named", "1", "0", "1", "", "", ""]]
+    head, *rest = [row for row in page.rows if len(row) == 8]
+    assert head == ["exercise", "films", "sets", "repetitions", "no count", "a minute", "seconds each", "regularity"]
+    assert rest == [["squat", "2", "1", "8", "0", "90", "0.50", "0.70"], ["not named", "1", "0", "0", "1", "", "", ""]]
     [image] = [a for t, a in page.tags if t == "img"]
     import base64
     assert base64.b64decode(image["src"].split(",")[1]) == (tmp_path / "p.png").read_bytes()
     assert "3 films, 8 repetitions, 1 without a count" in text
+
+
+def test_films_of_one_name_are_told_apart(tmp_path):
+    paths = ["in/a/x.mp4", "in/b/x.mp4", "x.mp4", "other/b/x.mp4", "y.mp4", "/in/a/x.mp4", "y.mp4"]
+    assert told_apart(paths) == ["in/a/x.mp4", "in/b/x.mp4", "x.mp4", "other/b/x.mp4", "y.mp4", "/in/a/x.mp4", "y.mp4"]
+    assert told_apart(["in/a/x.mp4", "in/b/x.mp4", "in/b/z.mp4"]) == ["a/x.mp4", "b/x.mp4", "z.mp4"]
+    page = Reader(count_page([Counted(p, Prediction("x", k)) for k, p in enumerate(paths[:3])], tmp_path / "p.html").read_text("utf-8"))
+    assert [row[0] for row in page.rows if len(row) == 9][1:] == ["a/x.mp4", "b/x.mp4", "x.mp4"]
 
 
 def test_exercises_are_ordered_by_repetitions():

@@ -8,7 +8,7 @@ Docs: https://actrep.github.io/actrep_nb/baselines.html.md"""
 __all__ = ['IRREGULAR', 'ONE_MOVEMENT', 'WHOLE', 'PIECE', 'CUT', 'COUNTERS', 'ConstantCounter', 'ClassMedianCounter',
            'camera_shifts', 'steadied', 'principal', 'to_and_fro', 'smoothed', 'evened', 'sign_at_rest', 'swings',
            'large', 'Swings', 'repetition', 'grey_pictures', 'long_repetition', 'sets_of', 'growing', 'live_pictures',
-           'Watched', 'each_counted', 'PeriodCounter', 'movement', 'looked_again', 'fitted_counters']
+           'Watched', 'each_counted', 'PeriodCounter', 'movement', 'looked_again', 'LagCounter', 'fitted_counters']
 
 # %% ../nbs/14_baselines.ipynb #5c42fc93
 import math
@@ -29,6 +29,7 @@ from scipy.linalg import eigh
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import detrend, find_peaks, savgol_filter
 
+from .likeness import lag_count, square
 from .records import Clip, Prediction
 from .show import progress as show_progress
 from .spec import STILL, blocks, tempo
@@ -535,8 +536,23 @@ def looked_again(
     if not left: return prediction
     return replace(prediction, count=len(cycles), cycles=cycles, problems=(*prediction.problems, f"looked again: {left} of {len(moves)} left out, little moves there"))
 
+# %% ../nbs/14_baselines.ipynb #2599a85e
+class LagCounter:
+    "Counts how often the lag at which a film is most like itself fits into it. Untrained."
+
+    def count(self, clip: Clip) -> Prediction:
+        "Count one clip; raises what reading it raises."
+        start, fps = time.perf_counter(), min(30.0, probe(clip.video).fps)
+        trouble = list[str]()
+        pictures = np.stack([square(picture) for _, picture in grey_pictures(clip.video, fps, 72, clip.window, trouble)])
+        return Prediction(clip.id, lag_count(pictures, fps), problems=tuple(trouble), true=clip.count, seconds=time.perf_counter() - start)
+
+    def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
+        "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
+        return each_counted(self.count, clips, "lag", progress)
+
 # %% ../nbs/14_baselines.ipynb #f3d0e752
-COUNTERS: dict[str, Callable[..., Any]] = {"constant": ConstantCounter, "class_median": ClassMedianCounter, "period": PeriodCounter}
+COUNTERS: dict[str, Callable[..., Any]] = {"constant": ConstantCounter, "class_median": ClassMedianCounter, "period": PeriodCounter, "lag": LagCounter}
 
 
 def fitted_counters(

@@ -24,7 +24,7 @@ from .cot import cot_from_cycles
 from .likeness import LIKENESS_SIDE, likeness
 from .loading import Example, answer_ids
 from .models import DESCRIBE, PHASES, EncodedPrompt, Sample, encode, family_of, make_tiny_checkpoint, phase_at, spec_of
-from .motion import FRAMES, RATE, SECONDS, MotionStyle, cycles_seen, draw_motion, write_rhythm
+from .motion import FRAMES, RATE, SECONDS, MotionStyle, Rhythm, cycles_seen, draw_motion, write_rhythm
 from .records import Clip
 from .spec import VideoSpec
 from .video import Frames
@@ -65,7 +65,7 @@ FILM_SPEC = VideoSpec(fps=RATE, max_frames=FRAMES, frame_size=(LIKENESS_SIDE, LI
 def make_film_checkpoint(
     folder: str | Path,  # where to write it
     seed: int = 0,  # of the weights
-    **config: int,  # for `tiny_config`
+    **config: Any,  # for `tiny_config`
 ) -> Path:
     "An untrained tiny Qwen2.5-VL that watches likeness, and in whose vocabulary each tempo and phase is one word."
     words = [f"Tempo: {t:.1f}s.\nPhases: {PHASES[0]}" for t in np.arange(0, SECONDS + TIME_STEP, TIME_STEP)]
@@ -84,7 +84,7 @@ def window_prompts(
     first = encode(model, processor, Sample(Clip(video="window", action="", count=0), Frames(pictures[0], np.arange(T) / RATE, RATE), question))
     videos = [torch.from_numpy(np.asarray(p)).permute(0, 3, 1, 2) for p in pictures]
     cut = processor.video_processor(videos=videos, do_resize=False, do_sample_frames=False, return_tensors="pt", **family_of(model).options)
-    return [replace(first, pixels=pixels) for pixels in cut["pixel_values_videos"].split(len(first.pixels))]
+    return [replace(first, pixels=pixels) for pixels in cut["pixel_values_videos"].chunk(len(pictures))]
 
 # %% ../nbs/11a_drawn.ipynb #a84372b8
 def mistaken(
@@ -103,15 +103,15 @@ def rhythm_with(
     count: int,  # repetitions that are seen
     style: MotionStyle = MotionStyle(),  # what is drawn how often
     tries: int = 2000,  # rhythms that are written before the nearest is taken
-) -> Any:
+) -> Rhythm:
     "A rhythm with a count: the first one written that has it, else the nearest."
-    best = None
+    def off(rhythm: Rhythm) -> int: return abs(len(cycles_seen(rhythm.cycles)) - count)
+
+    best = write_rhythm(rng, style)
     for _ in range(tries):
-        rhythm = write_rhythm(rng, style)
-        off = abs(len(cycles_seen(rhythm.cycles)) - count)
-        if best is None or off < best[0]: best = off, rhythm
-        if not off: break
-    return best[1]
+        if not off(best): break
+        best = min(best, write_rhythm(rng, style), key=off)
+    return best
 
 # %% ../nbs/11a_drawn.ipynb #420aec39
 class DrawnWindows(Dataset):

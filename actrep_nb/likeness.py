@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/likeness.html.md"""
 
 # %% auto #0
 __all__ = ['GRID', 'SPANS', 'REGION_NAMES', 'REGIONS', 'FLOOR', 'BEFORE', 'LAGS', 'LIKENESS_SIDE', 'LOOKED_AT', 'REPEATS',
-           'views', 'self_similarity', 'by_lag', 'likeness', 'lag_likeness', 'lag_period', 'lag_count']
+           'views', 'self_similarity', 'by_lag', 'likeness', 'square', 'lag_likeness', 'lag_period', 'lag_count']
 
 # %% ../nbs/03b_likeness.ipynb #3b000002
 import math
@@ -103,6 +103,15 @@ def likeness(
     around = by_lag(np.broadcast_to(_bytes(np.log1p(moves), 20, 60)[:, None], (3, T, T)), 0)[..., side : 2 * side]
     out[:, -1] = around.transpose(1, 2, 0)
     return out
+
+# %% ../nbs/03b_likeness.ipynb #6b30fc8c
+def square(
+    picture: np.ndarray,  # grey levels [H, W], each side at least LOOKED_AT
+) -> np.ndarray:  # [LOOKED_AT, LOOKED_AT]
+    "Means over a grid of that many cells each way."
+    rows, columns = (np.linspace(0, n, LOOKED_AT + 1).astype(int) for n in picture.shape)
+    sums = np.add.reduceat(np.add.reduceat(picture, rows[:-1], 0), columns[:-1], 1)
+    return (sums / (np.diff(rows)[:, None] * np.diff(columns))).astype(np.float32)
 
 # %% ../nbs/03b_likeness.ipynb #3b00001c
 REPEATS = 0.05  # mean likeness below this is chance: noise stays far below

@@ -373,7 +373,7 @@ def clock_scale(
     fps: float,  # frames taken per second
 ) -> float:
     "Seconds of a clip for each second on the clock that a model sees."
-    return 1.0 if spec.pictures == "frames" else fps / float(spec.fps)
+    return 1.0 if spec.pictures == "frames" else float(spec.fps) / fps
 
 
 def on_its_clock(

@@ -61,7 +61,7 @@ def _value(name: str, text: str) -> int | float | str | tuple[int, int] | None:
         if text == "any": return None
         width, height = (int(side) for side in text.split("x"))
         return height, width
-    return text if text == "motion" and name == "fps" else float(text) if name == "fps" else int(text)
+    return text if name == "pictures" or text == "motion" and name == "fps" else float(text) if name == "fps" else int(text)
 
 
 def parse_spec(

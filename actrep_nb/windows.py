@@ -6,8 +6,8 @@ Docs: https://actrep.github.io/actrep_nb/windows.html.md"""
 
 # %% auto #0
 __all__ = ['OPENING', 'SPEEDS', 'SHOWN', 'GRID', 'SLIP', 'COMPLETE', 'LEAST_SLOTS', 'WHOLE', 'PIECE', 'NOTHING', 'windows_of',
-           'say_tempo', 'say_phases', 'agreed_tempo', 'likely_path', 'advance', 'joined_advance', 'cycles_of',
-           'WindowCounter', 'square']
+           'say_tempo', 'say_phases', 'agreed_tempo', 'likely_path', 'advance', 'joined_advance', 'cycles_of', 'Heard',
+           'one_clock', 'WindowCounter', 'as_it_watches']
 
 # %% ../nbs/15b_windows.ipynb #72da8cf5
 import math
@@ -24,7 +24,8 @@ from transformers import DynamicCache
 from .answers import render_prompt
 from .baselines import Swings, Watched, each_counted, grey_pictures
 from .drawn import TIME_STEP, window_prompts
-from .likeness import LOOKED_AT, lag_period, likeness
+from .evaluate import LocalCounter
+from .likeness import lag_period, likeness, square
 from .models import PHASES, EncodedPrompt, collate, load_model, unwrapped
 from .motion import FRAMES, SECONDS
 from .records import Clip, Prediction
@@ -190,23 +191,52 @@ def cycles_of(
     begun: float = 0.0,  # part of the first repetition that lies before the film
 ) -> list[tuple[float, float]]:  # seconds
     "The repetitions that a clock passes, from whole number to whole number."
-    clock, times = begun + np.concatenate([[0.0], np.cumsum(added)]), np.arange(len(added) + 1) * slot
-    moving = np.concatenate([[True], added > 1e-6])
-    clock, times = clock[moving] + np.arange(moving.sum()) * 1e-9, np.concatenate([[times[max(int(np.argmax(moving[1:])), 0)]], times[1:][moving[1:]]])
-    found = []
-    for k in range(math.ceil(clock[-1])):
-        low, high = max(k, begun), min(k + 1.0, clock[-1])
-        if high - low < (0.5 if k == 0 and begun else COMPLETE): continue
-        start, end = (float(np.interp(x, clock, times)) for x in (low, high))
-        found.append((start, end))
+    clock, found = begun + np.concatenate([[0.0], np.cumsum(added)]), []
+
+    def when(x: float, leaving: bool) -> float:  # where the clock reaches x, or goes on from there
+        k = int(np.argmax(clock[1:] > x + 1e-9 if leaving else clock[1:] > x - 1e-9))
+        return float((k + np.clip((x - clock[k]) / max(added[k], 1e-9), 0, 1)) * slot)
+
+    for k in range(math.ceil(clock[-1] - 1e-9)):
+        low, high = max(float(k), begun), min(k + 1.0, float(clock[-1]))
+        if high - low > (0.5 if k == 0 and begun else COMPLETE) - 1e-9: found.append((when(low, True), when(high, False)))
     return found
 
-# %% ../nbs/15b_windows.ipynb #f25bb425
+# %% ../nbs/15b_windows.ipynb #135cc616
 LEAST_SLOTS = 4.0  # slots of one repetition at the speed that its phases are read at
 WHOLE, PIECE = 60.0, 40.0  # seconds: up to this a film is watched at once, else in pieces of this
 NOTHING = 0.5  # probability that nothing repeats, above which nothing is counted
 
 
+@dataclass(frozen=True)
+class Heard:
+    "What a model says of a stretch of film."
+    added: np.ndarray  # repetitions in each slot [slots]
+    slot: float  # seconds
+    begun: float = 0.0  # where in a repetition it begins, 0 to 1
+    period: float = math.inf  # seconds of one repetition; infinite where nothing repeats
+    sure: float = 0.0  # probability that windows of the chosen speed give to that tempo and its neighbours; or to nothing
+    doubts: tuple[str, ...] = ()
+
+
+def one_clock(
+    pieces: Sequence[Heard],  # of one film, one after the other
+) -> Heard:
+    "One out of pieces: their slots made as fine as the finest, their tempo the usual one."
+    fine = min(piece.slot for piece in pieces)
+    added, t = list[np.ndarray](), 0.0
+    for piece in pieces:
+        t_end = t + piece.slot * len(piece.added)
+        many = max(1, round((t_end - t) / fine))
+        clock = np.concatenate([[0.0], np.cumsum(piece.added)])
+        added.append(np.diff(np.interp(np.linspace(0, len(piece.added), many + 1), np.arange(len(clock)), clock)))
+        t = t_end
+    regular = [(piece.sure, piece.period) for piece in pieces if math.isfinite(piece.period)]
+    sure, period = np.median(regular, axis=0).tolist() if regular else (pieces[0].sure, math.inf)
+    joined = np.concatenate(added)
+    return Heard(joined, t / len(joined), pieces[0].begun, period, sure, tuple(dict.fromkeys(words for piece in pieces for words in piece.doubts)))
+
+# %% ../nbs/15b_windows.ipynb #f25bb425
 @dataclass
 class WindowCounter:
     "A model taught by drawings as a counter of film."
@@ -228,7 +258,7 @@ class WindowCounter:
         self,
         pictures: np.ndarray,  # grey levels [T, 36, 36] at even times
         fps: float,  # of the pictures
-    ) -> tuple[np.ndarray, float, float, float, float, list[str]]:  # repetitions in each slot; seconds of one; where in a repetition it begins; period; confidence; doubts
+    ) -> Heard:
         "What the model says of up to a minute of film."
         seconds, looks = len(pictures) / fps, {}
         for speed in SPEEDS:
@@ -244,19 +274,20 @@ class WindowCounter:
         word = period / slot[length]  # slots, and the number of its word
         near = slice(max(1, math.floor(word * 0.87)), math.ceil(word * 1.15) + 1)
         sure = float(looks[length][1][:, near].sum(1).mean())
-        if nothing > NOTHING: return np.zeros(FRAMES // 2), length / (FRAMES // 2), 0.0, math.inf, nothing, ["nothing repeats"]
+        if nothing > NOTHING: return Heard(np.zeros(FRAMES // 2), seconds / (FRAMES // 2), sure=nothing, doubts=("nothing repeats",))
         starts, made = windows_of(pictures, fps, length, overlap=3)
         prompts = looks[length][0] if len(made) == 1 else self.prompts(made)
         added, begun = joined_advance(starts, say_phases(self.model, self.processor, prompts, word * TIME_STEP), length, seconds)
         lag = lag_period(pictures, fps)
-        other = [f"not sure: it is most like itself {lag:.2f} s later, and the model says {period:.2f} s"] if abs(math.log(lag / period)) > 0.2 else []
-        return added, slot[length], begun, period, sure, other
+        agrees = abs(math.log(lag / period)) < 0.2
+        doubt = f"not sure: it is most like itself {lag:.2f} s later, and the model says {period:.2f} s"
+        return Heard(added, slot[length], begun, period, sure, () if agrees else (doubt,))
 
     def watch(self, clip: Clip) -> Watched:
         "Count one clip; raises what reading it raises."
         start, info, trouble = time.perf_counter(), probe(clip.video), list[str]()
         fps = min(self.fps, info.fps)
-        pieces, kept = [], list[np.ndarray]()
+        pieces, kept = list[Heard](), list[np.ndarray]()
         begin, end = clip.window or (0.0, info.duration)
         most = round((PIECE if end - begin > WHOLE else WHOLE + 1) * fps)
         for _, picture in grey_pictures(clip.video, self.fps, 72, clip.window, trouble):
@@ -264,14 +295,11 @@ class WindowCounter:
             if len(kept) == most: pieces, kept = [*pieces, self.listen(np.stack(kept), fps)], []
         if len(kept) >= 5: pieces.append(self.listen(np.stack(kept), fps))
         if not pieces: raise ValueError(f"{clip.video}: {len(kept)} pictures are too few to see anything repeat")
-        step = min(slot for _, slot, *_ in pieces)
-        added = np.concatenate([np.repeat(a, max(1, round(slot / step))) / max(1, round(slot / step)) for a, slot, *_ in pieces])
-        cycles = tuple(cycles_of(added, (end - begin) / len(added), pieces[0][2]))
-        usual = [(sure, period) for *_, period, sure, _ in pieces if math.isfinite(period)]
-        sure, period = np.median(usual, axis=0) if usual else (pieces[0][4], math.inf)
-        doubts = dict.fromkeys(words for *_, doubts in pieces for words in doubts)
-        swings = Swings((np.arange(len(added)) + 0.5) * (end - begin) / len(added), np.cos(2 * np.pi * (pieces[0][2] + np.cumsum(added))) * -1, float(period), float(sure), cycles, tuple(doubts))
-        return Watched(Prediction(clip.id, len(cycles), cycles, (*trouble, *doubts), true=clip.count, seconds=time.perf_counter() - start, regularity=float(sure)), swings)
+        heard = one_clock(pieces)
+        cycles, doubts = tuple(cycles_of(heard.added, heard.slot, heard.begun)), (*trouble, *heard.doubts)
+        times, clock = (np.arange(len(heard.added)) + 0.5) * heard.slot, heard.begun + np.cumsum(heard.added) - heard.added / 2
+        swings = Swings(times, (1 - np.cos(2 * np.pi * clock)) / 2, heard.period, heard.sure, cycles, doubts)
+        return Watched(Prediction(clip.id, len(cycles), cycles, doubts, true=clip.count, seconds=time.perf_counter() - start, regularity=heard.sure), swings)
 
     def count(self, clip: Clip) -> Prediction:
         "The same without what it rests on."
@@ -282,10 +310,10 @@ class WindowCounter:
         return each_counted(self.count, clips, "watching windows", progress)
 
 
-def square(
-    picture: np.ndarray,  # grey levels [H, W], each side at least LOOKED_AT
-) -> np.ndarray:  # [LOOKED_AT, LOOKED_AT]
-    "Means over a grid of that many cells each way."
-    rows, columns = (np.linspace(0, n, LOOKED_AT + 1).astype(int) for n in picture.shape)
-    sums = np.add.reduceat(np.add.reduceat(picture, rows[:-1], 0), columns[:-1], 1)
-    return (sums / (np.diff(rows)[:, None] * np.diff(columns))).astype(np.float32)
+# %% ../nbs/15b_windows.ipynb #0324a01d
+def as_it_watches(
+    counter: LocalCounter,  # of any checkpoint
+) -> LocalCounter | WindowCounter:
+    "The same checkpoint, in windows where likeness is what it watches."
+    if counter.video.pictures == "frames": return counter
+    return WindowCounter(counter.model, counter.processor, note=counter.note)

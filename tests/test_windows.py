@@ -1,0 +1,155 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from actrep_nb import windows
+from actrep_nb.answers import render_prompt
+from actrep_nb.likeness import square
+from actrep_nb.models import Sample, load_model
+from actrep_nb.motion import FRAMES
+from actrep_nb.records import Clip
+from actrep_nb.video import Frames, write_video
+from actrep_nb.windows import COMPLETE, OPENING, WindowCounter, advance, agreed_tempo, cycles_of, joined_advance, likely_path, say_phases, say_tempo, windows_of
+
+TINY = Path(__file__).parents[1] / "data" / "tiny_film"
+
+
+@pytest.fixture(scope="module")
+def counter(): return WindowCounter.from_pretrained(TINY, device="cpu")
+
+
+def spot(seconds: float, period: float, fps: float, first: float = 0.0, last: float = math.inf) -> np.ndarray:
+    "A spot that goes out and back, still before `first` and after `last` [T, 48, 64, 3]."
+    t = np.arange(round(seconds * fps)) / fps
+    moving = np.clip(t, first, last) - first
+    y, x = np.mgrid[:48, :64]
+    texture = 60 + 25 * np.sin(x / 4) * np.cos(y / 5)
+    far = 18 * (1 - np.cos(2 * np.pi * moving / period)) / 2
+    grey = np.stack([texture + 120 * np.exp(-((x - 18 - d) ** 2 + (y - 24) ** 2) / 50) for d in far])
+    return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, -1)
+
+
+@pytest.mark.parametrize("fps, seconds, length, overlap", [(30, 10, 4, 2), (25, 7.3, 2.6, 3), (15, 3, 3, 2), (12, 1.4, 1.4, 2)])
+def test_windows_reach_from_the_start_to_the_end(fps, seconds, length, overlap):
+    pictures = np.random.default_rng(0).random((round(fps * seconds), 12, 12)).astype(np.float32) * 200
+    starts, made = windows_of(pictures, fps, length, overlap)
+    assert starts[0] == 0 and len(starts) == len(made) and all(m.shape == (FRAMES, 28, 28, 3) for m in made)
+    assert starts[-1] + length == pytest.approx(max(len(pictures) / fps, length))
+    assert len(starts) < 2 or np.diff(starts).max() <= length / overlap + 1e-9
+
+
+def test_pictures_between_are_mixed_and_never_stand_still():
+    ramp = np.arange(20, dtype=np.float32)[:, None, None] * np.random.default_rng(0).random((1, 12, 12), np.float32)
+    seen = []
+    made = windows.likeness
+    try:
+        windows.likeness = lambda pictures: seen.append(pictures) or made(pictures)
+        windows_of(ramp, 10, 2.0)
+    finally: windows.likeness = made
+    steps = np.diff(seen[0][:, 5, 5])
+    assert (steps[2:-2] > 0).all() and steps[2:-2].std() < 0.01 * steps[2:-2].mean()
+
+
+def test_square_is_the_mean_over_cells():
+    picture = np.random.default_rng(0).random((72, 108)).astype(np.float32)
+    assert np.allclose(square(picture), picture.reshape(36, 2, 36, 3).mean((1, 3)), atol=1e-6)
+    assert square(np.ones((77, 130), np.float32)).shape == (36, 36)
+
+
+def test_speeds_agree_on_seconds_not_on_words():
+    sharp = np.eye(33)
+    for true in (0.7, 1.3, 2.0):
+        looks = [(length, sharp[[min(32, max(1, round(true / (length / 32))))]]) for length in (12.0, 8.0, 6.0, 4.0)]
+        assert agreed_tempo(looks, 12.0)[0] == pytest.approx(true, rel=0.12)
+
+
+def test_the_likeliest_path_is_the_best_of_all():
+    rng, T = np.random.default_rng(0), 6
+    for _ in range(20):
+        p = rng.dirichlet(np.ones(5), T)
+
+        def score(path, p=p):
+            step = {(a, a): 0.0 for a in range(5)} | dict.fromkeys([(0, 1), (1, 2), (2, 3), (3, 4), (4, 1), (4, 0)], 0.0) | dict.fromkeys([(1, 3), (2, 4), (3, 1), (4, 2), (0, 2), (3, 0)], windows.SLIP[0])
+            return sum(np.log(p[k, s] + 1e-4) for k, s in enumerate(path)) + sum(step.get(pair, windows.SLIP[1]) for pair in zip(path, path[1:]))
+
+        best = max(np.ndindex(*(5,) * T), key=score)
+        assert score(likely_path(p)) == pytest.approx(score(best))
+
+
+@pytest.mark.parametrize("path, parts", [([0, 0, 0], 0), ([1, 2, 3, 4], 1), ([3, 4, 1, 2, 3, 4, 1, 1], 1.75), ([1, 1, 2, 2, 3, 4, 0, 1, 2], 1.5)])
+def test_a_path_adds_up(path, parts): assert advance(np.array(path)).sum() == pytest.approx(parts)
+
+
+def test_windows_that_overlap_say_what_one_would():
+    truth = np.array([0] * 6 + [1, 1, 2, 3, 4, 4] * 9 + [0] * 4)  # 64 slots of half a second
+    said = np.full((64, 5), 0.02)
+    said[np.arange(64), truth] = 0.92
+    starts = np.array([0.0, 8.0, 16.0])
+    added, begun = joined_advance(starts, np.stack([said[:32], said[16:48], said[32:]]), 16.0, 32.0)
+    assert begun == 0 and added.sum() == pytest.approx(9, abs=0.3)
+    cycles = cycles_of(added, 0.5)
+    assert len(cycles) == 9 and np.allclose([a for a, _ in cycles], 3 + 3 * np.arange(9), atol=0.6)
+
+
+@pytest.mark.parametrize("total, begun, count", [(3.0, 0.0, 3), (3.7, 0.0, 3), (3.0 + COMPLETE, 0.0, 4), (2.5, 0.5, 3), (2.25, 0.75, 2), (0.0, 0.0, 0), (0.5, 0.0, 0)])
+def test_repetitions_at_the_edges(total, begun, count):
+    cycles = cycles_of(np.full(20, total / 20), 0.5, begun)
+    assert len(cycles) == count and all(0 <= a < b <= 10 + 1e-6 for a, b in cycles)
+
+
+def test_a_rest_between_belongs_to_no_repetition():
+    added = np.array([0.25] * 8 + [0.0] * 10 + [0.25] * 8)
+    cycles = cycles_of(added, 0.5)
+    assert len(cycles) == 4 and cycles[1][1] <= 4.1 and cycles[2][0] >= 8.9
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
+class TestTiny:
+    def test_transformers_say_the_same(self, counter):
+        from transformers import AutoModelForImageTextToText
+
+        model = AutoModelForImageTextToText.from_pretrained(TINY)
+        prompts = counter.prompts(windows_of(np.stack([square(p.mean(-1)) for p in spot(16, 2.5, 10)]), 10, 16.0)[1])
+        from actrep_nb.models import collate
+        from actrep_nb.rollout import sample_group
+
+        ours = sample_group(counter.model, counter.processor, prompts, 1, 150, temperature=0)[0][0]
+        batch = {k: v for k, v in collate(model, prompts, side="left").items() if k != "labels"}
+        theirs = model.generate(**batch, max_new_tokens=150, do_sample=False)[0, batch["input_ids"].shape[1] :]
+        assert counter.processor.tokenizer.decode(theirs, skip_special_tokens=True) == ours.text and "<answer>" in ours.text
+
+    def test_tempo_and_phases_are_the_models_own_probabilities(self, counter):
+        prompts = counter.prompts(windows_of(np.stack([square(p.mean(-1)) for p in spot(16, 3.0, 10)]), 10, 16.0)[1])
+        tempo = say_tempo(counter.model, counter.processor, prompts)
+        assert tempo.shape == (1, 33) and tempo.sum() == pytest.approx(1, abs=1e-5) and abs(tempo[0].argmax() * 0.5 - 3.0) <= 0.5
+        phases = say_phases(counter.model, counter.processor, prompts, 3.0)
+        opening = counter.processor.tokenizer(f"{OPENING} 3.0s.\nPhases:").input_ids
+        from actrep_nb.models import PHASES, collate
+
+        words = [counter.processor.tokenizer(f" {name}").input_ids[0] for name in PHASES]
+        said = torch.tensor([*opening, *(words[k] for k in phases[0].argmax(-1))])
+        batch = collate(counter.model, prompts, [said], side="left")
+        with torch.no_grad(): logits = counter.model(**{k: v for k, v in batch.items() if k != "labels"}).logits[0, -len(said) - 1 : -1]
+        assert np.allclose(logits[len(opening) :, words].softmax(-1), phases[0], atol=1e-3)  # read in one pass, without a cache
+
+    @pytest.mark.parametrize("seconds, period, fps, first, last, true", [(9.6, 1.6, 25, 0.8, 8.8, 5), (12, 2.0, 15, 1.0, 11.0, 5), (6, 0.75, 30, 0.0, 6.0, 8)])
+    def test_it_counts_a_film(self, counter, tmp_path, seconds, period, fps, first, last, true):
+        write_video(tmp_path / "spot.mp4", spot(seconds, period, fps, first, last), fps=fps)
+        watched = counter.watch(Clip(str(tmp_path / "spot.mp4"), "spot", true))
+        assert abs(watched.prediction.count - true) <= 1 and len(watched.prediction.cycles) == watched.prediction.count
+        assert watched.swings is not None and len(watched.swings.times) == len(watched.swings.signal) and 0 <= watched.prediction.regularity <= 1
+
+    def test_a_long_film_is_watched_in_pieces(self, counter, tmp_path, monkeypatch):
+        monkeypatch.setattr(windows, "WHOLE", 12.0)
+        monkeypatch.setattr(windows, "PIECE", 10.0)
+        write_video(tmp_path / "long.mp4", spot(30, 2.0, 15), fps=15)
+        prediction = counter.count(Clip(str(tmp_path / "long.mp4"), "spot", 15))
+        assert abs(prediction.count - 15) <= 2 and prediction.cycles[-1][1] > 26
+
+    def test_a_file_that_is_no_film_is_accounted_for(self, counter, tmp_path):
+        (tmp_path / "no.mp4").write_text("not a film")
+        [prediction] = counter.predict([Clip(str(tmp_path / "no.mp4"), "spot", 3)], progress=False)
+        assert prediction.count is None and prediction.problems and prediction.true == 3

@@ -252,14 +252,14 @@ def example_seconds(
     return end - start
 
 # %% ../nbs/18_cli.ipynb #6bac635a
-UNTRAINED = {"period", "pose", "picture+pose"}  # counters that look at movement
+UNTRAINED = {"period", "pose", "picture+pose", "lag"}  # counters that look at movement
 KINDS = ("png", "csv", "json", "srt", "vtt", "mp4", "html")
 
 
 @app.command(short_help="count repetitions in video files, with times and a picture")
 def count(
     files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Video files, folders of them, or patterns in quotes.", show_default=False)] = None,
-    model: Annotated[list[str], typer.Option(help="period, pose, picture+pose, a checkpoint's or run's folder, or a name on the Hugging Face hub. Repeatable: the first decides, disagreement is shown. Default: $ACTREP_MODEL, else picture+pose where body points can be found, else period.")] = [],  # noqa: B006
+    model: Annotated[list[str], typer.Option(help="period, pose, picture+pose, lag, tiny_film (raised on drawn motion), a checkpoint's or run's folder, or a name on the Hugging Face hub. Repeatable: the first decides, disagreement is shown. Default: $ACTREP_MODEL, else picture+pose where body points can be found, else period.")] = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("."),
     write: Annotated[str, typer.Option(help="What to write for each film, separated by commas: png (a picture to check by), csv, json, srt, vtt (a row for each repetition), mp4 (the film with the count in it); and html, one page for all with their pictures.")] = "png",
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders inside folders.")] = False,

@@ -80,7 +80,7 @@ def test_random_counts_are_even(loaded):
 
 def test_mistakes_are_read_and_the_truth_is_learned(loaded):
     model, processor = loaded
-    windows = DrawnWindows(model, processor, 20, seed=4, mistakes=True)
+    windows = DrawnWindows(model, processor, 20, seed=4, mistakes=1.0)
     some = windows.encoded(model, [windows[k] for k in range(6)])
     batch = sft_batch(model, some)
     for ids, labels, e in zip(batch["input_ids"], batch["labels"], some):

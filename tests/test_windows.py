@@ -6,13 +6,11 @@ import pytest
 import torch
 
 from actrep_nb import windows
-from actrep_nb.answers import render_prompt
 from actrep_nb.likeness import square
-from actrep_nb.models import Sample, load_model
 from actrep_nb.motion import FRAMES
 from actrep_nb.records import Clip
-from actrep_nb.video import Frames, write_video
-from actrep_nb.windows import COMPLETE, OPENING, WindowCounter, advance, agreed_tempo, cycles_of, joined_advance, likely_path, say_phases, say_tempo, windows_of
+from actrep_nb.video import write_video
+from actrep_nb.windows import COMPLETE, WindowCounter, advance, agreed_tempo, cycles_of, joined_advance, likely_path, say_phases, say_tempo, windows_of
 
 TINY = Path(__file__).parents[1] / "data" / "tiny_film"
 
@@ -119,14 +117,14 @@ class TestTiny:
         ours = sample_group(counter.model, counter.processor, prompts, 1, 150, temperature=0)[0][0]
         batch = {k: v for k, v in collate(model, prompts, side="left").items() if k != "labels"}
         theirs = model.generate(**batch, max_new_tokens=150, do_sample=False)[0, batch["input_ids"].shape[1] :]
-        assert counter.processor.tokenizer.decode(theirs, skip_special_tokens=True) == ours.text and "<answer>" in ours.text
+        assert counter.processor.tokenizer.decode(theirs, skip_special_tokens=True) == ours.text and ours.text.startswith("Tempo: ") and "Phases: " in ours.text
 
     def test_tempo_and_phases_are_the_models_own_probabilities(self, counter):
         prompts = counter.prompts(windows_of(np.stack([square(p.mean(-1)) for p in spot(16, 3.0, 10)]), 10, 16.0)[1])
-        tempo = say_tempo(counter.model, counter.processor, prompts)
+        tempo = say_tempo(counter.model, counter.processor, prompts, counter.asked[1])
         assert tempo.shape == (1, 33) and tempo.sum() == pytest.approx(1, abs=1e-5) and abs(tempo[0].argmax() * 0.5 - 3.0) <= 0.5
-        phases = say_phases(counter.model, counter.processor, prompts, 3.0)
-        opening = counter.processor.tokenizer(f"{OPENING} 3.0s.\nPhases:").input_ids
+        phases = say_phases(counter.model, counter.processor, prompts, counter.asked[1], 3.0)
+        opening = counter.processor.tokenizer(f"{counter.asked[1]} 3.0s.\nPhases:").input_ids
         from actrep_nb.models import PHASES, collate
 
         words = [counter.processor.tokenizer(f" {name}").input_ids[0] for name in PHASES]

@@ -184,7 +184,9 @@ def make_counter(
     if counter.note: warn(counter.note)
     from actrep_nb.windows import as_it_watches
 
-    return as_it_watches(counter)
+    if video and counter.video.pictures != "frames": raise Usage(f"--video {video}: {checkpoint} watches likeness, at speeds of its own; leave --video out")
+    try: return as_it_watches(counter)
+    except ValueError as e: raise Usage(f"--model {model}: {e}") from None
 
 # %% ../nbs/18_cli.ipynb #35070953
 MARKED = ".counted.mp4"  # ending of a film with its count in it
@@ -304,7 +306,7 @@ def count(
         if camera: return _live(camera, about, say)
         names = list(model) or ["picture+pose" if poses else pick_model()]
         if people > 1 and not any("pose" in name for name in names): raise Usage(f"--people {people} needs body points, and {', '.join(names)} uses none: {pose_missing() or 'add --model picture+pose'}")
-        if about and set(names).isdisjoint(UNTRAINED): say.warn(f"--example is for counters that look at movement; {', '.join(names)} will not see it")
+        if about and set(names).isdisjoint(UNTRAINED - {"lag"}): say.warn(f"--example is for counters that look at movement; {', '.join(names)} will not see it")
         if video and set(names) <= UNTRAINED: raise Usage(f"--video changes what a language model sees; {', '.join(names)} {'is' if len(names) == 1 else 'are'} none")
         output_folder(out)
         films = find_films([str(f) for f in files or ()], recursive, say.fail)

@@ -53,7 +53,9 @@ def on_true_clock(
 ) -> Prediction:
     "The same with times in seconds of the clip."
     scale = getattr(frames, "scale", 1.0)
-    return prediction if scale == 1 or prediction.cycles is None else replace(prediction, cycles=tuple((a * scale, b * scale) for a, b in prediction.cycles))
+    if scale == 1: return prediction
+    cycles = None if prediction.cycles is None else tuple((a * scale, b * scale) for a, b in prediction.cycles)
+    return replace(prediction, cycles=cycles, interval=None if prediction.interval is None else (prediction.interval[0] * scale, prediction.interval[1] * scale))
 
 # %% ../nbs/15_evaluate.ipynb #d3ed600f
 class LocalCounter:

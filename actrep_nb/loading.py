@@ -196,7 +196,9 @@ class ClipExamples(Dataset):
     def key(self, clip: Clip, plan: FramePlan) -> str:
         "Name of a clip's features; empty where none are kept."
         if not self.features: return ""
-        what = [3, *self.made_by, str(self.dtype), os.path.abspath(clip.video), _source(clip.video), asdict(plan), TASKS[self.task].ask(clip)]
+        spec = spec_of(self.processor)
+        clock = [] if spec.pictures == "frames" else [spec.pictures, spec.fps]
+        what = [3, *self.made_by, str(self.dtype), os.path.abspath(clip.video), _source(clip.video), asdict(plan), TASKS[self.task].ask(clip), *clock]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
     def __getitem__(self, index: int) -> Example:

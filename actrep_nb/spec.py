@@ -44,6 +44,7 @@ class VideoSpec:
         numbers = [self.max_tokens, *(self.frame_size or ())]
         if self.pictures not in PICTURES: raise ValueError(f"pictures={self.pictures}: one of {', '.join(PICTURES)}")
         if self.pictures != "frames" and (isinstance(self.fps, str) or not self.frame_size): raise ValueError(f"pictures={self.pictures} has pictures of one size, played at one rate: give frame_size and a number as fps")
+        if self.pictures == "likeness" and tuple(self.frame_size or ()) != (28, 28): raise ValueError(f"pictures=likeness: its pictures are 28x28, not {self.frame_size}")
         if self.fps != "motion" and (isinstance(self.fps, str) or not 0 < self.fps < math.inf): raise ValueError(f"fps={self.fps}: a number above 0, or motion")
         if self.max_pixels_per_frame < MIN_FRAME_TOKENS * 28 * 28: raise ValueError(f"max_pixels_per_frame={self.max_pixels_per_frame}: a frame of fewer than {MIN_FRAME_TOKENS * 28 * 28} pixels shows nothing")
         if min(numbers) < 1 or self.max_frames < 2: raise ValueError(f"{self}: limits must be above 0, and max_frames 2 or more")

@@ -388,3 +388,13 @@ def test_registry():
     fitted = fitted_counters(clips([3, 4, 5]))
     assert list(fitted) == ["constant", "class_median", "period"] and set(fitted) <= set(COUNTERS) and fitted["constant"].k == 4
     with pytest.raises(ValueError, match="'perod' is unknown"): fitted_counters(clips([1]), ["perod"])
+
+
+def test_the_lag_control_counts_what_fits(tmp_path):
+    t = np.arange(150) / 25
+    y, x = np.mgrid[:48, :64]
+    grey = np.stack([50 + 150 * np.exp(-((x - 32 - 14 * np.sin(2 * np.pi * s / 1.5)) ** 2 + (y - 24) ** 2) / 60) for s in t]).astype(np.uint8)
+    write_video(tmp_path / "spot.mp4", np.repeat(grey[..., None], 3, -1), fps=25)
+    clips = [Clip(str(tmp_path / "spot.mp4"), "spot", 4), Clip(str(tmp_path / "spot.mp4"), "spot", 2, window=(0.0, 3.0)), Clip(str(tmp_path / "none.mp4"), "spot", 1)]
+    found = COUNTERS["lag"]().predict(clips, progress=False)
+    assert [p.count for p in found] == [4, 2, None] and found[2].problems

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from actrep_nb.answers import parse_answer
-from actrep_nb.drawn import FILM_SPEC, TIME_STEP, DrawnWindows, describe, make_film_checkpoint, mistaken, reason, rhythm_with, tempo_of, window_prompts
+from actrep_nb.drawn import FILM_SPEC, TIME_STEP, DrawnWindows, describe, make_film_checkpoint, mistaken, reason, rhythm_with, taught, tempo_of, window_prompts
 from actrep_nb.evaluate import LocalCounter
 from actrep_nb.loading import ClipExamples
 from actrep_nb.models import PHASES, Sample, choose_spec, encode, frames_for, load_model, on_its_clock, spec_of
@@ -115,11 +115,13 @@ def test_what_it_is_told_and_what_it_says_are_on_its_clock(loaded, film):
 def test_specs_that_no_likeness_can_keep():
     with pytest.raises(ValueError, match="one of frames, likeness"): VideoSpec(pictures="films")
     with pytest.raises(ValueError, match="give frame_size"): VideoSpec(pictures="likeness")
+    with pytest.raises(ValueError, match="28x28"): VideoSpec(fps=4.0, frame_size=(56, 56), pictures="likeness")
 
 
 def test_whoever_loads_it_by_name_watches_in_windows(loaded, tmp_path):
     model, processor = loaded
-    assert isinstance(as_it_watches(LocalCounter(model, processor)), WindowCounter)
+    with pytest.raises(ValueError, match="not taught by drawings"): as_it_watches(LocalCounter(model, processor))
+    assert isinstance(as_it_watches(LocalCounter(model, taught(processor, "describe"))), WindowCounter)
     from actrep_nb.models import make_tiny_checkpoint
 
     tiny = LocalCounter.from_pretrained(make_tiny_checkpoint(tmp_path / "tiny"), device="cpu")

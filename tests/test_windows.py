@@ -151,3 +151,19 @@ class TestTiny:
         (tmp_path / "no.mp4").write_text("not a film")
         [prediction] = counter.predict([Clip(str(tmp_path / "no.mp4"), "spot", 3)], progress=False)
         assert prediction.count is None and prediction.problems and prediction.true == 3
+
+
+def heard(parts, slot, period, sure=0.5, doubts=()): return windows.Heard(np.array(parts, float), slot, 0.0, period, sure, doubts)
+
+
+def test_pieces_become_one_clock():
+    one = windows.one_clock([heard([0.25] * 8, 1.0, 4.0), heard([0.0] * 16, 0.5, math.inf, 0.2, (windows.EMPTY,)), heard([0.5] * 4, 2.0, 4.0)])
+    assert one.added.sum() == pytest.approx(4) and len(one.added) * one.slot == pytest.approx(24) and one.period == 4 and one.doubts == ()
+    assert windows.one_clock([heard([0.0] * 4, 1.0, math.inf, 0.1, (windows.EMPTY,))]).doubts == (windows.EMPTY,)
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
+def test_stillness_is_not_called_regular(counter):
+    still = counter.listen(np.full((160, 36, 36), 90, np.float32), 10)
+    assert not (cycles_of(still.added, still.slot, still.begun) and still.sure > 0.5)
+    if windows.EMPTY in still.doubts: assert still.sure < 0.5

@@ -268,7 +268,7 @@ class WindowCounter:
         seconds, looks = len(pictures) / fps, {}
         for speed in SPEEDS:
             length = seconds / speed
-            if speed == 1 or length * min(fps, self.fps) >= 0.95 * FRAMES:
+            if speed == 1 or length * fps >= 0.95 * FRAMES:
                 prompts = self.prompts(windows_of(pictures, fps, length)[1])
                 looks[length] = prompts, say_tempo(self.model, self.processor, prompts, self.asked[1])
         slot = {length: length / (FRAMES // 2) for length in looks}

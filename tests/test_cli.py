@@ -148,14 +148,18 @@ def test_a_stream_is_counted_as_it_comes(here, capsys):
     assert main(["count", "squats.mp4", "--camera", "0"]) == 2
 
 
-def test_an_example_says_what_one_repetition_is(here, tmp_path, capsys):
-    "Two different halves: from the left edge to the right and back, a little higher on the way back."
+def unlike_halves() -> np.ndarray:
+    "A square that goes from the left edge to the right and back every two seconds, a little higher on the way back, for twelve."
     t = np.arange(300) / 25
     pixels = np.full((300, 96, 96, 3), 225, np.uint8)
     for frame, s in zip(pixels, t):
         x, y = int(40 - 36 * np.cos(2 * np.pi * s / 2)), 34 + int(3 * np.sin(2 * np.pi * s / 2) > 0)
         frame[y : y + 28, x : x + 16] = (40, 70, 150)
-    path = write_video(tmp_path / "sides.mp4", pixels, 25)
+    return pixels
+
+
+def test_an_example_says_what_one_repetition_is(here, tmp_path, capsys):
+    path = write_video(tmp_path / "sides.mp4", unlike_halves(), 25)
     counts = {}
     for example in ("1.0-3.0", "1.0-2.0"):
         assert main(["count", str(path), "--model", "period", "--example", example, "--write", "", "--json"]) == 0
@@ -165,13 +169,8 @@ def test_an_example_says_what_one_repetition_is(here, tmp_path, capsys):
 
 
 def test_an_example_may_be_in_another_film(clip, here, capsys):
-    "A square that goes to and fro every two seconds, a little higher on the way back, and elsewhere how long that lasts."
-    t = np.arange(300) / 25
-    pixels = np.full((300, 96, 96, 3), 225, np.uint8)
-    for frame, s in zip(pixels, t):
-        x, y = int(40 - 36 * np.cos(2 * np.pi * s / 2)), 34 + int(3 * np.sin(2 * np.pi * s / 2) > 0)
-        frame[y : y + 28, x : x + 16] = (40, 70, 150)
-    write_video(here / "sides.mp4", pixels, 25)
+    "Elsewhere is shown how long one lasts."
+    write_video(here / "sides.mp4", unlike_halves(), 25)
     shutil.copy(clip, here / "at 10:30.mp4")
     told = ["count", "sides.mp4", "--model", "period", "--write", "", "--json", "--example"]
     for example in ("squats.mp4:1-3", "at 10:30.mp4:1.0 to 3.0"):

@@ -7,9 +7,9 @@ Docs: https://actrep.github.io/actrep_nb/baselines.html.md"""
 # %% auto #0
 __all__ = ['IRREGULAR', 'ONE_MOVEMENT', 'WHOLE', 'PIECE', 'CUT', 'LONGEST_LAG', 'COUNTERS', 'ConstantCounter',
            'ClassMedianCounter', 'camera_shifts', 'steadied', 'principal', 'to_and_fro', 'smoothed', 'evened',
-           'sign_at_rest', 'swings', 'large', 'Swings', 'repetition', 'grey_pictures', 'long_repetition', 'sets_of',
-           'growing', 'live_pictures', 'Watched', 'each_counted', 'PeriodCounter', 'movement', 'looked_again',
-           'LagCounter', 'fitted_counters']
+           'sign_at_rest', 'swings', 'large', 'Swings', 'repetition', 'grey_pictures', 'scenes', 'long_repetition',
+           'sets_of', 'growing', 'live_pictures', 'Watched', 'each_counted', 'PeriodCounter', 'movement',
+           'looked_again', 'LagCounter', 'fitted_counters']
 
 # %% ../nbs/14_baselines.ipynb #5c42fc93
 import math
@@ -296,7 +296,9 @@ WHOLE, PIECE = 60.0, 20.0  # seconds: up to this a film is looked at at once; el
 CUT = 20.0  # grey levels: where coarse pictures change by more, and three times as much as just before, the film is cut
 
 
-def _scenes(pictures: Iterable[tuple[float, np.ndarray]]) -> Iterator[tuple[float, np.ndarray, bool]]:
+def scenes(
+    pictures: Iterable[tuple[float, np.ndarray]],  # from `grey_pictures`
+) -> Iterator[tuple[float, np.ndarray, bool]]:
     "Pictures, and whether a new scene begins with each."
     last, usual = None, 0.0
     for time_, picture in pictures:
@@ -352,7 +354,7 @@ def long_repetition(
         kept.clear()
         before = None
 
-    for time_, picture, cut in _scenes(pictures):
+    for time_, picture, cut in scenes(pictures):
         if cut: close(time_)
         kept.append((time_, picture))
         if len(kept) == n:

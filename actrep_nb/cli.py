@@ -1086,14 +1086,16 @@ def _stamp() -> str:
 
 # %% ../nbs/18_cli.ipynb #2823eaae
 SIZES: dict[str, dict[str, Any]] = {  # what `--size` changes
-    "full": {"train": 1800, "crops": 900, "practice": 1600, "test": 500, "none": 50, "sft": 1000, "grpo": 240},
-    "small": {"train": 48, "crops": 16, "practice": 48, "test": 24, "none": 8, "sft": 30, "grpo": 6},
+    "full": {"train": 1800, "crops": 900, "practice": 1600, "test": 500, "none": 50, "sft": 1000, "grpo": 240, "film_sft": 250, "film_grpo": 80, "windows": 256},
+    "small": {"train": 48, "crops": 16, "practice": 48, "test": 24, "none": 8, "sft": 30, "grpo": 6, "film_sft": 4, "film_grpo": 2, "windows": 12},
 }
 
 
 def demo_steps(
     size: str,  # a key of SIZES
     base: str,  # the checkpoint to start from
+    film: str,  # the one to start from for film
+    videos: str = "",  # films to count at the end; empty: none
 ) -> list[Any]:
     "The demo as steps for `runs.run_steps`."
     from actrep_nb.runs import Step
@@ -1112,24 +1114,39 @@ def demo_steps(
         Step("report", "07_report", {
             "practice": "{out}/data/practice.jsonl", "clips": "{out}/data/test.csv", "data": "{out}/data", "cot": "{out}/cot", "sft": "{out}/sft", "grpo": "{out}/grpo", "evaluation": "{out}/evaluate"},
             "put pictures and tables together", no_input=True),
+        Step("film", "08_film", {"base": film, "sft_steps": n["film_sft"], "grpo_steps": n["film_grpo"], "held_out": n["windows"], "videos": videos, "seed": "{seed}"},
+             "the same stages on drawn motion, for film" + (", which is counted" if videos else "")),
     ]
 
 # %% ../nbs/18_cli.ipynb #9237e42d
+def _say_film(film: dict[str, Any], say: Output) -> None:
+    "What the stages on drawn motion have learned, and what they counted on film."
+    stages = ", ".join(f"{name} {row['obo']:.2f}" for name, row in film["drawn"].items())
+    say.say(f"\nWithin one on drawn windows: {stages}")
+    if not film["films"]: return say.say("Count films of your own with what came out: actrep demo --videos FOLDER")
+    names = list(film["films"])
+    wide = max(len(clip) for clip in film["films"][names[0]])
+    say.say("\n".join([f"{'film':{wide}} " + " ".join(f"{name:>6}" for name in names), *(f"{clip:{wide}} " + " ".join(f"{'-' if film['films'][name][clip] is None else film['films'][name][clip]:>6}" for name in names) for clip in film["films"][names[0]])]))
+    for name, row in film["on_film"].items(): say.say(f"{name}: within one {row['obo']:.3f}, exact {row['exact']:.3f}, error {row['mae']:.3f}")
+
+
 @app.command(short_help="from a base that cannot count to one that can, and a report")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
-    size: Annotated[str, typer.Option(help="full: about 11 minutes on 2 cores. small: two minutes, enough to see that all of it works.")] = "full",
+    size: Annotated[str, typer.Option(help="full: about 17 minutes on 2 cores. small: three minutes, enough to see that all of it works.")] = "full",
     base: Annotated[str | None, typer.Option(help="Checkpoint to start from. Default: the tiny base that ships with the book.")] = None,
+    videos: Annotated[str, typer.Option(help="Films of your own to count at the end: a folder, or an annotation file with its films beside it.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """From a base that cannot count to one that can: clips, reasoning, fine-tuning, GRPO, judgement, report.
+    """From a base that cannot count to one that can: clips, reasoning, fine-tuning, GRPO, judgement, report. Then the same stages on drawn motion, and films counted by what comes out.
 
     \b
     Examples:
       actrep demo
       actrep demo --size small --out runs/try
       actrep demo --seed 1 --out runs/demo-1
+      actrep demo --videos my_clips
     """
     with command("demo", as_json) as say:
         if size not in SIZES: raise Usage(f"no size {size!r}; there are {', '.join(SIZES)}")
@@ -1140,8 +1157,11 @@ def demo(
         start = base or next(map(str, shipped("data/tiny_base")), None)
         output_folder(out)
         if start is None: raise FileNotFoundError("the tiny base is not here: work in a checkout, where it is data/tiny_base, or make it with: actrep run tiny_base")
+        film = next(map(str, shipped("data/tiny_film")), None)
+        if film is None: raise FileNotFoundError("the base for film is not here: work in a checkout, where it is data/tiny_film, or make it with: actrep run film")
+        if videos and not Path(videos).is_file() and not find_films([videos], False, say.fail): raise Usage(f"--videos {videos}: there is no film")
         find_checkpoint(start)
-        results = run_steps(demo_steps(size, start), out, seed, tell=say.say)
+        results = run_steps(demo_steps(size, start, film, videos), out, seed, tell=say.say)
         clips = load_clips(out / "data" / "test.csv", videos=out / "data" / "videos")
         judged = judge(load_predictions(out / "evaluate"), clips, seed)
         say.say(f"\nOn {len(clips)} held-out clips, with 95 % intervals\n{judged.table().to_string()}\n\nDifferences on the same clips (* the interval excludes 0)")
@@ -1149,8 +1169,9 @@ def demo(
         alarms = json.loads((out / "evaluate" / "none.json").read_text())
         quiet = ", ".join(f"{name} {said['false alarms']}" for name, said in alarms.items())
         say.say(f"{learned.to_string()}\n\nFalse alarms on {SIZES[size]['none']} clips without a repetition: {quiet}\n\nresults: {out / 'evaluate' / 'results.json'}\nreport:  {results['report'].report}")
+        _say_film(json.loads((out / "film" / "results.json").read_text()), say)
         say.data |= {"out": out, "seed": seed, "size": size, "seconds": {name: r.manifest.seconds for name, r in results.items()}, "models": judged.models, "none": alarms,
-                     "paired": judged.paired, "n": len(clips), "results": out / "evaluate" / "results.json", "report": results["report"].report}
+                     "paired": judged.paired, "n": len(clips), "results": out / "evaluate" / "results.json", "report": results["report"].report, "film": json.loads((out / "film" / "results.json").read_text())}
 
 # %% ../nbs/18_cli.ipynb #9e1ac0c8
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ class Example:
     key: str = ""  # of its features on disk; empty: they are not kept
     problem: str = ""  # why it cannot be read
     history: Tensor | None = None  # what a model reads in place of the answer while it learns to write that [tokens]; None: the answer itself
+    learned: Tensor | None = None  # which tokens of the answer count in the loss [tokens]; None: all
 
 
 def answer_ids(

@@ -33,7 +33,7 @@ WAYS = (("shift", 0.2), ("limb", 0.25), ("figure", 0.25), ("scale", 0.07), ("tur
 @dataclass(frozen=True)
 class MotionStyle:
     "What is drawn how often: shares of all windows, and ranges in seconds as played."
-    nothing: float = 0.08  # windows in which nothing repeats
+    nothing: float = 0.15  # windows in which nothing repeats
     single: float = 0.05  # windows with one slow repetition
     fastest: float = 1.1  # seconds of the quickest repetition: four pictures, two slots
     slowest: float = 11.0  # seconds of the slowest one that is repeated

@@ -35,10 +35,12 @@ def sft_batch(
     model: Any,  # for its device, type and padding token
     examples: Sequence[Example],  # encoded
 ) -> dict[str, Any]:
-    "Examples padded into a batch in which only answer tokens have labels."
+    "Examples padded into a batch in which only answer tokens that are learned have labels."
     batch = collate(model, [e.prompt for e in examples], [e.answer for e in examples], side="right")
     for ids, labels, example in zip(batch["input_ids"], batch["labels"], examples):
-        if example.history is not None: ids[labels != -100] = example.history.to(ids)
+        said = labels != -100
+        if example.history is not None: ids[said] = example.history.to(ids)
+        if example.learned is not None: labels[said] = labels[said].where(example.learned.to(labels.device), -100)
     return batch
 
 # %% ../nbs/11_sft.ipynb #c2b0a7e1
@@ -249,7 +251,7 @@ class CountSFTTrainer(ResumableTrainer):
     def get_batch_samples(self, *args):
         batches, _ = super().get_batch_samples(*args)
         batches = [self.train_dataset.readable(batch) for batch in batches]
-        return batches, summed(sum(len(e.answer) for batch in batches for e in batch), self.args.device)  # answer tokens of the step, on all ranks
+        return batches, summed(sum(len(e.answer) if e.learned is None else int(e.learned.sum()) for batch in batches for e in batch), self.args.device)  # answer tokens of the step, on all ranks
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         examples = self.train_dataset.encoded(model, inputs)

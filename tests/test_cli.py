@@ -295,7 +295,7 @@ def test_doctor_looks_at_a_model(here, capsys, monkeypatch, family):
 
 def test_demo_steps_set_parameters_that_exist():
     for size in SIZES:
-        for step in demo_steps(size, "data/tiny_base"):
+        for step in demo_steps(size, "data/tiny_base", "data/tiny_film"):
             try: declared = notebook_parameters(find_notebook(step.notebook))
             except FileNotFoundError: pytest.skip(f"{step.notebook} is not written yet")
             assert set(step.parameters) <= set(declared), f"{step.notebook} has no {set(step.parameters) - set(declared)}"

@@ -1,9 +1,11 @@
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
 from actrep_nb.answers import parse_answer
-from actrep_nb.drawn import FILM_SPEC, TIME_STEP, DrawnWindows, describe, make_film_checkpoint, mistaken, reason, rhythm_with, taught, tempo_of, window_prompts
+from actrep_nb.drawn import FILM_SPEC, TIME_STEP, DrawnWindows, describe, make_film_checkpoint, mistaken, reason, rhythm_with, tempo_of, window_prompts
 from actrep_nb.evaluate import LocalCounter
 from actrep_nb.loading import ClipExamples
 from actrep_nb.models import PHASES, Sample, choose_spec, encode, frames_for, load_model, on_its_clock, spec_of
@@ -37,8 +39,8 @@ def test_tempo_and_phases_are_those_of_the_cycles():
     cycles = [(-1.0, 2.0), (2.0, 5.0), (5.0, 8.0)]
     assert tempo_of(cycles) == 3.0 and tempo_of([]) == 0.0 and tempo_of([(15.0, 25.0)]) == 0.0
     words = describe(cycles).splitlines()
-    assert words[0] == "Tempo: 3.0s." and len(words[1].split()) == 1 + FRAMES // 2
-    phases = words[1].removeprefix("Phases: ").rstrip(".").split()
+    assert words[:2] == ["<think>", "Tempo: 3.0s."] and len(words[2].split()) == 1 + FRAMES // 2
+    phases = words[2].removeprefix("Phases: ").rstrip(".").split()
     assert phases[4:10] == ["begin", "out", "out", "back", "end", "end"] and set(phases[16:]) == {"idle"}
 
 
@@ -78,19 +80,46 @@ def test_random_counts_are_even(loaded):
     assert len(cycles_seen(rhythm_with(np.random.default_rng(0), 9).cycles)) == 9
 
 
-def test_mistakes_are_read_and_the_truth_is_learned(loaded):
+def test_phases_are_learned_where_mistakes_are_read_and_the_rest_where_none_are(loaded):
     model, processor = loaded
-    windows = DrawnWindows(model, processor, 20, seed=4, mistakes=1.0)
-    some = windows.encoded(model, [windows[k] for k in range(6)])
+    windows = DrawnWindows(model, processor, 40, seed=4)
+    some = windows.encoded(model, [windows[k] for k in range(12)])
+    assert 0 < sum(e.history is None for e in some) < 12
     batch = sft_batch(model, some)
     for ids, labels, e in zip(batch["input_ids"], batch["labels"], some):
-        assert torch.equal(labels[labels != -100], e.answer) and torch.equal(ids[labels != -100], e.history)
-        changed = e.history != e.answer
-        assert set(e.answer[changed].tolist()) <= set(windows.phase_ids.tolist())
-    assert any((e.history != e.answer).any() for e in some)
+        told = torch.isin(e.answer, windows.phase_ids)
+        last = int(told.nonzero().max())
+        assert torch.equal(labels[labels != -100], e.answer[e.learned]) and len(told) == len(e.learned)
+        if e.history is None: assert torch.equal(e.learned, ~told)
+        else:
+            assert e.learned[: last + 1].all() and not e.learned[last + 1 :].any() and not told[e.history != e.answer].logical_not().any()
+            start = len(ids) - int((ids != model.config.text_config.pad_token_id).flip(0).long().argmax()) - len(e.answer)
+            assert torch.equal(ids[start : start + len(e.answer)], e.history)
     answer = some[0].answer
     shares = [(mistaken(answer, windows.phase_ids, np.random.default_rng(k)) != answer)[torch.isin(answer, windows.phase_ids)].float().mean().item() for k in range(60)]
     assert min(shares) < 0.2 and max(shares) > 0.6
+
+
+def test_tokens_that_are_not_learned_do_not_count_in_the_mean(loaded, tmp_path):
+    from dataclasses import replace
+
+    from actrep_nb.sft import train_sft, training_arguments
+
+    model, processor = loaded
+    windows = DrawnWindows(model, processor, 4, seed=4, say=describe, mistakes=1.0)
+    seen = windows.encoded(model, [windows[k] for k in range(4)])
+    losses = []
+    for few in (1, 2):
+        some = [replace(e, learned=torch.arange(len(e.answer)) % few == 0) for e in seen]
+        labels = [answer for e in some for answer in e.answer[e.learned]]
+        with torch.no_grad():
+            from actrep_nb.sft import answer_logprobs
+
+            logps, _, mask = answer_logprobs(model, sft_batch(model, some))
+        assert int(mask.sum()) == len(labels)
+        [row] = train_sft(model, some, training_arguments(tmp_path / str(few), 1, 4, 0.0))
+        losses.append((row["loss"], float(-logps[mask].mean())))
+    assert all(logged == pytest.approx(ours, rel=1e-4) for logged, ours in losses) and losses[0][0] != pytest.approx(losses[1][0], rel=1e-3)
 
 
 def test_a_checkpoint_says_that_it_watches_likeness(loaded, film):
@@ -120,9 +149,10 @@ def test_specs_that_no_likeness_can_keep():
 
 def test_whoever_loads_it_by_name_watches_in_windows(loaded, tmp_path):
     model, processor = loaded
-    with pytest.raises(ValueError, match="not taught by drawings"): as_it_watches(LocalCounter(model, processor))
-    assert isinstance(as_it_watches(LocalCounter(model, taught(processor, "describe"))), WindowCounter)
+    assert isinstance(as_it_watches(LocalCounter(model, processor)), WindowCounter)
     from actrep_nb.models import make_tiny_checkpoint
 
     tiny = LocalCounter.from_pretrained(make_tiny_checkpoint(tmp_path / "tiny"), device="cpu")
     assert as_it_watches(tiny) is tiny
+    tiny.processor.video_processor.video_spec = asdict(FILM_SPEC)
+    with pytest.raises(ValueError, match="not taught by drawings"): as_it_watches(LocalCounter(tiny.model, tiny.processor))

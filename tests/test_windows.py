@@ -1,3 +1,4 @@
+import json
 import math
 from pathlib import Path
 
@@ -6,11 +7,12 @@ import pytest
 import torch
 
 from actrep_nb import windows
+from actrep_nb.drawn import OPENING
 from actrep_nb.likeness import square
 from actrep_nb.motion import FRAMES
 from actrep_nb.records import Clip
 from actrep_nb.video import write_video
-from actrep_nb.windows import COMPLETE, WindowCounter, advance, agreed_tempo, cycles_of, joined_advance, likely_path, say_phases, say_tempo, windows_of
+from actrep_nb.windows import COMPLETE, EMPTY, GRID, MOMENT, WindowCounter, advance, cycles_of, joined_advance, likely_path, say_phases, say_tempo, stretches, tempo_evidence, tempo_path, windows_of
 
 TINY = Path(__file__).parents[1] / "data" / "tiny_film"
 
@@ -57,11 +59,41 @@ def test_square_is_the_mean_over_cells():
     assert square(np.ones((77, 130), np.float32)).shape == (36, 36)
 
 
-def test_speeds_agree_on_seconds_not_on_words():
-    sharp = np.eye(33)
-    for true in (0.7, 1.3, 2.0):
-        looks = [(length, sharp[[min(32, max(1, round(true / (length / 32))))]]) for length in (12.0, 8.0, 6.0, 4.0)]
-        assert agreed_tempo(looks, 12.0)[0] == pytest.approx(true, rel=0.12)
+def looks_at(periods: list[float], seconds: float) -> list[tuple[float, np.ndarray, np.ndarray]]:
+    "What a model would say that is right: `periods` at each quarter of a second, 0 where nothing repeats; a window with several says the one that fills most of it, not surely."
+    at = (np.arange(round(seconds / MOMENT)) + 0.5) * MOMENT
+    looks = []
+    for length in (seconds, seconds / 2, seconds / 4, seconds / 8, seconds / 12):
+        starts, said = np.linspace(0, seconds - length, max(1, round(2 * seconds / length) - 1)), []
+        for start in starts:
+            seen = [p for p, t in zip(periods, at) if start <= t < start + length]
+            most = max(set(seen), key=seen.count)
+            p = np.full(33, 0.002)
+            p[min(32, round(most / (length / 32)))] = 1.0 if seen.count(most) == len(seen) else 0.3
+            said.append(p / p.sum())
+        looks.append((length, starts, np.array(said)))
+    return looks
+
+
+@pytest.mark.parametrize("true", [0.7, 1.3, 2.0])
+def test_speeds_agree_on_seconds_not_on_words(true):
+    [found] = stretches(*tempo_evidence(looks_at([true] * 48, 12.0), 12.0))
+    assert found.period == pytest.approx(true, rel=0.12) and (found.start, found.end) == (0, 12) and found.evidence > 0.5
+
+
+def test_a_film_is_cut_where_its_tempo_changes_and_where_nothing_repeats():
+    found = stretches(*tempo_evidence(looks_at([0.8] * 80 + [0] * 60 + [1.9] * 100, 60.0), 60.0))
+    assert [s.period for s in found] == pytest.approx([0.8, 1.9], rel=0.15)
+    assert abs(found[0].end - 20) < 3 and abs(found[1].start - 35) < 3 and found[0].start == 0 and found[1].end == 60
+    assert stretches(*tempo_evidence(looks_at([0] * 80, 20.0), 20.0)) == []
+
+
+def test_a_tempo_drifts_without_being_cut():
+    grid = np.geomspace(0.2, 20, GRID)
+    evidence = np.full((120, GRID), -3.9)
+    for m in range(120): evidence[m, 60 + m // 12] = 2.5
+    [found] = stretches(grid, evidence)
+    assert (found.start, found.end) == (0, 30) and np.unique(tempo_path(evidence)).tolist() == list(range(60, 70))
 
 
 def test_the_likeliest_path_is_the_best_of_all():
@@ -117,14 +149,14 @@ class TestTiny:
         ours = sample_group(counter.model, counter.processor, prompts, 1, 150, temperature=0)[0][0]
         batch = {k: v for k, v in collate(model, prompts, side="left").items() if k != "labels"}
         theirs = model.generate(**batch, max_new_tokens=150, do_sample=False)[0, batch["input_ids"].shape[1] :]
-        assert counter.processor.tokenizer.decode(theirs, skip_special_tokens=True) == ours.text and ours.text.startswith("Tempo: ") and "Phases: " in ours.text
+        assert counter.processor.tokenizer.decode(theirs, skip_special_tokens=True) == ours.text and ours.text.startswith("<think>\nTempo: ") and "Phases: " in ours.text
 
     def test_tempo_and_phases_are_the_models_own_probabilities(self, counter):
         prompts = counter.prompts(windows_of(np.stack([square(p.mean(-1)) for p in spot(16, 3.0, 10)]), 10, 16.0)[1])
-        tempo = say_tempo(counter.model, counter.processor, prompts, counter.asked[1])
+        tempo = say_tempo(counter.model, counter.processor, prompts)
         assert tempo.shape == (1, 33) and tempo.sum() == pytest.approx(1, abs=1e-5) and abs(tempo[0].argmax() * 0.5 - 3.0) <= 0.5
-        phases = say_phases(counter.model, counter.processor, prompts, counter.asked[1], 3.0)
-        opening = counter.processor.tokenizer(f"{counter.asked[1]} 3.0s.\nPhases:").input_ids
+        phases = say_phases(counter.model, counter.processor, prompts, 3.0)
+        opening = counter.processor.tokenizer(f"{OPENING} 3.0s.\nPhases:").input_ids
         from actrep_nb.models import PHASES, collate
 
         words = [counter.processor.tokenizer(f" {name}").input_ids[0] for name in PHASES]
@@ -153,17 +185,44 @@ class TestTiny:
         assert prediction.count is None and prediction.problems and prediction.true == 3
 
 
-def heard(parts, slot, period, sure=0.5, doubts=()): return windows.Heard(np.array(parts, float), slot, 0.0, period, sure, doubts)
-
-
-def test_pieces_become_one_clock():
-    one = windows.one_clock([heard([0.25] * 8, 1.0, 4.0), heard([0.0] * 16, 0.5, math.inf, 0.2, (windows.EMPTY,)), heard([0.5] * 4, 2.0, 4.0)])
-    assert one.added.sum() == pytest.approx(4) and len(one.added) * one.slot == pytest.approx(24) and one.period == 4 and one.doubts == ()
-    assert windows.one_clock([heard([0.0] * 4, 1.0, math.inf, 0.1, (windows.EMPTY,))]).doubts == (windows.EMPTY,)
-
-
 @pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
 def test_stillness_is_not_called_regular(counter):
     still = counter.listen(np.full((160, 36, 36), 90, np.float32), 10)
-    assert not (cycles_of(still.added, still.slot, still.begun) and still.sure > 0.5)
-    if windows.EMPTY in still.doubts: assert still.sure < 0.5
+    assert not still.cycles and still.doubts == (EMPTY,) and (still.phase == -1).all()
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
+def test_scenes_of_a_film_are_counted_one_by_one(counter, tmp_path):
+    one, other = spot(10, 2.0, 15), spot(8, 1.0, 15)
+    alone = []
+    for name, pictures in (("one", one), ("other", 255 - other), ("both", np.concatenate([one, 255 - other]))):
+        write_video(tmp_path / f"{name}.mp4", pictures, fps=15)
+        alone.append(counter.watch(Clip(str(tmp_path / f"{name}.mp4"), "spot", 0)))
+    first, second, both = alone
+    assert abs(first.prediction.count - 5) <= 1 and abs(second.prediction.count - 8) <= 1 and both.prediction.count == first.prediction.count + second.prediction.count
+    assert both.prediction.cycles[-1][1] > 17 and len(both.swings.times) == len(both.swings.signal) and (np.diff(both.swings.times) > 0).all()
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
+def test_a_rest_between_sets_is_left_out(counter):
+    one = np.stack([square(p.mean(-1)) for p in spot(16, 2.0, 10)])
+    still = one[-1] + np.random.default_rng(0).normal(0, 0.3, (200, 36, 36)).astype(np.float32)
+    heard = counter.listen(np.concatenate([one, still, one]), 10)
+    assert abs(len(heard.cycles) - 16) <= 2 and not any(a < 35 and b > 18 for a, b in heard.cycles)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
+def test_the_experiment_goes_on_from_a_base_and_counts_films_that_are_given(tmp_path):
+    from actrep_nb.runs import run
+
+    (films := tmp_path / "films").mkdir()
+    write_video(films / "spot.mp4", spot(9.6, 1.6, 25), fps=25)
+    write_video(films / "slow spot.mp4", spot(12, 3.0, 15), fps=15)
+    (films / "broken.mp4").write_text("no film")
+    small = {"base": str(TINY), "sft_steps": 2, "batch": 4, "grpo_steps": 1, "prompts": 2, "group_size": 2, "held_out": 4, "workers": 0, "videos": str(films)}
+    run(Path(__file__).parents[1] / "nbs" / "experiments" / "08_film.ipynb", tmp_path / "film", small)
+    results = json.loads((tmp_path / "film" / "results.json").read_text())
+    assert set(results["films"]) == {"base", "sft", "grpo", "period"} and set(results["drawn"]) == {"sft", "grpo"}
+    for counts in results["films"].values(): assert set(counts) == {"spot.mp4", "slow spot.mp4", "broken.mp4"} and counts["broken.mp4"] is None
+    assert abs(results["films"]["base"]["spot.mp4"] - 6) <= 1 and abs(results["films"]["base"]["slow spot.mp4"] - 4) <= 1

@@ -1296,7 +1296,7 @@ def _look_at_model(
     say: Output,  # see `command`
 ) -> None:
     "Say what a checkpoint is and whether it looks at a video; a blind one has failed."
-    find_checkpoint(path)
+    path = find_checkpoint(path)
     quiet_libraries()
     from actrep_nb.sft import why_blind
 

@@ -301,6 +301,19 @@ def test_demo_steps_set_parameters_that_exist():
             assert set(step.parameters) <= set(declared), f"{step.notebook} has no {set(step.parameters) - set(declared)}"
 
 
+def test_the_demo_says_what_was_counted_on_film(capsys):
+    from actrep_nb.cli import Output, _say_film
+
+    drawn = {"sft": {"obo": 0.5}, "grpo": {"obo": 0.625}}
+    _say_film({"drawn": drawn, "films": {}, "on_film": {}}, Output("demo", False))
+    assert "sft 0.50, grpo 0.62" in (said := capsys.readouterr().out) and "--videos FOLDER" in said
+    films = {"base": {"a.mp4": 3, "long name.mp4": None}, "period": {"a.mp4": 12, "long name.mp4": 0}}
+    _say_film({"drawn": drawn, "films": films, "on_film": {"base": {"obo": 0.5, "exact": 0.0, "mae": 0.25}}}, Output("demo", False))
+    head, first, second, last = capsys.readouterr().out.splitlines()[2:]
+    assert head.split() == ["film", "base", "period"] and first.split() == ["a.mp4", "3", "12"] and second.split() == ["long", "name.mp4", "-", "0"] and "base: within one 0.500" in last
+    assert head.index("base") + 4 == first.index("3") + 1 == second.index("-") + 1
+
+
 @pytest.mark.skipif(not (SHARED / "clips" / "manifest.csv").exists(), reason="real clips are not here: set ACTREP_SHARED_DATA")
 def test_real_clips_are_all_accounted_for(here, capsys):
     code = main(["evaluate", str(SHARED / "clips" / "manifest.csv"), "--videos", str(SHARED / "clips"), "--baseline", "period", "--json"])

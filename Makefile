@@ -19,7 +19,7 @@ export PYTHONUNBUFFERED = 1
 help:
 	@echo 'actrep_nb: teaching a multimodal language model to count repeated actions in video'
 	@echo
-	@echo '  make demo      synthetic clips -> reasoning data -> SFT -> GRPO -> report, in runs/demo (about 11 minutes on 2 cores)'
+	@echo '  make demo      synthetic clips -> reasoning data -> SFT -> GRPO -> report, then film, in runs/demo (about 17 minutes on 2 cores)'
 	@echo '                 options: make demo ARGS="--size small", or another seed: make demo SEED=1'
 	@echo '  make lab       JupyterLab on the chapters, nbs/'
 	@echo '  make test      what CI checks: notebooks, tests, site, a short demo'

@@ -1119,14 +1119,22 @@ def demo_steps(
     ]
 
 # %% ../nbs/18_cli.ipynb #9237e42d
+def _films_there(folder: str) -> None:
+    "Raises Usage where a folder holds no film."
+    problems = list[str]()
+    find_films([folder], False, lambda _, problem: problems.append(problem))
+    if problems: raise Usage(f"--videos {folder}: {problems[0].partition(';')[0]}")
+
+
 def _say_film(film: dict[str, Any], say: Output) -> None:
     "What the stages on drawn motion have learned, and what they counted on film."
     stages = ", ".join(f"{name} {row['obo']:.2f}" for name, row in film["drawn"].items())
     say.say(f"\nWithin one on drawn windows: {stages}")
-    if not film["films"]: return say.say("Count films of your own with what came out: actrep demo --videos FOLDER")
+    if not film["films"]: return say.say(f"Count films of your own with what came out: actrep count FOLDER --model {say.data.get('out', 'runs/demo')}/film/grpo")
     names = list(film["films"])
     wide = max(len(clip) for clip in film["films"][names[0]])
     say.say("\n".join([f"{'film':{wide}} " + " ".join(f"{name:>6}" for name in names), *(f"{clip:{wide}} " + " ".join(f"{'-' if film['films'][name][clip] is None else film['films'][name][clip]:>6}" for name in names) for clip in film["films"][names[0]])]))
+    for clip, problem in film["unread"].items(): say.fail(clip, problem)
     for name, row in film["on_film"].items(): say.say(f"{name}: within one {row['obo']:.3f}, exact {row['exact']:.3f}, error {row['mae']:.3f}")
 
 
@@ -1159,7 +1167,8 @@ def demo(
         if start is None: raise FileNotFoundError("the tiny base is not here: work in a checkout, where it is data/tiny_base, or make it with: actrep run tiny_base")
         film = next(map(str, shipped("data/tiny_film")), None)
         if film is None: raise FileNotFoundError("the base for film is not here: work in a checkout, where it is data/tiny_film, or make it with: actrep run film")
-        if videos and not Path(videos).is_file() and not find_films([videos], False, say.fail): raise Usage(f"--videos {videos}: there is no film")
+        if Path(videos).is_file(): load_clips(videos, videos=Path(videos).parent)
+        elif videos: _films_there(videos)
         find_checkpoint(start)
         results = run_steps(demo_steps(size, start, film, videos), out, seed, tell=say.say)
         clips = load_clips(out / "data" / "test.csv", videos=out / "data" / "videos")
@@ -1169,6 +1178,7 @@ def demo(
         alarms = json.loads((out / "evaluate" / "none.json").read_text())
         quiet = ", ".join(f"{name} {said['false alarms']}" for name, said in alarms.items())
         say.say(f"{learned.to_string()}\n\nFalse alarms on {SIZES[size]['none']} clips without a repetition: {quiet}\n\nresults: {out / 'evaluate' / 'results.json'}\nreport:  {results['report'].report}")
+        say.data["out"] = out
         _say_film(json.loads((out / "film" / "results.json").read_text()), say)
         say.data |= {"out": out, "seed": seed, "size": size, "seconds": {name: r.manifest.seconds for name, r in results.items()}, "models": judged.models, "none": alarms,
                      "paired": judged.paired, "n": len(clips), "results": out / "evaluate" / "results.json", "report": results["report"].report, "film": json.loads((out / "film" / "results.json").read_text())}

@@ -156,5 +156,5 @@ class DrawnWindows(Dataset):
 
     def encoded(self, model: Any, examples: Sequence[Example]) -> list[Example]:
         "The same examples with their prompts."
-        prompts = window_prompts(self, self.processor, [e.frames.pixels for e in examples if e.frames is not None], self.question)
+        prompts = window_prompts(model, self.processor, [e.frames.pixels for e in examples if e.frames is not None], self.question)
         return [replace(e, prompt=p, frames=None) for e, p in zip(examples, prompts)]

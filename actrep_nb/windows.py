@@ -6,8 +6,8 @@ Docs: https://actrep.github.io/actrep_nb/windows.html.md"""
 
 # %% auto #0
 __all__ = ['SPEEDS', 'SHOWN', 'GRID', 'MOMENT', 'CHANGE', 'DRIFT', 'NOTHING', 'SLIP', 'COMPLETE', 'LEAST_SLOTS', 'WHOLE', 'PIECE',
-           'FEWEST', 'EMPTY', 'windows_of', 'say_tempo', 'say_phases', 'tempo_evidence', 'tempo_path', 'Stretch',
-           'stretches', 'likely_path', 'advance', 'joined_advance', 'cycles_of', 'Heard', 'WindowCounter',
+           'FEWEST', 'EMPTY', 'STEADY', 'SURE', 'windows_of', 'say_tempo', 'say_phases', 'tempo_evidence', 'tempo_path',
+           'Stretch', 'stretches', 'likely_path', 'advance', 'joined_advance', 'cycles_of', 'Heard', 'WindowCounter',
            'as_it_watches']
 
 # %% ../nbs/15b_windows.ipynb #72da8cf5
@@ -27,7 +27,7 @@ from .baselines import Swings, Watched, each_counted, grey_pictures, scenes
 from .drawn import OPENING, TIME_STEP, window_prompts
 from .evaluate import LocalCounter
 from .likeness import lag_period, likeness, square
-from .models import PHASES, EncodedPrompt, collate, load_model, unwrapped
+from .models import PHASES, EncodedPrompt, collate, load_model, spec_of, unwrapped
 from .motion import FRAMES, SECONDS
 from .records import Clip, Prediction
 from .rollout import answering
@@ -120,9 +120,10 @@ NOTHING = -0.4  # evidence of a tempo, nats, below which nothing repeats
 def tempo_evidence(
     looks: Sequence[tuple[float, np.ndarray, np.ndarray]],  # for each speed: length of its windows in seconds, their starts, and what `say_tempo` said of them
     seconds: float,  # length of the film
+    longest: float | None = None,  # tempo of the grid, seconds; None: as long as the film
 ) -> tuple[np.ndarray, np.ndarray]:  # tempos, seconds of one repetition [GRID]; evidence for each of them at each moment, mean log density [M, GRID]
     "What windows of several lengths say of the tempo at each moment."
-    grid, moments = np.geomspace(0.2, max(seconds, 0.3), GRID), (np.arange(max(1, round(seconds / MOMENT))) + 0.5) * MOMENT
+    grid, moments = np.geomspace(0.2, max(longest or seconds, 0.3), GRID), (np.arange(max(1, round(seconds / MOMENT))) + 0.5) * MOMENT
     total, weight, many = np.zeros((len(moments), GRID)), np.zeros(GRID), np.zeros(GRID)
     steps = np.arange(1, FRAMES // 2 + 1)  # slots of one repetition, one word each
     for length, starts, said in looks:
@@ -170,7 +171,7 @@ def stretches(
     "The parts of a film in which something repeats."
     path = tempo_path(evidence)
     edges = [0, *(1 + np.flatnonzero((np.abs(np.diff(path)) > CHANGE / DRIFT) | (np.diff(path < 0)))), len(path)]
-    return [Stretch(a * MOMENT, b * MOMENT, float(np.median(grid[path[a:b]])), float(evidence[np.arange(a, b), path[a:b]].mean())) for a, b in zip(edges, edges[1:]) if path[a] >= 0]
+    return [Stretch(float(a * MOMENT), float(b * MOMENT), float(np.median(grid[path[a:b]])), float(evidence[np.arange(a, b), path[a:b]].mean())) for a, b in zip(edges, edges[1:]) if path[a] >= 0]
 
 # %% ../nbs/15b_windows.ipynb #a58f8c22
 SLIP = -1.5, -9.0  # log-probability of passing over one phase, and of anything else
@@ -197,14 +198,13 @@ def likely_path(
 def advance(
     path: np.ndarray,  # phases [T]
 ) -> np.ndarray:  # repetitions in each slot [T]
-    "How much of a repetition each slot of a path adds."
-    added, k = np.zeros(len(path)), 0
+    "How much of a repetition each slot of a path adds: a quarter for each phase, shared by its slots."
+    added, k, before = np.zeros(len(path)), 0, 0
     while k < len(path):
         end = k + 1
-        if path[k]:
-            while end < len(path) and path[end] >= path[end - 1]: end += 1
-            added[k:end] = (path[end - 1] - path[k] + 1) / 4 / (end - k)
-        k = end
+        while end < len(path) and path[end] == path[k]: end += 1
+        if path[k]: added[k:end] = (path[k] - (before if 0 < before < path[k] else 0 if k and before else path[k] - 1)) / 4 / (end - k)
+        k, before = end, path[k]
     return added
 
 # %% ../nbs/15b_windows.ipynb #13da3740
@@ -254,6 +254,7 @@ LEAST_SLOTS = 4.0  # slots of one repetition at the speed that its phases are re
 WHOLE, PIECE = 60.0, 40.0  # seconds: up to this a scene is asked for its tempos at once, else in pieces of about this
 FEWEST = 5  # pictures in which something can repeat
 EMPTY = "nothing repeats"
+STEADY = 0.25, 0.0  # where phases add up to less than this part of what the tempo promises, and its evidence is more than this, the tempo alone counts
 
 
 @dataclass(frozen=True)
@@ -263,11 +264,13 @@ class Heard:
     times: np.ndarray  # seconds [T]
     phase: np.ndarray  # repetitions passed at these times, −1 where nothing repeats [T]
     stretches: tuple[Stretch, ...]
-    best: float = 0.0  # the most evidence that any tempo has, mean over the scene
     doubts: tuple[str, ...] = ()
 
 
-def _sure(evidence: float) -> float: return 1 / (1 + math.exp(NOTHING - evidence))
+SURE = 0.2, 2.1  # log-odds that a count is right within one: at evidence 0, and for each nat more (120 drawn films)
+
+
+def _sure(evidence: float) -> float: return 1 / (1 + math.exp(-SURE[0] - SURE[1] * evidence))
 
 
 def _lengths(seconds: float, fps: float) -> list[float]:
@@ -285,12 +288,14 @@ def _widened(parts: Sequence[Stretch], seconds: float) -> list[tuple[float, floa
 
 
 def _doubts(pictures: np.ndarray, fps: float, parts: Sequence[Stretch], cycles: Sequence) -> tuple[str, ...]:
-    "What speaks against what was heard."
+    "What speaks against what was heard: of the longest stretch, as many pictures as the lag compares."
     if not parts: return (EMPTY,)
-    period = max(parts, key=lambda s: s.end - s.start).period
-    lag = lag_period(pictures, fps)
+    longest = max(parts, key=lambda s: s.end - s.start)
+    period, some = longest.period, pictures[round(longest.start * fps) : round(longest.end * fps)][:300]
+    lag = lag_period(some, fps) if len(some) >= FEWEST else period
+    times = 0.0 if math.isinf(lag) else lag / period  # after two or three repetitions it may be most like itself
     itself = "at no time like itself again" if math.isinf(lag) else f"most like itself {lag:.2f} s later"
-    doubts = {f"not sure: the film is {itself}, and the model says {period:.2f} s": len(parts) == 1 and abs(math.log(lag / period)) >= 0.2,
+    doubts = {f"not sure: the film is {itself}, and the model says {period:.2f} s": min(abs(times - k) / k for k in (1, 2, 3)) > 0.2,
               f"not sure: the model says that something repeats every {period:.2f} s, and finds no repetition": not cycles}
     return tuple(words for words, true in doubts.items() if true)
 
@@ -305,8 +310,10 @@ class WindowCounter:
 
     @classmethod
     def from_pretrained(cls, path: Any, device: str | None = None, **options: Any) -> "WindowCounter":
-        "Load a checkpoint. Raises what `load_model` raises."
-        return cls(*load_model(path, device=device), **options)
+        "Load a checkpoint. Raises what `load_model` raises, and ValueError for one that was not taught by drawings."
+        counter = cls(*load_model(path, device=device), **options)
+        if spec_of(counter.processor).pictures != "likeness": raise ValueError(f"{path} was not taught by drawings: it watches pictures, not likeness")
+        return counter
 
     def prompts(self, made: Sequence[np.ndarray]) -> list[EncodedPrompt]:
         "One for each window."
@@ -318,12 +325,13 @@ class WindowCounter:
         fps: float,  # of the pictures
     ) -> tuple[np.ndarray, np.ndarray]:
         "What `tempo_evidence` makes of all that the model says of a scene."
-        seconds, found = len(pictures) / fps, []
-        edges = np.linspace(0, len(pictures), 1 + (math.ceil(seconds / PIECE) if seconds > WHOLE else 1)).round().astype(int)
+        moments, found = max(1, round(len(pictures) / fps / MOMENT)), []
+        edges = np.linspace(0, moments, 1 + (math.ceil(moments * MOMENT / PIECE) if moments * MOMENT > WHOLE else 1)).round().astype(int)
         for a, b in zip(edges, edges[1:]):
-            cut = [(length, *windows_of(pictures[a:b], fps, length)) for length in _lengths((b - a) / fps, fps)]
+            some = pictures[round(a * MOMENT * fps) : round(b * MOMENT * fps) if b < moments else len(pictures)]
+            cut = [(length, *windows_of(some, fps, length)) for length in _lengths(len(some) / fps, fps)]
             looks = [(length, starts, say_tempo(self.model, self.processor, self.prompts(made))) for length, starts, made in cut]
-            found.append(tempo_evidence(looks, seconds / (len(edges) - 1)))
+            found.append(tempo_evidence(looks, (b - a) * MOMENT, edges[1] * MOMENT))
         return found[0][0], np.concatenate([evidence for _, evidence in found])
 
     def phases(
@@ -335,7 +343,7 @@ class WindowCounter:
         "What the model says of a stretch whose tempo is known."
         seconds = len(pictures) / fps
         able = [length for length in _lengths(seconds, fps) if period / (length / (FRAMES // 2)) >= LEAST_SLOTS]
-        length = max(able) if able else min(_lengths(seconds, fps))
+        length = max(able) if able else min(*_lengths(seconds, fps), seconds, max(period * (FRAMES // 2) / LEAST_SLOTS, 0.95 * FRAMES / fps))
         slot = length / (FRAMES // 2)
         starts, made = windows_of(pictures, fps, length, overlap=3)
         added, begun = joined_advance(starts, say_phases(self.model, self.processor, self.prompts(made), period / slot * TIME_STEP), length, seconds)
@@ -356,20 +364,23 @@ class WindowCounter:
             some = pictures[round(a * fps) : round(b * fps)]
             if len(some) < FEWEST: continue
             added, slot, begun = self.phases(some, fps, part.period)
-            cycles += [(a + start, a + end) for start, end in cycles_of(added, slot, begun)]
+            if part.evidence > STEADY[1] and added.sum() < STEADY[0] * (part.end - part.start) / part.period: added, begun = np.full(len(added), slot / part.period), 0.0
+            cycles += [(float(a + start), float(a + end)) for start, end in cycles_of(added, slot, begun)]
             inside = (times >= a) & (times < b)
             phase[inside] = np.interp((times[inside] - a) / slot, np.arange(len(added) + 1), begun + np.concatenate([[0.0], np.cumsum(added)]))
-        return Heard(tuple(cycles), times, phase, tuple(parts), float(evidence.max(1).mean()), _doubts(pictures, fps, parts, cycles))
+            phase[inside & (added[np.clip((times - a) / slot, 0, len(added) - 1).astype(int)] == 0)] = -1
+        return Heard(tuple(cycles), times, phase, tuple(parts), _doubts(pictures, fps, parts, cycles))
 
     def watch(self, clip: Clip) -> Watched:
         "Count one clip; raises what reading it raises."
         began, trouble, kept, heard = time.perf_counter(), list[str](), list[np.ndarray](), list[tuple[float, Heard]]()
         fps = min(self.fps, probe(clip.video).fps)
-        start = 0.0
+        start, short = 0.0, 0
 
         def close(end: float) -> None:
-            nonlocal start
+            nonlocal start, short
             if len(kept) >= FEWEST: heard.append((start, self.listen(np.stack(kept), fps)))
+            else: short += len(kept)
             kept.clear()
             start = end
 
@@ -377,16 +388,16 @@ class WindowCounter:
         for end, picture, cut in scenes(grey_pictures(clip.video, self.fps, 72, clip.window, trouble)):
             if cut: close(end)
             kept.append(square(picture).astype(np.float16))
-        seen = len(kept)
         close(end)
-        if not heard: raise ValueError(f"{clip.video}: {seen} pictures are too few to see anything repeat")
+        if not heard: raise ValueError(f"{clip.video}: nothing can be seen to repeat in scenes of fewer than {FEWEST} pictures (there are {short} in all)")
+        if short: trouble.append(f"{short / fps:.1f} s lie in scenes of fewer than {FEWEST} pictures, too short to count in")
         return self._watched(clip, heard, trouble, began)
 
     def _watched(self, clip: Clip, heard: Sequence[tuple[float, Heard]], trouble: Sequence[str], began: float) -> Watched:
         "Scenes and where they begin, as one film."
         parts = [part for _, scene in heard for part in scene.stretches]
         cycles = tuple((t + a, t + b) for t, scene in heard for a, b in scene.cycles)
-        sure = float(np.average([_sure(p.evidence) for p in parts], weights=[p.end - p.start for p in parts])) if parts else _sure(min(NOTHING, max(scene.best for _, scene in heard)))
+        sure = float(np.average([_sure(p.evidence) for p in parts], weights=[p.end - p.start for p in parts])) if parts else 0.0
         period = max(parts, key=lambda p: p.end - p.start).period if parts else math.inf
         doubts = tuple(dict.fromkeys([*trouble, *(words for _, scene in heard for words in scene.doubts if words != EMPTY or not parts)]))
         phase = np.concatenate([scene.phase for _, scene in heard])

@@ -305,11 +305,13 @@ def test_the_demo_says_what_was_counted_on_film(capsys):
     from actrep_nb.cli import Output, _say_film
 
     drawn = {"sft": {"obo": 0.5}, "grpo": {"obo": 0.625}}
-    _say_film({"drawn": drawn, "films": {}, "on_film": {}}, Output("demo", False))
-    assert "sft 0.50, grpo 0.62" in (said := capsys.readouterr().out) and "--videos FOLDER" in said
+    _say_film({"drawn": drawn, "films": {}, "unread": {}, "on_film": {}}, Output("demo", False))
+    assert "sft 0.50, grpo 0.62" in (said := capsys.readouterr().out) and "film/grpo" in said
     films = {"base": {"a.mp4": 3, "long name.mp4": None}, "period": {"a.mp4": 12, "long name.mp4": 0}}
-    _say_film({"drawn": drawn, "films": films, "on_film": {"base": {"obo": 0.5, "exact": 0.0, "mae": 0.25}}}, Output("demo", False))
-    head, first, second, last = capsys.readouterr().out.splitlines()[2:]
+    _say_film({"drawn": drawn, "films": films, "unread": {"long name.mp4": "no film"}, "on_film": {"base": {"obo": 0.5, "exact": 0.0, "mae": 0.25}}}, Output("demo", False))
+    out, err = capsys.readouterr()
+    head, first, second, last = out.splitlines()[2:]
+    assert "long name.mp4: no film" in err
     assert head.split() == ["film", "base", "period"] and first.split() == ["a.mp4", "3", "12"] and second.split() == ["long", "name.mp4", "-", "0"] and "base: within one 0.500" in last
     assert head.index("base") + 4 == first.index("3") + 1 == second.index("-") + 1
 

@@ -113,6 +113,12 @@ def test_the_likeliest_path_is_the_best_of_all():
 def test_a_path_adds_up(path, parts): assert advance(np.array(path)).sum() == pytest.approx(parts)
 
 
+def test_a_path_tells_out_from_back():
+    added = advance(np.array([1, 2, 2, 2, 2, 2, 3, 4]))
+    assert added.tolist() == pytest.approx([0.25, *[0.05] * 5, 0.25, 0.25])  # slow out, quick back
+    assert advance(np.array([1, 3, 3, 0, 2, 4, 1])).tolist() == pytest.approx([0.25, 0.25, 0.25, 0, 0.25, 0.5, 0.25])  # passed over, cut off, begun again
+
+
 def test_windows_that_overlap_say_what_one_would():
     truth = np.array([0] * 6 + [1, 1, 2, 3, 4, 4] * 9 + [0] * 4)  # 64 slots of half a second
     said = np.full((64, 5), 0.02)
@@ -189,6 +195,38 @@ class TestTiny:
 def test_stillness_is_not_called_regular(counter):
     still = counter.listen(np.full((160, 36, 36), 90, np.float32), 10)
     assert not still.cycles and still.doubts == (EMPTY,) and (still.phase == -1).all()
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
+def test_a_long_set_is_read_as_finely_as_a_short_one(counter):
+    one = np.stack([square(p.mean(-1)) for p in spot(24, 1.5, 10)])
+    heard = counter.listen(np.concatenate([one] * 10), 10)  # four minutes, 160 repetitions
+    assert abs(len(heard.cycles) - 160) <= 5
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
+def test_times_do_not_drift_over_pieces(counter, monkeypatch):
+    monkeypatch.setattr(windows, "WHOLE", 12.0)
+    monkeypatch.setattr(windows, "PIECE", 9.9)
+    one = np.stack([square(p.mean(-1)) for p in spot(8, 1.0, 10)])
+    still = np.repeat(one[-1:], 1090, 0)
+    heard = counter.listen(np.concatenate([still, one, still[:30]]), 10)
+    assert 6 <= len(heard.cycles) <= 10 and all(108 <= a < b <= 118.5 for a, b in heard.cycles)
+    _, evidence = counter.tempos(still, 10)
+    assert len(evidence) == round(109 / MOMENT)
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
+def test_what_was_not_taught_by_drawings_is_refused():
+    with pytest.raises(ValueError, match="not taught by drawings"): WindowCounter.from_pretrained(TINY.parent / "tiny_base", device="cpu")
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
+def test_scenes_too_short_to_count_in_are_said(counter, tmp_path):
+    flash = np.random.default_rng(0).choice([20, 230], (3, 48, 64, 1)).repeat(3, -1).astype(np.uint8)
+    write_video(tmp_path / "flash.mp4", np.concatenate([spot(8, 1.6, 15), flash[:1].repeat(3, 0), 255 - spot(8, 1.6, 15)]), fps=15)
+    prediction = counter.count(Clip(str(tmp_path / "flash.mp4"), "spot", 10))
+    assert abs(prediction.count - 10) <= 1 and any("too short to count in" in p for p in prediction.problems)
 
 
 @pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")

@@ -106,9 +106,10 @@ def likeness(
 
 # %% ../nbs/03b_likeness.ipynb #6b30fc8c
 def square(
-    picture: np.ndarray,  # grey levels [H, W], each side at least LOOKED_AT
+    picture: np.ndarray,  # grey levels [H, W]; doubled until each side is at least LOOKED_AT
 ) -> np.ndarray:  # [LOOKED_AT, LOOKED_AT]
     "Means over a grid of that many cells each way."
+    while min(picture.shape) < LOOKED_AT: picture = picture.repeat(2, 0).repeat(2, 1)
     rows, columns = (np.linspace(0, n, LOOKED_AT + 1).astype(int) for n in picture.shape)
     sums = np.add.reduceat(np.add.reduceat(picture, rows[:-1], 0), columns[:-1], 1)
     return (sums / (np.diff(rows)[:, None] * np.diff(columns))).astype(np.float32)

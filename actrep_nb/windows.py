@@ -6,9 +6,9 @@ Docs: https://actrep.github.io/actrep_nb/windows.html.md"""
 
 # %% auto #0
 __all__ = ['SPEEDS', 'SHOWN', 'GRID', 'MOMENT', 'CHANGE', 'DRIFT', 'NOTHING', 'SLIP', 'COMPLETE', 'LEAST_SLOTS', 'WHOLE', 'PIECE',
-           'FEWEST', 'EMPTY', 'STEADY', 'SURE', 'windows_of', 'say_tempo', 'say_phases', 'tempo_evidence', 'tempo_path',
-           'Stretch', 'stretches', 'likely_path', 'advance', 'joined_advance', 'cycles_of', 'Heard', 'WindowCounter',
-           'as_it_watches']
+           'FEWEST', 'EMPTY', 'MOVES', 'STEADY', 'SURE', 'windows_of', 'say_tempo', 'say_phases', 'tempo_evidence',
+           'tempo_path', 'Stretch', 'stretches', 'likely_path', 'advance', 'joined_advance', 'cycles_of', 'Heard',
+           'WindowCounter', 'as_it_watches']
 
 # %% ../nbs/15b_windows.ipynb #72da8cf5
 import math
@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from .answers import render_prompt
-from .baselines import Swings, Watched, each_counted, grey_pictures, scenes
+from .baselines import Swings, Watched, each_counted, grey_pictures, scenes, steadied
 from .drawn import OPENING, TIME_STEP, window_prompts
 from .evaluate import LocalCounter
 from .likeness import lag_period, likeness, square
@@ -253,7 +253,7 @@ def cycles_of(
 LEAST_SLOTS = 4.0  # slots of one repetition at the speed that its phases are read at
 WHOLE, PIECE = 60.0, 40.0  # seconds: up to this a scene is asked for its tempos at once, else in pieces of about this
 FEWEST = 5  # pictures in which something can repeat
-EMPTY = "nothing repeats"
+EMPTY, MOVES = "nothing repeats", "the camera moves"
 STEADY = 0.25, 0.0  # where phases add up to less than this part of what the tempo promises, and its evidence is more than this, the tempo alone counts
 
 
@@ -373,22 +373,26 @@ class WindowCounter:
 
     def watch(self, clip: Clip) -> Watched:
         "Count one clip; raises what reading it raises."
-        began, trouble, kept, heard = time.perf_counter(), list[str](), list[np.ndarray](), list[tuple[float, Heard]]()
+        began, trouble, heard = time.perf_counter(), list[str](), list[tuple[float, Heard]]()
         fps = min(self.fps, probe(clip.video).fps)
-        start, short = 0.0, 0
+        grey, kept, start, end, short = list[np.ndarray](), list[np.ndarray](), 0.0, 0.0, 0  # a scene's pictures as they are, up to a minute of them; and small
 
-        def close(end: float) -> None:
+        def close() -> None:
             nonlocal start, short
+            still, moves = steadied(np.stack(grey), fps) if FEWEST <= len(kept) == len(grey) else (grey, False)
+            if moves: kept[:] = map(square, still)
             if len(kept) >= FEWEST: heard.append((start, self.listen(np.stack(kept), fps)))
             else: short += len(kept)
+            if moves and MOVES not in trouble: trouble.append(MOVES)
             kept.clear()
+            grey.clear()
             start = end
 
-        end = 0.0
         for end, picture, cut in scenes(grey_pictures(clip.video, self.fps, 72, clip.window, trouble)):
-            if cut: close(end)
+            if cut: close()
+            if len(grey) == len(kept) < WHOLE * fps: grey.append(picture)
             kept.append(square(picture).astype(np.float16))
-        close(end)
+        close()
         if not heard: raise ValueError(f"{clip.video}: nothing can be seen to repeat in scenes of fewer than {FEWEST} pictures (there are {short} in all)")
         if short: trouble.append(f"{short / fps:.1f} s lie in scenes of fewer than {FEWEST} pictures, too short to count in")
         return self._watched(clip, heard, trouble, began)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from counter import Film, drawn_negatives, films, measured, real_negatives, resized, variants
 
-from actrep_nb.baselines import LagCounter, PeriodCounter, grey_pictures
+from actrep_nb.baselines import LagCounter, PeriodCounter, grey_pictures, steadied
 from actrep_nb.drawn import DrawnWindows
 from actrep_nb.evaluate import compare
 from actrep_nb.likeness import lag_count, square
@@ -30,7 +30,7 @@ from actrep_nb.rollout import generate_answers
 from actrep_nb.show import plain
 from actrep_nb.tasks import TASKS
 from actrep_nb.video import write_video
-from actrep_nb.windows import WindowCounter
+from actrep_nb.windows import WHOLE, WindowCounter
 
 PARTS = ("clips", "variants", "negatives", "drawn", "long")
 METRICS = ("obo", "exact", "mae")
@@ -71,12 +71,15 @@ def run_clips(args: argparse.Namespace) -> dict:
     return {"scores": scores, "intervals": intervals, "seeds": over_seeds(scores), "paired": paired(found), "clips": rows, "seconds": round(time.perf_counter() - began, 1)}
 
 
-def looked_at(film: Film) -> np.ndarray: return np.stack([square(p.astype(np.float32)) for p in film.grey])
+def looked_at(film: Film, still: bool = True) -> np.ndarray:
+    "As `WindowCounter.watch` looks at a scene."
+    grey = film.grey.astype(np.float32)
+    return np.stack([square(p) for p in (steadied(grey, film.fps)[0] if still and len(grey) <= WHOLE * film.fps else grey)])
 
 
 def of_films(args: argparse.Namespace, some: list[tuple[str, Film]]) -> dict:
     "Counts of films by kind, for every counter."
-    counters: dict[str, Callable[[Film, np.ndarray], int]] = {"period": lambda film, _: len(measured(film).cycles), "lag": lambda film, grey: lag_count(grey, film.fps)}
+    counters: dict[str, Callable[[Film, np.ndarray], int]] = {"period": lambda film, _: len(measured(film).cycles), "lag": lambda film, _: lag_count(looked_at(film, still=False), film.fps)}
     counters |= {name: lambda film, grey, model=model: len(model.listen(grey, film.fps).cycles) for name, model in args.models.items()}
     rows = []
     for kind, film in some:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from actrep_nb import windows
 from actrep_nb.drawn import OPENING
@@ -219,6 +220,25 @@ def test_times_do_not_drift_over_pieces(counter, monkeypatch):
 @pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
 def test_what_was_not_taught_by_drawings_is_refused():
     with pytest.raises(ValueError, match="not taught by drawings"): WindowCounter.from_pretrained(TINY.parent / "tiny_base", device="cpu")
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
+def test_a_camera_that_shakes_is_put_on_a_stand(counter, tmp_path):
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:96, :128]
+    wall = 90 + 50 * gaussian_filter(rng.normal(0, 1, (96, 128)), 1.5) / 0.2
+    moved = gaussian_filter1d(rng.normal(0, 9, (180, 2)), 2, axis=0).round().astype(int).clip(-8, 8)
+    far = 24 * (1 - np.cos(2 * np.pi * np.arange(180) / 15 / 2.0)) / 2
+    film = [wall + 140 * np.exp(-((columns - 48 - d) ** 2 + (rows - 48) ** 2) / 150) for d in far]
+    shaken = np.stack([np.roll(p, tuple(s), (0, 1))[12:-12, 12:-12] for p, s in zip(film, moved)])
+    write_video(tmp_path / "shaken.mp4", np.repeat(shaken.clip(0, 255).astype(np.uint8)[..., None], 3, -1), fps=15)
+    prediction = counter.count(Clip(str(tmp_path / "shaken.mp4"), "spot", 6))
+    assert abs(prediction.count - 6) <= 1 and windows.MOVES in prediction.problems
+
+
+def test_small_pictures_are_doubled():
+    picture = np.random.default_rng(0).random((20, 31)).astype(np.float32)
+    assert square(picture).shape == (36, 36) and np.isfinite(square(picture)).all() and square(picture).mean() == pytest.approx(picture.mean(), abs=0.02)
 
 
 @pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")

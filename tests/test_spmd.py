@@ -274,7 +274,7 @@ def test_rank_0_may_ask_and_a_shutdown_waits_for_no_answer(fan, tmp_path):
     ask(kc, "1 / 0")
     assert "42\n" in ask(kc, "if rank == 0:\n    %debug", answers=["p 6 * 7", "q"])[0]
     kc.execute("if rank == 0: input()")
-    time.sleep(1)
+    kc.get_stdin_msg(timeout=30)
     began = time.monotonic()
     kc.shutdown()
     while km.is_alive() and time.monotonic() - began < 30: time.sleep(0.1)

@@ -14,17 +14,23 @@ export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 export PYTHONUNBUFFERED = 1
 
-.PHONY: help demo test test-slow lab docs pages export clean-nbs readme lock install install-unpinned clean
+# Threads that wait sleep, and small products need one (see nbs/00c_process.ipynb).
+export OMP_WAIT_POLICY ?= PASSIVE
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: help demo test test-slow faults lab docs pages export clean-nbs readme lock install install-unpinned clean
 
 help:
 	@echo 'actrep_nb: teaching a multimodal language model to count repeated actions in video'
 	@echo
 	@echo '  make demo      synthetic clips -> reasoning data -> SFT -> GRPO -> report, then film, in runs/demo (about 17 minutes on 2 cores)'
 	@echo '                 options: make demo ARGS="--size small", or another seed: make demo SEED=1'
+	@echo '                 stopped at any place, the same command goes on; to start over: make demo ARGS=--fresh'
 	@echo '  make lab       JupyterLab on the chapters, nbs/'
 	@echo '  make test      what CI checks: notebooks, tests, site, a short demo'
 	@echo '                 a part of it: make test ARGS="ruff pytest" (see python tools/ci.py --help)'
 	@echo '  make test-slow the tests that take long; CI runs them too'
+	@echo '  make faults    real processes killed, disks full, files torn: what comes of it, in benchmarks/faults.md (as root; ARGS="--only sft")'
 	@echo '  make docs      the site, in _site/ (opens from disk, needs no network)'
 	@echo
 	@echo 'When you change a chapter (nbs/NN_name.ipynb):'
@@ -90,10 +96,13 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	@$(BIN)/python tools/ci.py slow
 
+faults: $(STAMP)
+	@$(BIN)/python tools/faults.py $(ARGS)
+
 # ---- notebooks and pages --------------------------------------------------------------------------------------
 
 lab: $(STAMP)
-	$(BIN)/jupyter lab --notebook-dir nbs $(ARGS)
+	$(BIN)/jupyter lab --notebook-dir nbs nbs/index.ipynb $(ARGS)
 
 docs: $(STAMP)
 	@$(BIN)/python tools/build_docs.py $(ARGS)

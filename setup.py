@@ -1,10 +1,12 @@
 """Package metadata from settings.ini, the version from actrep_nb/__init__.py."""
 import re
 import shlex
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=['='])
@@ -15,6 +17,22 @@ statuses = ['0 - Pre-Planning', '1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4
 version = re.search(r'^__version__ = "([^"]+)"', (here / cfg['lib_path'] / '__init__.py').read_text(), re.M)
 assert version, f"no __version__ in {cfg['lib_path']}/__init__.py"
 readme = here / 'README.md'
+
+book = ['nbs/experiments/*.ipynb', 'nbs/experiments/*.sh', 'nbs/experiments/recipes/*.yaml', 'data/tiny_base/*', 'data/tiny_film/*']  # what `runs.shipped` is asked for
+
+
+class BuildWithBook(build_py):
+    "The modules, and in their folder experiments, recipes and bases, under the paths that they have here."
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return  # a checkout has them already
+        for source in (path for pattern in book for path in here.glob(pattern) if path.is_file()):
+            target = Path(self.build_lib) / cfg['lib_path'] / source.relative_to(here)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+
 
 setup(
     name=cfg['lib_name'],
@@ -36,6 +54,7 @@ setup(
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
     include_package_data=True,
+    cmdclass={'build_py': BuildWithBook},
     install_requires=shlex.split(cfg['requirements']),
     extras_require={'api': shlex.split(cfg['api_requirements']), 'slurm': shlex.split(cfg['slurm_requirements']),
                     'vllm': shlex.split(cfg['vllm_requirements']), 'pose': shlex.split(cfg['pose_requirements']), 'dev': shlex.split(cfg['dev_requirements'])},

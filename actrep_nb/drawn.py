@@ -9,6 +9,8 @@ __all__ = ['TIME_STEP', 'OPENING', 'FILM_SPEC', 'tempo_of', 'describe', 'reason'
            'mistaken', 'rhythm_with', 'DrawnWindows']
 
 # %% ../nbs/11a_drawn.ipynb #ce799503
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +153,11 @@ class DrawnWindows(Dataset):
         if rng.random() >= self.mistakes: return Example(None, answer, clip, index, frames, learned=~told)
         until = torch.arange(len(answer)) <= told.nonzero().max()
         return Example(None, answer, clip, index, frames, history=mistaken(answer, self.phase_ids, rng), learned=until)
+
+    def content(self) -> str:
+        "One word for what decides what is drawn and said."
+        what = [self.length, self.seed, self.say and self.say.__name__, self.question, self.mistakes, self.counts, str(self.style)]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
     def readable(self, examples: Sequence[Example]) -> list[Example]: return list(examples)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../nbs/00a_film.ipynb #0e66b85b
-SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")  # of a video whose row leaves it out
+SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif")  # of a video whose row leaves it out
 
 
 def _alike(name: str) -> str:

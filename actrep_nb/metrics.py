@@ -6,14 +6,16 @@ Docs: https://actrep.github.io/actrep_nb/metrics.html.md"""
 
 # %% auto #0
 __all__ = ['EPS', 'UNREADABLE', 'ClipMetric', 'METRICS', 'COUNT_BINS', 'PERIOD_BINS', 'DURATION_BINS', 'BINNED', 'TIOUS',
-           'Answers', 'Judge', 'PROTOCOLS', 'clip_metrics', 'count_metrics', 'bootstrap_ci', 'paired_bootstrap',
-           'intervals', 'metrics_table', 'count_bin', 'seconds_bin', 'clip_period', 'clip_duration', 'stratify',
-           'cycle_metrics', 'boundary_metrics', 'cycle_map', 'grounding_metrics', 'choice_metrics', 'judging', 'ours',
-           'actrep_r1', 'lmms_eval', 'poserac', 'repnet', 'density_count', 'transrac', 'Protocol', 'tiou',
+           'Answers', 'Judge', 'PROTOCOLS', 'clip_metrics', 'modal_answer', 'r_squared', 'count_metrics',
+           'bootstrap_ci', 'paired_bootstrap', 'intervals', 'metrics_table', 'count_bin', 'seconds_bin', 'clip_period',
+           'clip_duration', 'stratify', 'cycle_metrics', 'boundary_metrics', 'cycle_map', 'grounding_metrics',
+           'choice_metrics', 'judging', 'ours', 'actrep_r1', 'lmms_eval', 'poserac', 'repnet', 'pushupbench',
+           'density_count', 'transrac', 'Protocol', 'under_protocol', 'under_protocols', 'protocol_table', 'tiou',
            'match_cycles']
 
 # %% ../nbs/08_metrics.ipynb #c5bc39e2
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -22,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from .records import Clip, Cycles, Prediction
+from .answers import parse_answer
+from .records import Clip, Cycles, Prediction, accepted_counts, nearest_accepted
 from .rewards import asks_count, match_cycles, reaches, tiou
 
 # %% ../nbs/08_metrics.ipynb #eb9efe20
@@ -65,6 +68,32 @@ def clip_metrics(
     arrays = _counts(preds, trues)
     return {name: np.asarray(metric(*arrays), float) for name, metric in METRICS.items()}
 
+# %% ../nbs/08_metrics.ipynb #1aab24f2
+def modal_answer(
+    preds: Sequence[int | None],  # as answered
+) -> tuple[int | None, float]:    # the most frequent readable answer, of several the smallest, and its share of them; None and NaN for none
+    "A counter's favourite answer."
+    said = Counter(pred for pred in preds if pred is not None)
+    if not said: return None, float("nan")
+    favourite = min(said, key=lambda answer: (-said[answer], answer))
+    return int(favourite), said[favourite] / said.total()
+
+
+def r_squared(
+    preds: Sequence[int | None],  # as answered; None counts as `UNREADABLE`
+    trues: Sequence[int],         # as annotated
+) -> float:                       # at most 1; NaN where all true counts are the same
+    "The share of the variance of the true counts that the answers explain."
+    pred, true, _ = _counts(preds, trues)
+    return float(_r_squared(pred[None], true[None])[0])
+
+
+def _r_squared(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
+    "R² of each row, [rows, n] → [rows]; NaN where a row's truths are all the same."
+    if not true.shape[1]: return np.full(len(true), np.nan)
+    spread = ((true - true.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
+    return 1 - ((true - pred) ** 2).sum(axis=1) / np.where(np.ptp(true, axis=1) > 0, spread, np.nan)
+
 # %% ../nbs/08_metrics.ipynb #6de08c9a
 def _summary(preds: Sequence[int | None], trues: Sequence[int]) -> dict[str, float]:
     "The numbers of `count_metrics` for one denominator; NaN where there is no clip to average over."
@@ -72,15 +101,16 @@ def _summary(preds: Sequence[int | None], trues: Sequence[int]) -> dict[str, flo
     positive = np.asarray(trues, float) >= 1
     mean = lambda values: float(np.mean(values)) if len(values) else float("nan")
     median = float(np.median(per["abs_mae"])) if len(trues) else float("nan")
+    modal, share = modal_answer(preds)
     return {"n": len(trues), "parse_rate": mean(per["parse_rate"]), "mae": mean(per["mae"]), "mae_pos": mean(per["mae"][positive]),
             "abs_mae": mean(per["abs_mae"]), "median_ae": median, "rmse": mean(per["squared"]) ** 0.5,
-            "obo": mean(per["obo"]), "exact": mean(per["exact"]), "bias": mean(per["bias"])}
+            "obo": mean(per["obo"]), "exact": mean(per["exact"]), "bias": mean(per["bias"]), "r2": r_squared(preds, trues), "modal_answer": modal, "modal_share": share}
 
 # %% ../nbs/08_metrics.ipynb #858f06ed
 def count_metrics(
     preds: Sequence[int | None],  # as answered; None where nothing could be read
     trues: Sequence[int],         # as annotated
-) -> dict[str, Any]:              # n, parse_rate, mae, mae_pos, abs_mae, median_ae, rmse, obo, exact, bias; and `parsed_only` with the same keys
+) -> dict[str, Any]:              # n, parse_rate, mae, mae_pos, abs_mae, median_ae, rmse, obo, exact, bias, r2, modal_answer, modal_share; and `parsed_only` with the same keys
     """Accuracy over all clips, and beside it over the parsed ones alone (the denominator of ActRep-R1's evaluation).
     Fractions, not percent; NaN where there is no clip to average over."""
     kept = [i for i, pred in enumerate(preds) if pred is not None]
@@ -136,6 +166,16 @@ def intervals(
     return {name: dict(zip(("value", "lo", "hi"), bootstrap_ci(array, stat.get(name, np.mean), n, seed, level))) for name, array in values.items()}
 
 
+def _r_squared_ci(preds: Sequence[int | None], trues: Sequence[int], n: int, seed: int, level: float) -> dict[str, float]:
+    "R² with its interval over the resamples that have one, those with two different true counts at least."
+    pred, true, _ = _counts(preds, trues)
+    drawn = _resample(len(true), n, seed) if len(true) else np.zeros((0, 0), int)
+    found = np.concatenate([_r_squared(pred[rows], true[rows]) for rows in np.array_split(drawn, -(-max(1, drawn.size) // 2_000_000))])
+    found = found[np.isfinite(found)]
+    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]) if len(found) else (np.nan, np.nan)
+    return {"value": r_squared(preds, trues), "lo": float(low), "hi": float(high)}
+
+
 def metrics_table(
     preds: Sequence[int | None],  # as answered
     trues: Sequence[int],         # as annotated
@@ -149,7 +189,10 @@ def metrics_table(
     root_mean = lambda values, axis: np.sqrt(np.mean(values, axis=axis))
     values: dict[str, np.ndarray] = {"parse_rate": per["parse_rate"], "mae": per["mae"], "mae_pos": per["mae"][positive], "abs_mae": per["abs_mae"],
                                      "median_ae": per["abs_mae"], "rmse": per["squared"], "obo": per["obo"], "exact": per["exact"], "bias": per["bias"]}
-    return intervals(values, n, seed, level, {"median_ae": np.median, "rmse": root_mean})  # the others are means
+    table = intervals(values, n, seed, level, {"median_ae": np.median, "rmse": root_mean})  # the others are means
+    modal = modal_answer(preds)[0]
+    favourite = np.array([pred == modal for pred in preds if pred is not None], float)  # stays the same answer in every resample
+    return table | {"r2": _r_squared_ci(preds, trues, n, seed, level)} | intervals({"modal_share": favourite}, n, seed, level)
 
 # %% ../nbs/08_metrics.ipynb #774b772e
 COUNT_BINS = (0, 1, 6, 11, 21, 41)  # lower ends: none, 1–5, 6–10, 11–20, 21–40, 41 and more
@@ -223,7 +266,8 @@ def stratify(
     for i in sorted((i for i, v in enumerate(values) if v is not None), key=lambda i: values[i]): groups.setdefault(name(values[i]) if name else values[i], []).append(i)
     if unknown := [i for i, v in enumerate(values) if v is None]: groups["unknown" if name else None] = unknown
     counts = [_said_count(pred, clip) for pred, clip in zip(preds, clips)]
-    return {stratum: count_metrics([counts[i] for i in group], [clips[i].count for i in group]) for stratum, group in groups.items()}
+    trues = [nearest_accepted(count, clip) for count, clip in zip(counts, clips)]
+    return {stratum: count_metrics([counts[i] for i in group], [trues[i] for i in group]) for stratum, group in groups.items()}
 
 # %% ../nbs/08_metrics.ipynb #daa2bfdc
 _all_ = ["tiou", "match_cycles"]  # from `rewards`, part of what is measured here
@@ -385,7 +429,7 @@ def _judge(
     clips: int,                            # how many there were
     eps: float = EPS,                      # added to the true count that errors are divided by
 ) -> dict[str, float]:
-    "What all six print, of the clips they judge."
+    "What all but PushupBench print, of the clips they judge."
     return {"judged": len(pairs), "left_out": clips - len(pairs), "mae": _share([abs(p - t) / (t + eps) for p, t in pairs]), "obo": _share([abs(p - t) <= 1 for p, t in pairs])}
 
 
@@ -397,8 +441,8 @@ def ours(
     answers: Answers,         # to each clip
     clips: Sequence[Clip],    # in the same order
 ) -> dict[str, float]:        # judged, left_out, mae, obo
-    "`count_metrics` over all clips."
-    found = count_metrics([first for first, *_ in answers], [clip.count for clip in clips])
+    "`count_metrics` over all clips, each against the nearest of its accepted counts."
+    found = count_metrics([first for first, *_ in answers], [nearest_accepted(first, clip) for (first, *_), clip in zip(answers, clips)])
     return {"judged": len(clips), "left_out": 0, "mae": found["mae"], "obo": found["obo"]}
 
 
@@ -406,9 +450,11 @@ def ours(
 def actrep_r1(
     answers: Answers,         # to each clip
     clips: Sequence[Clip],    # in the same order
-) -> dict[str, float]:        # judged, left_out, mae, obo
-    "ActRep-R1 `eval.py`, `compute_metrics`: unreadable and negative answers take no part."
-    return _judge([(first, clip.count) for (first, *_), clip in zip(answers, clips) if first is not None and first >= 0], len(clips))
+) -> dict[str, float]:        # judged, left_out, mae, obo, exact, median_ae
+    "ActRep-R1 `eval.py`, `compute_metrics`: unreadable and negative answers take no part; the median of an even number of errors is the upper of the middle two."
+    pairs = [(first, clip.count) for (first, *_), clip in zip(answers, clips) if first is not None and first >= 0]
+    errors = sorted(abs(said - true) for said, true in pairs)
+    return _judge(pairs, len(clips)) | {"exact": _share([error == 0 for error in errors]), "median_ae": errors[len(errors) // 2] if errors else math.nan}
 
 
 @judging
@@ -441,6 +487,21 @@ def repnet(
     found = _judge([(_number(first), clip.count) for (first, *_), clip in zip(answers, clips) if clip.count > 0], len(clips), 0.0)
     return found | {"obo_error": 1 - found["obo"]}
 
+# %% ../nbs/08_metrics.ipynb #e6166ee9
+@judging
+def pushupbench(
+    answers: Answers,         # to each clip
+    clips: Sequence[Clip],    # in the same order
+) -> dict[str, float]:        # judged, left_out, mae (in repetitions), obo, exact (fractions, there percent), r2
+    "lmms-eval `tasks/pushupbench/utils.py`: an answer may meet any accepted count, but its error is from the first; R² leaves out unreadable answers and errors above 50, and is 0 where there is none."
+    said = [(first, clip) for (first, *_), clip in zip(answers, clips)]
+    exact = [first in accepted_counts(clip) for first, clip in said]
+    near = [first is not None and any(abs(first - n) <= 1 for n in accepted_counts(clip)) for first, clip in said]
+    errors = [float(clip.count if first is None else abs(first - clip.count)) for first, clip in said]
+    kept = [(first, clip.count) for first, clip in said if first is not None and abs(first - clip.count) <= 50]
+    r2 = r_squared(*zip(*kept)) if len(kept) > 1 else math.nan
+    return {"judged": len(clips), "left_out": 0, "mae": _share(errors), "obo": _share(near), "exact": _share(exact), "r2": 0.0 if math.isnan(r2) else r2}
+
 # %% ../nbs/08_metrics.ipynb #e020551f
 def density_count(
     cycles: Cycles,       # seconds
@@ -471,13 +532,43 @@ class Protocol:
     "A way of judging counts that somebody publishes numbers with."
     score: Judge  # answers and clips → judged, left_out, mae, obo
     source: str  # where it is written down
+    reader: str | None = None  # how it reads completions, a key of `answers.LEGACY`; None: as we do
 
 
 PROTOCOLS: dict[str, Protocol] = {
     "ours": Protocol(ours, "this chapter"),
-    "ActRep-R1": Protocol(actrep_r1, "ActRep-R1 eval.py"),
+    "ActRep-R1": Protocol(actrep_r1, "ActRep-R1 eval.py", "actrep-r1"),
     "TransRAC": Protocol(transrac, "TransRAC dataset/RepCountA_Loader.py, label_norm.py, testing/test_looping.py"),
     "PoseRAC": Protocol(poserac, "PoseRAC eval.py"),
-    "lmms-eval": Protocol(lmms_eval, "lmms-eval lmms_eval/tasks/repcount/utils.py"),
+    "lmms-eval": Protocol(lmms_eval, "lmms-eval lmms_eval/tasks/repcount/utils.py", "lmms-eval"),
+    "PushupBench": Protocol(pushupbench, "lmms-eval lmms_eval/tasks/pushupbench/utils.py", "pushupbench"),
     "RepNet": Protocol(repnet, "RepNet, CVPR 2020, section 5"),
 }
+
+
+def under_protocol(
+    predictions: Sequence[Prediction],  # one per clip, of one counter
+    clips: Sequence[Clip],              # in the same order
+    name: str,                          # a key of `PROTOCOLS`
+) -> dict[str, float]:                  # judged, left_out, mae, obo, …
+    "What one protocol makes of predictions, completions read as it reads them. `ValueError` for a name that `PROTOCOLS` lacks."
+    if name not in PROTOCOLS: raise ValueError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
+    score, reader = PROTOCOLS[name].score, PROTOCOLS[name].reader
+    return score([[p.count if reader is None or p.text is None else parse_answer(p.text, reader).count] for p in predictions], clips)
+
+
+def under_protocols(
+    predictions: Sequence[Prediction],  # one per clip, of one counter
+    clips: Sequence[Clip],              # in the same order
+) -> dict[str, dict[str, float]]:       # protocol → judged, left_out, mae, obo, …
+    "What each protocol makes of the same predictions."
+    return {name: under_protocol(predictions, clips, name) for name in PROTOCOLS}
+
+
+def protocol_table(
+    predictions: Mapping[str, Sequence[Prediction]],  # by counter, each in the clips' order
+    clips: Sequence[Clip],                            # what was judged
+    name: str,                                        # a key of `PROTOCOLS`
+) -> dict[str, dict[str, float]]:                     # counter → judged, left_out, mae, obo, …
+    "Several counters under one protocol: the rows of its table."
+    return {counter: under_protocol(some, clips, name) for counter, some in predictions.items()}

@@ -6,18 +6,23 @@ Docs: https://actrep.github.io/actrep_nb/models.html.md"""
 
 # %% auto #0
 __all__ = ['VIDEO', 'FAMILIES', 'SPECIAL_TOKENS', 'PHASES', 'DESCRIBE', 'TOWER_TOKENS', 'Family', 'family_of', 'tiny_config',
-           'tiny_tokenizer', 'tiny_processor', 'init_fan_in', 'make_tiny_checkpoint', 'pick_device', 'device_of',
-           'load_model', 'Sample', 'spec_of', 'choose_spec', 'plan_for', 'frames_for', 'played', 'clock_scale',
-           'on_its_clock', 'frames_ahead', 'make_sample', 'mrope_positions', 'EncodedPrompt', 'encode', 'tower_passes',
-           'see', 'video_inputs', 'collate', 'unwrapped', 'parts', 'freeze', 'trainable', 'add_lora', 'phase_at',
-           'transcript']
+           'tiny_tokenizer', 'tiny_processor', 'init_fan_in', 'make_tiny_checkpoint', 'pick_device', 'from_checkpoint',
+           'adapter_base', 'relate_base', 'device_of', 'checkpoint_folder', 'adapter_folder', 'not_finite', 'a_few',
+           'refuse_gaps', 'reading', 'whole_model', 'load_model', 'Sample', 'spec_of', 'choose_spec', 'prompt_of',
+           'choose_prompt', 'plan_for', 'frames_for', 'played', 'clock_scale', 'on_its_clock', 'frames_ahead',
+           'make_sample', 'mrope_positions', 'EncodedPrompt', 'template_opening', 'opening_of', 'question', 'unopened',
+           'begun', 'encode', 'tower_passes', 'see', 'video_inputs', 'collate', 'unwrapped', 'parts', 'freeze',
+           'trainable', 'add_lora', 'merge_adapters', 'phase_at', 'transcript']
 
 # %% ../nbs/10_models.ipynb #65feb975
+import json
 import os
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from itertools import groupby
@@ -27,16 +32,21 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from huggingface_hub import hf_hub_url, try_to_load_from_cache
+from huggingface_hub.utils import get_session
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils import cached_file, find_adapter_config_file, is_flash_attn_2_available
 
-from .answers import render_prompt
+from .answers import STYLES, messages, render_prompt
 from .cot import cot_from_cycles
 from .likeness import LOOKED_AT, likeness
+from .prompts import PromptSpec, asked, parse_prompt
 from .records import Clip
+from .show import NotFinite, whole_folder, write_whole
 from .spec import VideoSpec, parse_spec, plan_file, spec_changes
 from .synth import ACTIONS
 from .tasks import TASKS
@@ -61,6 +71,7 @@ class Family:
     text: Mapping[str, Any] = field(default_factory=dict)  # a tiny language model: what is special
     rope: Mapping[str, Any] | None = field(default_factory=dict)  # M-RoPE: what is special; None: ordinary positions
     options: Mapping[str, Any] = field(default_factory=dict)  # its video processor must be told these
+    processor: str = ""  # its processor's class; empty: named as its other classes are
     inputs: Callable[[Tensor], dict[str, Tensor]] = lambda grids: {}  # grids [B, 3] → what its tower wants to know besides
     shares_prompt: bool = True  # whether reading a prompt once for several answers is proven exact (see the chapter on GRPO)
 
@@ -107,6 +118,11 @@ FAMILIES["qwen3_vl"] = Family(
     mergers={"merger": "model.visual.merger", "deepstack": "model.visual.deepstack_merger_list"},
     patch=16, marker="<|video_pad|>", rope={"mrope_interleaved": True}, options={"cap_pixels_per_frame": False},
 )
+
+# %% ../nbs/10_models.ipynb #10a0d002
+FAMILIES["qwen3_vl_moe"] = replace(
+    FAMILIES["qwen3_vl"], prefix="Qwen3VLMoe", processor="Qwen3VLProcessor",
+    text={"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "decoder_sparse_step": 1, "mlp_only_layers": []})
 
 # %% ../nbs/10_models.ipynb #30ffc48c
 FAMILIES["video_llama_3"] = Family(
@@ -204,7 +220,7 @@ def tiny_processor(
     video = video_class(**patches, size=size, do_sample_frames=False, **known.options)
     video.video_spec, video.time_step, video.position_rule = asdict(spec), time_step, position_rule
     image = image_class(**patches, size=size)
-    return getattr(transformers, f"{known.prefix}Processor")(image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=_CHAT)
+    return getattr(transformers, known.processor or f"{known.prefix}Processor")(image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=_CHAT)
 
 # %% ../nbs/10_models.ipynb #335244e2
 def init_fan_in(
@@ -216,7 +232,7 @@ def init_fan_in(
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.ndim >= 2:
-                fan_in = p.shape[1] if "embed_tokens" in name else p[0].numel()
+                fan_in = p.shape[-1] if "embed_tokens" in name or ".experts." in name else p[0].numel()
                 p.copy_(torch.randn(p.shape, generator=generator) * fan_in**-0.5)
             elif name.endswith("bias"):
                 p.zero_()
@@ -237,8 +253,9 @@ def make_tiny_checkpoint(
     model_class = getattr(transformers, f"{_family(family).prefix}ForConditionalGeneration")
     model = model_class(tiny_config(len(processor.tokenizer), ids, family=family, **config))
     model.generation_config.pad_token_id, model.generation_config.eos_token_id = ids["<|endoftext|>"], [ids["<|im_end|>"], ids["<|endoftext|>"]]
-    init_fan_in(model, seed).save_pretrained(folder)
-    processor.save_pretrained(folder)
+    with whole_folder(folder, keep=True) as part:
+        init_fan_in(model, seed).save_pretrained(part)
+        processor.save_pretrained(part)
     return Path(folder)
 
 # %% ../nbs/10_models.ipynb #7b86469b
@@ -247,6 +264,43 @@ def pick_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+# %% ../nbs/10_models.ipynb #0baa95af
+def from_checkpoint(
+    kind: Any,  # AutoConfig, AutoProcessor, AutoModelForImageTextToText
+    path: str | Path,  # folder, or a name on the hub
+    **options: Any,  # for its `from_pretrained`
+) -> Any:
+    "What transformers makes of a checkpoint by its own code. ValueError for one that cannot be read without running code that it brings."
+    try: return kind.from_pretrained(path, trust_remote_code=False, **options)
+    except ValueError as e:
+        if "trust_remote_code" not in str(e): raise
+        raise ValueError(f"{path} brings code of its own, which is never run here: take a checkpoint of a family that transformers knows ({', '.join(FAMILIES)})") from None
+
+# %% ../nbs/10_models.ipynb #10a0d003
+def adapter_base(
+    folder: str | Path,  # of adapters
+) -> str:
+    "The model that adapters belong to: a folder named from theirs, from the current one, or from one around theirs; else a name on the hub. FileNotFoundError where it can be neither."
+    folder = Path(folder).resolve()
+    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
+    places = [place / Path(named).expanduser() for place in (folder, Path.cwd(), *list(folder.parents)[:4])] if named else []
+    found = next((place for place in places if (place / "config.json").is_file()), None)
+    if found: return os.path.normpath(found)
+    looked = f"it is not in {places[0]}, nor in {places[1]}, nor around {folder}" if named else "it names none"
+    if named.count("/") != 1 or named.startswith((".", "/", "~")) or Path(named).parts[0] in ("data", "runs"):
+        raise FileNotFoundError(f"{folder}: the model that these adapters belong to, {named!r}, is not here ({looked}): correct base_model_name_or_path in its adapter_config.json")
+    return named
+
+
+def relate_base(
+    folder: str | Path,  # of adapters, changed in place
+) -> None:
+    "Name the model that adapters belong to from their own folder, so that they are found from everywhere, and can be moved together. A name on the hub stays."
+    path = Path(folder) / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    base = Path(config.get("base_model_name_or_path") or "")
+    if config and base.is_dir(): write_whole(path, json.dumps(config | {"base_model_name_or_path": os.path.relpath(base.resolve(), path.parent.resolve())}, indent=2, sort_keys=True))
 
 # %% ../nbs/10_models.ipynb #6d32fe20
 def device_of(
@@ -266,6 +320,118 @@ def _four_bits(family: Family, dtype: torch.dtype) -> Any:
     return transformers.BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=untouched)
 
+# %% ../nbs/10_models.ipynb #10a0d006
+def checkpoint_folder(
+    path: str | Path,  # folder, or a name on the hub
+) -> str | Path:
+    "The same, or the finished checkpoint in the folder of a run."
+    inside = Path(path) / "checkpoint"
+    if any((Path(path) / name).exists() for name in ("config.json", "adapter_config.json")): return path
+    return inside if any((inside / name).exists() for name in ("config.json", "adapter_config.json")) else path
+
+
+def adapter_folder(
+    path: str | Path,  # folder, or a name on the hub
+) -> str | None:  # None: they are none
+    "Where adapters lie, if it is adapters that are named; those on the hub are fetched with their processor."
+    if Path(path).is_dir(): return str(path) if (Path(path) / "adapter_config.json").exists() else None
+    if str(path).count("/") != 1 or (config := find_adapter_config_file(str(path))) is None: return None
+    for name in ("adapter_model.safetensors", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"):
+        cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
+    return str(Path(config).parent)
+
+# %% ../nbs/10_models.ipynb #10a0d007
+def _at_hand(name: str) -> bool:
+    "Whether a model is a folder, in the cache, or the hub answers: one question, not a minute of retries."
+    if Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str): return True
+    try: get_session().head(hf_hub_url(name, "config.json"), timeout=5)
+    except Exception: return False  # no network, or none wanted
+    return True
+
+
+def _load_adapters(folder: str, *options: Any, **more: Any) -> tuple[Any, Any]:
+    "Adapters on their base, with their own processor where they have one."
+    from peft import PeftModel, get_peft_model_state_dict
+    from peft.utils import load_peft_weights
+
+    base = adapter_base(folder)
+    gone = f"{folder}: the model that these adapters belong to, {base!r}, is not here and could not be fetched: check the network, or correct base_model_name_or_path in its adapter_config.json"
+    if not _at_hand(base): raise FileNotFoundError(gone)
+    try: model, processor = load_model(base, *options, **more)
+    except OSError as e: raise FileNotFoundError(f"{gone} ({str(e).partition(chr(10))[0][:160]})") from None
+    own = list(Path(folder).glob("*processor_config.json"))
+    with reading(folder): kept = set(load_peft_weights(folder, device="cpu"))
+    adapted = PeftModel.from_pretrained(model, folder)
+    needed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    refuse_gaps(folder, needed - kept, kept - needed - set(adapted.state_dict()), (), adapted)
+    adapted.peft_config["default"].base_model_name_or_path = base  # from here, where it will be saved from
+    return adapted, from_checkpoint(AutoProcessor, folder) if own else processor
+
+# %% ../nbs/10_models.ipynb #whole0py
+def _here(p: Tensor) -> Tensor:
+    "What of a weight this rank has."
+    shard = getattr(p, "ds_tensor", p)
+    return (shard.to_local() if hasattr(shard, "to_local") else shard).detach()
+
+
+def not_finite(
+    model: nn.Module,  # any model
+) -> list[str]:
+    "Names of the weights that hold NaN or infinity, as far as this rank has them."
+    def spoiled(x): return x.is_floating_point() and x.numel() > 0 and not x.is_meta and not all(bool(end.isfinite()) for end in x.aminmax())
+
+    return [name for name, p in model.named_parameters() if spoiled(_here(p))]
+
+
+def a_few(
+    names: Iterable[str],  # of what is told about
+    most: int = 3,  # names that are written out
+) -> str:
+    "The first of some names, and how many more there are."
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+# %% ../nbs/10_models.ipynb #whole1py
+def refuse_gaps(
+    path: str | Path,  # of the checkpoint
+    missing: Iterable[str],  # weights that the model has and the checkpoint lacks
+    unknown: Iterable[str],  # the other way round
+    shaped: Iterable[str],  # weights of another shape than the model's
+    model: nn.Module,  # as it was loaded
+) -> None:
+    "ValueError that names the weights which a checkpoint lacks, has too many of or in another shape; NotFinite for those that hold NaN or infinity."
+    told = {"missing weights": missing, "weights that the model has no place for": unknown, "weights of another shape": shaped}
+    if found := [f"{what}: {a_few(sorted(names))}" for what, names in told.items() if names]:
+        raise ValueError(f"{path}: {'; '.join(found)}. The checkpoint is damaged, or its config is another model's: fetch or save it again")
+    if spoiled := not_finite(model): raise NotFinite(f"{path}: weights that hold NaN or infinity: {a_few(spoiled)}. Its training had gone wrong: take an earlier checkpoint, or train again at a lower learning rate")
+
+
+@contextmanager
+def reading(
+    path: str | Path,  # of a checkpoint
+) -> Iterator[None]:
+    "While it is read: ValueError that names the file which is torn."
+    def torn(file: Path) -> bool:
+        try:
+            with safe_open(file, "pt"): return False
+        except SafetensorError: return True
+
+    try: yield
+    except SafetensorError as e:
+        file = next((file.name for file in sorted(Path(path).glob("*.safetensors")) if torn(file)), "a file of weights")
+        raise ValueError(f"{path}: {file} cannot be read ({e}): it was not written to its end, or damaged since. Fetch or save the checkpoint again") from None
+
+
+def whole_model(
+    kind: Any,  # a transformers class with `from_pretrained`
+    path: str | Path,  # folder, or a name on the hub
+    **options: Any,  # for `from_pretrained`
+) -> Any:
+    "A model all of whose weights are its checkpoint's. ValueError as from `refuse_gaps` and `reading`."
+    with reading(path): model, told = kind.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    refuse_gaps(path, told["missing_keys"], told["unexpected_keys"], [name for name, *_ in told["mismatched_keys"]], model)
+    return model
+
 # %% ../nbs/10_models.ipynb #b9cb3f22
 def _one_row(module, args, kwargs):
     "Positions [3, B, L] for a language model whose positions are ordinary: the first row."
@@ -281,13 +447,9 @@ def load_model(
     four_bit: bool = False,  # store the language model's weights in four bits, to train adapters
     **more: Any,  # for transformers' `from_pretrained`, as `max_memory` and `offload_folder` with device="auto"
 ) -> tuple[Any, Any]:
-    "Model and processor of a checkpoint. Raises ValueError for a family we do not know, OSError when there is nothing to load, ImportError when a package is missing."
-    if (Path(path) / "adapter_config.json").exists():
-        from peft import PeftConfig, PeftModel
-
-        model, processor = load_model(PeftConfig.from_pretrained(path).base_model_name_or_path, device, dtype, attention, four_bit, **more)
-        own = list(Path(path).glob("*processor_config.json"))
-        return PeftModel.from_pretrained(model, path), AutoProcessor.from_pretrained(path) if own else processor
+    "Model and processor of a checkpoint. Raises ValueError for a family we do not know and for a checkpoint that is not whole, OSError when there is nothing to load, ImportError when a package is missing."
+    path = checkpoint_folder(path)
+    if adapters := adapter_folder(path): return _load_adapters(adapters, device, dtype, attention, four_bit, **more)
     if device == "auto" and int(os.environ.get("WORLD_SIZE", 1)) > 1: raise ValueError("device='auto' spreads one model over all GPUs: use it in one process, not on several ranks")
     where = pick_device() if device in (None, "auto") else torch.device(device)
     dtype = dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
@@ -295,24 +457,25 @@ def load_model(
         raise FileNotFoundError(f"{path} holds no checkpoint (no config.json). Give a folder written by save_pretrained, or a name on the hub.")
     if attention == "flash_attention_2" and not is_flash_attn_2_available():
         raise ImportError("attention='flash_attention_2' needs a CUDA GPU and the package flash-attn: pip install flash-attn, or take attention='sdpa'")
-    family = family_of(AutoConfig.from_pretrained(path))
+    family = family_of(from_checkpoint(AutoConfig, path))
     if Path(path).is_dir() and not list(Path(path).glob("*processor_config.json")):
         raise FileNotFoundError(f"{path} holds a model without its processor, as checkpoints in the middle of training do. Take the finished checkpoint, or save the processor beside the weights: "
                                 "processor.save_pretrained(folder)")
     if four_bit: more = dict(quantization_config=_four_bits(family, dtype), device_map={"": where}) | more
     if device == "auto": more |= {"device_map": "auto"}
-    model = AutoModelForImageTextToText.from_pretrained(path, dtype=dtype, attn_implementation=attention, **more)
+    more["trust_remote_code"] = False  # never, and no question at the terminal; see `from_checkpoint`
+    model = whole_model(AutoModelForImageTextToText, path, dtype=dtype, attn_implementation=attention, **more)
     if not {"device_map", "distributed_config"} & more.keys(): model = model.to(where)
     if family.rope is None:
         model.model.language_model.register_forward_pre_hook(_one_row, with_kwargs=True)
-    return model, AutoProcessor.from_pretrained(path)
+    return model, from_checkpoint(AutoProcessor, path)
 
 # %% ../nbs/10_models.ipynb #9f36e261
 @dataclass(frozen=True)
 class Sample:
     "Frames of a clip, the times they were taken at, and what is asked about them."
     clip: Clip
-    frames: Frames
+    frames: Frames | None  # None: it is asked without a video
     prompt: str
 
 # %% ../nbs/10_models.ipynb #debed933
@@ -335,6 +498,26 @@ def choose_spec(
     processor.video_processor.video_spec = asdict(used)
     if known: return f"it sees {changes}: not what it was trained on" if (changes := spec_changes(trained, used)) else ""
     return f"it does not say what it was trained on, and sees {used}"
+
+# %% ../nbs/10_models.ipynb #10a0c002
+def prompt_of(
+    processor: Any,  # a checkpoint's own
+) -> PromptSpec:
+    "How a checkpoint is asked: as it was trained, or with the task's own text where it does not say. ValueError where it says what this version does not know."
+    kept = getattr(processor.video_processor, "prompt_spec", None)
+    try: return PromptSpec(**kept) if kept else PromptSpec()
+    except (TypeError, ValueError) as e: raise ValueError(f"the checkpoint's prompt_spec {kept} is not of this version ({e}): correct it in its processor's file, or take the version that wrote it") from None
+
+
+def choose_prompt(
+    processor: Any,  # changed in place
+    text: str = "",  # see `parse_prompt`; empty: as it was trained
+) -> str:  # what is different from its training; empty if nothing is
+    "Change how a checkpoint is asked. ValueError for a text that names no prompt."
+    trained, known = prompt_of(processor), hasattr(processor.video_processor, "prompt_spec")
+    used = parse_prompt(text) if text.strip() else trained
+    processor.video_processor.prompt_spec = asdict(used)
+    return f"it is asked with the prompt {used}, and was trained with {trained}" if known and used != trained else ""
 
 # %% ../nbs/10_models.ipynb #e8e2704b
 def plan_for(
@@ -413,7 +596,7 @@ def make_sample(
     cache: FrameCache | None = None,  # decoded frames are kept here
 ) -> Sample:
     "Read a clip's frames and attach the question. Raises ValueError for a clip that asks something else."
-    return Sample(clip, frames_for(processor, clip, cache), TASKS[task].ask(clip))
+    return Sample(clip, frames_for(processor, clip, cache), asked(TASKS[task], prompt_of(processor)).ask(clip))
 
 # %% ../nbs/10_models.ipynb #30e921a8
 def mrope_positions(
@@ -443,7 +626,7 @@ def mrope_positions(
         start += max(rows, columns) if video and rule == "transformers" else int(piece.max()) + 1
     return torch.cat(pieces, dim=1)
 
-# %% ../nbs/10_models.ipynb #3a84bab9
+# %% ../nbs/10_models.ipynb #10a0c007
 @dataclass(frozen=True)
 class EncodedPrompt:
     "One sample as a model reads it."
@@ -453,8 +636,83 @@ class EncodedPrompt:
     pixels: Tensor | None = None  # patches [N, channels · frames of a slot · side · side]
     features: Tensor | None = None  # what the vision tower made of them [video tokens, hidden]; replaces `pixels`
     deepstack: Tensor | None = None  # and from its depths, for Qwen3-VL [depths, video tokens, hidden]
+    opened: Tensor | None = None  # the last of `input_ids`, where those begin the answer [K]
+
+# %% ../nbs/10_models.ipynb #10a0c005
+_OPENING = re.compile(r"<(?:think|thinking|answer)>")
 
 
+def template_opening(
+    processor: Any,  # a checkpoint's own
+) -> str:
+    "What its chat template writes of every answer: all from the first tag on that ends a question; mostly nothing."
+    asks, ends = (processor.apply_chat_template(messages("?"), add_generation_prompt=begin, tokenize=False) for begin in (True, False))
+    tail = asks.removeprefix(ends)
+    found = _OPENING.search(tail)
+    return tail[found.start():] if found else ""
+
+
+def opening_of(
+    processor: Any,  # a checkpoint's own
+) -> str:
+    "What has been written of an answer when the model goes on: the template's opening, where the style that is asked for begins so."
+    opening = template_opening(processor)
+    return opening if STYLES[prompt_of(processor).style].startswith(opening.rstrip()) else ""
+
+
+def question(
+    processor: Any,  # a checkpoint's own
+    prompt: str,  # the text of the user's turn
+) -> tuple[str, str]:  # all that comes before the model's words, and its end that belongs to the answer
+    "A prompt in the checkpoint's chat template. Words of it that look like tokens of the template, as the name of an action may, are words."
+    turns = messages(prompt.replace("<|", "< |"), system=prompt_of(processor).system or None)
+    text, opening = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False), opening_of(processor)
+    return text.removesuffix(template_opening(processor)) + opening, opening
+
+# %% ../nbs/10_models.ipynb #10a0c006
+def unopened(
+    processor: Any,  # a checkpoint's own
+    text: str,  # a completion to learn
+) -> str:
+    "What of a completion is left to say. ValueError for one that begins otherwise than its chat template does."
+    opening = opening_of(processor)
+    mark = opening.rstrip()
+    if not text.lstrip().startswith(mark): raise ValueError(f"the chat template of this checkpoint begins every answer with {mark!r}, and this one to learn begins with {text[:40]!r}: ask with a prompt of its style")
+    return text.lstrip().removeprefix(mark).removeprefix(opening[len(mark):]) if opening else text
+
+
+def _tokens_of(
+    processor: Any,  # for its tokenizer
+    ids: Tensor,  # tokens of a text
+    end: str,  # how the text ends
+) -> int:
+    "How many tokens are that end. ValueError where a token lies across its beginning."
+    found = next((k for k in range(1, len(ids) + 1) if len(said := processor.tokenizer.decode(ids[-k:])) >= len(end)), 0)
+    if not found or said != end: raise ValueError(f"the tokenizer cuts {end!r} into no tokens of its own")
+    return found
+
+
+def begun(
+    prompt: EncodedPrompt,  # as it is
+    ids: Tensor,  # tokens that begin its answer, or go on with it
+) -> EncodedPrompt:
+    "The same prompt with more of its answer written."
+    after = prompt.position_ids[:, -1:] + 1 + torch.arange(len(ids))
+    return replace(prompt, input_ids=torch.cat([prompt.input_ids, ids]), position_ids=torch.cat([prompt.position_ids, after], dim=1), opened=ids if prompt.opened is None else torch.cat([prompt.opened, ids]))
+
+# %% ../nbs/10_models.ipynb #14147031
+def _blind(
+    processor: Any,  # the checkpoint's own
+    config: Any,  # the model's
+    text: str,  # all that comes before the model's words
+    opening: str,  # its end that belongs to the answer
+) -> EncodedPrompt:
+    "A question without a video: nothing to see, and positions that count its tokens."
+    ids = processor.tokenizer(text, return_tensors="pt")["input_ids"][0]
+    return EncodedPrompt(ids, torch.arange(len(ids)).expand(3, -1), torch.zeros(3, dtype=torch.long), features=torch.empty(0, config.text_config.hidden_size),
+                         opened=ids[-_tokens_of(processor, ids, opening):] if opening else None)
+
+# %% ../nbs/10_models.ipynb #3a84bab9
 def encode(
     model: Any,  # for its configuration; that alone will do
     processor: Any,  # the checkpoint's own
@@ -462,8 +720,8 @@ def encode(
 ) -> EncodedPrompt:
     "Tokens, positions and patches of one sample."
     family, frames, config = family_of(model), sample.frames, getattr(model, "config", model)
-    content = [{"type": "video"}, {"type": "text", "text": sample.prompt}]
-    text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False)
+    text, opening = question(processor, sample.prompt)
+    if frames is None: return _blind(processor, config, text.replace(VIDEO, ""), opening)
     metadata = dict(total_num_frames=len(frames.pixels), fps=frames.fps, frames_indices=(frames.times * frames.fps).tolist())  # the true times, in frames
     pixels = torch.from_numpy(np.array(frames.pixels)).permute(0, 3, 1, 2)
     out = processor(
@@ -472,7 +730,7 @@ def encode(
     ids, grid = out["input_ids"][0], out["video_grid_thw"][0]
     rule = getattr(processor.video_processor, "position_rule", "reference")
     positions = torch.arange(len(ids)).expand(3, -1) if family.rope is None else mrope_positions(ids, grid, family.slot / frames.fps, config, rule)
-    return EncodedPrompt(ids, positions, grid, pixels=out["pixel_values_videos"])
+    return EncodedPrompt(ids, positions, grid, pixels=out["pixel_values_videos"], opened=ids[-_tokens_of(processor, ids, opening):] if opening else None)
 
 # %% ../nbs/10_models.ipynb #c04358d6
 TOWER_TOKENS = 16_384  # video tokens that the tower looks at in one pass
@@ -536,6 +794,8 @@ def video_inputs(
 ) -> dict[str, Any]:
     "The videos of prompts, as the model's forward pass takes them."
     device, dtype = device_of(model), next(model.parameters()).dtype
+    prompts = [p for p in prompts if int(p.grid_thw[0])]  # the others have none
+    if not prompts: return {}
     if not all(p.features is not None for p in prompts):
         pixels, grids = torch.cat([p.pixels for p in prompts if p.pixels is not None]).to(device, dtype), torch.stack([p.grid_thw for p in prompts]).to(device)
         return dict(pixel_values_videos=pixels, video_grid_thw=grids, **family_of(model).inputs(grids))
@@ -626,6 +886,21 @@ def add_lora(
     chosen = {m for part in where for m in known[part].modules()} - {model.lm_head}
     targets = [name for name, m in model.named_modules() if isinstance(m, nn.Linear) and m in chosen]
     return get_peft_model(model, LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM"))
+
+# %% ../nbs/10_models.ipynb #10a0d005
+def merge_adapters(
+    path: str | Path,  # folder of adapters, or their name on the hub
+    out: str | Path,  # folder for the model
+) -> Path:
+    "Write a model with its adapters added in, and the processor. ValueError for what are no adapters, and for a folder with something in it."
+    if Path(out).is_dir() and any(Path(out).iterdir()): raise ValueError(f"{out}: there is something in it already; name another folder")
+    if (folder := adapter_folder(path)) is None: raise ValueError(f"{path} holds no adapters (no adapter_config.json): there is nothing to merge")
+    model, processor = load_model(folder, device="cpu", dtype=torch.float32)
+    stored = getattr(from_checkpoint(AutoConfig, adapter_base(folder)), "dtype", None) or torch.float32
+    with whole_folder(out) as part:
+        model.merge_and_unload().to(stored).save_pretrained(part)
+        processor.save_pretrained(part)
+    return Path(out)
 
 # %% ../nbs/10_models.ipynb #78232658
 def phase_at(

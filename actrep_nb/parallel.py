@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import TrainingArguments
 
-from .models import freeze, unwrapped
+from .models import freeze, from_checkpoint, unwrapped
 from .sampling import read_answers, write_answers
+from .show import write_whole
 
 # %% ../nbs/10a_parallel.ipynb #8ef78e7b
 _DEEPSPEED: dict[str, Any] = {
@@ -72,7 +73,7 @@ def save_strategy(
     "Write the configuration of a strategy for DeepSpeed. ValueError when it has none."
     chosen = strategy_arguments(name)
     if "deepspeed" not in chosen: raise ValueError(f"{name} needs no DeepSpeed configuration")
-    Path(path).write_text(json.dumps(chosen["deepspeed"], indent=2) + "\n")
+    write_whole(path, json.dumps(chosen["deepspeed"], indent=2) + "\n")
 
 # %% ../nbs/10a_parallel.ipynb #b1e1a6f2
 PRECISIONS = ("mixed", "float32", "bfloat16")
@@ -147,7 +148,7 @@ def _built(
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     known = PUBLISHED.get(model, {}) if not Path(model).exists() else {}
-    config = AutoConfig.for_model(**known) if known else AutoConfig.from_pretrained(model)
+    config = AutoConfig.for_model(**known) if known else from_checkpoint(AutoConfig, model)
     with torch.device("meta"): return AutoModelForImageTextToText.from_config(config)
 
 

@@ -7,8 +7,8 @@ Docs: https://actrep.github.io/actrep_nb/plots.html.md"""
 # %% auto #0
 __all__ = ['INK', 'SOFT', 'RIGHT', 'MIXED', 'WRONG', 'METRIC_TITLES', 'smooth', 'plot_loss', 'plot_reward_curves',
            'plot_group_mix', 'plot_completion_length', 'plot_entropy', 'plot_runs', 'plot_count_distribution',
-           'plot_predicted_vs_true', 'plot_error_by_count', 'plot_metric_table', 'plot_paired', 'crop_to_motion',
-           'plot_timeline']
+           'plot_predicted_vs_true', 'plot_error_by_count', 'plot_metric_table', 'plot_paired', 'plot_checkpoints',
+           'crop_to_motion', 'plot_timeline']
 
 # %% ../nbs/17_plots.ipynb #f19555db
 import math
@@ -24,6 +24,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .metrics import bootstrap_ci, clip_metrics, count_bin
 from .records import Clip, Cycles, Prediction
+from .text import figure_text
 from .video import Frames
 
 # %% ../nbs/17_plots.ipynb #e2e6d35b
@@ -81,7 +82,7 @@ def plot_loss(
     fig, ((ax,),) = _figure(height=2.8)
     for k, (name, log) in enumerate(runs.items()):
         _need(log, "loss")
-        _curve(ax, log, "loss", f"C{k}", name)
+        _curve(ax, log, "loss", f"C{k}", figure_text(name))
     if log_scale: ax.set_yscale("log")
     ax.set_ylabel("loss")
     if len(runs) > 1: ax.legend()
@@ -98,7 +99,7 @@ def plot_reward_curves(
     fig, axes = _figure(math.ceil(len(names) / columns), columns, 2.5)
     for ax, name in zip(axes.flat, names):
         _curve(ax, log, name, INK if name == "reward" else "C0")
-        ax.set_title("weighted sum" if name == "reward" else name.removeprefix("reward/"))
+        ax.set_title("weighted sum" if name == "reward" else figure_text(name.removeprefix("reward/")))
     for ax in axes.flat[len(names):]: ax.remove()
     axes[0, 0].set_ylabel("mean reward")
     return fig
@@ -156,8 +157,8 @@ def plot_runs(
     fig, axes = _figure()
     for k, (name, log) in enumerate(logs.items()):
         steps, values = _column(log, column)
-        axes[0, 0].plot(steps, smooth(values), color=f"C{k % 10}", label=name, linestyle="-" if k < 10 else "--")
-    axes[0, 0].set(xlabel="step", ylabel=column)
+        axes[0, 0].plot(steps, smooth(values), color=f"C{k % 10}", label=figure_text(name), linestyle="-" if k < 10 else "--")
+    axes[0, 0].set(xlabel="step", ylabel=figure_text(column))
     axes[0, 0].legend(fontsize="small", ncols=1 + len(logs) // 12)
     return fig
 
@@ -175,7 +176,7 @@ def plot_count_distribution(
     fig, axes = _figure(len(sets), 1, 1.9, sharex=True)
     for ax, (name, counts), color in zip(axes[:, 0], sets, (SOFT, "C0")):
         ax.hist(counts, edges, color=color, rwidth=0.9)
-        ax.set_title(f"{name}: {len(counts)} clips, median count {np.median(counts):.0f}" if counts else f"{name}: no clips")
+        ax.set_title(f"{figure_text(name)}: {len(counts)} clips, median count {np.median(counts):.0f}" if counts else f"{figure_text(name)}: no clips")
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.set_ylabel("clips")
     axes[-1, 0].set_xlabel("true count" + (f" (bins of {width})" if width > 1 else ""))
@@ -220,7 +221,7 @@ def plot_predicted_vs_true(
     fig, axes = _figure(math.ceil(max(len(pairs), 1) / columns), columns, 8.0 / columns + 0.2, sharex=True, sharey=True)
     for ax, (name, ps) in zip(axes.flat, pairs.items()):
         _scatter_counts(ax, ps, limit)
-        ax.set_title(name)
+        ax.set_title(figure_text(name))
         ax.set_aspect("equal")
     for ax in axes.flat[len(pairs):]: ax.remove()
     fig.supxlabel("true count", fontsize="medium")
@@ -244,7 +245,7 @@ def plot_error_by_count(
         x = np.arange(len(groups)) + 0.5 * ((k + 0.5) / len(predictions) - 0.5)
         sets = [[v for v, (t, _) in zip(values, pairs) if name_of(t) == g] for g in groups]
         stats = np.array([bootstrap_ci(v, n=500) for v in sets])
-        ax.errorbar(x, stats[:, 0], [stats[:, 0] - stats[:, 1], stats[:, 2] - stats[:, 0]], color=f"C{k}", marker="o", ms=4, lw=1.2, elinewidth=0.8, label=name)
+        ax.errorbar(x, stats[:, 0], [stats[:, 0] - stats[:, 1], stats[:, 2] - stats[:, 0]], color=f"C{k}", marker="o", ms=4, lw=1.2, elinewidth=0.8, label=figure_text(name))
     ax.set_xticks(range(len(groups)), groups)
     ax.set(xlabel="true count", ylabel=ylabel)
     fig.legend(loc="outside right center")
@@ -272,17 +273,17 @@ def plot_metric_table(
         ax.set_title(METRIC_TITLES.get(metric, metric) + (" →" if metric in _SHARES else " ←"))
         if metric in _SHARES: ax.set(xlim=(-0.06, 1.06), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "", "0.5", "", "1"])
         else: ax.set_xlim(-0.04 * ax.get_xlim()[1], None)
-    axes[0, 0].set_yticks(range(len(names)), names)
+    axes[0, 0].set_yticks(range(len(names)), [figure_text(name) for name in names])
     axes[0, 0].set_ylim(len(names) - 0.4, -0.8)
     return fig
 
 
 def plot_paired(
-    results: Mapping[str, Any],  # {"paired": {"sft-base": {metric: {"value", "lo", "hi"}}}}, as in results.json
+    results: Mapping[str, Any],  # {"models": {name: …}, "paired": {"sft-base": {metric: {"value", "lo", "hi"}}}}, as in results.json
     metrics: Sequence[str] = ("obo", "mae"),  # which, left to right
 ) -> Figure:
     "Differences between models on the same clips, with paired intervals; red where the interval contains 0."
-    pairs = list(results["paired"])
+    pairs, named = list(results["paired"]), {f"{b}-{a}": f"{b} − {a}" for a in results["models"] for b in results["models"]}
     fig, axes = _figure(1, len(metrics), 0.9 + 0.32 * len(pairs), sharey=True)
     for ax, metric in zip(axes[0], metrics):
         ax.axvline(0, color=SOFT, lw=1)
@@ -292,8 +293,29 @@ def plot_paired(
             ax.plot([m["lo"], m["hi"]], [k, k], color=color, lw=2.5, alpha=0.5, solid_capstyle="round")
             ax.plot(m["value"], k, "o", color=color, ms=6)
         ax.set_title("difference in " + METRIC_TITLES.get(metric, metric))
-    axes[0, 0].set_yticks(range(len(pairs)), [p.replace("-", " − ") for p in pairs])
+    axes[0, 0].set_yticks(range(len(pairs)), [figure_text(named.get(p, p)) for p in pairs])
     axes[0, 0].set_ylim(len(pairs) - 0.4, -0.6)
+    return fig
+
+# %% ../nbs/17_plots.ipynb #17a0c002
+def plot_checkpoints(
+    results: Mapping[str, Any],  # {"models": {name: {metric: {"value", "lo", "hi"}}}}, as in results.json
+    steps: Mapping[str, int],  # name of each checkpoint → its step
+    best: str = "",  # the one to mark
+    metrics: Sequence[str] = ("obo", "exact", "mae"),  # which, left to right
+) -> Figure:
+    "Each metric over the steps of training. ValueError for a checkpoint that was not judged."
+    names = sorted(steps, key=lambda name: steps[name])
+    if missing := [name for name in names if name not in results["models"]]: raise ValueError(f"not judged: {', '.join(missing)}")
+    fig, axes = _figure(1, len(metrics), 2.6)
+    for ax, metric in zip(axes[0], metrics):
+        x, found = [steps[name] for name in names], [results["models"][name][metric] for name in names]
+        ax.fill_between(x, [m["lo"] for m in found], [m["hi"] for m in found], color="C0", alpha=0.15, lw=0)
+        ax.plot(x, [m["value"] for m in found], "o-", color="C0", ms=4)
+        if best: ax.plot(steps[best], results["models"][best][metric]["value"], "*", color="C1", ms=13)
+        ax.set(xlabel="step", ylim=(0, 1.02) if metric in _SHARES else (0, None))
+        ax.set_title(METRIC_TITLES.get(metric, metric) + (" →" if metric in _SHARES else " ←"))
+        ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     return fig
 
 # %% ../nbs/17_plots.ipynb #aefccb91
@@ -360,5 +382,5 @@ def plot_timeline(
     ax.grid(False, axis="y")
     said = "; ".join(p for p in (prediction.problems if prediction else ()) if p)
     title = title if title is not None else (clip.id if clip else prediction.id if prediction else "") + (f"  ({said})" if said else "")
-    fig.suptitle(title if len(title) <= 100 else title[:99] + "…", fontsize="medium", x=0.01, ha="left")
+    fig.suptitle(figure_text(title if len(title) <= 100 else title[:99] + "…"), fontsize="medium", x=0.01, ha="left")
     return fig

@@ -14,11 +14,13 @@ __all__ = ['BODY', 'BLAZEPOSE', 'COCO', 'BONES', 'POSE_FILES', 'MODELS', 'TWINS'
 # %% ../nbs/14a_pose.ipynb #542c9e17
 import csv
 import importlib.util
+import io
 import math
 import os
 import re
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -29,8 +31,9 @@ import numpy as np
 from PIL import Image
 
 from .baselines import COUNTERS, WHOLE, PeriodCounter, Swings, Watched, each_counted, repetition
-from .records import Clip, Prediction
+from .records import Clip, Prediction, _ended
 from .show import progress as show_progress
+from .show import write_whole
 from .video import READERS, Frames, VideoError, plan_frames, probe
 
 # %% ../nbs/14a_pose.ipynb #43df85d0
@@ -163,7 +166,7 @@ def _as_points(
 def _read_array(path: Path, fps: float | None) -> Poses:
     "Poses from .npy."
     try: values = np.load(path, allow_pickle=False)
-    except ValueError as e: raise ValueError(f"{path} is no array of numbers ({e}): save it with np.save, as float") from None
+    except (ValueError, EOFError) as e: raise ValueError(f"{path} is no array of numbers, or it was cut off ({e}): save it with np.save, as float") from None
     if values.dtype.kind not in "fiu": raise ValueError(f"{path} holds {values.dtype}, not numbers: save it as float")
     if values.ndim == 2 and values.shape[1] in _ROWS: values = values.reshape(len(values), -1, _ROWS[values.shape[1]][1])
     if values.ndim == 3: values = values[:, None]
@@ -182,11 +185,7 @@ def save_poses(
     "Write poses with their times and names, whole or not at all."
     path = Path(path)
     if path.suffix != ".npz": raise ValueError(f"{path}: the name must end in .npz, to hold times and names too")
-    part = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
-        np.savez_compressed(part, times=poses.times, points=poses.points, names=np.array(poses.names), problems=np.array(poses.problems, dtype=np.str_))
-        part.replace(path)
-    finally: part.unlink(missing_ok=True)
+    write_whole(path, lambda file: np.savez_compressed(file, times=poses.times, points=poses.points, names=np.array(poses.names), problems=np.array(poses.problems, dtype=np.str_)))
     return path
 
 
@@ -194,7 +193,7 @@ def _read_saved(path: Path, fps: float | None) -> Poses:
     "Poses from what `save_poses` wrote; it has its own times."
     try:
         with np.load(path, allow_pickle=False) as f: return Poses(f["times"], f["points"], tuple(map(str, f["names"])), tuple(map(str, f["problems"])))
-    except (KeyError, ValueError, zipfile.BadZipFile) as e: raise ValueError(f"{path} was not written by save_poses ({e}): read its points as .npy or .csv") from None
+    except (KeyError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as e: raise ValueError(f"{path} was not written by save_poses, or it was cut off ({e}): find its points again, or read them as .npy or .csv") from None
 
 # %% ../nbs/14a_pose.ipynb #98374750
 _TIMES = {"time": 1.0, "time_s": 1.0, "t": 1.0, "seconds": 1.0, "timestamp": 1.0, "timestamp_s": 1.0, "time_ms": 1e-3, "timestamp_ms": 1e-3, "ms": 1e-3}  # → seconds
@@ -260,7 +259,9 @@ def _times(path: Path, rows: Sequence[dict[str, str]], clock: str, unit: float) 
 
 def _read_table(path: Path, fps: float | None) -> Poses:
     "Poses from a CSV table with a header."
-    with path.open(newline="", encoding="utf-8-sig") as f: rows = list(csv.DictReader(f))
+    table = csv.DictReader(io.StringIO(_ended(path, path.read_text(encoding="utf-8-sig"))))
+    rows, names = list(table), list(filter(None, table.fieldnames or ()))
+    if twice := sorted({name for name in names if names.count(name) > 1}): raise ValueError(f"{path}: two columns are named {twice[0]}; rename or delete one")
     if not rows: raise ValueError(f"{path} has no row below its header")
     columns = [c for c in rows[0] if c]
     clock, unit = _clock(path, columns, fps)

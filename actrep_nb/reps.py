@@ -12,9 +12,7 @@ __all__ = ['REPETITION_FILES', 'Box', 'FRAME_DURATION', 'MP4_SOUND', 'AAC_RATES'
 # %% ../nbs/17a_reps.ipynb #9bbf7f87
 import base64
 import csv
-import hashlib
 import heapq
-import html
 import io
 import itertools
 import json
@@ -42,9 +40,10 @@ from .baselines import sets_of
 from .film import TOLERANCE, VideoError, _open, _packets
 from .plots import INK, SOFT, crop_to_motion
 from .records import Cycles, Prediction
-from .show import CYCLE_COLOURS, cycle_at, evenly
+from .show import CYCLE_COLOURS, cycle_at, evenly, whole_file, write_whole
+from .text import html_head, html_text, one_line
 from .show import progress as show_progress
-from .video import FramePlan, VideoInfo, _decode, _orientation, _pixel_aspect, _upright, _write, probe, read_frames
+from .video import FramePlan, VideoInfo, _decode, _orientation, _pixel_aspect, _upright, probe, read_frames
 
 # %% ../nbs/17a_reps.ipynb #63be7b89
 class Signal(Protocol):
@@ -200,7 +199,7 @@ def save_repetitions(
     path = Path(path)
     if path.suffix.lower() not in REPETITION_FILES: raise ValueError(f"{path}: the ending {path.suffix!r} is unknown; there are {', '.join(REPETITION_FILES)}")
     text = REPETITION_FILES[path.suffix.lower()]([_later(r, begin) for r in rows])
-    _write(path, lambda f: f.write(text.encode()))
+    write_whole(path, text)
     return path
 
 # %% ../nbs/17a_reps.ipynb #01220506
@@ -321,7 +320,7 @@ def _title(
     notes = [*prediction.problems, *([f"{len(rows)} have times"] if prediction.cycles is not None and prediction.count not in (None, len(rows)) else []),
              *([f"{shown} of {len(rows)} are shown"] if shown < len(rows) else [])]
     lines = ["; ".join(filter(None, said)), "; ".join(filter(None, notes))]
-    return "\n".join(line if len(line) <= 120 else line[:119] + "…" for line in (" ".join(text.split()) for text in lines) if line)
+    return "\n".join(line if len(line) <= 120 else line[:119] + "…" for line in (" ".join(one_line(text).split()) for text in lines) if line)
 
 # %% ../nbs/17a_reps.ipynb #d5ef4678
 def plot_counted(
@@ -654,11 +653,7 @@ def write_marked(
     curve = _curve(swings) if swings is not None else None
     def draw(picture, second):
         return draw_marks(picture, second, prediction, curve, box(second) if box else None, skeleton(second) if skeleton else None, bones)
-    part = path.with_name(f".{path.stem[:60]}.{os.getpid()}.part.mp4")
-    try:
-        marked = _write_film(video, part, draw, window, crf, progress)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    with whole_file(path) as part: marked = _write_film(video, part, draw, window, crf, progress)
     return Marked(path, *marked)
 
 # %% ../nbs/17a_reps.ipynb #8a9160bd
@@ -674,7 +669,7 @@ def _write_film(
     info, problems, ends = probe(video), list[str](), list[float]()
     begin, span = (window[0], min(window[1], info.duration) - window[0]) if window else (0.0, math.inf)
     (pictures, source), (sounds, _) = _open(video, problems), _open(video)
-    with pictures, sounds, av.open(str(part), "w", options={"movflags": "+faststart"}) as out:
+    with pictures, sounds, av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as out:
         decoded = _decode(pictures, source, problems)
         head = next(decoded)  # there is one: `probe` saw it
         frames = _part(itertools.chain([head], decoded), window)
@@ -749,14 +744,6 @@ td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.na
 .bad{color:var(--bad)}.fair{color:var(--fair)}.good{color:var(--good)}img{max-width:100%;background:#fff;border-radius:4px}summary{cursor:pointer;padding:.3rem 0;overflow-wrap:anywhere}p{color:var(--soft)}"""
 
 # %% ../nbs/17a_reps.ipynb #8ba262d6
-def _text(
-    value: Any,  # from anywhere
-) -> str:  # HTML
-    "A text that cannot do anything: escaped, on one line, in its own direction of writing, and without halves of characters."
-    line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", str(value)).encode("utf-8", "replace").decode()
-    return f"<bdi>{html.escape(line)}</bdi>"
-
-
 def _number(
     value: float | None,  # None: not known
     shown: str = "{:.1f}",  # how it is written
@@ -796,9 +783,9 @@ def _film_row(
     words, pace = regularity_words(r.prediction.regularity), tempo(r.rows)
     css = "n " + {"regular": "good", "fairly regular": "fair", "not regular": "bad"}.get(words, "")
     return "".join([
-        f'<td class="name"><a href="#f{k}">{_text(name)}</a></td>', _number(r.prediction.count, "{:.0f}"), _number(r.prediction.regularity, words + " ({:.2f})", css),
-        f"<td>{_text(r.exercise)}</td>", _number(pace.per_minute, "{:.0f}"), _number(pace.seconds, "{:.2f}"), _number(None if pace.slowing is None else 100 * pace.slowing, "{:+.0f} %"),
-        f"<td>{_text(r.counter)}</td>", f'<td class="said">{_text("; ".join(r.prediction.problems))}</td>'])
+        f'<td class="name"><a href="#f{k}">{html_text(name)}</a></td>', _number(r.prediction.count, "{:.0f}"), _number(r.prediction.regularity, words + " ({:.2f})", css),
+        f"<td>{html_text(r.exercise)}</td>", _number(pace.per_minute, "{:.0f}"), _number(pace.seconds, "{:.2f}"), _number(None if pace.slowing is None else 100 * pace.slowing, "{:+.0f} %"),
+        f"<td>{html_text(r.counter)}</td>", f'<td class="said">{html_text("; ".join(r.prediction.problems))}</td>'])
 
 
 def _film_part(
@@ -810,7 +797,7 @@ def _film_part(
     picture = f'<img loading="lazy" alt="repetitions along time" src="data:image/png;base64,{base64.b64encode(Path(r.picture).read_bytes()).decode()}">' if r.picture else ""
     cells = ["".join(_number(v, "{:.0f}" if isinstance(v, int) else "{:.2f}") for v in asdict(row).values()) for row in r.rows]
     table = _table([f.name.replace("_", " ") for f in fields(Repetition)], cells, "sort") if cells else "<p>No times were given.</p>" if r.prediction.count else ""
-    return f'<details id="f{k}"{" open" if k < 3 else ""}><summary>{_text(r.video)}: {count}</summary>{picture}{table}</details>\n' 
+    return f'<details id="f{k}"{" open" if k < 3 else ""}><summary>{html_text(r.video)}: {count}</summary>{picture}{table}</details>\n' 
 
 # %% ../nbs/17a_reps.ipynb #9c6056f7
 def _page(
@@ -818,16 +805,13 @@ def _page(
     title: str,  # heading
 ) -> Iterator[str]:  # parts of the page, one after the other: pictures of many films need not be in memory at once
     "The page of `count_page`."
-    allowed = base64.b64encode(hashlib.sha256(_SORT.encode()).digest()).decode()
-    yield ('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-           f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{allowed}'\">"
-           f"<title>{html.escape(title)}</title><style>{_LOOK}</style></head><body><h1>{_text(title)}</h1>\n")
+    yield html_head(title, _LOOK, _SORT) + f"<h1>{html_text(title)}</h1>\n"
     counts = [r.prediction.count for r in results]
     yield f"<p>{len(results)} films, {sum(c or 0 for c in counts)} repetitions" + (f", {counts.count(None)} without a count" if None in counts else "") + ". A click on a heading sorts.</p>\n"
     yield _table(_FILM_COLUMNS, (_film_row(k, name, r) for k, (name, r) in enumerate(zip(told_apart([r.video for r in results]), results))), "sort")
     exercises = exercise_table(results)
     shown = {"films": "{:.0f}", "sets": "{:.0f}", "repetitions": "{:.0f}", "no count": "{:.0f}", "a minute": "{:.0f}", "seconds each": "{:.2f}", "regularity": "{:.2f}"}
-    cells = [f"<td>{_text(row['exercise'])}</td>" + "".join(_number(row[name], form) for name, form in shown.items()) for row in exercises]
+    cells = [f"<td>{html_text(row['exercise'])}</td>" + "".join(_number(row[name], form) for name, form in shown.items()) for row in exercises]
     yield "<h2>By exercise</h2>\n" + _table(["exercise", *shown], cells, "sort") + "<h2>Films</h2>\n"
     for k, r in enumerate(results): yield _film_part(k, r)
     yield f"<script>{_SORT}</script></body></html>\n"
@@ -841,5 +825,5 @@ def count_page(
     "Write one page for several films: a table to sort, exercises, pictures. It needs no network and no other file."
     def write(file):
         for text in _page(results, title): file.write(text.encode("utf-8", "replace"))
-    _write(Path(path), write)
+    write_whole(path, write)
     return Path(path)

@@ -8,8 +8,9 @@ Docs: https://actrep.github.io/actrep_nb/rewards.html.md"""
 __all__ = ['Reward', 'COUNTED', 'REWARDS', 'DUAL', 'ACCURACY', 'count_hybrid', 'count_gaussian', 'count_linear', 'count_fixed',
            'count_exact', 'tiou', 'reaches', 'match_cycles', 'cycle_f1', 'asks_count', 'checked', 'count_reward',
            'format_reward', 'search_format', 'tag_format', 'count_interval', 'cycle_reward', 'tiou_reward',
-           'solution_letter', 'choice_reward', 'same_number', 'near_number', 'word_error_rate', 'rouge', 'text_reward',
-           'accuracy', 'video_r1_accuracy', 'temporal_bonus', 'length_bonus', 'parse_weights', 'combine']
+           'solution_letter', 'choice_reward', 'same_number', 'near_number', 'mean_relative_accuracy',
+           'word_error_rate', 'rouge', 'text_reward', 'accuracy', 'video_r1_accuracy', 'temporal_bonus', 'length_bonus',
+           'published_list', 'published_interval', 'published_tiou', 'moment_format', 'parse_weights', 'combine']
 
 # %% ../nbs/07_rewards.ipynb #d8426ec8
 import difflib
@@ -17,6 +18,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from functools import wraps
 from typing import Any
 
@@ -24,7 +26,8 @@ import numpy as np
 
 from .answers import (answer_text, is_well_formed, listed_reps, parse_answer, parse_choice, parse_interval, published_number, read_choice,
                                read_number, tagged)
-from .records import Clip, Cycles
+from .records import Clip, Cycles, nearest_accepted
+from .show import NotFinite
 
 # %% ../nbs/07_rewards.ipynb #515f4b86
 def _error(pred: int | None, true: int) -> float | None:
@@ -170,10 +173,11 @@ def count_reward(
     score: Callable[[int | None, int], float],  # a scalar reward of prediction and truth
     legacy: str | None = None,                  # read counts as a published parser does, a key of `answers.LEGACY`
 ) -> Reward:
-    "The reward that parses each completion and scores its count; None where the clip asks for something else."
+    "The reward that parses each completion and scores its count against the nearest accepted one; None where the clip asks for something else."
     @checked
     def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
-        return [score(parse_answer(text, legacy).count, clip.count) if asks_count(clip) else None for text, clip in zip(completions, clips, strict=True)]
+        said = [parse_answer(text, legacy).count for text in completions]
+        return [score(count, nearest_accepted(count, clip)) if asks_count(clip) else None for count, clip in zip(said, clips, strict=True)]
     reward.__name__ = reward.__qualname__ = score.__name__
     reward.__doc__ = score.__doc__
     return reward
@@ -182,15 +186,15 @@ def count_reward(
 def format_reward(
     form: str = "count",  # a key of `answers.FORMS`: what should stand in the answer tags
 ) -> Reward:
-    "The reward that is 1 where the whole completion is reasoning in `<think>` and one bare answer in `<answer>`, else 0."
+    "The reward that is 1 where the whole completion is reasoning in `<think>` and one bare answer in `<answer>`, or what the prompt's `style` wants, else 0."
     @checked
     def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
-        return [float(is_well_formed(text, form)) for text in completions]
+        return [float(is_well_formed(text, form, context.get("style", ""))) for text in context.get("whole", completions)]
     return reward
 
 # %% ../nbs/07_rewards.ipynb #2d31b2ba
 def search_format(
-    tag: str = "think",  # "thinking" for ActRep-R1's `count_format_8b`
+    tag: str = "think",  # "thinking" for the tags of ActRep-R1's larger models
 ) -> Reward:
     """The reward that is 1 where `<think>.*?</think>\\s*<answer>.*?</answer>` is found anywhere: ActRep-R1's check, with the same verdicts as its `re.search`
     but in linear time."""
@@ -257,9 +261,6 @@ REWARDS: dict[str, Reward] = {
     "count_linear": count_reward(count_linear),
     "count_fixed": count_reward(count_fixed),
     "count_interval": count_interval,
-    "count_format": search_format(),
-    "count_format_8b": search_format("thinking"),
-    "tag_format": tag_format,
     "format": format_reward("count"),
     "exact": count_reward(count_exact),
     "cycles": cycle_reward,
@@ -333,6 +334,17 @@ def near_number(
     told, right = read_number(said), _solution(true)
     if told is None or told == right: return float(told == right)
     return max(0.0, 1 - abs(told - right) / abs(right)) if right else 0.0
+
+# %% ../nbs/07_rewards.ipynb #59e99aa1
+def mean_relative_accuracy(
+    said: str,  # the answer
+    true: str,  # the solution
+) -> float:     # 0, 0.1, … 1
+    "The share of θ = 0.5, 0.55, …, 0.95 with |ŷ − y|/|y| < 1 − θ (VSI-Bench, arXiv 2412.14171, eq. 1; Video-R1 `eval_bench.py`)."
+    _solution(true)
+    if read_number(said) is None: return 0.0
+    told, right = (Fraction(text.strip().replace(",", "")) for text in (said, true))
+    return sum(20 * abs(told - right) < k * abs(right) for k in range(1, 11)) / 10 if right else float(told == right)
 
 # %% ../nbs/07_rewards.ipynb #2e30c69b
 def word_error_rate(
@@ -442,8 +454,6 @@ def video_r1_accuracy(
     score = _PUBLISHED.get(clips[0].extra.get("task", "") if clips else "", lambda said, true: 0.0)
     return [score((tagged(text) or [""])[0].strip(), str(clip.extra.get("solution", "")).strip()) for text, clip in zip(completions, clips, strict=True)]
 
-REWARDS["video_r1_accuracy"] = video_r1_accuracy
-
 # %% ../nbs/07_rewards.ipynb #c966b3a3
 def _groups(n: int, group_size: int | None) -> list[slice]:
     "Where each group of answers stands among `n` completions."
@@ -501,6 +511,88 @@ def length_bonus(
 # %% ../nbs/07_rewards.ipynb #721b7caa
 REWARDS |= {"temporal": temporal_bonus(), "length": length_bonus()}
 
+# %% ../nbs/07_rewards.ipynb #4412e112
+_SPAN_OF_TIME = re.compile(r"(?<!\d)\d++(?:\.\d*+)?+\s*+-\s*+\d++(?:\.\d*+)?+")  # never tries a run of digits twice
+
+def _first_block(text: str) -> str | None:
+    "What stands between the first opening tag of reasoning and the first closing one after it."
+    opened = re.search(r"<think(?:ing)?>", text)
+    closed = re.compile(r"</think(?:ing)?>").search(text, opened.end()) if opened else None
+    return text[opened.end():closed.start()] if opened and closed else None
+
+def published_list(
+    text: str,     # a completion
+) -> int | None:   # how many repetitions it lists; None without a list
+    "ActRep-R1's count of listed repetitions. ValueError for a group whose numbers have thousands of digits, as there."
+    if (block := _first_block(text)) is None: return None
+    if marks := re.findall(r"rep\d+:", block): return len(marks)
+    older = re.search(r"Intervals\(grouped\):\s*(.+?)(?:\n|$)", block)
+    groups = re.findall(r"reps\s+(\d+)-(\d+):", block) or (re.findall(r"reps\s+(\d+)-(\d+)", older[1]) if older else [])
+    if groups: return sum(int(last) - int(first) + 1 for first, last in groups)
+    listed = re.search(r"Intervals:\s*(.+?)(?:\n|$)", block)
+    return len(_SPAN_OF_TIME.findall(listed[1])) or None if listed else None
+
+# %% ../nbs/07_rewards.ipynb #23f47f9d
+@checked
+def published_interval(
+    completions: Sequence[str],  # the texts
+    clips: Sequence[Clip],       # not looked at
+    **context,
+) -> list[float | None]:
+    "ActRep-R1's `count_interval` as published."
+    def score(text: str) -> float:
+        said = parse_answer(text, "actrep-r1").count
+        try: listed = published_list(text)
+        except ValueError: return 0.0
+        if said is None or listed is None: return 0.0
+        if listed == said: return 1.0
+        return min(listed, said) / max(listed, said) * 0.5 if listed > 0 and said > 0 else 0.0
+    return [score(text) for text in completions]
+
+# %% ../nbs/07_rewards.ipynb #885c738b
+@checked
+def published_tiou(
+    completions: Sequence[str],  # the texts
+    clips: Sequence[Clip],       # each with the moment it asks for as its one cycle, seconds
+    **context,
+) -> list[float | None]:
+    "Temporal-R1's overlap as published; 0 for what cannot be read. None where the clip asks for no moment."
+    def score(text: str, clip: Clip) -> float | None:
+        if clip.extra.get("task") != "grounding" or not clip.cycles: return None
+        said, true = parse_answer(text, "temporal-r1").interval, clip.cycles[0]
+        if said is None: return 0.0
+        shared, hull = max(min(said[1], true[1]) - max(said[0], true[0]), 0.0), max(said[1], true[1]) - min(said[0], true[0])
+        return max(0.0, shared / hull) if hull else 0.0  # NaN, too, is 0 to `max`
+    return [score(text, clip) for text, clip in zip(completions, clips, strict=True)]
+
+_QUOTED = r'"([\d.]+)"'
+_MOMENT = re.compile(rf'<think>.*?</think>\s*<answer>\s*{{\s*"start_time"\s*:\s*{_QUOTED}\s*,\s*"end_time"\s*:\s*{_QUOTED}\s*}}\s*</answer>', re.S)
+
+@checked
+def moment_format(
+    completions: Sequence[str],  # the texts
+    clips: Sequence[Clip],       # not looked at
+    **context,
+) -> list[float | None]:
+    "1 where the whole text is reasoning and a JSON object of two quoted numbers: Temporal-R1's form."
+    return [float(bool(_MOMENT.fullmatch(text))) for text in completions]
+
+# %% ../nbs/07_rewards.ipynb #fd11d6ad
+REWARDS |= {
+    **{f"actrep_r1/{name}": count_reward(score, "actrep-r1") for name, score in
+       {"count": count_gaussian, "count_hybrid": count_hybrid, "count_linear": count_linear, "count_fixed": count_fixed}.items()},
+    "actrep_r1/count_format": search_format(),
+    "actrep_r1/count_format_8b": search_format("thinking"),
+    "actrep_r1/count_interval": published_interval,
+    "temporal_r1/tiou": published_tiou,
+    "temporal_r1/format": moment_format,
+    "video_r1/accuracy": video_r1_accuracy,
+    "video_r1/format": tag_format,
+    "video_r1/temporal": temporal_bonus(video_r1_accuracy),
+    "video_r1/length": length_bonus(video_r1_accuracy),
+    "dvd_counting/exact": count_reward(count_exact, "dvd-counting"),
+}
+
 # %% ../nbs/07_rewards.ipynb #480e9a39
 def _weights(names: str | Sequence[str] | Mapping[str, float]) -> dict[str, float]:
     "Names of rewards with their weights (1 each for a list), checked against `REWARDS`."
@@ -534,7 +626,7 @@ def _run(name: str, completions: Sequence[str], clips: Sequence[Clip], context: 
     values = list(REWARDS[name](completions, clips, **context))
     if len(values) != len(completions): raise ValueError(f"reward {name!r} gave {len(values)} values for {len(completions)} completions")
     for i, value in enumerate(values):
-        if value is not None and not math.isfinite(value): raise ValueError(f"reward {name!r} gave {value!r} for completion {i} (clip {clips[i].id!r})")
+        if value is not None and not math.isfinite(value): raise NotFinite(f"reward {name!r} gave {value!r} for completion {i} (clip {clips[i].id!r}): {completions[i][:80]!r}")
     return [None if value is None else float(value) for value in values]
 
 # %% ../nbs/07_rewards.ipynb #62f6e786

@@ -162,7 +162,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .show import evenly, progress
+from .show import append_line, evenly, progress, read_lines, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -244,7 +244,7 @@ def seed_for(
     *what: Any,  # what it is for: a clip's name, a step, …
 ) -> int:  # 0 to 2⁵⁶ − 1
     "A seed of its own for each thing, so that what is drawn for it depends neither on the others nor on their order."
-    return int.from_bytes(hashlib.sha256(" ".join(map(str, (seed, *what))).encode()).digest()[:7], "big")
+    return int.from_bytes(hashlib.sha256(" ".join(map(str, (seed, *what))).encode("utf-8", "surrogatepass")).digest()[:7], "big")
 
 # %% ../nbs/04_sampling.ipynb #88d3212d
 def difficulty_window(
@@ -302,9 +302,10 @@ def read_answers(
 ) -> dict[str, list[str]]:  # clip id → answers; empty when there is no such file
     "Answers of an earlier run. A last line that was cut short is not looked at. ValueError when they were drawn under other settings."
     if not Path(path).exists(): return {}
-    whole = Path(path).read_bytes().split(b"\n")[:-1]
-    if not whole: return {}
-    try: was, rows = dict(json.loads(whole[0])["settings"]), {row["id"]: row["answers"] for row in map(json.loads, whole[1:])}
+    try:
+        whole = read_lines(path, going_on=True)
+        if not whole: return {}
+        was, rows = dict(whole[0]["settings"]), {row["id"]: row["answers"] for row in whole[1:]}
     except (ValueError, KeyError, TypeError) as error: raise ValueError(f"{path} does not hold answers, a JSON object a line ({error}): write to another file") from error
     now = json.loads(json.dumps(dict(settings)))
     if other := [k for k in sorted({*was, *now}) if was.get(k) != now.get(k)]:
@@ -319,11 +320,8 @@ def write_answers(
     settings: Mapping[str, Any],  # what they depend on
 ) -> None:
     "Write answers as `read_answers` reads them."
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
     rows = [{"settings": dict(settings)}, *({"id": name, "answers": list(said)} for name, said in answers.items())]
-    part.write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode())
-    part.replace(path)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 # %% ../nbs/04_sampling.ipynb #5a3745ed
@@ -338,16 +336,11 @@ def repeated_answers(
     clips, path, settings = list(clips), Path(path), {**settings, "seed": seed}
     if len({c.id for c in clips}) < len(clips): raise ValueError("two clips have the same id: make them unique with records.unique_ids")
     done: dict[str, list[str] | str] = {**read_answers(path, settings)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
-        file.seek(0)
-        file.truncate(file.read().rfind(b"\n") + 1)  # what a kill left of a line
-        def append(row: dict[str, Any]) -> None: file.write((json.dumps(row) + "\n").encode()); file.flush()
-        if not file.seek(0, 2): append({"settings": settings})  # an empty file
-        for clip in progress([c for c in clips if c.id not in done], desc="asking"):
-            said = answer(clip, seed_for(seed, clip.id))
-            done[clip.id] = said if isinstance(said, str) else list(said)
-            if not isinstance(said, str): append({"id": clip.id, "answers": done[clip.id]})
+    if not done: write_answers(path, {}, settings)  # its first line
+    for clip in progress([c for c in clips if c.id not in done], desc="asking"):
+        said = answer(clip, seed_for(seed, clip.id))
+        done[clip.id] = said if isinstance(said, str) else list(said)
+        if not isinstance(said, str): append_line(path, {"id": clip.id, "answers": done[clip.id]})
     return {c.id: done[c.id] for c in clips}
 
 # %% ../nbs/04_sampling.ipynb #57a07f5c

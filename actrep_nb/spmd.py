@@ -7,11 +7,13 @@ Docs: https://actrep.github.io/actrep_nb/spmd.html.md"""
 # %% auto #0
 __all__ = ['GRACE', 'SHOWN', 'GONE', 'Place', 'free_port', 'find_place', 'kernel_env', 'Watch', 'Trouble', 'root_cause', 'alike',
            'this_python', 'RankClient', 'joined_streams', 'start', 'run_cell', 'kill', 'Peers', 'Ranks', 'mark_failed',
-           'run_notebook', 'beside', 'SpmdEngine', 'Rank', 'run_on', 'pass_questions', 'ranks_kernel', 'start_ranks',
-           'interrupt', 'end', 'run_on_all', 'told', 'launch', 'install_kernel']
+           'run_notebook', 'beside', 'SpmdEngine', 'numerics', 'Rank', 'run_on', 'pass_questions', 'ranks_kernel',
+           'start_ranks', 'interrupt', 'end', 'run_on_all', 'told', 'launch', 'install_kernel']
 
 # %% ../nbs/15a_spmd.ipynb #4214548a
+import ast
 import copy
+import inspect
 import os
 import re
 import shutil
@@ -32,6 +34,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from .process import kernel_command, process_env
 
 # %% ../nbs/15a_spmd.ipynb #4fba4743
 @dataclass(frozen=True)
@@ -89,7 +93,7 @@ def kernel_env(
     local: int,  # which of its ranks
 ) -> dict[str, str]:
     "The environment of a rank's kernel: ours, its place, and its share of the cores."
-    env = {k: v for k, v in os.environ.items() if not k.startswith("TORCHELASTIC_")}  # our ranks meet elsewhere than the launcher's
+    env = {k: v for k, v in process_env().items() if not k.startswith("TORCHELASTIC_")}  # our ranks meet elsewhere than the launcher's
     if place.ranks > 1: env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // place.ranks)))
     return env | place.env(local)
 
@@ -200,7 +204,7 @@ def this_python(
     "Let the kernel run the Python that this is, and talk through a folder of its own."
     from jupyter_client.kernelspec import KernelSpec
 
-    km._kernel_spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], display_name="Python 3", language="python")
+    km._kernel_spec = KernelSpec(argv=[*kernel_command(), "-f", "{connection_file}"], display_name="Python 3", language="python")
     if os.name == "posix":
         sockets = tempfile.TemporaryDirectory(prefix="actrep-", dir="/tmp" if os.path.isdir("/tmp") else None, ignore_cleanup_errors=True)
         km.transport, km.ip = "ipc", f"{stack.enter_context(sockets)}/k"
@@ -218,7 +222,7 @@ class RankClient(NotebookClient):
         heard: Callable[[dict[str, Any]], None] = lambda msg: None,  # told each message
         **kw: Any,  # timeout and startup_timeout, in seconds
     ):
-        super().__init__(nb, kernel_name="python3", iopub_timeout=60, raise_on_iopub_timeout=True, log=_quiet_log(), **kw)
+        super().__init__(nb, kernel_name="python3", iopub_timeout=300, raise_on_iopub_timeout=True, log=_quiet_log(), **kw)
         self.rank, self.log_path, self.heard, self.pid = rank, Path(log_path), heard, 0
         self.stack = ExitStack()
 
@@ -476,11 +480,33 @@ class SpmdEngine:
             for client in clients: _leave(client, kept, place)
         return nb_man.nb
 
+# %% ../nbs/15a_spmd.ipynb #cb8f3895
+def numerics() -> dict[str, Any]:
+    "What decides how torch computes in this process; nothing where it was not imported. Its source is run in kernels, so it leans on nothing else."
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "get_num_threads"): return {}
+    facts = {"torch threads": torch.get_num_threads(), "default dtype": str(torch.get_default_dtype()), "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+             "float32 products": torch.get_float32_matmul_precision(), "vector instructions": torch.backends.cpu.get_cpu_capability()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        facts |= {"GPU": torch.cuda.get_device_name(), "CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version(),
+                  "cuDNN deterministic": torch.backends.cudnn.deterministic, "cuDNN benchmark": torch.backends.cudnn.benchmark}
+    return facts
+
 # %% ../nbs/15a_spmd.ipynb #45615b63
 def _finish(client: RankClient) -> None:
     "What a notebook records of its kernel."
     client.nb.metadata["language_info"] = client.wait_for_reply(client.kc.kernel_info())["content"]["language_info"]
     client.set_widgets_metadata()
+    client.nb.metadata["numerics"] = _asked(client)
+
+
+def _asked(client: RankClient) -> dict[str, Any]:
+    "What `numerics` says in the kernel, after its last cell; nothing where it cannot be asked."
+    asked = client.kc.execute(f"from typing import Any\n{inspect.getsource(numerics)}", silent=True, store_history=False, user_expressions={"numerics": "numerics()"})
+    said = client.wait_for_reply(asked)["content"].get("user_expressions", {}).get("numerics", {})
+    return ast.literal_eval(said["data"]["text/plain"]) if said.get("status") == "ok" else {}
 
 
 def _leave(client: RankClient, kept: str | None, place: Place) -> None:

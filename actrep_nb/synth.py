@@ -10,7 +10,9 @@ __all__ = ['ACTIONS', 'COUNT_WEIGHTS', 'OBJECTS', 'QUESTIONS', 'Action', 'Segmen
 
 # %% ../nbs/03_synth.ipynb #90f2beea
 import csv
+import io
 import math
+import os
 import random
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -21,8 +23,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from .process import end_with_parent
 from .records import Clip, save_clips
-from .show import progress
+from .show import progress, write_whole
 from .video import write_video
 
 # %% ../nbs/03_synth.ipynb #089f15a7
@@ -275,12 +278,13 @@ def _draw_and_write(job: tuple, folder: Path, size: int, fps: float, max_seconds
 def _write_repcount(path: Path, rows: list[tuple[Clip, int]], fps: float) -> None:
     "The columns of RepCount-A's `*_with_fps.csv`."
     width = 2 * max((len(clip.cycles or ()) for clip, _ in rows), default=0)
-    with open(path, "w", newline="") as file:
-        out = csv.writer(file)
-        out.writerow(["type", "name", "count", *(f"L{i + 1}" for i in range(width)), "fps", "duration", "num_frames"])
-        for clip, frames in rows:
-            ends = [round(t * fps) for cycle in clip.cycles or () for t in cycle]
-            out.writerow([clip.action, Path(clip.video).name, clip.count, *ends, *[""] * (width - len(ends)), fps, round(frames / fps, 3), frames])
+    text = io.StringIO()
+    out = csv.writer(text)
+    out.writerow(["type", "name", "count", *(f"L{i + 1}" for i in range(width)), "fps", "duration", "num_frames"])
+    for clip, frames in rows:
+        ends = [round(t * fps) for cycle in clip.cycles or () for t in cycle]
+        out.writerow([clip.action, Path(clip.video).name, clip.count, *ends, *[""] * (width - len(ends)), fps, round(frames / fps, 3), frames])
+    write_whole(path, text.getvalue())
 
 
 def make_dataset(
@@ -304,7 +308,7 @@ def make_dataset(
     jobs = [(f"{name}{seed}_{i:05d}.mp4", actions[i % len(actions)], rng.choices(range(len(weights)), weights)[0], rng.randrange(2**31)) for i in range(n)]
     draw = partial(_draw_and_write, folder=videos, size=size, fps=fps, max_seconds=max_seconds)
     if workers > 1 and n > 32:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, initializer=end_with_parent, initargs=(os.getpid(),)) as pool:
             rows = list(progress(pool.map(draw, jobs, chunksize=8), total=n, desc=f"drawing {name}"))
     else:
         rows = [draw(job) for job in progress(jobs, desc=f"drawing {name}")]
@@ -464,7 +468,7 @@ def make_questions(
     jobs = [(f"{name}{seed}_{i:05d}.mp4", rng.randrange(2**31)) for i in range(n)]
     ask = partial(_ask_and_write, ask=QUESTIONS[kind], folder=videos, size=size, fps=fps, max_seconds=max_seconds)
     if workers > 1 and n > 32:
-        with ProcessPoolExecutor(workers) as pool:
+        with ProcessPoolExecutor(workers, initializer=end_with_parent, initargs=(os.getpid(),)) as pool:
             clips = list(progress(pool.map(ask, jobs, chunksize=8), total=n, desc=f"drawing {name}"))
     else:
         clips = [ask(job) for job in progress(jobs, desc=f"drawing {name}")]

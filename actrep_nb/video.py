@@ -8,19 +8,26 @@ Docs: https://actrep.github.io/actrep_nb/video.html.md"""
 __all__ = ['SLACK', 'MIN_FRAMES', 'MAX_FRAMES', 'FRAME_RULES', 'Reader', 'READERS', 'LEFT_BEHIND', 'write_video', 'VideoInfo',
            'probe', 'smart_resize', 'FramePlan', 'plan_frames', 'FrameRule', 'VideoCost', 'video_cost', 'token_budget',
            'whole_video_cost', 'nyquist_fps', 'fastest_period', 'Frames', 'Taken', 'read_pyav', 'read_decord',
-           'read_torchcodec', 'read_frames', 'FrameCache', 'bench_readers']
+           'read_torchcodec', 'read_frames', 'NotKept', 'FrameCache', 'FilmScreen', 'bench_readers']
 
 # %% ../nbs/02_video.ipynb #c8bda0ff
+import contextlib
 import hashlib
 import itertools
 import json
 import math
+import mmap
 import os
+import signal
 import struct
+import subprocess
+import sys
+import threading
 import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -33,7 +40,9 @@ import av.video.reformatter
 import numpy as np
 from PIL import Image
 
+import actrep_nb
 from .film import MAY_JUMP, TOLERANCE, VideoError, _absent, _length, _open, _packets
+from .show import RunWarning, whole_file, write_whole
 
 # %% ../nbs/02_video.ipynb #d95f77b7
 def write_video(
@@ -46,8 +55,7 @@ def write_video(
     pixels, path = np.ascontiguousarray(pixels, dtype=np.uint8), Path(path)
     if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.shape[1] % 2 or pixels.shape[2] % 2:
         raise VideoError(f"{path}: pixels must be [T, H, W, 3] with even H and W, not {list(pixels.shape)}")
-    part = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
-    with av.open(os.path.abspath(part), "w", options={"movflags": "+faststart"}) as out:
+    with whole_file(path) as part, av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as out:
         stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"preset": "ultrafast", "crf": str(crf), "threads": "1"})
         stream.height, stream.width, stream.pix_fmt = pixels.shape[1], pixels.shape[2], "yuv420p"
         converter = av.video.reformatter.VideoReformatter()
@@ -56,7 +64,6 @@ def write_video(
             frame.pts = i
             out.mux(stream.encode(frame))
         out.mux(stream.encode())
-    os.replace(part, path)
     return path
 
 # %% ../nbs/02_video.ipynb #981854eb
@@ -274,6 +281,7 @@ FRAME_RULES = {
     "qwen2_5_vl": FrameRule(28, 56 * 56, 16384 * 28 * 28, _sample_even, _resize_each),
     "qwen3_vl": FrameRule(32, 4 * 32 * 32, 24576 * 32 * 32, _sample_any, _resize_all),
 }
+FRAME_RULES["qwen3_vl_moe"] = FRAME_RULES["qwen3_vl"]  # one processor for both
 
 # %% ../nbs/02_video.ipynb #2b92cc72
 @dataclass(frozen=True)
@@ -373,9 +381,10 @@ class Frames:
         return Frames, (np.asarray(px), *fields)
 
 
-def _mapped(path: str, *fields: Any) -> Frames:
-    "Frames whose pixels are in a file: mapped, not read."
-    return Frames(np.load(path, mmap_mode="r", allow_pickle=False), *fields)
+def _mapped(path: str, *fields: Any) -> Frames | None:
+    "Frames whose pixels are in a file: mapped, not read. None if the cache dropped it meanwhile, or it is torn: whoever wants them asks the cache again."
+    try: return Frames(np.load(path, mmap_mode="r", allow_pickle=False), *fields)
+    except (OSError, EOFError, ValueError): return None
 
 # %% ../nbs/02_video.ipynb #6e5fefef
 @dataclass(frozen=True)
@@ -543,13 +552,31 @@ def _sha256(path: str | Path) -> str:
     with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _write(path: Path, write: Callable) -> None:
-    "Write a file that appears whole or not at all."
-    part = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
-    try:
-        with open(part, "wb") as f: write(f)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+class NotKept:
+    "Says once, for this process and those it starts, that a disk cannot be written to: that costs speed and nothing else."
+
+    def __init__(
+        self,
+        folder: str | Path,  # of a cache
+    ):
+        self.folder, self._said = Path(folder), mmap.mmap(-1, 1)  # one byte that forked processes share
+
+    def __reduce__(self): return NotKept, (self.folder,)
+
+    def __call__(self, error: OSError) -> None:
+        if not self._said[0]: warnings.warn(f"{self.folder}: {(error.strerror or str(error)).partition(':')[0]}, so nothing more is kept there: the same videos are decoded and looked at again, "
+                                            "and results stay what they are. To save that time, make room or name another folder for the cache", RunWarning, stacklevel=3)
+        self._said[0] = 1
+
+
+def _pixels(array: np.ndarray) -> Callable[[Any], Any]:
+    "Writes an array as numpy does, but that errors of the disk arrive as what they are."
+    array = np.ascontiguousarray(array)
+
+    def write(file: Any) -> None:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
+    return write
 
 # %% ../nbs/02_video.ipynb #09a6d849
 class FrameCache:
@@ -564,9 +591,10 @@ class FrameCache:
         self.folder, self.reader, self.max_bytes = Path(folder), reader, max_bytes
         if max_bytes is not None and max_bytes <= 0: raise ValueError(f"max_bytes={max_bytes}: a cache needs room; None is no cap")
         if self.folder.exists() and not self.folder.is_dir(): raise NotADirectoryError(f"{folder} is a file: name a folder for the cache")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.not_kept = NotKept(folder)
+        try: self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e: self.not_kept(e)
         self._checked: set[str] = set()  # pixels whose checksum was right
-        self._warned = False  # see `not_kept`
         self._room = 0.0  # bytes that may be added before the folder is looked through again
 
     def key(self, path: str | Path, plan: FramePlan) -> str:
@@ -581,20 +609,15 @@ class FrameCache:
 
     def remember(self, path: str | Path, what: str, find: Callable[[], dict]) -> dict:
         "What was found out about a file, kept until its size or date changes. `what` names the question."
-        source, name = _source(path), hashlib.sha256(f"{os.path.abspath(path)} {what}".encode()).hexdigest()[:32]
+        source, name = _source(path), hashlib.sha256(f"{os.path.abspath(path)} {what}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
         try:
             note = json.loads((self.folder / f"{name}.info").read_text())
             if note["source"] == source: return note["found"]
         except (OSError, ValueError, KeyError, TypeError): pass
         found = find()
-        try: _write(self.folder / f"{name}.info", lambda f: f.write(json.dumps({"source": source, "found": found}).encode()))
+        try: write_whole(self.folder / f"{name}.info", json.dumps({"source": source, "found": found}), lasting=False)
         except OSError as e: self.not_kept(e)
         return found
-
-    def not_kept(self, error: OSError) -> None:
-        "A disk that cannot be written to costs speed, with one warning."
-        if not self._warned: warnings.warn(f"{self.folder}: nothing more can be kept ({error.strerror or error}); videos will be decoded again", stacklevel=3)
-        self._warned = True
 
     def info(self, path: str | Path) -> VideoInfo:
         "What `probe` says of a file."
@@ -612,8 +635,9 @@ def _load_entry(cache: FrameCache, key: str, path: str | Path, source: dict) -> 
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) != len(note["times"]): return None
         if note["pixels"] not in cache._checked and zlib.crc32(pixels.data) != note["crc32"]: return None
         cache._checked.add(note["pixels"])
-        if not same: _write(note_file, lambda f: f.write(json.dumps(note | {"source": note["source"] | source}).encode()))
-        elif cache.max_bytes is not None: os.utime(note_file)  # used just now
+        with suppress(OSError):  # a disk that is only read serves as well
+            if not same: write_whole(note_file, json.dumps(note | {"source": note["source"] | source}), lasting=False)
+            elif cache.max_bytes is not None: os.utime(note_file)  # used just now
         return Frames(pixels, np.array(note["times"], dtype=np.float64), float(note["plan"]["fps"]), tuple(note["problems"]))
     except (OSError, EOFError, ValueError, KeyError, TypeError): return None
 
@@ -626,14 +650,14 @@ def _make_entry(cache: FrameCache, key: str, path: str | Path, plan: FramePlan, 
     note = {"video": str(path), "source": source | {"sha256": digest}, "plan": asdict(plan), "reader": cache.reader, "pixels": name,
             "crc32": zlib.crc32(frames.pixels.data), "times": frames.times.tolist(), "problems": list(frames.problems)}
     try:
-        _write(cache.folder / name, lambda f: np.save(f, frames.pixels))
-        _write(cache.folder / f"{key}.json", lambda f: f.write(json.dumps(note).encode()))
+        write_whole(cache.folder / name, _pixels(frames.pixels), lasting=False)
+        write_whole(cache.folder / f"{key}.json", json.dumps(note), lasting=False)
+        if before and before != name: _drop(cache.folder / before)
+        cache._room -= frames.pixels.nbytes
+        if cache._room < 0: _tidy(cache, key)
     except OSError as e:
         cache.not_kept(e)
         return frames
-    if before and before != name: _drop(cache.folder / before)
-    cache._room -= frames.pixels.nbytes
-    if cache._room < 0: _tidy(cache, key)
     return _load_entry(cache, key, path, source) or frames
 
 
@@ -671,6 +695,86 @@ def _tidy(cache: FrameCache, key: str) -> None:
             _drop(path)
             total -= pixels.pop(path)
     cache._room = (cap - total) / 2  # other processes add entries too
+
+# %% ../nbs/02_video.ipynb #fb0360d0
+def _read_through(path: str) -> str:
+    "Decode a film to its end, in this process; \"memory\" where that is what lacks. What else is wrong is told by whoever reads it next."
+    try:
+        container, stream = _open(path)
+        with container:
+            stream.thread_type, stream.codec_context.thread_count, size = "NONE", 1, None
+            for packet in container.demux(stream):
+                try: frames = packet.decode()
+                except MemoryError: raise
+                except (av.FFmpegError, ValueError): continue
+                for frame in frames:
+                    if size != (frame.width, frame.height): frame.reformat(format="rgb24")
+                    size = frame.width, frame.height
+    except MemoryError: return "memory"
+    except (av.FFmpegError, OSError, ValueError) as e: return "memory" if isinstance(e.__context__, MemoryError) else ""
+    return ""
+
+
+def _read_for_others(memory: int) -> None:
+    "The other process of a `FilmScreen`: reads the films that are named on stdin, one after the other."
+    for line in sys.stdin:
+        path, seconds = json.loads(line)
+        with contextlib.suppress(ImportError, ValueError, OSError):
+            import resource
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + seconds), resource.getrlimit(resource.RLIMIT_CPU)[1]))
+            held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+            resource.setrlimit(resource.RLIMIT_AS, (held + memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        print(json.dumps(_read_through(path)), flush=True)
+
+# %% ../nbs/02_video.ipynb #66a6f2e6
+class FilmScreen:
+    "Reads films in another process, of limited time and memory, to tell which must not be read here."
+
+    def __init__(
+        self,
+        seconds: float = 60.0,  # of a processor that a film may take, and ten more for each megabyte of it
+        memory: int = 2 * 2**30,  # bytes that it may take
+    ):
+        self.seconds, self.memory = seconds, memory
+        self.child: Any = None
+
+    def trouble(
+        self,
+        path: str | Path,  # a film
+    ) -> str:  # why it must not be read; empty where it may be
+        "Read a film to its end, elsewhere."
+        allowed = self.seconds + os.path.getsize(path) / 1e5
+        if self.child is None: self.child = self._start()
+        late = threading.Event()
+        def stop(child) -> None: late.set(); child.kill()
+        timer = threading.Timer(max(20 * allowed, 0), stop, (self.child,))  # for a disk that never answers
+        timer.start()
+        with contextlib.suppress(BrokenPipeError):
+            self.child.stdin.write(json.dumps([os.path.abspath(path), allowed]) + "\n")
+            self.child.stdin.flush()
+        said = self.child.stdout.readline()
+        timer.cancel()
+        if said: return f"needs more than {self.memory / 2**20:,.0f} MB of memory to be decoded" if json.loads(said) else ""
+        code = self.child.wait()
+        self.close()
+        return f"takes more than {allowed:.0f} s to be decoded" if late.is_set() or code == -getattr(signal, "SIGXCPU", math.inf) else f"ends the process that decodes it (exit {code})"
+
+    def _start(self) -> Any:
+        place = os.pathsep.join([str(Path(actrep_nb.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+        return subprocess.Popen([sys.executable, "-c", f"from actrep_nb.video import _read_for_others; _read_for_others({self.memory})"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                                text=True, env=os.environ | {"PYTHONPATH": place})
+
+    def close(self) -> None:
+        "End the other process."
+        if self.child is not None:
+            self.child.kill()
+            self.child.communicate()
+        self.child = None
+
+    def __enter__(self): return self
+    def __exit__(self, *_): self.close()
 
 # %% ../nbs/02_video.ipynb #1320e121
 def _read_qwen(path: str, plan: FramePlan) -> None:

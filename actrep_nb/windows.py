@@ -13,7 +13,7 @@ __all__ = ['SPEEDS', 'SHOWN', 'GRID', 'MOMENT', 'CHANGE', 'DRIFT', 'NOTHING', 'S
 # %% ../nbs/15b_windows.ipynb #72da8cf5
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,10 +27,12 @@ from .baselines import Swings, Watched, each_counted, grey_pictures, scenes, ste
 from .drawn import OPENING, TIME_STEP, window_prompts
 from .evaluate import LocalCounter
 from .likeness import lag_period, likeness, square
-from .models import PHASES, EncodedPrompt, collate, load_model, spec_of, unwrapped
+from .models import PHASES, EncodedPrompt, begun, collate, load_model, spec_of, unwrapped
 from .motion import FRAMES, SECONDS
 from .records import Clip, Prediction
 from .rollout import answering
+from .show import progress as show_progress
+from .spec import VideoSpec
 from .video import probe
 
 # %% ../nbs/15b_windows.ipynb #0e854605
@@ -73,14 +75,14 @@ def say_tempo(
     with answering(model := unwrapped(model)):
         for k in range(0, len(prompts), batch):
             some = prompts[k : k + batch]
-            said.append(_states(model, collate(model, some, [opening] * len(some), side="left"))[:, words.to(model.device)].softmax(-1).cpu().numpy())
+            said.append(_states(model, collate(model, [begun(p, opening) for p in some], side="left"))[:, words.to(model.device)].softmax(-1).cpu().numpy())
     return np.concatenate(said)
 
 
 def _phases(model: Any, prompts: Sequence[EncodedPrompt], opening: Tensor, words: Tensor) -> np.ndarray:
     "Probability of each phase in each slot of a few windows."
     said, words = list[Tensor](), words.to(model.device)
-    batch, cache = collate(model, prompts, [opening] * len(prompts), side="left"), DynamicCache(config=model.config)
+    batch, cache = collate(model, [begun(p, opening) for p in prompts], side="left"), DynamicCache(config=model.config)
     position = batch["position_ids"][..., -1:]
     logits = _states(model, batch, cache)
     for slot in range(FRAMES // 2):
@@ -307,11 +309,12 @@ class WindowCounter:
     processor: Any  # the checkpoint's own
     fps: float = 30.0  # pictures looked at per second, at most
     note: str = ""  # what a reader should be told of how the checkpoint is used
+    path: str = ""  # of the checkpoint
 
     @classmethod
     def from_pretrained(cls, path: Any, device: str | None = None, **options: Any) -> "WindowCounter":
         "Load a checkpoint. Raises what `load_model` raises, and ValueError for one that was not taught by drawings."
-        counter = cls(*load_model(path, device=device), **options)
+        counter = cls(*load_model(path, device=device), path=str(path), **options)
         if spec_of(counter.processor).pictures != "likeness": raise ValueError(f"{path} was not taught by drawings: it watches pictures, not likeness")
         return counter
 
@@ -413,9 +416,19 @@ class WindowCounter:
         "The same without what it rests on."
         return self.watch(clip).prediction
 
-    def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
-        "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
-        return each_counted(self.count, clips, "watching windows", progress)
+    @property
+    def video(self) -> VideoSpec: return spec_of(self.processor)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        "What its answers depend on, beside the clips."
+        return {"checkpoint": self.path, "sees": str(spec_of(self.processor)), "windows": True, "fps": self.fps}
+
+    def stream(self, clips: Iterable[Clip], progress: bool = True) -> Iterator[Prediction]:
+        "One prediction for each clip, in order, as they come; a clip that cannot be read has count None and the reason in `problems`."
+        for clip in show_progress(list(clips), desc="watching windows") if progress else clips: yield from each_counted(self.count, [clip], "", progress=False)
+
+    def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]: return list(self.stream(clips, progress))
 
 # %% ../nbs/15b_windows.ipynb #0324a01d
 def as_it_watches(
@@ -424,4 +437,4 @@ def as_it_watches(
     "The same checkpoint, in windows where likeness is what it watches."
     if counter.video.pictures == "frames": return counter
     if len(counter.processor.tokenizer("Tempo:").input_ids) > 2: raise ValueError("this checkpoint was not taught by drawings (its vocabulary has no word for tempo): it cannot be shown likeness")
-    return WindowCounter(counter.model, counter.processor, note=counter.note)
+    return WindowCounter(counter.model, counter.processor, note=counter.note, path=counter.path)

@@ -32,7 +32,7 @@ def matched(select: Path, practice: Path, videos: Path, seed: int) -> None:
     clips = load_clips(practice, videos=videos)
     fates = [f for count, n in wanted.items() for f in random_selection({c.id: [] for c in clips if c.count == count}, n, seed)]
     chosen = {f.id for f in fates if f.kept}
-    save_clips(clips.filter(lambda clip: clip.id in chosen), select / "matched/selected.jsonl", videos=videos)
+    save_clips(clips.filter(lambda clip: clip.id in chosen), select / "matched/selected.jsonl", videos=select / "matched")
 
 
 def main() -> None:
@@ -54,7 +54,7 @@ def main() -> None:
     for seed in args.seeds:
         for arm in args.arms:
             folder = args.out / f"grpo_{arm}_{seed}"
-            once("05_grpo", folder, {"model": str(sft), "clips": str(args.out / "select" / arm / "selected.jsonl"), "videos": str(videos), "cache": str(frames),
+            once("05_grpo", folder, {"model": str(sft), "clips": str(args.out / "select" / arm / "selected.jsonl"), "cache": str(frames),
                                      "steps": args.steps, "samples": 0, "rewards": "count_hybrid=1,format=0.5,exact=0.5", "seed": seed})
             checkpoints[f"{arm}_{seed}"] = folder / "checkpoint"
 

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 import torch
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
+from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextModel
 
 from actrep_nb.cli import SIZES, demo_steps, join_parameters, main
 from actrep_nb.models import FAMILIES, load_model, make_tiny_checkpoint
-from actrep_nb.runs import find_notebook, notebook_parameters
+from actrep_nb.runs import ParameterError, find_notebook, notebook_parameters
 from actrep_nb.synth import draw_clip, make_dataset
 from actrep_nb.video import write_video
 
@@ -104,7 +105,7 @@ def test_count_takes_what_counts_film_untrained_and_says_so(clip, here, capsys, 
 
 
 def test_a_runs_folder_is_a_checkpoint_and_says_what_it_was_trained_on(here):
-    from actrep_nb.cli import find_checkpoint, trained_on
+    from actrep_nb.counters import find_checkpoint, trained_on
 
     (here / "mine" / "checkpoint").mkdir(parents=True)
     (here / "mine" / "checkpoint" / "config.json").write_text("{}")
@@ -241,6 +242,54 @@ def test_audit_lists_findings(here, capsys):
 
 
 @pytest.fixture
+def mine(here, clip):
+    "Eight clips of four people, in a table with columns of its owner's, in a folder of its own."
+    (here / "mine/videos").mkdir(parents=True)
+    for k in range(8): (here / f"mine/videos/{k}.mp4").write_bytes(clip.read_bytes() + bytes(k))
+    (here / "mine/my.csv").write_text("clip,exercise,reps,who,times\n" + "".join(f"{k}.mp4,Squats,{3 + k},p{k // 2},{'0.5-1.5;1.5-2.5;2.5-3.5' if k < 2 else ''}\n" for k in range(8)))
+    return "file=clip,action=exercise,count=reps,source=who"
+
+
+def test_a_table_of_ones_own_becomes_one_of_ours_once(mine, here, capsys, monkeypatch):
+    assert main(["audit", "mine/my.csv"]) == 1 and "no column 'file' or 'action' or 'count'; did you mean --map file=clip,action=exercise,count=reps,cycles_s=times" in capsys.readouterr().err
+    assert main(["audit", "mine/my.csv", "--map", mine, "--json"]) == 0
+    data, err = last_json(capsys)
+    assert (data["kept"], data["cycles"], data["videos"]) == (8, 0, "mine/videos") and "0 clips have cycles" in err and {"cycles_unread"} <= {f["rule"] for f in data["findings"]}
+    assert main(["audit", "mine/my.csv", "--map", mine + ",cycles_s=times", "--write", "mine/clips.csv", "--json"]) == 0
+    assert (last_json(capsys)[0]["cycles"], (here / "mine/clips.csv").read_text().splitlines()[1][:22]) == (2, "videos/0.mp4,squat,3,0")
+    shutil.move(here / "mine", here / "moved")
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert main(["split", "../moved/clips.csv", "--test", ".25", "--json"]) == 0
+    parts = last_json(capsys)[0]
+    assert parts["shared"] == 0 and [parts["parts"][p]["clips"] for p in ("train", "test")] == [6, 2]
+    assert main(["evaluate", "../moved/clips_test.csv", "--baseline", "period,constant", "--fit", "../moved/clips_train.csv", "--json"]) == 0
+    assert last_json(capsys)[0]["n"] == 2
+    for argv, words in [(["audit", "../moved/my.csv", "--map", "reps"], "write ours=yours"), (["audit", "../moved/my.csv", "--map", mine, "--write", "x.txt"], ".csv or .jsonl"), (["audit", "../moved/clips.csv", "--write", "../moved/clips.csv"], "name another file")]:
+        assert main(argv) == 2 and words in capsys.readouterr().err
+
+
+def test_a_split_is_not_replaced_by_another(mine, here, capsys):
+    first = ["split", "mine/my.csv", "--map", mine, "--test", ".25"]
+    assert main(first) == main(first) == 0
+    before = {p.name: p.read_text() for p in (here / "mine").glob("*.csv")}
+    assert set(before) == {"my.csv", "my_train.csv", "my_test.csv"}
+    assert main([*first, "--seed", "1"]) == 2 and "holds other clips" in capsys.readouterr().err and {p.name: p.read_text() for p in (here / "mine").iterdir() if p.is_file()} == before
+    assert main([*first, "--seed", "1", "--valid", ".25", "--out", "again"]) == 0
+    again = {p.name: p.read_text() for p in (here / "again").iterdir()}
+    assert set(again) == {"my_train.csv", "my_valid.csv", "my_test.csv"} and "../mine/videos/" in again["my_test.csv"]
+    assert main(["split", "mine/my.csv", "--map", "file=clip,count=reps,source=exercise"]) == 1 and "cannot fill" in capsys.readouterr().err
+
+
+def test_unreadable_clips_are_refused_before_any_work(here, capsys):
+    (here / "m.csv").write_text("file,action,count\n" + "".join(f"{k}.mp4,squat,1\n" for k in range(500)))
+    assert main(["evaluate", "m.csv", "--baseline", "period"]) == 1
+    assert len(err := capsys.readouterr().err.splitlines()) == 1 and "none of the 4 videos that were tried, of 500, can be read" in err[0]
+    assert main(["evaluate", "m.csv", "--videos", ".", "--baseline", "period"]) == 1 and len(capsys.readouterr().err.splitlines()) == 1
+    assert main(["evaluate", "m.csv", "--baseline", "constant", "--fit", "m.csv"]) == 0  # which needs none
+
+
+@pytest.fixture
 def book(here):
     cells = [nbformat.v4.new_code_cell("n: int = 3  # how many\nname: str = ''  # of it", metadata={"tags": ["parameters"]}),
              nbformat.v4.new_code_cell("from actrep_nb.show import glue\nprint('words')\nglue('twice', 2 * n)\nglue('name', name)\nassert n >= 0, 'too few'")]
@@ -262,6 +311,17 @@ def test_run_reads_values_by_the_notebooks_types(book, here, capsys):
         assert main(["run", "twice.ipynb", *wrong]) == 2
     assert main(["run", "twice.ipynb", "--show", "--json"]) == 0
     assert last_json(capsys)[0]["parameters"]["n"] == {"type": "int", "default": 3, "help": "how many"}
+
+
+def test_files_of_parameters_are_for_run_and_sweep(book, here, capsys):
+    Path("a.yaml").write_text("n: 5\nname: from a\n")
+    Path("b.yaml").write_text("twice: {n: 7}\n")
+    assert main(["run", "twice.ipynb", "-f", "a.yaml", "--params", "b.yaml", "-p", "name", "12", "--out", "out", "--json"]) == 0
+    assert last_json(capsys)[0]["metrics"] == {"twice": 14, "name": "12"}
+    assert main(["run", "twice.ipynb", "-f", "a.yaml", "--show"]) == 0 and "n: int = 5  # how many" in capsys.readouterr().out
+    assert main(["sweep", "twice.ipynb", "-f", "a.yaml", "--grid", "n=1,2", "--out", "grid", "--json"]) == 0
+    assert {name: row["metrics"] for name, row in last_json(capsys)[0]["runs"].items()} == {f"n={n}": {"twice": 2 * n, "name": "from a"} for n in (1, 2)}
+    assert main(["run", "twice.ipynb", "-f", "c.yaml"]) == 2 and "no file of parameters 'c.yaml'" in capsys.readouterr().err
 
 
 def test_parameters_are_joined_only_after_p():
@@ -287,7 +347,7 @@ def test_doctor_looks_at_a_model(here, capsys, monkeypatch, family):
     assert data["ready"] and data["family"] == family and data["dtype"] == "float32" and data["video_effect"] > 1e-3 and "it looks" in err
     assert data["parameters"] == sum(p.numel() for p in load_model(path, device="cpu")[0].parameters()) and 0 < data["video_tokens"] < data["prompt_tokens"]
     monkeypatch.setattr(torch.Tensor, "masked_scatter", lambda self, mask, source: self if source.ndim > 1 else torch.masked_scatter(self, mask, source))
-    monkeypatch.setattr(Qwen3VLTextModel, "_deepstack_process", lambda self, hidden, mask, seen: hidden)
+    for text_model in (Qwen3VLTextModel, Qwen3VLMoeTextModel): monkeypatch.setattr(text_model, "_deepstack_process", lambda self, hidden, mask, seen: hidden)
     assert main(["doctor", "--model", str(path), "--json"]) == 1
     data, err = last_json(capsys)
     assert not data["ready"] and data["video_effect"] == 0.0 and "does not look at the video" in data["failed"][0]["reason"] and "it does not look" in err
@@ -316,6 +376,7 @@ def test_the_demo_says_what_was_counted_on_film(capsys):
     assert head.index("base") + 4 == first.index("3") + 1 == second.index("-") + 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SHARED / "clips" / "manifest.csv").exists(), reason="real clips are not here: set ACTREP_SHARED_DATA")
 def test_real_clips_are_all_accounted_for(here, capsys):
     code = main(["evaluate", str(SHARED / "clips" / "manifest.csv"), "--videos", str(SHARED / "clips"), "--baseline", "period", "--json"])
@@ -417,3 +478,22 @@ def test_plan_takes_the_size_and_depth_of_a_checkpoint(here, capsys):
     assert main(["plan", "clips.csv", "--model", "gpt"]) == 2 and "qwen3_vl" in capsys.readouterr().err
     (here / "none.csv").write_text("file,action,count\nc.mp4,squat,4\n")
     assert main(["plan", "none.csv"]) == 1 and "--videos" in capsys.readouterr().err
+
+
+def test_what_an_experiment_would_refuse_is_refused_before_it_starts(here, capsys):
+    from actrep_nb.cli import _refuse_early
+    declared = {name: notebook_parameters(find_notebook(name)) for name in ("data", "grpo", "evaluate", "report")}
+    (here / "log").mkdir()
+    _refuse_early({"train": 8, "none": 2}, declared["data"], "00_data.ipynb")  # numbers are no paths
+    _refuse_early({"steps": 0, "epochs": 1.0}, declared["grpo"], "05_grpo.ipynb")
+    _refuse_early({"sft": "log", "grpo": "log"}, declared["report"], "07_report.ipynb")  # a folder with a log, where no checkpoint need be
+    for given, words in [({"task": "countin"}, "did you mean 'counting'"), ({"lr": -1.0}, "lr -1: it must be above 0"), ({"steps": 0}, "steps 0"), ({"clips": "gone.csv"}, "gone.csv")]:
+        with pytest.raises(ParameterError, match=words): _refuse_early(given, declared["grpo"], "05_grpo.ipynb")
+    for name in ("base", "sft", "grpo"):
+        with pytest.raises(ParameterError, match=f"{name}: no model"): _refuse_early({name: "./nope"}, declared["evaluate"], "06_evaluate.ipynb")
+
+
+def test_adapters_are_not_merged_into_a_folder_that_holds_something(here, capsys):
+    for folder in ("run/checkpoint-1", "adapters"): (here / folder).mkdir(parents=True)
+    (here / "adapters/adapter_config.json").write_text("{}")
+    assert main(["merge", "adapters", "--out", "run"]) == 2 and "something in it" in capsys.readouterr().err

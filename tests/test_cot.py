@@ -1,4 +1,5 @@
 "Reasoning written from cycles says what the cycles say, and the check finds what does not."
+import json
 import os
 from collections import Counter
 from dataclasses import replace
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actrep_nb.answers import is_well_formed, parse_answer
-from actrep_nb.cot import check_cot, check_line, cot_from_cycles, cot_from_teacher, grid_cycles, write_cots
-from actrep_nb.records import Clip, load_clips
+from actrep_nb.cot import check_cot, check_line, cot_from_cycles, cot_from_teacher, grid_cycles, load_cots, save_cots, write_cots
+from actrep_nb.records import Clip, load_clips, save_clips
+from actrep_nb.video import write_video
 
 SHARED = Path(os.environ.get("ACTREP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CLIP = Clip("a.mp4", "squat", 3, cycles=((1.52, 3.04), (3.04, 4.4), (6.0, 7.46)))
@@ -130,3 +132,26 @@ def test_repcount_train():
     assert len(result.kept) + len(result.rejected) == len(clips)
     assert len(result.kept) > 0.9 * len(clips)
     assert Counter(clip.count for clip, _ in result.kept)[0] == sum(clip.count == 0 for clip in clips)
+
+
+def test_reasoning_that_ends_on_another_count_is_not_learned_from(tmp_path):
+    rows = [{"video_id": "a", "action": "squat", "gt_count": 4, "cot": "<think>x</think><answer>9</answer>"}, {"video_id": "b", "action": "squat", "gt_count": 7, "cot": "Total count: 3."},
+            {"video_id": "c", "action": "squat", "gt_count": 2, "cot": "rep1: 1s-2s, rep2: 2s-3s. Total count: 2."}, {"video_id": "d", "action": "squat", "gt_count": None, "cot": "x"}]
+    (tmp_path / "videos").mkdir()
+    for row in rows: write_video(tmp_path / "videos" / f"{row['video_id']}.mp4", np.zeros((9, 56, 56, 3), np.uint8), 9)
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load_cots(tmp_path / "train.jsonl")
+    assert [clip.id for clip, _ in found.kept] == ["c"] and [clip.id for clip, _ in found.rejected] == ["a", "b"] and len(found.rows) == 1
+    assert found.report().startswith("1 kept, 2 rejected") and "no clip: " in found.report()
+
+
+def test_reasoning_that_was_cut_off_is_refused(tmp_path):
+    write_video(tmp_path / "film.mp4", np.zeros((16, 32, 32, 3), np.uint8), 8)
+    clips = [Clip(str(tmp_path / "film.mp4"), "squat", 2, cycles=((0.0, 1.0), (1.0, 2.0)), id=name) for name in "ab"]
+    save_clips(clips, tmp_path / "train.jsonl", videos=tmp_path)
+    path = save_cots(write_cots(clips), tmp_path / "cot.jsonl")
+    assert len(load_cots(tmp_path).kept) == 2
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"cot.jsonl, line 2: cut off inside the row: write the reasoning again"): load_cots(tmp_path)
+    path.write_text('{"video_id": "a"}\n')
+    with pytest.raises(ValueError, match="cot.jsonl, row 1: it has no video_id or no cot"): load_cots(tmp_path)

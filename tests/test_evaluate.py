@@ -1,19 +1,15 @@
 """Evaluation: every clip accounted for, numbers that agree with an independent computation, servers that fail."""
 import json
 import math
-import threading
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from actrep_nb.evaluate import APICounter, Evaluation, LocalCounter, compare, evaluate, frame_messages, judge, load_predictions
+from actrep_nb.evaluate import Evaluation, LocalCounter, compare, evaluate, judge, load_predictions
 from actrep_nb.records import Clip, ClipSet, Prediction, Rejected
-from actrep_nb.spec import VideoSpec
 from actrep_nb.synth import draw_clip
-from actrep_nb.video import Frames, write_video
+from actrep_nb.video import write_video
 
 
 def predictions(counts, trues):
@@ -128,53 +124,3 @@ def test_local_counter_keeps_order_and_names_the_broken_clip(local, videos):
     assert local.predict([videos[1]], progress=False)[0].count is None, "a batch of broken clips only"
     alone = local.predict([videos[2]], progress=False)[0]
     assert alone.text == said[3].text, "an answer does not depend on the other clips of its batch"
-
-
-def test_frames_carry_their_times():
-    frames = Frames(np.zeros((2, 8, 8, 3), np.uint8), np.array([0.0, 1.25]), 0.8)
-    content = frame_messages(frames, "How many?")[0]["content"]
-    assert [c["text"] for c in content if c["type"] == "text"] == ["Frames of one video, each after its time in seconds.", "0.00 s", "1.25 s", "How many?"]
-    assert all(c["image_url"]["url"].startswith("data:image/jpeg;base64,/9j/") for c in content if c["type"] == "image_url")
-
-
-def test_api_failures_cost_one_answer_each(videos):
-    class Flaky:
-        calls = 0
-        def create(self, **kw):
-            self.calls += 1
-            if self.calls == 1: raise TimeoutError("the server is asleep")
-            return SimpleNamespace(choices=[SimpleNamespace(message=SimpleNamespace(content=None))])
-    client = SimpleNamespace(chat=SimpleNamespace(completions=Flaky()))
-    said = APICounter("m", client=client, workers=1, video=VideoSpec(max_frames=4)).predict(videos, progress=False)
-    assert [p.count for p in said] == [None] * 3 and [p.id for p in said] == [c.id for c in videos]
-    assert "the server is asleep" in said[0].problems[0] and "pull_up.mp4" in said[1].problems[0] and said[2].text == ""
-
-
-def test_api_counter_against_a_server(videos):
-    "A real HTTP server that is overloaded once and then answers."
-    pytest.importorskip("openai", reason="needs the extra 'api'")
-    seen = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            seen.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            busy = len(seen) == 1
-            message = {"role": "assistant", "content": "<think>x</think><answer>2</answer>"}
-            body = json.dumps({"error": "busy"} if busy else {"id": "1", "object": "chat.completion", "created": 0, "model": "m",
-                                                              "choices": [{"index": 0, "finish_reason": "stop", "message": message}]}).encode()
-            self.send_response(503 if busy else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-        def log_message(self, *args): pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        counter = APICounter("m", base_url=f"http://127.0.0.1:{server.server_port}/v1", api_key="none", workers=1, video=VideoSpec(max_frames=4))
-        said = counter.predict([videos[0], videos[2]], progress=False)
-    finally:
-        server.shutdown()
-    assert [p.count for p in said] == [2, 2] and len(seen) == 3
-    assert sum(c["type"] == "image_url" for c in seen[-1]["messages"][0]["content"]) == 4

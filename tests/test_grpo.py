@@ -17,18 +17,18 @@ from transformers import TrainerCallback, TrainerState
 
 from actrep_nb.grpo import (
     IDLE_STEPS, RECIPES, Blocks, GRPOTrainer, IdleWarning, Recipe, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, check_practice, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
-    shared_prefix_logprobs, token_logprobs, train_grpo, used, why_idle, why_not_shared)
-from actrep_nb.loading import Example
+    shared_prefix_logprobs, token_logprobs, train_grpo, used, signs, why_idle, why_not_shared)
+from actrep_nb.loading import ClipExamples, Example
 from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, spec_of, unwrapped
-from actrep_nb.records import Clip
+from actrep_nb.records import Clip, save_clips
 from actrep_nb.rewards import REWARDS
 from actrep_nb.rollout import ModelEngine, Rollout, placeholder_ids, sample_group
 from actrep_nb.runs import run
 from actrep_nb.sft import load_to_train, training_arguments
-from actrep_nb.show import RunWarning, read_log
+from actrep_nb.show import NotFinite, RunWarning, read_log
 from actrep_nb.synth import make_dataset
 from actrep_nb.tasks import TASKS
-from actrep_nb.video import Frames
+from actrep_nb.video import Frames, write_video
 from rounding import REORDERED, STEP, steps_apart
 
 ROOT = Path(__file__).parents[1]
@@ -86,6 +86,17 @@ def test_rewards_are_told_lengths_group_size_and_answers_to_shuffled_frames(load
     assert all(1 <= n <= 5 for n in told["lengths"])
 
 
+def test_shuffled_frames_are_read_again(loaded, tmp_path, seen_context):
+    films = [write_video(tmp_path / f"{k}.mp4", np.random.default_rng(k).integers(0, 255, (10 * k, 56, 56, 3), np.uint8), 7 + k) for k in (2, 3)]
+    clips = ClipExamples(*loaded, [Clip(str(film), "squat", 3) for film in films])
+    options = dict(rewards={"listening": 1.0}, group_size=2, shuffled_answers=2, max_new_tokens=6)
+    for shuffle in ("frames", "slots"): GRPOTrainer(*loaded, clips, training_arguments(tmp_path / shuffle, 1, 2, 0.0), shuffle=shuffle, **options).train()
+    frames, slots = (told["shuffled"] for told in seen_context)
+    assert [len(group) for group in frames] == [2, 2] and frames != slots
+    with pytest.raises(ValueError, match="choose 'slots'"): GRPOTrainer(*loaded, clips, training_arguments(tmp_path, 1, 2, 0.0), shuffle="pixels", **options)
+    with pytest.raises(ValueError, match="needs clips to read frames from"): GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 0.0), shuffle="frames", **options)
+
+
 def test_without_the_option_nothing_is_said_about_shuffled_frames(loaded, tmp_path, seen_context):
     GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"listening": 1.0}, group_size=2, max_new_tokens=3).train()
     assert "shuffled" not in seen_context[0]
@@ -109,7 +120,7 @@ def test_each_group_is_its_own_yardstick():
 
 # ---- one flat stream ------------------------------------------------------------------------------------------------
 
-@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"])
 def family(request, tmp_path_factory):
     return make_tiny_checkpoint(tmp_path_factory.mktemp(request.param) / "checkpoint", family=request.param, hidden=32, layers=3, vision_hidden=32)
 
@@ -357,8 +368,8 @@ def letters():
     del REWARDS["vowels"]
 
 
-def practise(checkpoint, out, rewards, steps=3, lora=False, arguments=None, **options):
-    model, processor = load_model(checkpoint, device="cpu")
+def practise(start, out, rewards, steps=3, lora=False, arguments=None, **options):
+    model, processor = load_model(start, device="cpu")
     pairs = noise_pairs(model, processor, (8, 12, 8, 6))
     args = training_arguments(out, steps, 2, 1e-3, **(arguments or {}))
     options = dict(group_size=4, max_new_tokens=8, keep_samples=1) | options
@@ -469,28 +480,32 @@ def test_the_experiment_takes_a_recipe_and_several_updates(tmp_path, letters):
     with pytest.raises(Exception, match="did you mean 'dapo'"):
         run("05_grpo", tmp_path / "refused", given | {"recipe": "dappo"}, quiet=True)
     assert not (tmp_path / "out").exists(), "refused before any work"
-    assert run("05_grpo", tmp_path / "run", given | {"recipe": "dapo", "updates": 2}, quiet=True).ok
+    chosen = {"recipe": "dapo", "updates": 2, "steps": 1, "epochs": 1.2, "max_new_tokens": 0, "schedule": "constant", "warmup": 0.0, "rewards": "actrep_r1/count_hybrid=1,actrep_r1/count_format=1,video_r1/temporal=1", "shuffled_answers": 2, "shuffle": "frames"}
+    done = run("05_grpo", tmp_path / "run", given | chosen, quiet=True)
+    assert done.metrics["steps"] == 4 and done.metrics["max_new_tokens"] > 24, "of 6 clips, 2 at a time; as long as the longest text about them"
     log = read_log(tmp_path / "out" / "log.jsonl")
     assert [row["step"] for row in log] == [1, 2, 3, 4] and log[0]["reward"] == log[1]["reward"] and "reward/overlong" in log[0]
+    assert {row["lr"] for row in log} == {1e-2} and {"reward/actrep_r1/count_hybrid", "reward/actrep_r1/count_format", "reward/video_r1/temporal"} <= set(log[0])
     assert all(log[k]["clip_fraction/low"] == log[k]["clip_fraction/high"] == 0 for k in (0, 2)), "the first update is on policy"
     assert any(log[k]["clip_fraction/low"] + log[k]["clip_fraction/high"] > 0 for k in (1, 3))
 
 
-def first_cells(name, **given):
-    "What the parameters cell of an experiment and the one after it define, in this process."
-    parameters, first = ["".join(c["source"]) for c in json.loads((ROOT / f"nbs/experiments/{name}.ipynb").read_text())["cells"] if c["cell_type"] == "code"][:2]
+def first_cells(name, until=None, **given):
+    "What the parameters cell of an experiment and the one after it define, in this process; or all cells up to the one that holds a text."
+    cells = ["".join(c["source"]) for c in json.loads((ROOT / f"nbs/experiments/{name}.ipynb").read_text())["cells"] if c["cell_type"] == "code"]
+    last = 1 if until is None else next(k for k, cell in enumerate(cells) if until in cell)
     defined = {}
-    exec(parameters, defined)
+    exec(cells[0], defined)
     assert set(given) <= set(defined)
     defined |= given
-    exec(first, defined)
+    for cell in cells[1 : last + 1]: exec(cell, defined)
     return defined
 
 
 @pytest.mark.parametrize("given, message", [
     ({"updates": 0}, "updates=0 must be at least 1"), ({"steps": 0}, "steps=0 must be at least 1"), ({"prompts": 0}, "prompts=0 must be at least 1"),
     ({"accumulation": 0}, "accumulation=0 must be at least 1"), ({"group_size": 0}, "group_size=0 must be at least 2"), ({"group_size": 1}, "compared with the others"),
-    ({"updates": 2, "save_steps": 3}, "save_steps=3 must be a multiple of updates=2"), ({"save_steps": -1}, "save_steps=-1"), ({"max_new_tokens": 0}, "max_new_tokens=0"),
+    ({"updates": 2, "save_steps": 3}, "save_steps=3 must be a multiple of updates=2"), ({"save_steps": -1}, "save_steps=-1"), ({"max_new_tokens": -1}, "max_new_tokens=-1"),
     ({"temperature": -0.5}, "temperature=-0.5"), ({"temperature": 0.0}, "temperature=0.0 must be above 0"), ({"rewards": "format"}, "write name=weight, e.g. format=0.5"), ({"rewards": "fromat=1"}, "did you mean 'format'")])
 def test_the_experiment_refuses_before_any_work(tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
@@ -504,11 +519,16 @@ def test_selection_refuses_before_any_work(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["03_sft", "05_grpo"])
-def test_the_experiments_read_lists_with_spaces_and_refuse_a_model_that_is_frozen_whole(tiny, name):
-    defined = first_cells(name, model=str(tiny), freeze_parts=" vision, merger,")
+def test_the_experiments_read_lists_with_spaces_and_refuse_a_model_that_is_frozen_whole(tiny, tmp_path, name):
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos/a.mp4", np.zeros((9, 56, 56, 3), np.uint8), 9)
+    save_clips([Clip(str(tmp_path / "videos/a.mp4"), "squat", 0, ())], tmp_path / "train.jsonl")
+    (tmp_path / "cot.jsonl").write_text(json.dumps({"video_id": "a", "cot": "<answer>0</answer>"}) + "\n")
+    given = dict(model=str(tiny), out=str(tmp_path / "out")) | ({"data": str(tmp_path)} if name == "03_sft" else {"clips": str(tmp_path / "train.jsonl"), "samples": 0})
+    defined = first_cells(name, "load_to_train(", **given, freeze_parts=" vision, merger,")
     assert not any(p.requires_grad for part in ("vision", "merger") for p in parts(defined["model"])[part].parameters())
     with pytest.raises(ValueError, match="leaves nothing to train"):
-        first_cells(name, model=str(tiny), freeze_parts="vision,merger,language")
+        first_cells(name, "load_to_train(", **given, freeze_parts="vision,merger,language")
 
 
 def test_practice_that_can_teach_is_allowed():
@@ -699,6 +719,41 @@ def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradie
     assert norms["mixed"] == pytest.approx(norms["float32"], rel=0.3) and norms["mixed"] > 0.01
 
 
+# ---- numbers that are none ------------------------------------------------------------------------------------------
+
+def test_a_reward_that_is_no_number_is_named(tiny, tmp_path):
+    REWARDS["broken"] = lambda completions, clips, **_: [float("nan") if k == 5 else 1.0 for k in range(len(completions))]
+    try:
+        with pytest.raises(NotFinite, match=r"step 1: reward 'broken' gave nan for completion 5 \(clip '\d'\)"): practise(tiny, tmp_path, {"broken": 1.0})
+    finally: del REWARDS["broken"]
+
+
+@pytest.mark.parametrize("fault, said", [
+    ("weights", r"after step 3: weights hold NaN or infinity: model\."), ("sampling", r"step 3: log-probabilities of sampled tokens are not finite: completion 0 of \d, completion 1 of \d"),
+    ("loss", r"step 3: the loss is nan \(clips: completion 0 of \d.*first seen in the output of layer model\.language_model\.layers\.1\.mlp\.down_proj")])
+def test_a_number_that_is_none_in_the_last_step_stops_the_run(tiny, tmp_path, letters, monkeypatch, fault, said):
+    "The worst moment: no later step would show it, and the run would end done, with a checkpoint full of NaN."
+    practise_batch = GRPOTrainer.practise
+
+    def spoiled(self, batch):
+        layer, last = unwrapped(self.model).model.language_model.layers[1].mlp.down_proj, self.state.global_step == 2
+        if last and fault == "weights": self.optimizer.param_groups[0]["lr"] = 1e39
+        if last and fault == "sampling":
+            with torch.no_grad(): layer.weight.fill_(torch.nan)
+        made = practise_batch(self, batch)
+        if last and fault == "loss": layer.register_forward_hook(lambda module, given, out: out / 0)
+        return made
+
+    monkeypatch.setattr(GRPOTrainer, "practise", spoiled)
+    options = dict(checkpoint=tmp_path / "checkpoint", recipe=replace(RECIPES["ours"], mask_truncated=False), arguments=dict(save_strategy="steps", save_steps=1))
+    with pytest.raises(NotFinite, match=said) as stopped: practise(tiny, tmp_path, letters, **options)
+    assert f"{tmp_path / 'checkpoint-2'}" in str(stopped.value) or fault == "sampling"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2", "log.jsonl", "samples.jsonl"]
+    monkeypatch.undo()
+    with pytest.raises(FileExistsError, match="group_size: 4 there, 2 now"): practise(tiny, tmp_path, letters, resume=True, **options, group_size=2)
+    assert len(practise(tiny, tmp_path, letters, resume=True, **options)) == 3 and (tmp_path / "checkpoint").exists(), "and goes on once the cause is gone"
+
+
 # ---- runs that cannot learn -----------------------------------------------------------------------------------------
 
 def strict(path):
@@ -707,59 +762,76 @@ def strict(path):
     return [json.loads(line, parse_constant=no_number) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_run_whose_answers_are_all_cut_off_says_so(tmp_path, capfd):
     "Case 15: nothing on the terminal or in the notebook said so, and the log held NaN."
     clips = make_dataset(tmp_path / "data", 6, size=56, fps=4, max_seconds=8)
     given = dict(model=str(ROOT / "data/tiny_base"), clips=str(clips), out=str(tmp_path / "out"), cache="", samples=8, steps=2, prompts=2, group_size=4, max_new_tokens=4)
     done = run("05_grpo", tmp_path / "run", given)
-    said = r"(all|9\d% of the) answers were cut off at max_new_tokens=4: nothing was learned.* \(steps 1 to 2\)"
+    said = r"(all|9\d% of the) answers were cut off at max_new_tokens=4: nothing was learned.* \(2 of 2 steps, up to step 2\)"
     for text in (capfd.readouterr().err, done.notebook.read_text(), done.report.read_text()): assert re.search(said, text)
     log = strict(tmp_path / "out" / "log.jsonl")
     assert [row["entropy"] for row in log] == [None, None] and all(row["truncated"] > 0.8 and row["used"] == 0 for row in log)
     assert strict(tmp_path / "out" / "samples.jsonl")
 
 
-@pytest.mark.parametrize("steps, warned", [(2, [(1, 2)]), (7, [(1, 5), (1, 7)])])
+@pytest.mark.parametrize("steps, warned", [(2, ["2 of 2"]), (7, ["5 of 5", "7 of 7"])])
 def test_it_warns_after_five_steps_and_at_the_end(loaded, tmp_path, letters, steps, warned):
     "Of four tokens, none ends the answer."
     for again in range(2):  # the second run of a process warns too
         with pytest.warns(RunWarning, match="max_new_tokens=4") as record:
             trainer = GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path / str(again), steps, 2, 1e-3), letters, group_size=2, max_new_tokens=4)
             trainer.train()
-        spans = [tuple(map(int, re.search(r"steps (\d+) to (\d+)", str(w.message)).groups())) for w in record if w.category is RunWarning]
-        assert spans == warned
+        assert [re.search(r"\((\d+ of \d+) steps", str(w.message))[1] for w in record if w.category is RunWarning] == warned
+        assert [row.get("warning/cut off") for row in trainer.state.log_history if "used" in row] == [None] * min(4, steps) + [1.0] * (steps - 4)
 
 
-def idle_spans(rows, monkeypatch, first=0):
-    "What a callback warns of when it is shown these rows: which are idle."
-    callback, state, told = IdleWarning(lambda row: "idle" * round(row["idle"])), TrainerState(global_step=first, is_world_process_zero=True), []
-    monkeypatch.setattr(warnings, "warn", lambda message, kind, **_: told.append((message.split("(steps ")[1].rstrip(")"), message.startswith("at the end"))))
+USUAL = {"truncated": 0.0, "used": 1.0, "group/zero_std": 0.0, "group/all_right": 0.0, "completion_length": 40.0, "entropy": 0.3, "reward": 1.2}
+SHOWN = {"cut off": {"truncated": 1.0}, "all right": {"used": 0.0, "group/zero_std": 1.0, "group/all_right": 1.0, "entropy": None}, "all the same": {"used": 0.0, "group/zero_std": 1.0, "entropy": None},
+         "too short": {"completion_length": 9.0}, "too certain": {"entropy": 0.009}}
+
+
+def told_of(rows, monkeypatch, first=0):
+    "What a callback warns of when it is shown these rows, each named by the sign that it shows."
+    callback, state, told = IdleWarning(lambda sign, row, length: f"{sign} {length:g}"), TrainerState(global_step=first, is_world_process_zero=True), []
+    monkeypatch.setattr(warnings, "warn", lambda message, kind, **_: told.append(message))
     callback.on_train_begin(None, state, None)
-    for row in rows:
+    for name in rows:
         state.global_step += 1
-        callback.on_log(None, state, None, {"used": 0.0, "idle": row})
+        row = USUAL | SHOWN.get(name, {})
+        callback.on_log(None, state, None, row | {f"warning/{sign}": 1.0 for sign in callback.note(row, state.global_step)})
         callback.on_log(None, state, None, {"train_loss": 1.0})
     callback.on_train_end(None, state, None)
     return told
 
 
-def test_the_rule_of_five_idle_steps(monkeypatch):
-    five = IDLE_STEPS
-    assert five == 5 and idle_spans([1] * 4 + [0] + [1] * 4, monkeypatch) == []
-    assert idle_spans([0] + [1] * 5 + [0], monkeypatch) == [("2 to 6", False)]
-    assert idle_spans([1] * 6 + [0] + [1] * 7, monkeypatch) == [("1 to 5", False), ("8 to 12", False), ("8 to 14", True)]
-    assert idle_spans([1], monkeypatch) == [("1 to 1", True)] and idle_spans([0, 1], monkeypatch) == []
-    assert idle_spans([1] * 2, monkeypatch, first=40) == [("41 to 42", True)], "a resumed run counts its own steps"
+def test_the_rule_of_five_steps(monkeypatch):
+    usual, same, short, end = [""], ["all the same"], ["too short"], "at the end of training: "
+    assert IDLE_STEPS == 5 and told_of(same * 4 + usual + same * 4 + usual, monkeypatch) == []
+    assert told_of(usual + same * 5 + usual, monkeypatch) == ["all the same 40 (5 of 6 steps, up to step 6)", end + "all the same 40 (5 of 7 steps, up to step 7)"]
+    assert told_of(same * 6 + usual + same * 7, monkeypatch) == ["all the same 40 (5 of 5 steps, up to step 5)", end + "all the same 40 (13 of 14 steps, up to step 14)"], "once, and at the end"
+    assert told_of(same, monkeypatch) == [end + "all the same 40 (1 of 1 steps, up to step 1)"] and told_of(usual + same, monkeypatch) == []
+    assert told_of(same * 2, monkeypatch, first=40) == [end + "all the same 40 (2 of 2 steps, up to step 42)"], "steps that nobody logged do not count"
+    assert [text.split(" 40 ")[0] for text in told_of(usual * 5 + short * 5 + ["too certain"] * 5, monkeypatch)] == ["too short", "too certain", end + "too certain", end + "too short"]
 
 
-def test_why_a_step_was_idle():
-    def why(truncated, used, zero_std, all_right, recipe="ours"):
-        return why_idle({"truncated": truncated, "used": used, "group/zero_std": zero_std, "group/all_right": all_right}, RECIPES[recipe], 4, 8, 0.5)
+@pytest.mark.parametrize("sign", SHOWN)
+def test_what_a_row_shows_and_what_to_do_about_it(sign):
+    row = USUAL | SHOWN[sign]
+    assert signs(USUAL, 40.0) == set() and signs(row, 40.0) == {sign}
+    said = why_idle(sign, row, 4, 8, 0.5, 40.0)
+    assert {"cut off": "all answers were cut off at max_new_tokens=4: none came to its end. Raise max_new_tokens", "all right": "reward stands at its maximum (1.2): nothing was left to learn. Choose harder clips",
+            "all the same": "earned the same (1.2): nothing was learned with group_size=8, temperature=0.5", "too short": "shrunk to 9 tokens, from 40", "too certain": "entropy is gone (0.009 nats per token)"}[sign] in said
 
-    assert "all answers were cut off at max_new_tokens=4: nothing was learned" in why(1, 0, 1, 0) and "Raise max_new_tokens" in why(1, 0, 1, 0)
-    assert "none came to its end" in why(1, 0.5, 0, 0, "dapo"), "where they are not masked, they teach"
-    assert "group_size=8, temperature=0.5" in why(0.2, 0, 1, 0.5) and "harder clips" in why(0, 0, 1, 1) and "75% of the answers were cut off at max_new_tokens=4" in why(0.75, 0, 0.5, 0)
-    assert why(0.9, 0.1, 0.9, 0) == why(0, 1, 0, 0.5) == ""
+
+def test_signs_at_their_edges():
+    def shown(length=40.0, **given): return signs(USUAL | given, length)
+
+    assert "75% of the answers were cut off at max_new_tokens=4: nothing was learned" in why_idle("cut off", USUAL | {"truncated": 0.75, "used": 0.0}, 4, 8, 0.5)
+    assert shown(truncated=0.75, used=0.0) == {"cut off"} and shown(truncated=0.4, used=0.0) == {"all the same"} and shown(truncated=0.9, used=0.1) == set()
+    assert shown(completion_length=10.0) == set() == shown(length=4.0, completion_length=3.0) and shown(length=4.0, completion_length=2.9) == {"too short"}
+    assert shown(entropy=0.01) == set() == shown(entropy=None)
+    assert shown(truncated=1.0, completion_length=2.0) == {"cut off"}, "with a budget of two tokens nothing has shrunk"
 
 
 def test_answers_that_are_used():
@@ -770,7 +842,7 @@ def test_answers_that_are_used():
 def test_groups_without_variance_are_told_of(loaded, tmp_path):
     REWARDS["same"] = lambda completions, clips, **_: [1.0] * len(completions)
     try:
-        with pytest.warns(RunWarning, match="earned the same: nothing was learned with group_size=2"):
+        with pytest.warns(RunWarning, match=r"earned the same \(1\): nothing was learned with group_size=2"):
             GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"same": 1.0}, group_size=2, max_new_tokens=300, temperature=5.0, stop_text="e").train()
     finally: del REWARDS["same"]
 

@@ -1,9 +1,12 @@
 """The rules of the house: what holds for all chapters, experiments and files, whoever wrote them."""
 import ast
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
@@ -187,3 +190,46 @@ def test_version_has_one_home():
     config = ConfigParser(delimiters=["="])
     config.read(root / "settings.ini")
     assert "version" not in config["DEFAULT"] and re.fullmatch(r"\d+\.\d+\.\d+", actrep_nb.__version__)
+
+
+def test_a_wheel_carries_what_the_commands_need(tmp_path):
+    "Built from what git knows, unpacked, and asked from an empty folder."
+    pytest.importorskip("setuptools")
+    for path in tracked():
+        target = tmp_path / "source" / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    built = subprocess.run([sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", str(tmp_path)], cwd=tmp_path / "source", capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr[-2000:]
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.stat().st_size < 20e6
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "site")
+        held = {Path(name).relative_to("actrep_nb") for name in file.namelist() if name.startswith("actrep_nb/")}
+    book = [p.relative_to(root) for p in tracked() if not p.name.startswith(".") and (p.is_relative_to(root / "data") or p.is_relative_to(root / "nbs/experiments"))]
+    assert len(book) > 15 and not [p for p in book if p not in held]
+    (tmp_path / "empty").mkdir()
+    ask = "from actrep_nb import runs, counters; print(runs.find_notebook('sft'), counters.find_checkpoint('tiny_base'), counters.find_checkpoint('data/tiny_film'), sep='\\n')"
+    told = subprocess.run([sys.executable, "-c", ask], cwd=tmp_path / "empty", env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True)
+    assert [Path(line).relative_to(tmp_path / "site/actrep_nb").as_posix() for line in told.stdout.splitlines()] == ["nbs/experiments/03_sft.ipynb", "data/tiny_base", "data/tiny_film"], told.stderr
+
+
+def test_every_locked_package_installs_on_the_oldest_python():
+    "A lock that was made on 3.11.7 took packages that refuse 3.11.2, which is what Debian 12 has."
+    from importlib.metadata import PackageNotFoundError, metadata
+
+    from packaging.specifiers import SpecifierSet
+    names, oldest, refused = re.findall(r"^([\w.-]+)==", (root / "requirements.lock").read_text(), re.M), "3.11.0", {}
+    for name in names:
+        try: asks = metadata(name).get("Requires-Python")
+        except PackageNotFoundError: continue  # not for this system
+        if asks and not SpecifierSet(asks).contains(oldest): refused[name] = asks
+    assert len(names) > 100 and not refused, refused
+
+
+def test_the_tests_that_hold_what_comes_of_faults_are_there():
+    "Names in benchmarks/faults_held.md."
+    named = set(re.findall(r"\btest_\w+", (root / "benchmarks/faults_held.md").read_text(encoding="utf-8")))
+    files = {p.stem: p.read_text(encoding="utf-8") for p in (root / "tests").glob("test_*.py")}
+    defined = {name for text in files.values() for name in re.findall(r"^\s*def (test_\w+)", text, re.M)}
+    assert len(named) > 50 and named - defined - files.keys() == set()

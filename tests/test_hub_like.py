@@ -12,21 +12,26 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
+from actrep_nb.answers import is_well_formed, messages
 from actrep_nb.cli import main
 from actrep_nb.evaluate import load_predictions
+from actrep_nb.loading import make_example
 from actrep_nb.models import VIDEO, encode, family_of, load_model, make_sample
 from actrep_nb.parallel import parameter_counts
 from actrep_nb.records import Clip, save_clips
 from actrep_nb.rewards import REWARDS
+from actrep_nb.rollout import ignored_settings, stop_ids, whole_text
 from actrep_nb.runs import find_notebook, run
 from actrep_nb.show import read_log
 from actrep_nb.synth import draw_clip
+from actrep_nb.tasks import TASKS
 from actrep_nb.video import write_video
 
 pytestmark = needs_vocabulary
 every_checkpoint = pytest.mark.parametrize("name", HUB)
+two_families = pytest.mark.parametrize("name", ["Qwen2.5-VL-3B-Instruct", "Qwen3-VL-4B-Thinking"])  # one video block and one for each slot; the others differ in nothing that ranks see
 RATES = (8, 23.976, 25, 50)  # frames per second
-SAID = "<answer>2</answer>"
+SAID = "<think>\nTwo.\n</think>\n<answer>2</answer>"
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +113,14 @@ def test_every_weight_of_the_files_arrives(name, hub):
     assert model.generation_config.eos_token_id == [151645, 151643] and model.generation_config.repetition_penalty == (1.05 if "2.5" in name else 1.0)
 
 
+@every_checkpoint
+def test_of_the_generation_settings_the_ends_are_used_and_the_rest_is_named(name, hub):
+    model, _ = load_model(hub(name), device="cpu")
+    ignored = ignored_settings(model)
+    assert stop_ids(model) == {151645, 151643} and ignored["do_sample"] and ignored.get("temperature", 1.0) == HUB[name].generation["temperature"]
+    assert ignored.get("repetition_penalty") == (1.05 if "2.5" in name else None)
+
+
 ASKED = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": "How many?"}]}]
 ANSWERED = [*ASKED, {"role": "assistant", "content": "<think>\nSo.\n</think>\n\n2"}]
 QUESTION = f"<|im_start|>user\n{VIDEO}How many?<|im_end|>\n"
@@ -146,6 +159,20 @@ def test_a_prompt_is_what_the_librarys_processor_makes_of_it(name, hub, data):
         written = processor.tokenizer.decode(prompt.input_ids)
         starts = [f"<{(a + b) / 2:.1f} seconds>" for a, b in zip(sample.frames.times[::2], sample.frames.times[1::2])]
         assert [t for t in starts if t in written] == (starts if "Qwen3" in name else []), "the times of a slot are those of its frames"
+
+
+def test_a_template_that_opens_the_reasoning_opens_it_once(hub, data):
+    "Question and answer together are what the template itself writes of both, line breaks aside; what is judged is the whole completion."
+    model, processor = load_model(hub("Qwen3-VL-4B-Thinking"), device="cpu")
+    sample = make_sample(processor, data[1][0])
+    example = make_example(processor, encode(model, processor, sample), SAID)
+    read = processor.tokenizer.decode(torch.cat([example.prompt.input_ids, example.answer]))
+    whole = processor.apply_chat_template([*messages(sample.prompt), {"role": "assistant", "content": SAID}])
+    assert read.split("assistant")[-1].count("<think>") == 1 and read.split("assistant")[-1] == f"\n{SAID}<|im_end|>" and whole.split("assistant")[-1].replace("\n\n<answer>", "\n<answer>") == f"\n{SAID}<|im_end|>\n"
+    assert processor.tokenizer.decode(example.prompt.opened) == "<think>\n" and not processor.tokenizer.decode(example.answer).startswith("<think>")
+    task = TASKS["counting"]
+    said = whole_text(processor, example.prompt, example.answer)
+    assert said == SAID and task.reward([said], [data[1][1]])[1] == {"count_hybrid": [1.5], "format": [1.0]} and task.predict(data[1][1], said).problems == ()
 
 
 # ---- training, judging and counting, in this process --------------------------------------------------------------------
@@ -231,7 +258,7 @@ def run_notebook(name, out, capsys, *options, **parameters):
 
 
 @pytest.mark.slow
-@every_checkpoint
+@two_families
 @pytest.mark.parametrize("stage", ["sft", "grpo"])
 def test_two_ranks_that_share_out_the_weights_do_what_one_process_does(name, stage, hub, data, tmp_path, capsys, letters, kernels):
     "ZeRO-3, `--ranks 2`: the same losses, rewards and gradients, with an embedding that is the head."
@@ -245,7 +272,7 @@ def test_two_ranks_that_share_out_the_weights_do_what_one_process_does(name, sta
 
 
 @pytest.mark.slow
-@every_checkpoint
+@two_families
 def test_two_ranks_judge_as_one_process(name, hub, data, tmp_path, kernels):
     "The same words, token for token, whichever rank wrote them."
     given = {"clips": str(data[0] / "train.jsonl"), "none": "", "train": "", "base": str(hub(name)), "sft": "", "grpo": "", "cache": "", "batch": 2, "max_new_tokens": 6}
@@ -263,3 +290,9 @@ def test_what_was_learnt_is_said_and_read(data, tmp_path, capsys):
     metrics, code, said = judged_by(tmp_path / "sft" / "checkpoint", data, tmp_path, capsys, 16)
     assert metrics["parse_rate"]["value"] == metrics["obo"]["value"] == 1 and metrics["exact"]["value"] == 0.5
     assert code == 0 and [f["count"] for f in said["files"]] == [2] * len(RATES) and not said["failed"]
+    predicted = [json.loads(line)["text"] for line in (tmp_path / "judged" / "predictions.jsonl").read_text().splitlines()]
+    assert all(is_well_formed(text) and text.startswith("<think>\n") for text in predicted), "what the template opened is part of what is judged"
+    run_cells("grpo", model=str(tmp_path / "sft"), clips=str(data[0] / "train.jsonl"), out=str(tmp_path / "grpo"), cache="", steps=3, samples=0, prompts=2, group_size=8, max_new_tokens=16, temperature=1.0,
+              rewards="count_hybrid=1,format=1", lr=1e-6)
+    practised = read_log(tmp_path / "grpo" / "log.jsonl")
+    assert any(row["reward/format"] > 0 for row in practised) and any(row["reward_std"] > 0 and row["used"] > 0 for row in practised), "well-formed completions are paid for, and groups differ"

@@ -2,20 +2,23 @@
 import json
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from disks import only_read, small_disk
 from torch.utils.data import DataLoader
 
+from actrep_nb.evaluate import LocalCounter
 from actrep_nb.grpo import train_grpo
 from actrep_nb.loading import ClipExamples, FeatureCache, read_all, tower_digest
-from actrep_nb.models import FAMILIES, choose_spec, freeze, load_model, make_tiny_checkpoint
+from actrep_nb.models import FAMILIES, choose_spec, encode, freeze, load_model, make_sample, make_tiny_checkpoint, see
 from actrep_nb.records import Clip, save_clips
 from actrep_nb.runs import run
 from actrep_nb.sft import train_sft, training_arguments
-from actrep_nb.show import read_log
+from actrep_nb.show import RunWarning, read_log
 from actrep_nb.video import FrameCache, VideoError, write_video
 
 SMALL = dict(hidden=32, layers=2, vision_hidden=32, vision_layers=2)
@@ -108,25 +111,72 @@ def test_damage_and_a_full_cache_cost_speed_and_nothing_else(tmp_path, loaded, c
     assert sum(p.stat().st_size for p in capped.folder.iterdir()) < 3 * capped.max_bytes and "14" in capped and "0" not in capped
     (tmp_path / "file").touch()
     nowhere = FeatureCache(tmp_path / "file" / "features")
-    with pytest.warns(UserWarning, match="features cannot be kept"): nowhere.put("a", first[0])
+    with pytest.warns(RunWarning, match="nothing more is kept there"): nowhere.put("a", first[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         nowhere.put("b", first[0])
     assert nowhere.get("a") is None and "a" not in nowhere
 
 
-def test_a_full_disk_loses_no_clip(tmp_path, loaded, clips, monkeypatch):
-    "Neither frames nor what was found out about a file can be written: one warning, and every clip is read."
-    from actrep_nb import video
+def about_disks(told):
+    return [str(w.message) for w in told if "is kept there" in str(w.message)]
 
+
+def test_a_cache_on_a_small_disk_changes_nothing(tmp_path, tiny, clips):
+    "Three megabytes hold some frames and no features: training and evaluation are those without a cache, and one warning says where and what to do."
+    def learned_and_said(name, cache):
+        model, processor = load_model(tiny, device="cpu")
+        examples = ClipExamples(freeze(model, "vision", "merger"), processor, clips, cache=cache, answers=[f"<answer>{c.count}</answer>" for c in clips])
+        log = [(row["loss"], row["grad_norm"]) for row in train_sft(model, examples, training_arguments(tmp_path / name, 3, 2, 1e-3))]
+        said = LocalCounter(model, processor, max_new_tokens=6, cache=cache).predict(clips, progress=False)
+        return log, [(p.id, p.count, p.text, p.problems) for p in said], examples.unread, [w.clone() for w in model.parameters()]
+
+    without = learned_and_said("none", None)
+    with small_disk(tmp_path / "frames", "256k", least=50_000) as disk, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        full = learned_and_said("full", FrameCache(disk))
+        assert not list(disk.glob("**/*.part")) and (told := about_disks(told))
+    assert full[:3] == without[:3] and not full[2] and all(map(torch.equal, full[3], without[3]))
+    assert len(told) == 1 and str(disk) in told[0] and ("No space left" in told[0] or "too large" in told[0]) and "make room or name another folder" in told[0]
+
+
+def test_a_disk_that_is_only_read_serves(tmp_path, loaded, clips):
+    "What is there is used, what is not is made; a folder that cannot even be begun is no reason to stop."
     model, processor = loaded
+    folder = tmp_path / "frames"
+    whole = prompts(ClipExamples(model, processor, clips, cache=FrameCache(folder, max_bytes=10**9)), model)
+    for path in [*sorted(folder.glob("*.npy"))[:1], *sorted((folder / "features").iterdir())[:2]]: path.unlink()
+    with only_read(folder) as arranged, warnings.catch_warnings(record=True) as told:
+        if not arranged: pytest.skip("nothing keeps this user from writing here")
+        warnings.simplefilter("always")
+        for place in (folder, folder / "not there"):
+            dataset = ClipExamples(model, processor, clips, cache=FrameCache(place, max_bytes=10**9))
+            assert same(whole, prompts(dataset, model)) and not dataset.unread
+        assert [dataset[k].frames is None for k in range(len(clips))].count(True) == 0 and len(about_disks(told)) == 2
+        again = ClipExamples(model, processor, clips, cache=FrameCache(folder, max_bytes=10**9))
+        assert [again[k].frames is None for k in range(len(clips))].count(True) == len(clips) - 2
 
-    def full(path, write): raise OSError(28, "No space left on device")
-    monkeypatch.setattr(video, "_write", full)
-    monkeypatch.setattr("actrep_nb.loading._write", full)
-    dataset = ClipExamples(model, processor, clips, cache=FrameCache(tmp_path / "frames"))
-    with pytest.warns(UserWarning, match="No space left") as told: examples, unread = read_all(dataset, model)
-    assert len(examples) == len(clips) and not unread and len([w for w in told if "No space" in str(w.message)]) == 2, "one of the frames, one of the features"
+
+def test_a_flipped_bit_in_the_features_is_seen(tmp_path, loaded, clips):
+    model, processor = loaded
+    cache = FrameCache(tmp_path / "frames")
+    first = prompts(ClipExamples(model, processor, clips, cache=cache), model)
+    file = sorted(cache.folder.glob("features/*"))[0]
+    raw = bytearray(file.read_bytes())
+    raw[-1] ^= 64
+    file.write_bytes(raw)
+    assert FeatureCache(file.parent).get(file.stem) is None and same(first, prompts(ClipExamples(model, processor, clips, cache=FrameCache(cache.folder)), model))
+
+
+def test_frames_that_were_dropped_on_their_way_are_read_again(tmp_path, loaded, clips):
+    "Another process makes room between the worker that names a file and the one that maps it."
+    model, processor = loaded
+    cache = FrameCache(tmp_path / "frames")
+    dataset = ClipExamples(model, processor, clips, cache=cache)
+    sent = [pickle.dumps(dataset[k]) for k in range(len(clips))]
+    for path in cache.folder.glob("*.npy"): path.unlink()
+    arrived = [pickle.loads(one) for one in sent]
+    assert all(e.frames is None for e in arrived) and same(prompts(ClipExamples(model, processor, clips), model), [e.prompt for e in dataset.encoded(model, arrived)])
 
 
 def test_every_merger_is_meant(tmp_path):
@@ -179,7 +229,10 @@ def test_too_many_broken_clips_stop_a_run(tmp_path, loaded, clips):
     model, processor = loaded
     bad = broken(tmp_path, 5)
     dataset = ClipExamples(model, processor, [*clips, *bad])
-    with pytest.raises(VideoError, match="5 of the [5-9] videos tried so far cannot be read.*broken"): dataset.readable([dataset[5 + k] for k in range(5)])
+    with pytest.raises(VideoError, match=r"5 of the [5-9] videos tried so far cannot be read, and more than 20% are too many \(most_unread\): (broken\d: .*broken\d.mp4.*; ){3}and 2 clips more\. Mend"): dataset.readable([dataset[5 + k] for k in range(5)])
+    patient = ClipExamples(model, processor, [*clips, *bad], most_unread=1.0)
+    assert len(patient.readable([patient[5 + k] for k in range(5)])) == 5 and len(patient.unread) == 5
+    with pytest.raises(ValueError, match="most_unread=20 must be a share"): ClipExamples(model, processor, clips, most_unread=20)
     alone = ClipExamples(model, processor, bad[:1])
     with pytest.raises(VideoError, match="1 of the 1"): alone.readable([alone[0]])
     few = ClipExamples(model, processor, [*clips, *bad[:2]])
@@ -203,6 +256,21 @@ def test_training_is_the_same_whoever_reads(tmp_path, tiny, clips):
         logs.append([(row["loss"], row["grad_norm"]) for row in train_sft(model, dataset, args)])
         assert read_log(tmp_path / str(k) / "log.jsonl")
     assert logs[0] == logs[1] == logs[2]
+
+
+def test_frames_are_shuffled_before_they_are_joined_into_slots(tmp_path, loaded, clips):
+    model, processor = loaded
+    freeze(model, "vision", "merger")
+    dataset = ClipExamples(model, processor, clips[:2], cache=FrameCache(tmp_path))
+    examples = dataset.encoded(model, [dataset[0], dataset[1]])
+    mixed = dataset.shuffled(model, examples, [7, 8])
+    for example, prompt, seed in zip(examples, mixed, [7, 8]):
+        sample = make_sample(processor, example.clip)
+        order = np.random.default_rng(seed).permutation(len(sample.frames))
+        assert any(a // 2 != b // 2 for a, b in zip(order[::2], order[1::2]))  # frames of one slot go apart
+        by_hand = see(model, [encode(model, processor, replace(sample, frames=replace(sample.frames, pixels=sample.frames.pixels[order])))])[0]
+        assert torch.equal(prompt.features, by_hand.features) and torch.equal(prompt.position_ids, example.prompt.position_ids)
+        assert not torch.equal(prompt.features, example.prompt.features)
 
 
 @pytest.mark.slow

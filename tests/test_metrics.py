@@ -2,6 +2,7 @@
 import math
 import os
 import random
+import re
 import statistics
 from pathlib import Path
 
@@ -27,13 +28,15 @@ from actrep_nb.metrics import (
     grounding_metrics,
     metrics_table,
     paired_bootstrap,
+    protocol_table,
     stratify,
     tiou,
+    under_protocol,
 )
 from actrep_nb.records import Clip, Prediction, load_clips
 
 SHARED = Path(os.environ.get("ACTREP_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
-KEYS = {"n", "parse_rate", "mae", "mae_pos", "abs_mae", "median_ae", "rmse", "obo", "exact", "bias"}
+KEYS = {"n", "parse_rate", "mae", "mae_pos", "abs_mae", "median_ae", "rmse", "obo", "exact", "bias", "r2", "modal_answer", "modal_share"}
 
 
 def by_hand(preds, trues):
@@ -42,9 +45,12 @@ def by_hand(preds, trues):
     said = [0 if p is None else p for p in preds]
     absolute = [abs(s - t) for s, t in zip(said, trues)]
     positive = [a / (t + 0.1) for a, t in zip(absolute, trues) if t >= 1]
+    read, spread = [p for p in preds if p is not None], sum((t - sum(trues) / len(trues)) ** 2 for t in trues)
+    modal = max(sorted(set(read)), key=read.count) if read else None
     return {"n": len(trues), "parse_rate": sum(p is not None for p in preds) / len(preds), "mae": statistics.fmean(a / (t + 0.1) for a, t in zip(absolute, trues)),
             "mae_pos": statistics.fmean(positive) if positive else math.nan, "abs_mae": statistics.fmean(absolute), "median_ae": statistics.median(absolute), "rmse": math.sqrt(statistics.fmean(a * a for a in absolute)),
-            "obo": sum(p is not None and -1 <= p - t <= 1 for p, t in zip(preds, trues)) / len(trues), "exact": sum(p is not None and p == t for p, t in zip(preds, trues)) / len(trues), "bias": statistics.fmean(s - t for s, t in zip(said, trues))}
+            "obo": sum(p is not None and -1 <= p - t <= 1 for p, t in zip(preds, trues)) / len(trues), "exact": sum(p is not None and p == t for p, t in zip(preds, trues)) / len(trues), "bias": statistics.fmean(s - t for s, t in zip(said, trues)),
+            "r2": 1 - sum((t - s) ** 2 for s, t in zip(said, trues)) / spread if len(set(trues)) > 1 else math.nan, "modal_answer": modal, "modal_share": read.count(modal) / len(read) if read else math.nan}
 
 
 def test_against_a_second_computation():
@@ -129,8 +135,26 @@ def test_table_agrees_with_count_metrics():
     trues = rng.integers(0, 20, 60).tolist()
     preds = [None if rng.random() < .1 else max(0, int(t + rng.integers(-2, 3))) for t in trues]
     table, plain = metrics_table(preds, trues), count_metrics(preds, trues)
-    assert {name: row["value"] for name, row in table.items()} == pytest.approx({name: plain[name] for name in KEYS - {"n"}})
+    assert {name: row["value"] for name, row in table.items()} == pytest.approx({name: plain[name] for name in KEYS - {"n", "modal_answer"}})
     assert all(row["lo"] <= row["value"] <= row["hi"] for row in table.values())
+
+
+def test_interval_of_r_squared_against_a_loop():
+    rng = np.random.default_rng(8)
+    trues = rng.integers(1, 30, 50).tolist()
+    preds = [int(t + rng.integers(-4, 5)) for t in trues]
+    found, drawn = metrics_table(preds, trues, n=4000)["r2"], []
+    for _ in range(4000):
+        rows = rng.integers(0, 50, 50)
+        drawn.append(1 - sum((trues[i] - preds[i]) ** 2 for i in rows) / sum((trues[i] - np.mean([trues[j] for j in rows])) ** 2 for i in rows))
+    assert (found["lo"], found["hi"]) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01) and found["lo"] < found["value"] < found["hi"]
+    assert math.isnan(metrics_table([1, 2], [3, 3])["r2"]["value"]) and math.isnan(metrics_table([None], [3])["modal_share"]["value"])
+
+
+def test_several_accepted_counts():
+    clips = [Clip("a.mp4", "squat", 6, extra={"accepted": [6, 7]}), Clip("b.mp4", "squat", 6)]
+    assert [stratify(clips, said, "action")["squat"][m] for said in ([7, 7], [9, 6], [None, 6]) for m in ("exact", "obo", "abs_mae")] == [0.5, 1, 0.5, 0.5, 0.5, 1, 0.5, 0.5, 3]
+    assert PROTOCOLS["ours"].score([[8], [8]], clips) == pytest.approx({"judged": 2, "left_out": 0, "mae": (1 / 7.1 + 2 / 6.1) / 2, "obo": 0.5})
 
 
 @given(st.integers(0, 500))
@@ -291,6 +315,48 @@ def test_protocols_by_hand(seed):
     assert found["PoseRAC"]["mae"] == pytest.approx(mean([e / (c.count + 1e-9) for e, c in zip(best, clips)])) and found["PoseRAC"]["obo"] == mean([e < 2 for e in best])
 
 
+def pushupbench_by_hand(docs, texts):
+    "lmms-eval's task `pushupbench`, written down again from its utils.py: percentages, errors in repetitions, R² without errors above 50."
+    words = "none zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
+    numerals = dict(zip(words, [0, *range(21)])) | {"thirty": 30, "forty": 40, "fifty": 50}
+    exact, off, near, pairs = [], [], [], []
+    for counts, text in zip(docs, texts):
+        text = text.strip()
+        if "</think>" in text: text = text[text.rindex("</think>") + len("</think>"):].strip()
+        said = numerals.get(text.lower().replace(",", ""))
+        if said is None:
+            boxed = re.compile(r"\\boxed\{(\d+(?:\.\d+)?)\}").search(text)
+            numbers = [boxed.group(1)] if boxed else re.compile(r"\b(\d+(?:\.\d+)?)\b").findall(text)
+            said = int(round(float(numbers[-1]))) if numbers else None
+        exact.append(said is not None and said in counts)
+        near.append(said is not None and min(abs(said - c) for c in counts) <= 1)
+        off.append(counts[0] if said is None else abs(said - counts[0]))
+        if said is not None and abs(said - counts[0]) <= 50: pairs.append((said, counts[0]))
+    mean = sum(g for _, g in pairs) / len(pairs) if pairs else 0
+    total = sum((g - mean) ** 2 for _, g in pairs)
+    r2 = 1 - sum((g - p) ** 2 for p, g in pairs) / total if len(pairs) > 1 and total else 0.0
+    return {"exact": 100 * sum(exact) / len(exact), "mae": sum(off) / len(off), "obo": 100 * sum(near) / len(near), "r2": r2}
+
+
+def test_pushupbench_against_its_code_written_again():
+    rng, answers = random.Random(7), 0
+    forms = ["{}", "{}.", "\\boxed{{{}}}", "\\boxed{{{}.5}} of 9", "about {} reps", "<think>3 and 4</think>{}", "<think>{}</think>", "<answer>{}</answer>", "rep 1, rep 2, … {}", "{}.5", "-{}", "{},000", "a{}b", "none", "Twenty", "thirty", "", "no idea", "<think>9</think> seven", "²", "{} to 40"]
+    for case in range(150):
+        n = rng.choice([1, 2, 20, 40])
+        docs = [[c := rng.randint(0, [4, 20, 90][case % 3]), *rng.sample([c + 1, c + 2, max(0, c - 1)], rng.randint(0, 2))] for _ in range(n)]
+        if case % 7 == 0: docs = [docs[0]] * n
+        texts = [rng.choice(forms).format(max(0, d[0] + rng.choice([-2, -1, 0, 0, 0, 1, 2, 60]))) for d in docs]
+        clips = [Clip(f"{i}.mp4", "", d[0], extra={"accepted": d}) for i, d in enumerate(docs)]
+        found = under_protocol([Prediction(c.id, None, text=text) for c, text in zip(clips, texts)], clips, "PushupBench")
+        theirs = pushupbench_by_hand([list(dict.fromkeys(d)) for d in docs], texts)
+        assert {"exact": 100 * found["exact"], "mae": found["mae"], "obo": 100 * found["obo"], "r2": found["r2"]} == pytest.approx(theirs), texts
+        answers += n
+    assert answers >= 2000
+    assert protocol_table({"a": [Prediction("0", 4)], "b": [Prediction("0", None)]}, [Clip("0.mp4", "", 3, extra={"accepted": [3, 4]})], "PushupBench") == {
+        "a": {"judged": 1, "left_out": 0, "mae": 1, "obo": 1, "exact": 1, "r2": 0}, "b": {"judged": 1, "left_out": 0, "mae": 3, "obo": 0, "exact": 0, "r2": 0}}
+    with pytest.raises(ValueError, match="no protocol 'pushup'; there are ours"): under_protocol([], [], "pushup")
+
+
 def test_density_count_against_numerical_integration():
     from scipy.integrate import quad
     from scipy.stats import norm
@@ -370,3 +436,20 @@ def test_boundaries_of_a_long_chain_are_paired():
     true = tuple((float(i), i + 0.5) for i in range(n))
     listed = tuple((i + 0.5, i + 1.0) for i in range(n - 1)) + ((0.0, 0.5),)
     assert boundary_metrics([listed], [true], 0.5, fps=1)["f1"] == 1
+
+
+def test_actrep_r1_as_published_on_random_answers():
+    "Its `compute_metrics` stated once more: percent there, fractions here."
+    rng = np.random.default_rng(3)
+    for _ in range(2000):
+        n = int(rng.integers(1, 12))
+        clips = [Clip(f"{k}.mp4", "", int(rng.integers(0, 9))) for k in range(n)]
+        said = [None if rng.random() < 0.2 else int(rng.integers(-1, 11)) for _ in clips]
+        errors = [abs(a - c.count) for a, c in zip(said, clips) if a is not None and a >= 0]
+        found = PROTOCOLS["ActRep-R1"].score([[a] for a in said], clips)
+        if not errors:
+            assert math.isnan(found["median_ae"]) and found["left_out"] == n
+            continue
+        relative = [abs(a - c.count) / (c.count + 0.1) for a, c in zip(said, clips) if a is not None and a >= 0]
+        theirs = dict(judged=len(errors), left_out=n - len(errors), mae=sum(relative) / len(errors), obo=sum(e <= 1 for e in errors) / len(errors), exact=errors.count(0) / len(errors), median_ae=sorted(errors)[len(errors) // 2])
+        assert found == pytest.approx(theirs, abs=1e-12)

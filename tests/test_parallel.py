@@ -1,6 +1,7 @@
 "Training on two ranks: the same losses as in one process, under every strategy; and the two traps, which bite when the guard is taken away."
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -11,10 +12,11 @@ from actrep_nb.evaluate import load_predictions
 from actrep_nb.models import make_tiny_checkpoint
 from actrep_nb.parallel import STRATEGIES, rank_share, share, state_bytes, strategy_arguments, through
 from actrep_nb.runs import RunFailed, find_notebook, run
+from actrep_nb.sft import torn
 
 TINY_BASE = Path(__file__).parents[1] / "data/tiny_base"
 
-PARAMETERS = 'strategy: str = "ddp"  # what each rank keeps\nwhole: bool = True  # collect the weights before sampling\ncheckpoint: str = ""  # to train\nout: str = ""  # run folder\naround: bool = True  # go through the wrapper\nuneven: bool = False  # one rank writes shorter answers\ngather: str = "whole"  # in the rollout\nagree: bool = True  # call the head equally often\nchunk: int = 0  # tokens to a call of the head\nprecision: str = "float32"\nlora: int = 0\nbeta: float = 0.0\nresample: int = 0\nsave: int = 0\noptim: str = "sgd"\nlr: float = 1e-2\nresume: bool = False'
+PARAMETERS = 'strategy: str = "ddp"  # what each rank keeps\nwhole: bool = True  # collect the weights before sampling\ncheckpoint: str = ""  # to train\nout: str = ""  # run folder\naround: bool = True  # go through the wrapper\nuneven: bool = False  # one rank writes shorter answers\ngather: str = "whole"  # in the rollout\nagree: bool = True  # call the head equally often\nchunk: int = 0  # tokens to a call of the head\nprecision: str = "float32"\nlora: int = 0\nbeta: float = 0.0\nresample: int = 0\nsave: int = 0\noptim: str = "sgd"\nlr: float = 1e-2\nresume: bool = False\nspoil: int = -1  # rank whose second loss is NaN'
 PREPARE = """import os, numpy as np, torch
 from actrep_nb import grpo, loading, rollout, sft
 from actrep_nb.models import Sample, encode, unwrapped
@@ -43,6 +45,9 @@ def loaded(args):
     model, processor = sft.load_to_train(checkpoint, "", lora, precision, args=args)
     if chunk: sft.CHUNK = chunk * model.config.text_config.vocab_size
     return model, processor
+if spoil >= 0:
+    compute = sft.CountSFTTrainer.compute_loss
+    sft.CountSFTTrainer.compute_loss = lambda self, *args, **more: compute(self, *args, **more) + (torch.nan if self.state.global_step == 1 and int(os.environ.get("RANK", 0)) == spoil else 0)
 def here(p): return getattr(p, "ds_tensor", p.to_local() if hasattr(p, "to_local") else p).numel()
 """
 IMITATE = """args = arguments("/sft", 3)
@@ -165,6 +170,18 @@ def test_a_run_under_fsdp2_goes_on_from_its_checkpoint(train):
     whole = train("run", strategy="fsdp2", save=2, optim="adamw_torch", lr=1e-3)
     again = train("run", strategy="fsdp2", save=2, optim="adamw_torch", lr=1e-3, resume=True)
     assert len(whole["loss"]) == len(again["loss"]) == 3 and again["loss"] == pytest.approx(whole["loss"], rel=1e-5) and again["saved"] == pytest.approx(whole["saved"], abs=1e-4)  # a step of float32 at a loss of 6 is 5e-7
+
+
+@pytest.mark.slow
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_all_ranks_stop_where_one_meets_a_number_that_is_none(train, tmp_path, strategy):
+    "Together and with the same words, and none waits for another; the checkpoint before is whole."
+    with pytest.raises(RunFailed, match=r"NotFinite: step 2: the loss is nan \(clips: example \d, example \d;.*the last whole checkpoint is \S*sft/checkpoint-1\."):
+        train("spoiled", strategy=strategy, spoil=1, save=1, optim="adamw_torch", timeout=120)
+    said = [re.search(r"\"evalue\": \"(step 2: [^\"]*)", path.read_text()) for path in sorted((tmp_path / "spoiled").glob("notebook*.ipynb"))]
+    assert len(said) == 2 and all(said) and said[0][1] == said[1][1]
+    assert sorted(p.name for p in (tmp_path / "spoiled/sft").iterdir()) == ["checkpoint-1", "log.jsonl"] and not torn(tmp_path / "spoiled/sft/checkpoint-1")
 
 
 def test_strategies_are_named_and_their_bytes_add_up():

@@ -257,7 +257,8 @@ def test_a_table_of_several_people(tmp_path):
 @pytest.mark.parametrize("text, reason", [
     ("time,x0,y0\n", "no row"), ("", "no row"), ("x0,y0\n1,2\n", "no column tells the time"), ("frame,x0,y0\n0,1,2\n", "give fps="), ("time,a,b\n0,1,2\n", "no column is a coordinate"),
     ("time,x0,y0,x1\n0,1,2,3\n", "1 has no y"), ("time,x0,y0\n0,10,2\n0.1,one,2\n", "row 3, column x0: 'one' is not a number"), ("time,x0,y0\n0.2,10,2\n0.1,10,2\n", "row 3, column time: 0.1 is before"),
-    ("time,x0,y0\n0.1,10,2\n0.1,10,2\n", "row 3: a second row"), ("time,x0,y0\n,10,2\n", "row 2, column time: there is no time"), ("time,x0,y0,v0\n0,10,2,87\n", "visibilities"), ("time,x0,y0\n0,,\n", "nobody was found")])
+    ("time,x0,y0\n0.1,10,2\n0.1,10,2\n", "row 3: a second row"), ("time,x0,y0\n,10,2\n", "row 2, column time: there is no time"), ("time,x0,y0,v0\n0,10,2,87\n", "visibilities"), ("time,x0,y0\n0,,\n", "nobody was found"),
+    ("time,x0,y0\n0,10,20\n1,10,2", "ends inside line 3.*add a line break"), ("time,x0,y0,x0\n0,10,20,11\n", "two columns are named x0")])
 def test_tables_that_are_none(tmp_path, text, reason):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(ValueError, match=reason) as e: read_poses(tmp_path / "a.csv")
@@ -279,6 +280,12 @@ def test_saved_and_read(tmp_path):
     for name, reason in (("b.npz", "not written by save_poses"), ("gone.npy", "no such file")):
         with pytest.raises(ValueError, match=reason): read_poses(tmp_path / name)
     with pytest.raises(ValueError, match=r"\.npz"): save_poses(poses, tmp_path / "a.npy")
+    np.save(tmp_path / "c.npy", np.zeros((9, 33, 3)))
+    for name in ("a.npz", "c.npy"):
+        whole = (tmp_path / name).read_bytes()
+        for end in range(0, len(whole), max(1, len(whole) // 40)):
+            (tmp_path / name).write_bytes(whole[:end])
+            with pytest.raises(ValueError, match=f"{name}.*cut off"): read_poses(tmp_path / name, fps=8)
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(ValueError, match=r"\.npy, \.npz, \.csv"): read_poses(tmp_path / "a.txt")
 

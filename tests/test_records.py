@@ -1,18 +1,24 @@
 "Annotation files: what is kept, what is rejected and why, and that nothing disappears."
+import itertools
 import json
 import os
 import random
 import re
+import shlex
 import shutil
+import sys
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actrep_nb.records import (Clip, ClipFormatError, ClipSet, audit, audit_page, canonical_action, clips_from_rows, label_findings, leakage, load_clips,
-                               load_sources, pair_up, read_count, save_clips, spellings, to_dataset, with_sources)
+from actrep_nb.records import (Clip, ClipFormatError, ClipSet, audit, audit_page, canonical_action, clips_from_rows, distributions, find_videos, guess_mapping, label_findings,
+                               leakage, load_clips, load_sources, need_clips, pair_up, parse_mapping, read_count, read_cycles_s, save_clips, spellings, split_clips, to_dataset, with_sources)
+from actrep_nb.sampling import random_count_sampling
 
 SHARED = Path(os.environ.get("ACTREP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the real annotation files are not at hand (set ACTREP_SHARED_DATA)")
@@ -333,14 +339,6 @@ def test_columns_of_ones_own(tmp_path):
     with pytest.raises(ClipFormatError, match=r"names repz, but its columns are clip file, exercise, reps"): load_clips(path, mapping={"count": "repz"})
 
 
-def test_a_json_list_that_breaks_off_gives_what_came_before(tmp_path):
-    text = json.dumps([{"video": f"{k}.mp4", "action": "squat", "count": k} for k in range(5)])
-    clips = load_clips(write(tmp_path / "x.json", text[:text.index('"3.mp4"')]))
-    assert [c.count for c in clips] == [0, 1, 2] and [(r.row, "cannot be read from here" in r.reason) for r in clips.rejected] == [(4, True)]
-    clips = load_clips(write(tmp_path / "y.json", text[:-1]))
-    assert len(clips) == 5 and "never closed" in clips.rejected[0].reason
-
-
 def test_extra_packages_are_named_when_missing(tmp_path, monkeypatch):
     def refuse(name): raise ImportError(f"No module named {name!r}")
     monkeypatch.setattr("actrep_nb.records.import_module", refuse)
@@ -376,6 +374,78 @@ def test_what_is_written_is_recognised_and_read_back(tmp_path, format, case):
     again = load_clips(path, fps=30)
     assert again.rejected == [] and len(again) == 1
     for name in survive.split(): assert getattr(again[0], name) == getattr(clip, name), name
+
+
+@pytest.mark.parametrize("format, case", SAID.items())
+def test_a_file_cut_at_any_byte_is_refused_or_gives_its_whole_rows(tmp_path, format, case):
+    "Whoever cuts between two rows cannot be caught; inside a row, nothing is read of it, and not one digit of a count is lost."
+    suffix, clip, _ = case
+    path = save_clips([replace(clip, video=f"{k}{clip.video}", count=10 * k, id="") for k in (1, 2, 3)], tmp_path / f"x{suffix}", format=format)
+    data, whole = path.read_bytes(), load_clips(path, fps=30)
+    ends = [k for k in range(1, len(data)) if data[k - 1 : k] == b"\n" or data[k - 1 : k] == b"}" and data[k : k + 1] == b"\n" or not data[k:].strip()]
+    for cut in range(len(data) // 2, len(data)):
+        path.write_bytes(data[:cut])
+        try: some = load_clips(path, fps=30)
+        except ClipFormatError as e: assert path.name in str(e)
+        else: assert cut in ends and not some.rejected and some.kept == whole.kept[: len(some)], data[:cut]
+
+
+def test_a_web_spreadsheet_s_export_is_read_and_told(tmp_path):
+    text = "file,action,count\r\na.mp4,squat,5\r\nb.mp4,\"up, down\",10"
+    from actrep_nb.show import RunWarning
+
+    with pytest.warns(RunWarning, match=r"sheet.csv: the last line, .*10'?.*has no line break.*see that this line is whole"): clips = load_clips(write(tmp_path / "sheet.csv", text))
+    assert [(c.count, c.action) for c in clips] == [(5, "squat"), (10, "up,_down")] and not clips.rejected
+    (told,) = [f for f in clips.findings if f.rule == "no_last_line_break"]
+    assert told.severity == "warning" and "down\",10" in told.message and "see that this line is whole" in told.action
+    assert not [f for f in load_clips(write(tmp_path / "sheet.csv", text + "\r\n")).findings if f.rule == "no_last_line_break"]
+
+
+def test_a_table_that_ends_inside_a_row_says_so(tmp_path):
+    rows = "".join(f"{k}.mp4,squat,10\n" for k in range(120))
+    for text in ("file,action,count\n" + rows[:-2], "file,action,count\r\n" + rows[:-3], ("file,action,count\n" + rows)[:-4].replace("\n", "\r\n"), "file;action;count\n" + rows[:-6].replace(",", ";"), rows.replace(",squat", ",test,squat")[:-2]):
+        with pytest.raises(ClipFormatError, match=r"m.csv ends inside line 12[01], .*119.mp4.*without a line break.*add a line break"): load_clips(write(tmp_path / "m.csv", text))
+    with pytest.raises(ClipFormatError, match="s.csv ends inside line 3"): load_sources(write(tmp_path / "s.csv", "file,source\na.mp4,x1\nb.mp4,x1"))
+    with pytest.raises(ClipFormatError, match="y.yaml ends inside line 3"): load_clips(write(tmp_path / "y.yaml", "datasets:\n  - json_path: g.json\n    sampling_strategy: first:1"))
+    with pytest.raises(ClipFormatError, match=r"x.json: the JSON list is cut off or damaged.*line 1 column 54"): load_clips(write(tmp_path / "x.json", '[{"video": "a.mp4", "action": "squat", "count": 1}, {]\n'))
+    last = load_clips(write(tmp_path / "m.csv", 'file,count,action\na.mp4,1,squat\nb.mp4,1,"squat\n'))
+    assert len(last) == 1 and "never closed" in last.rejected[0].reason
+
+
+@pytest.mark.parametrize("kind", ["x.parquet", "x.xlsx", "saved"])
+def test_what_is_no_text_and_cut_off_is_refused(tmp_path, kind):
+    clips, path = [replace(plain, id=str(k)) for k in range(3)], tmp_path / kind
+    if kind == "saved":
+        pytest.importorskip("datasets")
+        to_dataset(clips).save_to_disk(str(path))
+        cut = next(path.glob("*.arrow"))
+    elif kind == "x.xlsx":
+        cut = path
+        path.write_bytes(samples()["x.xlsx"])
+    else: cut = save_clips(clips, path)
+    data = cut.read_bytes()
+    for at in (0, 10, len(data) // 2, len(data) - 9):
+        cut.write_bytes(data[:at])
+        with pytest.raises(ClipFormatError, match=path.name): load_clips(path)
+
+
+def test_two_columns_of_one_name(tmp_path):
+    "Rows in which both say the same, or one says nothing, are kept; the others are rejected. A key that a JSON object has twice is the same fault."
+    path = write(tmp_path / "m.csv", "file,action,count,count,,\na.mp4,squat,5,6\nb.mp4,squat,5,5,,\nc.mp4,squat,,7\nd.mp4,squat,8,\n")
+    clips = load_clips(path)
+    assert [(c.id, c.count) for c in clips] == [("b", 5), ("c", 7), ("d", 8)] and clips.rejected[0].row == 2 and "two columns are named 'count', and hold '5' and '6': rename or delete one" in clips.rejected[0].reason
+    assert [f.message for f in audit(path) if f.rule == "columns_twice"] == ["two columns are named 'count'"]
+    for name in ("j.jsonl", "j.json"):
+        text = '{"video": "a.mp4", "action": "squat", "count": 5}, {"video": "b.mp4", "action": "squat", "count": 5, "count": 6}'
+        text = f"[{text}]" if name == "j.json" else text.replace("}, ", "}\n")
+        try: reason = load_clips(write(tmp_path / name, text + "\n")).rejected[0].reason
+        except ClipFormatError as e: reason = str(e)
+        assert "the key 'count' is there twice, with '5' and '6'" in reason
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["file", "action", "count", "Count"], ["a.mp4", "squat", 5, 6], ["b.mp4", "squat", None, 7]): book.active.append(row)
+    book.save(tmp_path / "x.xlsx")
+    assert [(c.id, c.count) for c in load_clips(tmp_path / "x.xlsx")] == [("b", 7)] and "two columns" in load_clips(tmp_path / "x.xlsx").rejected[0].reason
 
 
 def test_quva_is_written_as_arrays_with_an_index(tmp_path):
@@ -693,3 +763,296 @@ def test_rows_are_compared_with_the_film_and_not_with_its_thumbnail(tmp_path):
     assert clip.cycles == ((0.5, 1.5),)
     said = Clip(clip.video, "squat", 1, extra={"fps": 8, "duration": 4})
     assert not [f for f in audit(ClipSet([said]), files=True) if f.rule.startswith("file_")]
+
+
+# --- text as spreadsheets write it
+
+
+def test_a_hint_at_the_separator_is_no_header(tmp_path):
+    for first in ("sep=;", '"sep=;"', "SEP=;\r"):
+        clips = load_clips(write(tmp_path / "m.csv", f"{first}\nfile;action;count\na.mp4;squat;5\nb.mp4;squat;x\n"))
+        assert [(c.video, c.count) for c in clips] == [("a.mp4", 5)] and clips.rejected[0].row == 4
+    assert load_clips(write(tmp_path / "m.csv", "sep=|\nfile|action|count\na,1;2.mp4|squat|5\n"))[0].video == "a,1;2.mp4"
+
+
+def test_decimal_commas_where_semicolons_part_the_cells(tmp_path):
+    frames = load_clips(write(tmp_path / "r.csv", "type;name;count;L1;L2;fps\nsquat;a.mp4;1,0;0;30;29,97\n"))
+    assert frames[0].count == 1 and frames[0].cycles == ((0, 30 / 29.97),) and frames[0].extra["fps"] == 29.97
+    times = load_clips(write(tmp_path / "t.csv", 'file;action;count;cycles_s\n"one, two.mp4";squat;2,0;"0,5-1,5;1,5-2,5"\nb.mp4;squat;1,5;\nc.mp4;squat;1;"[[0.5, 1.5]]"\n'))
+    assert [(c.video, c.count, c.cycles) for c in times] == [("one, two.mp4", 2, ((0.5, 1.5), (1.5, 2.5))), ("c.mp4", 1, ((0.5, 1.5),))]
+    assert "'1.5' is not a whole number" in times.rejected[0].reason
+
+
+@pytest.mark.parametrize("encoding, name, said", [("gbk", "深蹲01.mp4", "Chinese"), ("gb18030", "引体向上.mp4", "Chinese"), ("latin-1", "übung.mp4", "Western European"), ("cp1252", "flexão é.mp4", "Western European")])
+def test_a_text_that_is_not_utf8_is_read_and_said(tmp_path, encoding, name, said):
+    path = write(tmp_path / "m.csv", f"file,action,count\n{name},squat,5\n", encoding)
+    assert load_clips(path)[0].video == name and [said in f.action for f in audit(path) if f.rule == "encoding"] == [True]
+    assert not [f for f in audit(write(path, f"file,action,count\n{name},squat,5\n")) if f.rule == "encoding"]
+
+
+def test_cells_past_the_header_are_named(tmp_path):
+    path = write(tmp_path / "r.csv", "type,name,count,L1,L2,L3,L4,fps\nsquat,a.mp4,3,0,30,30,60,30,60,90\nsquat,b.mp4,2,0,30,30,60,30,,\n")
+    assert [(f.rule, f.message, f.row) for f in audit(path) if f.rule == "past_header"] == [("past_header", "2 cells past the header: 60, 90", 2)]
+
+
+# --- tables of one's own
+
+
+def test_a_mapping_as_it_is_typed():
+    assert parse_mapping("file=clip, action = exercise,count=reps, in all") == {"file": "clip", "action": "exercise", "count": "reps, in all"} and parse_mapping("") == {}
+    for bad in ("clip", "file=", "=clip"):
+        with pytest.raises(ValueError, match="write ours=yours"): parse_mapping(bad)
+
+
+@pytest.mark.parametrize("columns, guess", [("clip,exercise,reps", "file=clip,action=exercise,count=reps"), ("Video Path;Num Reps;Label", "file=video path,action=label,count=num reps"),
+                                            ("filename,counts", "file=filename,count=counts"), ("file,action,repetitions,cycle_times", "file=file,action=action,count=repetitions,cycles_s=cycle_times")])
+def test_what_columns_probably_mean_is_offered_and_reads_them(tmp_path, columns, guess):
+    by = ";" if ";" in columns else ","
+    path = write(tmp_path / "m.csv", f"{columns}\n{by.join(['a.mp4', '3', 'Squats'] if by == ';' else ['a.mp4', '3'] if 'filename' in columns else ['a.mp4', 'Squats', '3', '0-1;1-2;2-3'][: columns.count(',') + 1])}\n")
+    with pytest.raises(ClipFormatError, match=r"There is no column .*did you mean --map " + re.escape(shlex.quote(guess)) + r" \("): load_clips(path)
+    (clip,) = load_clips(path, mapping=parse_mapping(guess))
+    assert (clip.video, clip.count, clip.action in ("squat", "")) == ("a.mp4", 3, True) and (clip.cycles is not None) == ("cycles_s" in guess)
+    assert "count" not in guess_mapping(["date", "price"])
+
+
+def test_a_column_that_nearly_has_the_name_is_offered(tmp_path):
+    path = write(tmp_path / "m.csv", "clip,exercise,reps\na.mp4,squat,3\n")
+    with pytest.raises(ClipFormatError, match="names rep, but its columns are clip, exercise, reps; did you mean reps"): load_clips(path, mapping={"file": "clip", "count": "rep"})
+    with pytest.raises(ClipFormatError, match="gives clip, .*write ours=yours"): load_clips(path, mapping={"clip": "file", "count": "reps"})
+
+
+def test_cycles_that_are_not_understood_are_found(tmp_path):
+    "Whatever the column is called, whatever is in it, and whichever format the file is."
+    for header, row, rule in [("file,action,count,cycles", "a.mp4,squat,2,one to two", "unusable_cycles"), ("type,name,count,cycles", "squat,a.mp4,2,5", "unusable_cycles"), ("file,action,count,rep_times", "a.mp4,squat,2,1.0-2.0;2.0-3.0", "cycles_unread"),
+                              ("file,action,count,notes", "a.mp4,squat,2,1.0-2.0;2.0-3.0", "cycles_unread"), ("video_id,split,action,count,intervals", "a.mp4,train,squat,2,x", "cycles_unread"), ("file,action,count,mood", "a.mp4,squat,2,fine", "columns_unread")]:
+        clips = load_clips(write(tmp_path / "m.csv", f"{header}\n{row}\n"))
+        assert len(clips) == 1 and clips[0].cycles is None and [f.rule for f in clips.findings] == [rule], header
+    assert load_clips(write(tmp_path / "m.csv", "type,name,count,cycles_s\nsquat,a.mp4,2,0-1;1-2\n"))[0].cycles == ((0, 1), (1, 2))
+    assert load_clips(write(tmp_path / "m.jsonl", '{"video": "a.mp4", "action": "squat", "count": 1, "cycles_s": "0-1"}\n'))[0].cycles == ((0, 1),)
+    assert not load_clips(write(tmp_path / "m.csv", "clip,action,count,when\na.mp4,squat,1,0-1\n"), mapping={"file": "clip", "cycles_s": "when"}).findings
+
+
+# --- where the videos are
+
+
+def test_videos_are_looked_for_where_they_usually_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("set/videos/a.mp4", "set/videos/b.mp4", "set/c.mp4", "d.mp4"): (tmp_path / name).parent.mkdir(exist_ok=True, parents=True); (tmp_path / name).touch()
+    def found(*names): return find_videos(write(tmp_path / "set/m.csv", "file,action,count\n" + "".join(f"{n},squat,1\n" for n in names)))
+    assert [found("a.mp4"), found("C.MP4"), found("d"), found("gone.mp4")] == [tmp_path / "set/videos", tmp_path / "set", Path(), None]
+    assert found("c.mp4", "a.mp4", "b.mp4") == tmp_path / "set/videos" and found("videos/a.mp4", "videos/b.mp4") == tmp_path / "set"
+    assert find_videos(write(tmp_path / "set/n.csv", "clip,reps\na.mp4,1\n"), {"file": "clip", "count": "reps"}) == tmp_path / "set/videos"
+
+
+def test_a_folder_of_clips_can_be_moved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here/videos").mkdir(parents=True)
+    (tmp_path / "here/videos/a.mp4").touch()
+    clips = [Clip("here/videos/a.mp4", "squat", 2, [(0.5, 1.5), (1.5, 2.6)], extra={"fps": 25.0, "cot": "so; \"there\""}, source="ann")]
+    for name, format in (("runs/clips.jsonl", "auto"), ("runs/clips.csv", "table")): save_clips(clips, tmp_path / "here" / name, videos="here/runs", format=format)
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    monkeypatch.chdir("/")
+    for name in ("clips.jsonl", "clips.csv"):
+        (clip,) = load_clips(tmp_path / "there/runs" / name, videos=find_videos(tmp_path / "there/runs" / name))
+        assert os.path.samefile(clip.video, tmp_path / "there/videos/a.mp4") and (clip.cycles, clip.extra, clip.source) == (clips[0].cycles, clips[0].extra, "ann")
+
+
+def test_what_cannot_be_worked_with_is_refused_in_one_line(tmp_path):
+    names = [f"{k}.mp4" for k in range(300)]
+    path = write(tmp_path / "m.csv", "file,action,count\n" + "".join(f"{n},squat,1\n" for n in names))
+    with pytest.raises(ClipFormatError, match=r"none of its 300 rows is a clip .*row 2, video: .*0.mp4 is missing") as e: need_clips(load_clips(path, videos=tmp_path), path)
+    assert len(str(e.value).splitlines()) == 1 and len(load_clips(path, videos=tmp_path).report().splitlines()) == 22
+    with pytest.raises(ClipFormatError, match="none of the 4 videos that were tried, of 300, can be read.*0.mp4: there is no such file"): need_clips(load_clips(path), path)
+    for n in names: (tmp_path / n).write_bytes(b"no film")
+    with pytest.raises(ClipFormatError, match="can be read; the first: .*0.mp4 cannot be opened"): need_clips(load_clips(path, videos=tmp_path), path)
+    import numpy as np
+
+    from actrep_nb.video import write_video
+    write_video(tmp_path / "299.mp4", np.zeros((4, 32, 32, 3), np.uint8), fps=8)
+    assert len(need_clips(load_clips(path, videos=tmp_path), path)) == 300
+
+
+# --- parts to learn from and to be judged on
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12), st.integers(0, 25)), min_size=1, max_size=60), st.floats(0.05, 0.6), st.sampled_from([0.0, 0.1, 0.3]), st.integers(0, 3))
+def test_no_source_and_no_file_is_in_two_parts(rows, test, valid, seed):
+    clips = ClipSet(Clip(f"{file}.mp4", "squat", count, source=f"s{source}" if source < 8 else None) for count, source, file in rows)
+    shares = {"test": test} | ({"valid": valid} if valid else {})
+    try: dealt = split_clips(clips, shares, seed)
+    except ValueError as e:
+        assert "cannot fill" in str(e) or "would be empty" in str(e)
+        return
+    assert not any(r["shared"] for r in leakage(dealt)) and {c.split for c in dealt} == {"train", *shares}
+    assert [(c.id, c.count) for c in dealt] == [(c.id, c.count) for c in clips] and list(dealt) == list(split_clips(clips, shares, seed))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_parts_have_the_counts_of_the_whole(seed):
+    rng = random.Random(seed)
+    clips = ClipSet(Clip(f"{k}.mp4", "squat", min(60, int(rng.paretovariate(0.8))), source=f"s{k // 2}") for k in range(400))
+    dealt = split_clips(clips, {"test": 0.2, "valid": 0.1}, seed)
+    def above(name): return sum(c.count > 5 for c in dealt.split(name)) / len(dealt.split(name))
+    assert [abs(len(dealt.split(name)) - n) <= 3 for name, n in (("test", 80), ("valid", 40), ("train", 280))] == [True] * 3
+    assert max(abs(above(name) - sum(c.count > 5 for c in clips) / 400) for name in ("train", "test", "valid")) < 0.05
+    assert [c.split for c in dealt] != [c.split for c in split_clips(clips, {"test": 0.2, "valid": 0.1}, seed + 1)]
+
+
+def test_what_a_split_cannot_give_is_said(tmp_path):
+    one = ClipSet(Clip(f"{k}.mp4", "squat", k, source="ann") for k in range(9))
+    with pytest.raises(ValueError, match="9 clips of 1 source cannot fill 2 parts"): split_clips(one, {"test": 0.2})
+    for shares in ({}, {"test": 0.0}, {"test": 0.7, "valid": 0.3}, {"train": 0.5}):
+        with pytest.raises(ValueError, match="each must be between 0 and 1"): split_clips(one, shares)
+    lopsided = ClipSet([*(Clip(f"{k}.mp4", "squat", 2, source="ann", split="train") for k in range(8)), Clip("x.mp4", "squat", 20), Clip("y.mp4", "squat", 21, source="eva")])
+    assert {f.rule for f in split_clips(lopsided, {"test": 0.5}).findings} == {"share", "range", "source_unknown", "split_again"}
+    for name in ("a", "b"): (tmp_path / f"{name}.mp4").write_bytes(b"the same film")
+    (tmp_path / "link.mp4").symlink_to(tmp_path / "a.mp4")
+    (tmp_path / "c.mp4").write_bytes(b"another film!")
+    clips = ClipSet(Clip(str(tmp_path / f"{n}.mp4"), "squat", 3) for n in ("a", "b", "link", "c"))
+    assert all(len({c.split for c in split_clips(clips, {"test": 0.3}, s).kept[:3]}) == 1 for s in range(6))
+
+
+# ---- several accepted counts ------------------------------------------------------------------------------------------
+
+SEVERAL = [Clip("a_[6].mp4", "squat", 6, extra={"accepted": [6, 7], "fuzzy_action": True, "complex_action": False}), Clip("b.mp4", "push_up", 3, extra={"fuzzy_action": False, "complex_action": False})]
+
+
+@pytest.mark.parametrize("format, name", [("pushupbench", "x.jsonl"), ("table", "x.csv"), ("clips", "x.jsonl"), ("parquet", "x.parquet")])
+def test_accepted_counts_are_written_and_read(tmp_path, format, name):
+    again = load_clips(save_clips(SEVERAL, tmp_path / name, format=format))
+    assert again.kept == SEVERAL and not again.rejected and not again.findings
+
+
+def test_accepted_counts_in_repcounts_columns(tmp_path):
+    again = load_clips(save_clips(SEVERAL, tmp_path / "x.csv"))
+    assert [(c.count, c.extra.get("accepted")) for c in again] == [(6, [6, 7]), (3, None)] and not again.findings
+    assert "accepted" not in save_clips(SEVERAL[1:], tmp_path / "one.csv").read_text()
+
+
+def test_pushupbench_as_it_is_published(tmp_path):
+    "A saved dataset, a Parquet file and JSON, the counts as a list or as JSON text; names and counts that are none are told."
+    rows = [{"name": "leg_lift", "video_path": "x_leg_lift_[12].mp4", "count": [12, 13, 12], "fuzzy_action": False, "complex_action": True}, {"name": "push ups", "video_path": "y.mp4", "count": [8], "fuzzy_action": True, "complex_action": False}]
+    datasets = pytest.importorskip("datasets")
+    made = datasets.Dataset.from_list(rows)
+    made.save_to_disk(str(tmp_path / "saved"))
+    made.to_parquet(str(tmp_path / "x.parquet"))
+    (tmp_path / "x.json").write_text(json.dumps([r | {"count": json.dumps(r["count"])} for r in rows]))
+    for source in ("saved", "x.parquet", "x.json"):
+        found = load_clips(tmp_path / source, videos=None)
+        assert [(c.video, c.action, c.count, c.extra.get("accepted"), c.extra["complex_action"]) for c in found] == [("x_leg_lift_[12].mp4", "leg_lift", 12, [12, 13], True), ("y.mp4", "push_up", 8, None, False)], source
+    bad = clips_from_rows([rows[0] | {"count": c} for c in ([], [12, -1], "many", [12, 1.5], None)] + [rows[0] | {"video_path": ""}])
+    assert not bad.kept and [r.field for r in bad.rejected] == ["count"] * 5 + ["video"]
+
+
+@pytest.mark.parametrize("count, accepted, kept", [("6", "6|7", (6, [6, 7])), ("7", "6;7", (7, [7, 6])), ("", "6|7", (6, [6, 7])), ("6", "", (6, None)), ("6", "6", (6, None)), ("5", "6|7", "accepted"), ("6", "6|x", "accepted"), ("x", "6|7", "count"), ("", "", "count")])
+def test_a_column_of_accepted_counts(tmp_path, count, accepted, kept):
+    (tmp_path / "mine.csv").write_text(f'file,action,count,accepted\na.mp4,squat,{count},"{accepted}"\n')
+    found = load_clips(tmp_path / "mine.csv")
+    assert [(c.count, c.extra.get("accepted")) for c in found] == [kept] if isinstance(kept, tuple) else [r.field for r in found.rejected] == [kept]
+
+
+def test_mvbench_and_activitynet(tmp_path):
+    rows = [{"video": "m.mp4", "question": "What falls?", "candidates": ["a cup", "a book"], "answer": "a book"}, {"video": "n.mp4", "question": "Who?", "candidates": ["he", "she"], "answer": "he", "start": 1.5, "end": 4.0}]
+    (tmp_path / "mv.json").write_text(json.dumps(rows))
+    clips = load_clips(tmp_path / "mv.json")
+    assert [(c.extra["task"], c.extra["options"], c.extra["solution"], c.window) for c in clips] == [("choice", ["a cup", "a book"], "a book", None), ("choice", ["he", "she"], "he", (1.5, 4.0))]
+    assert load_clips(save_clips(clips, tmp_path / "again.json", format="mvbench")).kept == clips.kept
+    bad = clips_from_rows([rows[0] | {"answer": "a tree"}, rows[0] | {"candidates": []}, rows[0] | {"candidates": ["a book", "a book"]}, rows[1] | {"end": "x"}])
+    assert [r.field for r in bad.rejected] == ["answer", "candidates", "answer", "end"]
+    (tmp_path / "val_1.json").write_text(json.dumps({"v_uqiMw7tQ1Cc": {"duration": 55.15, "timestamps": [[0.28, 55.15], [13.79, 54.32]], "sentences": ["A weight lifting tutorial is given.", " The coach helps the guy in red."]}}))
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos/v_uqiMw7tQ1Cc.mp4").write_bytes(b"-")
+    found = load_clips(tmp_path / "val_1.json", videos=tmp_path / "videos")
+    assert [(Path(c.video).name, c.extra["problem"], c.cycles, c.extra["duration"]) for c in found] == [("v_uqiMw7tQ1Cc.mp4", "A weight lifting tutorial is given.", ((0.28, 55.15),), 55.15), ("v_uqiMw7tQ1Cc.mp4", "The coach helps the guy in red.", ((13.79, 54.32),), 55.15)]
+    assert {c.extra["task"] for c in found} == {"grounding"}
+
+
+# --- many rows
+
+
+def steps_of(work) -> int:
+    "Instructions of our own code that a piece of work runs through: what it costs, on whatever machine."
+    count, before = 0, sys.gettrace()
+    def trace(frame, event, arg):
+        nonlocal count
+        if "actrep_nb" not in frame.f_code.co_filename: return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        count += event == "opcode"
+        return trace
+    sys.settrace(trace)
+    try: work()
+    finally: sys.settrace(before)
+    return count
+
+
+def many_missing(n, folder):
+    place = folder / str(n)
+    place.mkdir()
+    for k in range(n): (place / f"{k}.mp4").touch()
+    rows = [{"file": f"elsewhere/{k}.avi", "action": "squat", "count": 6} for k in range(n)]
+    return lambda: [r.reason for r in clips_from_rows(rows, videos=place).rejected]
+
+
+def many_parts(n, folder):
+    for k in range(n): write(folder / f"{k}.jsonl", json.dumps({"video": "a.mp4", "action": "squat", "count": k}) + "\n")
+    recipe = write(folder / f"{n}.yaml", "datasets:\n" + "".join(f"  - json_path: {k}.jsonl\n" for k in range(n)))
+    return lambda: load_clips(recipe)
+
+
+MANY = {  # what is done with n rows
+    "load windows of one video": lambda n, folder: lambda: clips_from_rows({"file": "day.mp4", "action": "Squats", "count": 1, "window_s": f"{k}-{k + 1}"} for k in range(n)),
+    "audit windows of one video": lambda n, folder: partial(audit, ClipSet(Clip("day.mp4", "squat", 1, id=str(k), window=(k, k + 1)) for k in range(n))),
+    "leaks of a source that many splits have": lambda n, folder: lambda: "".join(f.message for f in audit([Clip(f"{k}.mp4", "squat", 1, split=f"s{k}", source="yt") for k in range(n)])),
+    "leakage over many splits": lambda n, folder: partial(leakage, [Clip(f"{k}.mp4", "squat", 1, split=f"s{k}", source=f"p{k // 2}") for k in range(n)]),
+    "a picture of many splits": lambda n, folder: partial(distributions, [Clip(f"{k}.mp4", "squat", k, split=f"s{k}") for k in range(n)]),
+    "crops of one clip": lambda n, folder: partial(random_count_sampling, [Clip("a.mp4", "squat", 3, [(0.5, 1.5), (1.5, 2.5), (2.5, 3.5)])], n),
+    "families of files that share a source": lambda n, folder: partial(split_clips, ClipSet([Clip(f"{k}.mp4", "squat", 1) for k in range(n)] + [Clip(f"{k}.mp4", "squat", 1, source="yt") for k in range(n)] + [Clip("other.mp4", "squat", 1)]), {"test": 0.1}),
+    "missing names in a full folder": many_missing,
+    "a recipe of many sets": many_parts,
+}
+
+
+@pytest.mark.parametrize("what", MANY)
+def test_four_times_the_rows_cost_four_times_as_much(tmp_path, what):
+    few, more = (MANY[what](n, tmp_path) for n in (60, 240))
+    for work in (few, more): work()  # what is imported and remembered once
+    one, four = steps_of(few), steps_of(more)
+    assert one > 1000 and four < 6 * one, f"{one} steps, of four times the rows {four}"
+
+
+def test_what_many_splits_share_is_told_in_few_words():
+    sets = [Clip(f"{k}.mp4", "squat", 1, split=f"s{k}", source="yt" if k else "mine") for k in range(50)]
+    rows = leakage(sets)
+    assert len(rows) == 50 and {r["other"] for r in rows} == {"the others"} and sum(r["shared"] for r in rows) == 49 and rows[0] == {"split": "s0", "other": "the others", "clips": 1, "with_source": 1, "shared": 0}
+    assert max(len(f.message) for f in audit(sets)) < 150 and audit(sets)[-1].message == "yt is in s49 and in s1 (clip 1), s2 (clip 2), s3 (clip 3) and 45 more"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", "z", None]), st.sampled_from("stuv")), max_size=12))
+def test_leakage_is_what_counting_pair_by_pair_gives(rows):
+    clips = [Clip(f"{v}.mp4", "squat", 1, split=s, source=o) for v, o, s in rows]
+    def origins(c): return {c.video} | ({c.source} if c.source else set())
+    wanted = {(s, o): sum(any(origins(c) & origins(d) for d in clips if d.split == o) for c in clips if c.split == s) for s in {c.split for c in clips} for o in {c.split for c in clips} - {s}}
+    assert {(r["split"], r["other"]): r["shared"] for r in leakage(clips)} == wanted
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(["a", "b", "a#2", "a#3", "b#2", "a#2#2"]), max_size=14))
+def test_ids_are_counted_up_as_one_by_one(names):
+    got, seen = [c.id for c in ClipSet(Clip("v.mp4", "squat", 1, id=name) for name in names)], set()
+    for name, now in zip(names, got):
+        wanted = name if name not in seen else next(w for k in itertools.count(2) if (w := f"{name}#{k}") not in seen and w not in names)
+        assert now == wanted
+        seen.add(now)
+
+
+def test_a_count_of_a_million_has_a_picture_of_a_hundred_bins():
+    clips = ClipSet([Clip("typo.mp4", "squat", 1_000_000), Clip("a.mp4", "squat", 3)])
+    left = distributions(clips).axes[0]
+    assert max(len(p.get_xy()) for p in left.patches) < 500 and "400 and more" in left.get_xlabel() and "1000000" in audit_page(clips, audit(clips))
+
+
+def test_a_long_cell_is_refused_at_once():
+    for text in ("9" * 200_000, "1" * 200_000 + "-", "1." + "0" * 200_000 + "x"):
+        with pytest.raises(ValueError, match="is not start-end in seconds"): read_cycles_s(text)

@@ -1,5 +1,6 @@
 "Rewards against hand-computed values, brute force and their own stated properties."
 import itertools
+import json
 import math
 import random
 import re
@@ -150,7 +151,7 @@ def test_every_reward_takes_any_text():
     earned = {name: reward(texts, clips, lengths=[320 + len(text) for text in texts], group_size=1000, shuffled=[texts[:9]] * 12) for name, reward in REWARDS.items()}
     for name, values in earned.items():
         known = [value for value in values if value is not None]
-        assert len(values) == TEXTS and all(0 <= value <= MOST.get(name, 1.0) for value in known), name
+        assert len(values) == TEXTS and all(0 <= value <= MOST.get(name.rpartition("/")[2], 1.0) for value in known), name
         assert min(known) == 0 < max(known), f"{name} never tells two texts apart"
     assert all(value is not None for value in earned["accuracy"])
 
@@ -248,7 +249,7 @@ def test_rouge_compares_stems_where_it_is_told_to():
 def test_accuracy_by_question_type(kind, solution, said, ours, published):
     text, clip = f"<think>a</think><answer>{said}</answer>", about(kind, solution)
     assert REWARDS["accuracy"]([text], [clip])[0] == (ours if ours is None else pytest.approx(ours))
-    assert REWARDS["video_r1_accuracy"]([text], [clip])[0] == pytest.approx(published, abs=1e-9)
+    assert REWARDS["video_r1/accuracy"]([text], [clip])[0] == pytest.approx(published, abs=1e-9)
 
 
 @settings(max_examples=300, deadline=None)
@@ -261,9 +262,9 @@ def test_estimates_earn_less_the_further_they_are(true, near, more, side):
 
 def test_published_accuracy_reads_the_first_tag_and_the_first_type():
     draft, clip = "<think><answer>5</answer></think><answer>6</answer>", about("numerical", "5")
-    assert REWARDS["video_r1_accuracy"]([draft], [clip]) == [1] and REWARDS["accuracy"]([draft], [clip]) == [0]
+    assert REWARDS["video_r1/accuracy"]([draft], [clip]) == [1] and REWARDS["accuracy"]([draft], [clip]) == [0]
     mixed = [about("numerical", "5"), about("regression", "10")]
-    assert REWARDS["video_r1_accuracy"](["<answer>5</answer>"] * 2, mixed) == [1, 0] and REWARDS["accuracy"](["<answer>5</answer>"] * 2, mixed) == [1, 0.5]
+    assert REWARDS["video_r1/accuracy"](["<answer>5</answer>"] * 2, mixed) == [1, 0] and REWARDS["accuracy"](["<answer>5</answer>"] * 2, mixed) == [1, 0.5]
 
 
 @pytest.mark.parametrize("clip", [about("numerical", "many"), about("regression", ""), Clip("q.mp4", "", 0, extra={"task": "ocr"})])
@@ -315,7 +316,7 @@ def test_counts_can_be_scored_as_a_published_parser_reads_them():
     assert [count_reward(count_hybrid, reader)([text], [seven])[0] for reader in (None, "actrep-r1", "lmms-eval")] == [0, 1.5, pytest.approx(count_hybrid(13, 7))]
 
 
-PUBLISHED = {"count_format": (re.search, "think"), "count_format_8b": (re.search, "thinking"), "tag_format": (re.fullmatch, "think")}
+PUBLISHED = {"actrep_r1/count_format": (re.search, "think"), "actrep_r1/count_format_8b": (re.search, "thinking"), "video_r1/format": (re.fullmatch, "think")}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -370,7 +371,8 @@ def test_context_reaches_every_reward(monkeypatch):
 
 
 def test_registry_covers_the_papers_names():
-    assert {"count", "count_hybrid", "count_linear", "count_fixed", "count_interval", "count_format", "format", "exact", "cycles"} <= set(REWARDS)
+    published = {"count", "count_hybrid", "count_linear", "count_fixed", "count_interval"}
+    assert published | {"format", "exact", "cycles"} | {f"actrep_r1/{name}" for name in published | {"count_format", "count_format_8b"}} <= set(REWARDS)
     assert REWARDS["count"].__name__ == "count_gaussian"
 
 
@@ -434,3 +436,93 @@ def test_weights_are_read_from_a_line():
     for line, message in {"format": "'format' has no weight.*e.g. format=0.5", "format=much": "e.g. format=0.5", "format=1,format=2": "'format' stands there twice",
                           "fromat=1": "did you mean 'format'", "": "no reward was named", "format=nan": "finite"}.items():
         with pytest.raises(ValueError, match=message): parse_weights(line)
+
+
+# ---- as published -------------------------------------------------------------------------------------------------------
+# Each rule stated once more, from the papers' code and word by word: quadratic patterns, exceptions and all.
+
+def their_count(text):
+    said = re.findall(r"<answer>(.*?)</answer>", text, re.DOTALL)
+    if not said: return None
+    if said[-1].strip().isdigit(): return int(said[-1].strip())
+    runs = [int(run) for run in re.findall(r"\b(\d+)\b", said[-1].strip())]
+    return runs[-1] if runs and runs[-1] <= 1000 else None
+
+
+def their_list(text):
+    block = re.search(r"<think(?:ing)?>(.*?)</think(?:ing)?>", text, re.DOTALL)
+    if not block: return None
+    block = block[1]
+    if single := re.findall(r"rep\d+:", block): return len(single)
+    size = lambda pairs: sum(int(b) - int(a) + 1 for a, b in pairs)
+    if pairs := re.findall(r"reps\s+(\d+)-(\d+):", block): return size(pairs)
+    if (line := re.search(r"Intervals\(grouped\):\s*(.+?)(?:\n|$)", block)) and (pairs := re.findall(r"reps\s+(\d+)-(\d+)", line[1])): return size(pairs)
+    line = re.search(r"Intervals:\s*(.+?)(?:\n|$)", block)
+    return (len(re.findall(r"\d+\.?\d*\s*-\s*\d+\.?\d*", line[1])) or None) if line else None
+
+
+def their_interval(text, clip):
+    said, listed = their_count(text), their_list(text)
+    if said is None or listed is None: return 0.0
+    return 1.0 if listed == said else min(listed, said) / max(listed, said) * 0.5 if listed > 0 and said > 0 else 0.0
+
+
+def by_count(formula): return lambda text, clip: 0.0 if (said := their_count(text)) is None else formula(abs(said - clip.count), clip.count)
+
+
+def their_tiou(text, clip, length=13.7):  # as there, in parts of the video
+    try:
+        said = json.loads(re.search(r"<answer>(.*?)</answer>", text, re.DOTALL)[1].strip())
+        (a0, a1), (b0, b1) = (float(said["start_time"]) / length, float(said["end_time"]) / length), (t / length for t in clip.cycles[0])
+        return max(0, max(min(a1, b1) - max(a0, b0), 0) / (max(a1, b1) - min(a0, b0)))
+    except Exception: return 0.0
+
+
+def their_moment_format(text, clip):
+    time = r'"([\d.]+)"'
+    return float(bool(re.fullmatch(r"<think>.*?</think>\s*<answer>\s*{\s*" + rf'"start_time"\s*:\s*{time}\s*,\s*"end_time"\s*:\s*{time}' + r"\s*}\s*</answer>", text, re.DOTALL)))
+
+
+THEIRS = {
+    "actrep_r1/count": by_count(lambda e, y: math.exp(-(e**2) / (2 * max(1.0, y * 0.2) ** 2))),
+    "actrep_r1/count_hybrid": by_count(lambda e, y: math.exp(-((e / (y + 0.1)) ** 2) / (2 * 0.2**2)) + (0.5 if e <= 1 else 0.0)),
+    "actrep_r1/count_linear": by_count(lambda e, y: max(0.0, 1 - e / max(y, 1))),
+    "actrep_r1/count_fixed": by_count(lambda e, y: math.exp(-(e**2) / 18)),
+    "actrep_r1/count_format": lambda text, clip: float(bool(re.search(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL))),
+    "actrep_r1/count_format_8b": lambda text, clip: float(bool(re.search(r"<thinking>.*?</thinking>\s*<answer>.*?</answer>", text, re.DOTALL))),
+    "actrep_r1/count_interval": their_interval,
+    "video_r1/format": lambda text, clip: float(bool(re.fullmatch(r"<think>.*?</think>\s*<answer>.*?</answer>", text, re.DOTALL))),
+    "dvd_counting/exact": lambda text, clip: float((found := re.search(r"<answer>\s*(\d+)\s*</answer>", text)) is not None and int(found[1]) == clip.count),
+    "temporal_r1/tiou": their_tiou,
+    "temporal_r1/format": their_moment_format,
+}
+BITS = ["rep1: 1.0s-2.0s, ", "rep2: 2-3", "reps 1-20: ", "reps  3-1:", "Intervals: ", "Intervals(grouped): ", "1.5-2.5, ", "1.2.3 - 4", "12 ", "\n", " ", "<think>", "</think>", "<thinking>", "</thinking>",
+        "<answer>", "</answer>", "3", "٣", "12.7", "1001", "-2", "no", '{"start_time": "1.5", "end_time": "4"}', '{"start_time": 3, "end_time": 1}', '{"start_time": "nan", "end_time": "2"}', '{"start_time": "7"}']
+
+
+def strange_completion(rng):
+    "Half of them shaped like an answer, half a heap of bits."
+    heap = lambda n, bits=BITS: "".join(rng.choice(bits) for _ in range(rng.randint(0, n)))
+    if rng.random() < 0.5: return heap(12)
+    tag = rng.choice(["think", "thinking"])
+    said = rng.choice([str(rng.randint(0, 30)), heap(3), json.dumps({"start_time": f"{rng.uniform(0, 9):.1f}", "end_time": f"{rng.uniform(0, 14):.1f}"})])
+    between = rng.choice(["", " ", "\n"])
+    return f"{heap(1)}<{tag}>{heap(9)}</{tag}>{between}<answer>{said}</answer>{heap(1)}"
+
+
+@pytest.mark.parametrize("name", THEIRS)
+def test_published_verdicts(name):
+    rng, differ, seen = random.Random(name), 0, set()
+    for _ in range(4000):
+        text, start = strange_completion(rng), rng.uniform(0, 8)
+        clip = Clip("a.mp4", "", 1, ((start, start + rng.uniform(0.1, 5)),), extra={"task": "grounding"}) if name == "temporal_r1/tiou" else Clip("a.mp4", "", rng.randint(0, 30))
+        ours, theirs = REWARDS[name]([text], [clip])[0], THEIRS[name](text, clip)
+        differ += abs(ours - theirs) > (1e-9 if name == "temporal_r1/tiou" else 0)  # there in parts of the video, here in seconds
+        seen.add(round(theirs, 2))
+    assert not differ and len(seen) >= 2  # and the texts are not all alike to it
+
+
+def test_a_list_of_a_hundred_thousand_digits_is_read_at_once():
+    for block in ("Intervals: " + "1" * 100_000, "Intervals: 1" + " " * 100_000, "Intervals: " + "1-" * 50_000, "<think>" * 20_000):
+        assert REWARDS["actrep_r1/count_interval"]([f"<think>{block}</think><answer>3</answer>", block], [CLIP] * 2)[1] == 0
+    assert REWARDS["actrep_r1/count_interval"]([f"<think>reps {'9' * 5000}-{'9' * 5000}: </think><answer>1</answer>"], [CLIP]) == [0]  # where `int` refuses

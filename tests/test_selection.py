@@ -198,7 +198,7 @@ def test_04_select_accounts_for_every_clip(tmp_path):
     "The experiment on drawn clips, one of them no video: every clip has a fate, what it writes can be loaded, and another rule asks nobody again."
     import pandas as pd
 
-    from actrep_nb.records import load_clips
+    from actrep_nb.records import find_videos, load_clips
     from actrep_nb.runs import run
     from actrep_nb.synth import make_dataset
 
@@ -212,7 +212,8 @@ def test_04_select_accounts_for_every_clip(tmp_path):
     fates = pd.read_csv(tmp_path / "random/fates.csv").set_index("id")
     assert (blind.metrics["clips"], blind.metrics["selected"], blind.metrics["unreadable"]) == (5, 4, 1)
     assert len(fates) == 5 and fates.loc[spoilt.id, "reason"].startswith("not read: ") and not fates.loc[spoilt.id, "kept"] and fates["kept"].sum() == 4
-    assert {c.id for c in load_clips(tmp_path / "random/selected.jsonl", videos=videos)} == set(fates.index[fates["kept"]])
+    chosen = tmp_path / "random/selected.jsonl"
+    assert {c.id for c in load_clips(chosen, videos=find_videos(chosen))} == set(fates.index[fates["kept"]])
     before = (tmp_path / "answers.jsonl").read_bytes()
     run("04_select", tmp_path / "variance", given | {"rule": "variance"}, quiet=True)
     assert (tmp_path / "answers.jsonl").read_bytes() == before and len(pd.read_csv(tmp_path / "variance/fates.csv")) == 5

@@ -1,17 +1,23 @@
 "Supervised fine-tuning, for every family: the loss falls, and means, resuming and adapters are what they should be."
+import errno
 import json
+import os
+import re
+import shutil
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from actrep_nb.models import FAMILIES, Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, parts, see, spec_of
 from actrep_nb.records import Clip
 from actrep_nb.loading import ClipExamples, Example, make_example, read_all
-from actrep_nb.sft import LEAST_EFFECT, CountSFTTrainer, answer_logprobs, batch_effect, blanked, load_to_train, sft_batch, start_from, train_sft, training_arguments, video_effect, why_blind
-from actrep_nb.show import RunWarning, read_log
+from actrep_nb.sft import LEAST_EFFECT, CountSFTTrainer, answer_logprobs, batch_effect, blanked, load_to_train, sft_batch, start_from, torn, train_sft, training_arguments, video_effect, why_blind
+from actrep_nb.show import NotFinite, RunWarning, read_log
 from actrep_nb.video import Frames, write_video
 from rounding import REORDERED, steps_apart
 
@@ -141,21 +147,65 @@ def test_what_is_to_be_trained_is_said_when_loading(checkpoint, tmp_path):
     with pytest.raises(ValueError, match="leaves nothing to train"): load_to_train(checkpoint["qwen2_5_vl"], ",".join(parts(load_model(checkpoint["qwen2_5_vl"])[0])))
 
 
-def test_a_torn_checkpoint_is_passed_over_and_an_older_runs_is_not_taken_for_ones_own(tmp_path, capsys):
-    from safetensors.torch import save_file
+@pytest.fixture(scope="module")
+def kept(checkpoint, tmp_path_factory):
+    "Three steps of two clips, with a checkpoint after each, and how to make them again."
+    def go(out, start=checkpoint["qwen2_5_vl"], first=0, lr=1e-2, resume=True, steps=3, **more):
+        model, processor = load_model(start, device="cpu")
+        args = training_arguments(out, steps, 2, lr, save_strategy="steps", save_steps=1, **more)
+        log = train_sft(model, drawn(model, processor)[first:], args, checkpoint=Path(out) / "checkpoint", resume=resume)
+        return [(row["step"], row["loss"]) for row in log], torch.cat([p.detach().flatten() for p in model.parameters()])
 
-    for step in (4, 8, 12, 16, 20):
-        (folder := tmp_path / f"checkpoint-{step}").mkdir()
-        save_file({"w": torch.ones(100)}, folder / "model.safetensors")
-        (folder / "trainer_state.json").write_text("{}")
-    (tmp_path / "checkpoint-20/trainer_state.json").unlink()
-    (tmp_path / "checkpoint-16/trainer_state.json").write_text('{"epoch": ')
-    half = (tmp_path / "checkpoint-12/model.safetensors").read_bytes()[:300]
-    (tmp_path / "checkpoint-12/model.safetensors").write_bytes(half)
-    assert start_from(tmp_path, True) == str(tmp_path / "checkpoint-8")
-    assert capsys.readouterr().out.count("was not written to its end") == 3
-    assert start_from(tmp_path, "elsewhere") == "elsewhere" and start_from(tmp_path / "new") is start_from(tmp_path / "new", True) is None
-    with pytest.raises(FileExistsError, match="up to checkpoint-20: go on from them with resume=True"): start_from(tmp_path)
+    folder = tmp_path_factory.mktemp("kept") / "run"
+    return folder, go(folder, resume=False), go
+
+
+def test_a_torn_checkpoint_is_passed_over_for_the_one_before(kept, tmp_path):
+    "An optimiser's state that was cut short, and a schedule that is missing: the Trainer goes on without either."
+    folder, whole, go = kept
+    shutil.copytree(folder, tmp_path / "run")
+    state = tmp_path / "run/checkpoint-3/optimizer.pt"
+    state.write_bytes(state.read_bytes()[:-1000])
+    (tmp_path / "run/checkpoint-2/scheduler.pt").unlink()
+    with pytest.raises(ValueError, match="checkpoint-2 is not whole: scheduler.pt is missing"): start_from(tmp_path / "run", str(tmp_path / "run/checkpoint-2"))
+    with pytest.warns(RunWarning) as told: again = go(tmp_path / "run")
+    said = " ".join(str(w.message) for w in told)
+    assert re.search(r"checkpoint-3 is not whole and is passed over: optimizer.pt has \d+ of \d+ bytes", said) and "checkpoint-2 is not whole and is passed over: scheduler.pt is missing" in said
+    assert again[0] == whole[0] and torch.equal(again[1], whole[1])
+    assert [torn(tmp_path / f"run/checkpoint-{k}") for k in (1, 2, 3)] == [""] * 3, "what was torn is there anew"
+    (tmp_path / "run/checkpoint-1/checkpoint.json").unlink()
+    assert "checkpoint.json" in torn(tmp_path / "run/checkpoint-1")
+    with pytest.raises(FileExistsError, match="up to checkpoint-3: go on from them with resume=True"): start_from(tmp_path / "run")
+    assert start_from(tmp_path / "new") is start_from(tmp_path / "new", True) is None
+
+
+def test_checkpoints_of_another_run_are_not_gone_on_from(kept, checkpoint, tmp_path, monkeypatch):
+    folder, _, go = kept
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    other = make_tiny_checkpoint(tmp_path / "other", 1, **SMALL)
+    for given, differs in (({"lr": 2e-2}, "learning_rate: 0.01 there, 0.02 now"), ({"seed": 1}, "seed: 0 there, 1 now"), ({"steps": 4}, "max_steps: 3 there, 4 now"), ({"start": other}, "model: "), ({"first": 1}, "data: ")):
+        with pytest.raises(FileExistsError, match="checkpoint-3 belongs to a run with other settings") as refused: go(folder, **given)
+        assert differs in str(refused.value) and str(refused.value).count(" there, ") == 1
+    monkeypatch.setattr("actrep_nb.sft.code_digest", lambda: "other")
+    with pytest.raises(FileExistsError, match="code: .* there, other now.*named itself"): go(folder)
+    with pytest.warns(RunWarning, match="other code"): go(folder, resume=str(folder / "checkpoint-3"))
+    assert {p: p.read_bytes() for p in before if p.parent.name != "checkpoint" and p.name != "log.jsonl"} == {p: b for p, b in before.items() if p.parent.name != "checkpoint" and p.name != "log.jsonl"}
+
+
+def test_a_disk_that_fills_up_in_a_checkpoint_leaves_the_one_before(kept, tmp_path, monkeypatch):
+    _, whole, go = kept
+    save = torch.save
+
+    def full(what, path, *args, **kwargs):
+        if "checkpoint-2" in str(path) and "optimizer" in str(path): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return save(what, path, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(OSError, match="make room there.*checkpoint-2'"): go(tmp_path / "run", resume=False)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["checkpoint-1", "log.jsonl"]
+    again = go(tmp_path / "run")
+    assert again[0] == whole[0] and torch.equal(again[1], whole[1])
 
 
 @every_family
@@ -232,19 +282,40 @@ def test_a_model_that_is_frozen_whole_is_refused(checkpoint, tmp_path):
         train_sft(model, drawn(model, processor), training_arguments(tmp_path, 1, 2, 1e-2))
 
 
-def test_a_loss_that_is_no_number_is_null_in_its_own_line(checkpoint, tmp_path, monkeypatch):
-    "The Trainer would write 0.0; and once told not to, NaN to the end. In files it is null: NaN is not JSON."
+@pytest.mark.parametrize("fault, said", [
+    ("loss", r"step 2: the loss is nan \(clips: (example \d, ){3}example \d; first seen in the loss"), ("weight", r"step 2: the loss is nan .*first seen in the weight model\.visual\.blocks\.1"),
+    ("layer", r"step 2: the loss is nan .*first seen in the output of layer model\.language_model\.layers\.1\.mlp\.down_proj"), ("gradient", r"step 2: the norm of the gradient is (nan|inf) .*first seen in the gradient at"),
+    ("last step", r"after step 2: weights hold NaN or infinity: model\.")])
+def test_a_number_that_is_none_stops_the_run(checkpoint, tmp_path, monkeypatch, fault, said):
+    "Nothing is saved of it; the checkpoint before it is whole, and the log is JSON. The Trainer would go on to the end, with NaN in every weight."
     model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
-    compute = CountSFTTrainer.compute_loss
-    def spoiled(self, *args, **kwargs): return compute(self, *args, **kwargs) + {1: float("nan"), 2: float("inf")}.get(self.state.global_step, 0.0)
+    compute, layer = CountSFTTrainer.compute_loss, model.model.language_model.layers[1].mlp.down_proj
+
+    def spoiled(self, *args, **kwargs):
+        if self.state.global_step == 1 and model.training:
+            if fault == "weight":
+                with torch.no_grad(): model.model.visual.blocks[1].mlp.down_proj.weight[0, 0] = torch.inf
+            if fault == "layer": layer.register_forward_hook(lambda module, given, out: out / 0)
+            if fault == "gradient": layer.register_forward_hook(lambda module, given, out: out + (out * 0).abs().sqrt())
+            if fault == "last step": self.optimizer.param_groups[0]["lr"] = 1e39
+        return compute(self, *args, **kwargs) + (torch.nan if fault == "loss" and self.state.global_step == 1 else 0)
+
     monkeypatch.setattr(CountSFTTrainer, "compute_loss", spoiled)
-    log = train_sft(model, drawn(model, processor), training_arguments(tmp_path, 4, 2, 1e-3, save_strategy="steps", save_steps=4))
-    assert [row["loss"] is None for row in log] == [False, True, True, False] and log[3]["loss"] > 0 and all(row["grad_norm"] > 0 for row in log)
+    args = training_arguments(tmp_path, 2, 4, 1e-3, save_strategy="steps", save_steps=1)
+    with pytest.raises(NotFinite, match=said) as stopped: train_sft(model, drawn(model, processor), args, checkpoint=tmp_path / "checkpoint")
+    assert f"the last whole checkpoint is {tmp_path / 'checkpoint-1'}" in str(stopped.value) and "lr=0.001" in str(stopped.value)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-1", "log.jsonl"] and not torn(tmp_path / "checkpoint-1")
+    assert all(w.isfinite().all() for w in load_file(tmp_path / "checkpoint-1/model.safetensors").values())
     def no_number(text): raise ValueError(f"{text} is not JSON")
-    for line in [*(tmp_path / "log.jsonl").read_text().splitlines(), (tmp_path / "checkpoint-4" / "trainer_state.json").read_text()]:
-        json.loads(line, parse_constant=no_number)
-    train_sft(model, drawn(model, processor), training_arguments(tmp_path, 5, 2, 1e-3, save_strategy="steps", save_steps=4), resume=True)
-    assert [json.loads(line, parse_constant=no_number)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == [1, 2, 3, 4, 5]
+    rows = [json.loads(line, parse_constant=no_number) for line in [*(tmp_path / "log.jsonl").read_text().splitlines(), (tmp_path / "checkpoint-1" / "trainer_state.json").read_text()]]
+    assert rows[0]["step"] == 1 and rows[0]["loss"] > 0
+
+
+def test_a_learning_rate_of_a_thousand_ends_at_once(checkpoint, tmp_path):
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    with pytest.raises(NotFinite, match=r"step \d: .*there is no earlier checkpoint. Lower the learning rate, now 1e\+30"):
+        train_sft(model, drawn(model, processor), training_arguments(tmp_path, 9, 4, 1e30), checkpoint=tmp_path / "checkpoint")
+    assert [p.name for p in tmp_path.iterdir()] == ["log.jsonl"]
 
 
 # ---- does it look? ----------------------------------------------------------------------------------------------------
@@ -254,8 +325,9 @@ def blinding(monkeypatch):
     "Makes every model blind: the tower runs, and what it saw is dropped, on all ways into the language model."
     def go():
         from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
+        from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextModel
         monkeypatch.setattr(torch.Tensor, "masked_scatter", lambda self, mask, source: self if source.ndim > 1 else torch.masked_scatter(self, mask, source))
-        monkeypatch.setattr(Qwen3VLTextModel, "_deepstack_process", lambda self, hidden, mask, seen: hidden)
+        for text_model in (Qwen3VLTextModel, Qwen3VLMoeTextModel): monkeypatch.setattr(text_model, "_deepstack_process", lambda self, hidden, mask, seen: hidden)
     return go
 
 
@@ -341,10 +413,12 @@ def test_a_clip_without_repetitions_is_not_looked_at(checkpoint, tmp_path, monke
     assert looked == [[False, False, True, False]]
 
 
-def test_a_resumed_run_looks_again_and_leaves_the_log_as_it_is(checkpoint, blinding, tmp_path):
-    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
-    args = dict(save_strategy="steps", save_steps=1)
-    train_sft(model, examples := drawn(model, processor), training_arguments(tmp_path, 1, 4, 1e-3, **args))
+def test_a_resumed_run_looks_again_and_leaves_the_log_as_it_is(kept, blinding, tmp_path):
+    folder, _, go = kept
+    shutil.copytree(folder, tmp_path / "run")
+    before = (tmp_path / "run/log.jsonl").read_text()
+    for k in (2, 3): shutil.rmtree(tmp_path / f"run/checkpoint-{k}")
     blinding()
-    with pytest.warns(RunWarning, match="does not look"): log = train_sft(model, examples, training_arguments(tmp_path, 2, 4, 1e-3, **args), resume=True)
-    assert ["video_effect" in row for row in log] == [True, False]
+    with pytest.warns(RunWarning, match="does not look"): go(tmp_path / "run")
+    log = read_log(tmp_path / "run/log.jsonl")
+    assert json.loads(before.splitlines()[0]) == log[0] and len(log) == 3 and log[0]["video_effect"] > LEAST_EFFECT and not any("video_effect" in row for row in log[1:])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbclient import NotebookClient
 
-from actrep_nb.show import GLUE, evenly, filmstrip, plain, progress, progress_text, read_glue, read_log
+from actrep_nb.show import GLUE, append_line, evenly, filmstrip, plain, progress, progress_text, read_glue, read_json, read_lines, read_log
 
 
 @given(st.integers(0, 300), st.integers(0, 40))
@@ -114,10 +114,38 @@ def test_a_log_is_read_to_its_last_whole_line(tmp_path):
     (path := tmp_path / "log.jsonl").write_text('{"step": 1}\n\n{"step": 2}\n{"step": 3, "lo')
     assert read_log(path) == [{"step": 1}, {"step": 2}]
     path.write_text('{"step": 1\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="log.jsonl, line 1: not a logged step"): read_log(path)
+    with pytest.raises(ValueError, match="log.jsonl, line 1: not a JSON object"): read_log(path)
     with pytest.raises(FileNotFoundError): read_log(tmp_path / "none.jsonl")
 
 
 def test_no_number_in_a_log_is_none(tmp_path):
     (path := tmp_path / "log.jsonl").write_text('{"step": 1, "entropy": NaN, "loss": -Infinity}\n{"step": 2, "entropy": null, "loss": 1.5}\n')
     assert read_log(path) == [{"step": 1, "entropy": None, "loss": None}, {"step": 2, "entropy": None, "loss": 1.5}]
+
+
+@given(rows=st.lists(st.dictionaries(st.text(max_size=3), st.one_of(st.integers(), st.text(max_size=8), st.none()), max_size=3), min_size=1, max_size=5), data=st.data())
+def test_lines_that_were_cut_anywhere(tmp_path_factory, rows, data):
+    "What was written whole is read whole or not at all; what is appended to goes on after its last whole line."
+    path = tmp_path_factory.mktemp("lines") / "rows.jsonl"
+    for row in rows: append_line(path, row)
+    assert read_lines(path) == read_lines(path, going_on=True) == rows
+    raw = path.read_bytes()
+    end = data.draw(st.integers(0, len(raw) - 1))
+    path.write_bytes(raw[:end])
+    torn = raw[:end].rpartition(b"\n")[2]
+    kept = rows[: raw[:end].count(b"\n")]
+    if torn and torn + b"\n" not in raw.splitlines(keepends=True):
+        with pytest.raises(ValueError, match=f"rows.jsonl, line {len(kept) + 1}: cut off inside the row: write it again"): read_lines(path, cure="write it again")
+    assert read_lines(path, going_on=True) == kept
+    append_line(path, {"last": 1})
+    assert read_lines(path) == [*kept, {"last": 1}]
+
+
+def test_a_dropped_row_is_told_and_damage_is_not_dropped(tmp_path, capsys):
+    (path := tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
+    assert read_log(path) == [{"step": 1}] and "log.jsonl, line 2: a run that was killed left half a row; it is dropped" in capsys.readouterr().err
+    path.write_text('{"step": 1}\n[2]\n{"step": 3}\n')
+    for read in (read_lines, read_log):
+        with pytest.raises(ValueError, match="log.jsonl, line 2: not a JSON object"): read(path)
+    (tmp_path / "results.json").write_text('{"obo": 0.')
+    with pytest.raises(ValueError, match="results.json: cut off or damaged.*judge again"): read_json(tmp_path / "results.json", "judge again")

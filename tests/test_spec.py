@@ -126,6 +126,7 @@ def test_the_labels_are_not_asked_and_a_cache_remembers(tmp_path, monkeypatch):
     with pytest.raises(VideoError, match="gone.mp4"): plan_file(VideoSpec(), tmp_path / "gone.mp4", cache=cache)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLIPS.exists(), reason="the real clips are not here")
 def test_real_clips_are_seen_fast_enough():
     "23 of 24 in development; the one that is missed (snow) is irregular and of 2.4 repetitions a second."

@@ -17,6 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+from markdown.extensions.toc import slugify
+from site_check import broken_links, finished
+from site_pages import Figure, alternative, architecture_page, commands_page, gallery_page, llms_text, module_of, names_page, notebooks_of
 
 root = Path(__file__).resolve().parents[1]
 work = root / '_docs'  # Markdown and configuration, as given to Zensical
@@ -123,7 +126,10 @@ def links(text: str, page: str) -> str:
         return f'({up}{target}{match[2] or ""})'
 
     text = re.sub(rf'^(#+ .*?)\[(`[^`]+`)\]\({re.escape(site_url)}[^)]*\)', r'\1\2', text, flags=re.M)  # a heading is no link
+    if page != 'cli.md':  # words of the language that are commands, too, as "count", are no links
+        text = re.sub(rf'\[(`[a-z]+`)\]\({re.escape(site_url)}/cli\.html(?:\.md)?#[a-z]+\)', r'\1', text)
     text = re.sub(rf'\({re.escape(site_url)}/?([\w./-]*?)(#[^)\s]*)?\)', own, text)
+    text = re.sub(r'\((?!https?:)(?:\.?[\w/-]*/)?\d+[a-z]*_(\w+)\.html(#[^)\s]*)?\)', lambda m: f'({m[1]}.md{m[2] or ""})', text)  # nbdev's address of a notebook named in a comment
     return re.sub(r'\((?!https?:)([\w./-]+\.ipynb)(#[^)\s]*)?\)', lambda m: f'({page_of(m[1])}{m[2] or ""})', text)
 
 
@@ -178,7 +184,8 @@ class Page:
     def __init__(self, notebook: Path, source: str, page: str):
         self.notebook, self.source, self.page = notebook, source, page
         self.images: dict[str, bytes] = {}
-        self.title = self.lede = self.heading = ''
+        self.figures: list[Figure] = []
+        self.title = self.lede = self.heading = self.before = self.drawn_by = ''
 
     def output(self, out: dict) -> str:
         "One output, in the richest form a page can show; glue and other private MIME types fall back to their text."
@@ -197,7 +204,8 @@ class Page:
                 name = f'{Path(self.page).stem}_{len(self.images)}.{suffix}'
                 body = joined(data[mime])
                 self.images[name] = body.encode() if suffix == 'svg' else base64.b64decode(body)
-                return boxed(f'![{self.heading or self.title}](images/pages/{name})')
+                self.figures.append(Figure(name, self.page, self.title, self.heading or self.title, f'#{slugify(self.heading, "-")}' if self.heading else ''))
+                return boxed(f'![{alternative(self.drawn_by, self.before, self.heading or self.title)}](images/pages/{name})')
         if 'text/latex' in data:
             return boxed(formulas(joined(data['text/latex'])))
         text = last_writes(joined(data.get('text/plain')))
@@ -207,7 +215,7 @@ class Page:
         return blocks(formulas(callouts(links(text, self.page), 'site')))
 
     def code(self, cell: dict) -> str:
-        source = joined(cell['source'])
+        source = self.drawn_by = joined(cell['source'])
         directives = dict(re.findall(r'^#\|\s*([\w-]+):?[ \t]*(.*)$', source, re.M))
         source = re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip()
         outputs = cell.get('outputs', [])
@@ -235,7 +243,8 @@ class Page:
                     self.title, self.lede = title[1], title[2] or ''
                     text = text.strip()[title.end():]
                 if heading := re.findall(r'^#{2,}\s+(.+)$', text, re.M):
-                    self.heading = re.sub(r'[`\[\]*]', '', heading[-1])
+                    self.heading = re.sub(r'\[([^\]]*)\]\([^)]*\)|[`*]', r'\1', heading[-1])
+                self.before = text
                 body.append(self.markdown(text))
             elif cell['cell_type'] == 'code':
                 body.append(self.code(cell))
@@ -243,7 +252,7 @@ class Page:
         if self.lede:
             head.append(f'{formulas(links(self.lede, self.page))}\n{{ .lede }}')
         if self.page != 'index.md':
-            head.append(f'This page is the notebook [{self.source}]({repo_url}/blob/main/{self.source}).\n{{ .page-source }}')
+            head.append(f'This page is the notebook [{self.source}]({repo_url}/blob/main/{self.source}): [download it]({"../" * self.page.count("/")}{self.source}) and open it in JupyterLab.\n{{ .page-source }}')
         text = '\n\n'.join(s for s in head + body if s.strip()) + '\n'
         return text.replace('](images/pages/', f']({"../" * self.page.count("/")}images/pages/')
 
@@ -299,12 +308,17 @@ def number(path: str) -> int:
     return int(re.match(r'\d+', Path(path).name)[0])  # type: ignore[index]
 
 
+def label(path: str) -> str:
+    "A chapter's number with its letter, as in 10a."
+    return re.match(r'0*(\d+[a-z]*)', Path(path).name)[1]  # type: ignore[index]
+
+
 def navigation(pages: dict[str, Page]) -> list:
     "Home, looking, the four parts, then the experiments and tutorials that there are."
     def entry(source: str, numbered: bool = True) -> dict:
         page = pages[source]
         bare = re.sub(r'^\d+\s*[·.:-]\s*', '', page.title)
-        return {(f'{number(source)} {bare}' if numbered else page.title): page.page}
+        return {(f'{label(source)} {bare}' if numbered else page.title): page.page}
 
     chapters = sorted((s for s in pages if re.fullmatch(r'nbs/\d+[a-z]*_\w+\.ipynb', s)), key=lambda s: Path(s).name)
     nav: list = [{'Home': 'index.md'}] if 'nbs/index.ipynb' in pages else []
@@ -313,7 +327,23 @@ def navigation(pages: dict[str, Page]) -> list:
     for folder in ('experiments', 'tutorials'):
         if inside := [entry(s, folder == 'experiments') for s in sorted(pages) if s.startswith(f'nbs/{folder}/')]:
             nav.append({folder.capitalize(): inside})
-    return nav
+    return [*nav, {'Look up': [{title: page} for page, title in LOOK_UP.items()]}]
+
+
+LOOK_UP = {'commands.md': 'Commands', 'names.md': 'All names', 'figures.md': 'All figures', 'architecture.md': 'How the chapters hang together'}
+
+
+def write_look_up(target: Path, pages: dict[str, Page]) -> None:
+    "The pages that no notebook holds, and llms.txt."
+    chapters = {module: page.page for source, page in pages.items() if re.fullmatch(r'nbs/\d+[a-z]*_\w+\.ipynb', source) and (module := module_of(root / source))}
+    made = {'commands.md': commands_page(), 'names.md': names_page(chapters), 'figures.md': gallery_page([f for page in pages.values() for f in page.figures]), 'architecture.md': architecture_page(chapters)}
+    for name, text in made.items():
+        (target / name).write_text(text, encoding='utf-8')
+    listed = ((page.title, links(page.lede, page.page), page.page) for page in pages.values())
+    (target / 'llms.txt').write_text(llms_text(project['site_name'], project['site_description'], listed, site_url), encoding='utf-8')
+    for name, path in notebooks_of(root / 'nbs').items():
+        (target / 'nbs' / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target / 'nbs' / name)
 
 
 def write_pages(processed: Path) -> dict[str, Page]:
@@ -335,6 +365,7 @@ def write_pages(processed: Path) -> dict[str, Page]:
         for name, body in page.images.items():
             (target / 'images/pages' / name).write_bytes(body)
         pages[source] = page
+    write_look_up(target, pages)
     mend_anchors(target)
     if (root / 'nbs/images').exists():
         shutil.copytree(root / 'nbs/images', target / 'images', dirs_exist_ok=True)
@@ -361,11 +392,11 @@ def fetched_from_elsewhere(site: Path) -> list[str]:
     return sorted({f'{path.relative_to(site)}: {html.unescape(m[0])[:120]}' for path in site.rglob('*.html') for m in loads.finditer(path.read_text(encoding='utf-8'))})
 
 
-def own_search_shim(site: Path) -> None:
-    "The `offline` plugin names its search shim by a web address; the same file is kept in tools/site."
+def finish(site: Path) -> None:
+    "Pages as they are published. The `offline` plugin names its search shim by a web address; the same file is kept in tools/site."
     for path in site.rglob('*.html'):
         up = '../' * (len(path.relative_to(site).parts) - 1)
-        text = path.read_text(encoding='utf-8')
+        text = finished(path.read_text(encoding='utf-8'))
         path.write_text(re.sub(r'https://unpkg\.com/iframe-worker(?:@[\w.]+)?/shim', f'{up}iframe-worker.js', text), encoding='utf-8')
 
 
@@ -392,7 +423,13 @@ def build(out: Path, strict: bool, force: bool) -> int:
         print(plain if not warnings else 'a broken link is an error with --strict', file=sys.stderr)
         return done.returncode
     site = work / 'site'
-    own_search_shim(site)
+    finish(site)
+    for path in (work / 'pages').rglob('*.md'):  # the address that nbdev's modules name
+        shutil.copy2(path, site / path.relative_to(work / 'pages').with_suffix('.html.md'))
+    if broken := broken_links(site):
+        print('links that lead nowhere:', *broken, sep='\n  ', file=sys.stderr)
+        if strict:
+            return 1
     if elsewhere := fetched_from_elsewhere(site):
         print('pages must not load anything over the network:', *elsewhere, sep='\n  ', file=sys.stderr)
         return 1

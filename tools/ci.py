@@ -8,6 +8,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def verdict(problems: list[str]) -> Outcome:
 def command(*args, env: dict | None = None, cwd: Path = root, capture: bool = True) -> subprocess.CompletedProcess:
     "Run a tool of this environment; its output is kept to be shown on failure, or streamed."
     words = [str(bin_dir / args[0]) if (bin_dir / str(args[0])).exists() else str(args[0]), *map(str, args[1:])]
-    return subprocess.run(words, cwd=cwd, env={**os.environ, **(env or {})}, stdin=subprocess.DEVNULL, text=True,
+    return subprocess.run(words, cwd=cwd, env={'OMP_WAIT_POLICY': 'PASSIVE', **os.environ, **(env or {})}, stdin=subprocess.DEVNULL, text=True,
                           stdout=subprocess.PIPE if capture else None, stderr=subprocess.STDOUT if capture else None)
 
 
@@ -153,20 +154,43 @@ def tests(marked: str) -> Outcome:
         return command('python', '-m', 'pytest', '-qq', '-rs', '--disable-warnings', '--durations=10', '--durations-min=2', '-m', marked, f'--junitxml={report}', *which,
                        env={'MPLBACKEND': 'agg', 'OMP_NUM_THREADS': '1'}), report
 
-    outcome = Outcome()
+    outcome, again = Outcome(), list[str]()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max_workers=2) as pool:
         others = [f'--ignore={path}' for path in RANKS]
         for done, report in pool.map(run, (RANKS, others), (Path(folder) / 'ranks.xml', Path(folder) / 'others.xml')):
             print(done.stdout, flush=True)
-            if not report.exists():
-                outcome.failed += 1
-                print(f'pytest ended with {done.returncode} and no report', flush=True)
-                continue
-            suites = list(ElementTree.parse(report).getroot().iter('testsuite'))
-            tests, failures, errors, skipped = (sum(int(s.get(k, 0)) for s in suites) for k in ('tests', 'failures', 'errors', 'skipped'))
-            outcome.passed, outcome.skipped = outcome.passed + tests - failures - errors - skipped, outcome.skipped + skipped
-            outcome.failed += failures + errors or int(done.returncode not in (0, 5))
+            again += count(report, done.returncode, outcome)
+        if again and len(again) <= AGAIN and outcome.failed == len(again):
+            print(f'\n{len(again)} failed beside the others, and are tried once more, alone', flush=True)
+            done, report = run(again, Path(folder) / 'again.xml')
+            print(done.stdout, flush=True)
+            outcome.failed = 0
+            still = count(report, done.returncode, outcome)
+            outcome.notes += [f'passed only when tried again, alone: {name}' for name in again if name not in still]
     return outcome
+
+
+AGAIN = 3  # failed tests that are tried once more: a test of killed processes may fall on a moment it was not written for; more than these are no accident
+
+
+def count(report: Path, returned: int, outcome: Outcome) -> list[str]:
+    "Add a report of pytest's to an outcome; the names of its failed tests, as pytest takes them."
+    if not report.exists():
+        outcome.failed += 1
+        print(f'pytest ended with {returned} and no report', flush=True)
+        return []
+    suites = list(ElementTree.parse(report).getroot().iter('testsuite'))
+    tests, failures, errors, skipped = (sum(int(s.get(k, 0)) for s in suites) for k in ('tests', 'failures', 'errors', 'skipped'))
+    outcome.passed, outcome.skipped = outcome.passed + tests - failures - errors - skipped, outcome.skipped + skipped
+    outcome.failed += failures + errors or int(returned not in (0, 5))
+    failed = [case for s in suites for case in s.iter('testcase') if case.find('failure') is not None or case.find('error') is not None]
+    return [name(case) for case in failed]
+
+
+def name(case: ElementTree.Element) -> str:
+    "What pytest calls a test of its report, as in tests/test_x.py::TestY::test_z."
+    folder, module, *classes = case.get('classname', '').split('.')
+    return '::'.join([f'{folder}/{module}.py', *classes, case.get('name', '')])
 
 
 def pytest() -> Outcome:
@@ -186,13 +210,20 @@ def docs() -> Outcome:
 
 
 def demo() -> Outcome:
-    "the demo, at reduced size"
+    "the demo, at reduced size: killed while it fine-tunes, and begun again"
     with tempfile.TemporaryDirectory() as folder:
+        killed = subprocess.Popen([str(bin_dir / 'actrep'), 'demo', '--size', 'small', '--out', folder], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not (Path(folder) / 'sft/checkpoint-16').exists() and killed.poll() is None:
+            time.sleep(0.1)
+        killed.kill()
+        killed.wait()
         done = command('actrep', 'demo', '--size', 'small', '--out', folder, '--json')
         print('\n'.join(f'  {line}' for line in done.stdout.splitlines()[-25:]), flush=True)
         if done.returncode:
             return verdict([f'actrep demo ended with {done.returncode}'])
         problems = [] if last_line_is_json(done.stdout) else ['the last line of `actrep demo --json` is not a JSON object']
+        went_on = [re.search(words, done.stdout) for words in (r'\[2/7\] cot: done before, skipped', r'\[3/7\] sft: begun before, goes on from the last whole checkpoint, checkpoint-\d+')]
+        problems += [] if all(went_on) else ['actrep demo, killed and begun again, did not go on from its checkpoint']
         problems += [f'actrep demo wrote no {name}' for name in ('results.json', 'report.html') if not list(Path(folder).rglob(name))]
         return verdict(problems)
 

@@ -43,6 +43,7 @@ def run(path: Path) -> None:
 
 
 def main() -> int:
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # as make sets it
     os.environ.setdefault('HF_HUB_OFFLINE', '1')
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     wanted = sys.argv[1:]

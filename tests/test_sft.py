@@ -303,7 +303,7 @@ def test_a_number_that_is_none_stops_the_run(checkpoint, tmp_path, monkeypatch, 
     monkeypatch.setattr(CountSFTTrainer, "compute_loss", spoiled)
     args = training_arguments(tmp_path, 2, 4, 1e-3, save_strategy="steps", save_steps=1)
     with pytest.raises(NotFinite, match=said) as stopped: train_sft(model, drawn(model, processor), args, checkpoint=tmp_path / "checkpoint")
-    assert f"the last whole checkpoint is {tmp_path / 'checkpoint-1'}" in str(stopped.value) and "lr=0.001" in str(stopped.value)
+    assert f"the last whole checkpoint is {tmp_path / 'checkpoint-1'}" in str(stopped.value) and "Lower the learning rate, now 0.001" in str(stopped.value)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-1", "log.jsonl"] and not torn(tmp_path / "checkpoint-1")
     assert all(w.isfinite().all() for w in load_file(tmp_path / "checkpoint-1/model.safetensors").values())
     def no_number(text): raise ValueError(f"{text} is not JSON")

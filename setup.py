@@ -1,4 +1,5 @@
 """Package metadata from settings.ini, the version from actrep_nb/__init__.py."""
+
 import re
 import shlex
 import shutil
@@ -18,7 +19,13 @@ version = re.search(r'^__version__ = "([^"]+)"', (here / cfg['lib_path'] / '__in
 assert version, f"no __version__ in {cfg['lib_path']}/__init__.py"
 readme = here / 'README.md'
 
-book = ['nbs/experiments/*.ipynb', 'nbs/experiments/*.sh', 'nbs/experiments/recipes/*.yaml', 'data/tiny_base/*', 'data/tiny_film/*']  # what `runs.shipped` is asked for
+book = [
+    'nbs/experiments/*.ipynb',
+    'nbs/experiments/*.sh',
+    'nbs/experiments/recipes/*.yaml',
+    'data/tiny_base/*',
+    'data/tiny_film/*',
+]  # what `runs.shipped` is asked for
 
 
 class BuildWithBook(build_py):
@@ -56,8 +63,13 @@ setup(
     include_package_data=True,
     cmdclass={'build_py': BuildWithBook},
     install_requires=shlex.split(cfg['requirements']),
-    extras_require={'api': shlex.split(cfg['api_requirements']), 'slurm': shlex.split(cfg['slurm_requirements']),
-                    'vllm': shlex.split(cfg['vllm_requirements']), 'pose': shlex.split(cfg['pose_requirements']), 'dev': shlex.split(cfg['dev_requirements'])},
+    extras_require={
+        'api': shlex.split(cfg['api_requirements']),
+        'slurm': shlex.split(cfg['slurm_requirements']),
+        'vllm': shlex.split(cfg['vllm_requirements']),
+        'pose': shlex.split(cfg['pose_requirements']),
+        'dev': shlex.split(cfg['dev_requirements']),
+    },
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'papermill.engine': [f"spmd={cfg['lib_path']}.spmd:SpmdEngine"],

@@ -23,8 +23,10 @@ from .records import Cycles
 
 # %% ../nbs/05_answers.ipynb #38dc3871
 PROMPTS: dict[str, str] = {
-    "count": ("Count the full repetitions of {action} in this video. "
-              "Reason in <think></think>, then give the integer in <answer></answer>."),
+    "count": (
+        "Count the full repetitions of {action} in this video. "
+        "Reason in <think></think>, then give the integer in <answer></answer>."
+    ),
     "actrep-r1": (
         "Watch the whole video and count how often {action} is performed in full.\n"
         "Work in these steps inside <think></think>:\n"
@@ -33,11 +35,16 @@ PROMPTS: dict[str, str] = {
         "3. Give every repetition its interval in seconds, as rep1: 1.0s-2.5s, rep2: 2.5s-4.0s, and so on.\n"
         "4. Check the list: in order, nothing counted twice, nothing left out.\n"
         "5. Write the total, which is the length of the list.\n"
-        "Then give that integer, in digits and alone, in <answer></answer>."),
-    "grounding": ('When does this happen in the video: {question}\n'
-                  'Reason in <think></think>, then give its start and end in seconds in <answer></answer>, as {"start_time": "1.5", "end_time": "3.0"}.'),
-    "choice": ("{question}\n{options}\n"
-               "Reason in <think></think>, then give the letter of the right option in <answer></answer>."),
+        "Then give that integer, in digits and alone, in <answer></answer>."
+    ),
+    "grounding": (
+        'When does this happen in the video: {question}\n'
+        'Reason in <think></think>, then give its start and end in seconds in <answer></answer>, as {"start_time": "1.5", "end_time": "3.0"}.'
+    ),
+    "choice": (
+        "{question}\n{options}\n"
+        "Reason in <think></think>, then give the letter of the right option in <answer></answer>."
+    ),
     "dvd_counting": "{question} Reason in <think></think>, then give the number in <answer></answer>.",
 }
 
@@ -54,41 +61,63 @@ STYLES: dict[str, str] = {  # how a completion is laid out
 STYLED: dict[str, str] = {"actrep-r1-8b": "thinking"}  # prompt → its style, where that is not "think"
 _REASON = "Reason in <think></think>, then give"
 for _name in ("count", "grounding", "choice", "dvd_counting"):
-    for _style, _instead in (("no-think", "Without a word before or after it, give"), ("answer-think-answer", "Give your first answer in <answer></answer>, then reason in <think></think>, then give")):
+    for _style, _instead in (
+        ("no-think", "Without a word before or after it, give"),
+        (
+            "answer-think-answer",
+            "Give your first answer in <answer></answer>, then reason in <think></think>, then give",
+        ),
+    ):
         PROMPTS[f"{_name}-{_style}"], STYLED[f"{_name}-{_style}"] = PROMPTS[_name].replace(_REASON, _instead), _style
 
 # %% ../nbs/05_answers.ipynb #5976be14
 _LETTERED = re.compile(r"\s*\(?([A-Z])\s?[.):]\s*(.*)", re.S)
 
+
 def lettered(
     options: Sequence[str],  # the wordings, with their letters or without
-) -> dict[str, str]:         # letter → wording
+) -> dict[str, str]:  # letter → wording
     "Options by their letters: A, B, C, … in the order given. Letters count as written only when every option has its own."
-    if not 0 < len(options) <= len(ascii_uppercase): raise ValueError(f"{len(options)} options; there are letters for 1 to {len(ascii_uppercase)}")
+    if not 0 < len(options) <= len(ascii_uppercase):
+        raise ValueError(f"{len(options)} options; there are letters for 1 to {len(ascii_uppercase)}")
     found = [_LETTERED.fullmatch(option) for option in options]
     written = [match[2] if match and match[1] == letter else None for match, letter in zip(found, ascii_uppercase)]
-    return {letter: (option if None in written else wording or "").strip() for letter, option, wording in zip(ascii_uppercase, options, written)}
+    return {
+        letter: (option if None in written else wording or "").strip()
+        for letter, option, wording in zip(ascii_uppercase, options, written)
+    }
 
 # %% ../nbs/05_answers.ipynb #b1197ab5
 def render_prompt(
-    name: str = "count",                    # a key of `PROMPTS`
-    action: str | None = None,              # the action's name, only when the model may know it
-    question: str | None = None,            # what is asked of this clip, for prompts that ask a question
-    options: Sequence[str] | None = None,   # the wordings to choose from, for prompts that offer a choice
-) -> str:                                   # the text of the user's turn
+    name: str = "count",  # a key of `PROMPTS`
+    action: str | None = None,  # the action's name, only when the model may know it
+    question: str | None = None,  # what is asked of this clip, for prompts that ask a question
+    options: Sequence[str] | None = None,  # the wordings to choose from, for prompts that offer a choice
+) -> str:  # the text of the user's turn
     """The prompt `name`, naming the action only when it is given. Raises `ValueError` for a name that `PROMPTS` lacks and for a prompt
     whose question or options are missing."""
-    if name not in PROMPTS: raise ValueError(f"no prompt {name!r}; PROMPTS has {sorted(PROMPTS)}")
-    parts = {"action": f'"{action.replace("_", " ")}"' if action else "the repeated action", "question": question,
-             "options": "\n".join(f"{letter}. {wording}" for letter, wording in lettered(options).items()) if options else None}
+    if name not in PROMPTS:
+        raise ValueError(f"no prompt {name!r}; PROMPTS has {sorted(PROMPTS)}")
+    parts = {
+        "action": f'"{action.replace("_", " ")}"' if action else "the repeated action",
+        "question": question,
+        "options": "\n".join(f"{letter}. {wording}" for letter, wording in lettered(options).items())
+        if options
+        else None,
+    }
+
     def fill(place: re.Match) -> str:
-        if (part := parts[place[1]]) is None: raise ValueError(f"prompt {name!r} needs `{place[1]}`")
+        if (part := parts[place[1]]) is None:
+            raise ValueError(f"prompt {name!r} needs `{place[1]}`")
         return part
+
     return re.sub(r"\{(action|question|options)\}", fill, PROMPTS[name])
 
 # %% ../nbs/05_answers.ipynb #625ef7a3
-_PONDER = ("{question}\nTake your time: talk it through with yourself, doubt what you see, and check it before you settle. "
-           "Put all of that in <think></think> and your answer in <answer></answer>. ")
+_PONDER = (
+    "{question}\nTake your time: talk it through with yourself, doubt what you see, and check it before you settle. "
+    "Put all of that in <think></think> and your answer in <answer></answer>. "
+)
 KINDS: dict[str, str] = {  # kind of question, as `Clip.extra["task"]` has it → what the answer tags should hold
     "choice": "The answer is the letter of one option, such as A.",
     "numerical": "The answer is a number, such as 42 or 3.14.",
@@ -96,24 +125,34 @@ KINDS: dict[str, str] = {  # kind of question, as `Clip.extra["task"]` has it �
     "ocr": "The answer is the text that can be read, word for word.",
     "free_form": "The answer is a text of your own.",
 }
-PROMPTS |= {f"video-r1-{kind}": (_PONDER.replace("{question}", "{question}\nOptions:\n{options}") if kind == "choice" else _PONDER) + last for kind, last in KINDS.items()}
+PROMPTS |= {
+    f"video-r1-{kind}": (
+        _PONDER.replace("{question}", "{question}\nOptions:\n{options}") if kind == "choice" else _PONDER
+    )
+    + last
+    for kind, last in KINDS.items()
+}
 
 # %% ../nbs/05_answers.ipynb #de28b5dc
 def messages(
-    prompt: str,                # the text of the user's turn
+    prompt: str,  # the text of the user's turn
     answer: str | None = None,  # the assistant's turn, for training on it
     system: str | None = None,  # a system turn before the others
-) -> list[dict]:                # turns as `apply_chat_template` reads them
+) -> list[dict]:  # turns as `apply_chat_template` reads them
     "Chat turns for one clip: a video placeholder, the prompt, and the answer where there is one."
     turns: list[dict] = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
     turns.append({"role": "user", "content": [{"type": "video"}, {"type": "text", "text": prompt}]})
-    if answer is not None: turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+    if answer is not None:
+        turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
     return turns
 
 # %% ../nbs/05_answers.ipynb #b4c70dbc
 MAX_COUNT = 999_999  # more than this is a runaway string of digits
-FILLERS = frozenset("about approximately around roughly the a an i is are was were there it they total totals count counted counts final answer number of "
-                    "rep reps repetition repetitions time times cycle cycles full complete completed in video clip".split())
+FILLERS = frozenset(
+    "about approximately around roughly the a an i is are was were there it they total totals count counted counts final answer number of "
+    "rep reps repetition repetitions time times cycle cycles full complete completed in video clip".split()
+)
+
 
 def _shown(text: str) -> str:
     "As much of `text` as fits into a line about it."
@@ -126,25 +165,35 @@ def read_integer(
     """The count that `text` states. Digits of one script are read (`٣` is 3); signs, decimals, grouped digits (`1,234` is 1234 or 1.234
     depending on who reads), ranges, superscripts, number words and unknown words are refused."""
     text = text.strip()
-    if not text: return None, "answer-empty: nothing between the answer tags"
+    if not text:
+        return None, "answer-empty: nothing between the answer tags"
     shown = _shown(text)
-    if len(text) > 400: return None, f"not-an-integer: {len(text)} characters, {shown!r}"
+    if len(text) > 400:
+        return None, f"not-an-integer: {len(text)} characters, {shown!r}"
     words = [word.strip(".,:;!\"'*()`") for word in text.split()]
     numbers = [word for word in words if any(c.isnumeric() for c in word)]
-    if len(numbers) != 1 or not numbers[0].isdecimal() or re.search(r"[.,]\d", text): return None, f"not-an-integer: {shown!r}"
+    if len(numbers) != 1 or not numbers[0].isdecimal() or re.search(r"[.,]\d", text):
+        return None, f"not-an-integer: {shown!r}"
     digits = numbers[0]
-    if len({ord(c) - int(c) for c in digits}) > 1: return None, f"not-an-integer: {shown!r} mixes scripts"
-    if any(word and word is not digits and word.lower() not in FILLERS for word in words): return None, f"unknown-words: {shown!r}"
+    if len({ord(c) - int(c) for c in digits}) > 1:
+        return None, f"not-an-integer: {shown!r} mixes scripts"
+    if any(word and word is not digits and word.lower() not in FILLERS for word in words):
+        return None, f"unknown-words: {shown!r}"
     significant = digits.lstrip(digits[0]) if int(digits[0]) == 0 else digits
-    if len(significant) > len(str(MAX_COUNT)): return None, f"too-large: {shown!r}"
-    return int(digits[-len(str(MAX_COUNT)):]), None if text == digits else f"words-around: {shown!r}"
+    if len(significant) > len(str(MAX_COUNT)):
+        return None, f"too-large: {shown!r}"
+    return int(digits[-len(str(MAX_COUNT)) :]), None if text == digits else f"words-around: {shown!r}"
 
 # %% ../nbs/05_answers.ipynb #4958692c
 _NUM = r"(\d{1,6}(?:\.\d{1,6})?)\s{0,2}(?:s|sec|secs|seconds?)?"
 _REP = re.compile(r"\brep\s{0,2}#?(\d{1,6})\s{0,2}[:=：]", re.I | re.A)
 _ENDS = r"(?![\w:])(?!\.\d)(?!\s{0,3}(?:frames?|f|ms|min)\b)"  # not 2 of 2:05, 2.0 of 2.0.3, nor a number of frames
-_SPAN = re.compile(rf"\s{{0,3}}(?:from\s{{1,2}})?[\[(]?{_NUM}\s{{0,2}}(?:-|–|—|−|→|~|to|,)\s{{0,2}}{_NUM}{_ENDS}", re.I | re.A)
-_GROUP = re.compile(r"\breps?\s{0,2}(\d{1,6})\s{0,2}(?:-|–|—|to)\s{0,2}(?:rep\s{0,2})?(\d{1,6})\s{0,2}[:=：]", re.I | re.A)
+_SPAN = re.compile(
+    rf"\s{{0,3}}(?:from\s{{1,2}})?[\[(]?{_NUM}\s{{0,2}}(?:-|–|—|−|→|~|to|,)\s{{0,2}}{_NUM}{_ENDS}", re.I | re.A
+)
+_GROUP = re.compile(
+    r"\breps?\s{0,2}(\d{1,6})\s{0,2}(?:-|–|—|to)\s{0,2}(?:rep\s{0,2})?(\d{1,6})\s{0,2}[:=：]", re.I | re.A
+)
 _NO_REPS = re.compile(r"\breps\s{0,2}:\s{0,3}none\b", re.I | re.A)
 
 # %% ../nbs/05_answers.ipynb #2b3fe05b
@@ -152,38 +201,49 @@ def _last_list(text: str) -> list[re.Match]:
     "The `repK:` marks of the last list in `text`: a list starts again where the numbering returns to 1."
     marks = list(_REP.finditer(text))
     starts = [i for i, mark in enumerate(marks) if int(mark[1]) == 1]
-    return marks[starts[-1]:] if starts else marks
+    return marks[starts[-1] :] if starts else marks
 
 # %% ../nbs/05_answers.ipynb #513c485b
 def _read_cycles(text: str) -> tuple[Cycles | None, list[str]]:
     "The listed repetitions with what is wrong with the list; None when there is no list of single repetitions."
     groups = [mark for mark in _GROUP.finditer(text) if int(mark[2]) >= int(mark[1])]
-    if groups: return None, [f"grouped-reps: {groups[0][0]!r} lumps repetitions, so their boundaries are not stated"]
+    if groups:
+        return None, [f"grouped-reps: {groups[0][0]!r} lumps repetitions, so their boundaries are not stated"]
     marks = _last_list(text)
-    if not marks: return ((), []) if _NO_REPS.search(text) else (None, [])
+    if not marks:
+        return ((), []) if _NO_REPS.search(text) else (None, [])
     problems, cycles = [], []
-    if [int(mark[1]) for mark in marks] != list(range(1, len(marks) + 1)): problems.append("rep-numbers: not 1, 2, 3, …")
+    if [int(mark[1]) for mark in marks] != list(range(1, len(marks) + 1)):
+        problems.append("rep-numbers: not 1, 2, 3, …")
     for mark in marks:
         span = _SPAN.match(text, mark.end())
-        if span: cycles.append((float(span[1]), float(span[2])))
-        else: problems.append(f"rep-unreadable: rep{mark[1]} has no start and end in seconds")
+        if span:
+            cycles.append((float(span[1]), float(span[2])))
+        else:
+            problems.append(f"rep-unreadable: rep{mark[1]} has no start and end in seconds")
     return tuple(cycles), problems + cycle_problems(tuple(cycles))
 
 # %% ../nbs/05_answers.ipynb #925e30aa
 def cycle_problems(
     cycles: Cycles,  # start, end in seconds
-) -> list[str]:      # one line per cycle that cannot be right
+) -> list[str]:  # one line per cycle that cannot be right
     "What is impossible in a list of repetitions: an end not after its start, a start before the one before it, two that overlap."
-    found = [f"rep-empty: rep{k} does not end after it starts" for k, (start, end) in enumerate(cycles, 1) if end <= start]
+    found = [
+        f"rep-empty: rep{k} does not end after it starts" for k, (start, end) in enumerate(cycles, 1) if end <= start
+    ]
     for k, (before, after) in enumerate(zip(cycles, cycles[1:]), 2):
-        if after[0] < before[0]: found.append(f"rep-order: rep{k} starts before rep{k - 1}")
-        elif after[0] < before[1] - 1e-9: found.append(f"rep-overlap: rep{k} starts before rep{k - 1} ends")
+        if after[0] < before[0]:
+            found.append(f"rep-order: rep{k} starts before rep{k - 1}")
+        elif after[0] < before[1] - 1e-9:
+            found.append(f"rep-overlap: rep{k} starts before rep{k - 1} ends")
     return found
 
 # %% ../nbs/05_answers.ipynb #9a2f2876
 def parse_cycles(
     text: str,  # a completion, or its reasoning
-) -> Cycles | None:  # (start, end) in seconds of each listed repetition; () for "Reps: none"; None when none are listed one by one
+) -> (
+    Cycles | None
+):  # (start, end) in seconds of each listed repetition; () for "Reps: none"; None when none are listed one by one
     "The repetitions that `text` lists as `rep1: 1.5s-3.0s, …`. The last list counts where there are several."
     return _read_cycles(text)[0]
 
@@ -198,7 +258,9 @@ def listed_reps(
 
 # %% ../nbs/05_answers.ipynb #2d1f33b0
 def _check_text(text: object) -> None:
-    if not isinstance(text, str): raise TypeError(f"a completion is a str, not {type(text).__name__}")
+    if not isinstance(text, str):
+        raise TypeError(f"a completion is a str, not {type(text).__name__}")
+
 
 _TAG = re.compile(r"<(/?)(think(?:ing)?|answer)>", re.I | re.A)
 
@@ -209,50 +271,75 @@ def split_tags(
     """One pass over `<think>`/`<thinking>` and `<answer>` tags. Text before a `</think>` that nothing opened is reasoning too (some chat
     templates open it in the prompt). An answer that is never closed, or opened again before it closes, is no answer."""
     _check_text(text)
-    thoughts: list[str] = []; answers: list[str] = []; problems: list[str] = []
+    thoughts: list[str] = []
+    answers: list[str] = []
+    problems: list[str] = []
     state, start = "out", 0
     for tag in _TAG.finditer(text):
         closing, name = bool(tag[1]), "answer" if tag[2].lower() == "answer" else "think"
         if state == "think":
-            if name == "answer" and not closing: problems.append("answer-in-reasoning: an answer tag inside the reasoning")
-            if name == "think" and closing: thoughts.append(text[start:tag.start()]); state, start = "out", tag.end()
+            if name == "answer" and not closing:
+                problems.append("answer-in-reasoning: an answer tag inside the reasoning")
+            if name == "think" and closing:
+                thoughts.append(text[start : tag.start()])
+                state, start = "out", tag.end()
         elif state == "answer":
-            if name == "answer" and closing: answers.append(text[start:tag.start()]); state, start = "out", tag.end()
-            elif name == "answer": problems.append("answer-unclosed: an answer tag was opened twice"); start = tag.end()
-        elif not closing: state, start = name, tag.end()
+            if name == "answer" and closing:
+                answers.append(text[start : tag.start()])
+                state, start = "out", tag.end()
+            elif name == "answer":
+                problems.append("answer-unclosed: an answer tag was opened twice")
+                start = tag.end()
+        elif not closing:
+            state, start = name, tag.end()
         elif name == "think" and not thoughts:
-            thoughts.append(text[:tag.start()]); problems.append("think-unopened: reasoning was closed but not opened")
-            if answers: problems.append("answer-in-reasoning: an answer tag inside the reasoning"); answers = []
+            thoughts.append(text[: tag.start()])
+            problems.append("think-unopened: reasoning was closed but not opened")
+            if answers:
+                problems.append("answer-in-reasoning: an answer tag inside the reasoning")
+                answers = []
             start = tag.end()
-        else: problems.append(f"stray-tag: {tag[0]} closes nothing")
-    if state == "think": thoughts.append(text[start:]); problems.append("think-unclosed: the reasoning was never closed")
-    if state == "answer": problems.append("answer-unclosed: the answer was never closed")
+        else:
+            problems.append(f"stray-tag: {tag[0]} closes nothing")
+    if state == "think":
+        thoughts.append(text[start:])
+        problems.append("think-unclosed: the reasoning was never closed")
+    if state == "answer":
+        problems.append("answer-unclosed: the answer was never closed")
     return "\n".join(thoughts).strip(), answers, list(dict.fromkeys(problems))
 
 # %% ../nbs/05_answers.ipynb #85936770
 @dataclass(frozen=True)
 class Answer:
     "What a completion says. What it does not state is None; `problems` says why, and what else looks wrong."
-    count: int | None                            # the stated count; None exactly when no integer was stated
-    cycles: Cycles | None = None                 # (start, end) in seconds of each listed repetition; None when none are listed one by one
-    action: str | None = None                    # the action named in the reasoning
-    problems: tuple[str, ...] = ()               # each begins with a short name and a colon
-    reasoning: str = ""                          # the text inside the thinking tags
-    interval: tuple[float, float] | None = None  # start and end in seconds, where those were asked for: `parse_interval`
-    choice: str | None = None                    # an option's letter, where one was asked for: `parse_choice`
+
+    count: int | None  # the stated count; None exactly when no integer was stated
+    cycles: Cycles | None = (
+        None  # (start, end) in seconds of each listed repetition; None when none are listed one by one
+    )
+    action: str | None = None  # the action named in the reasoning
+    problems: tuple[str, ...] = ()  # each begins with a short name and a colon
+    reasoning: str = ""  # the text inside the thinking tags
+    interval: tuple[float, float] | None = (
+        None  # start and end in seconds, where those were asked for: `parse_interval`
+    )
+    choice: str | None = None  # an option's letter, where one was asked for: `parse_choice`
 
 # %% ../nbs/05_answers.ipynb #faeb5dbe
 def _agreed(
-    answers: list[str],                                   # what stands between each pair of answer tags
-    problems: list[str],                                  # those of the tags
-    read: Callable[[str], tuple[Any | None, str | None]], # one answer → its value or None, and a problem or None
-) -> tuple[Any | None, list[str]]:                        # the value, and the problems met on the way
+    answers: list[str],  # what stands between each pair of answer tags
+    problems: list[str],  # those of the tags
+    read: Callable[[str], tuple[Any | None, str | None]],  # one answer → its value or None, and a problem or None
+) -> tuple[Any | None, list[str]]:  # the value, and the problems met on the way
     "What all `answers` agree on."
-    if any(problem.startswith("answer-unclosed") for problem in problems): return None, []
-    if not answers: return None, ["answer-missing: no <answer>…</answer> outside the reasoning"]
+    if any(problem.startswith("answer-unclosed") for problem in problems):
+        return None, []
+    if not answers:
+        return None, ["answer-missing: no <answer>…</answer> outside the reasoning"]
     said = [read(answer) for answer in answers]
     found = [problem for _, problem in said if problem]
-    if len({value for value, _ in said}) > 1: return None, found + ["answers-disagree: " + ", ".join(str(value) for value, _ in said[:5])]
+    if len({value for value, _ in said}) > 1:
+        return None, found + ["answers-disagree: " + ", ".join(str(value) for value, _ in said[:5])]
     return said[-1][0], found + (["answer-repeated: the same answer was given more than once"] if len(said) > 1 else [])
 
 # %% ../nbs/05_answers.ipynb #2c0bc5dd
@@ -261,45 +348,66 @@ UNNAMED = frozenset({"none", "unknown"})  # what the house text writes where the
 
 # %% ../nbs/05_answers.ipynb #693a7d6c
 def parse_answer(
-    text: str,                  # a completion
+    text: str,  # a completion
     legacy: str | None = None,  # read as one of the published parsers does, a key of `LEGACY`
-) -> Answer:                    # what it says; never an exception for any string
+) -> Answer:  # what it says; never an exception for any string
     """Read a completion. The count is the integer in the last `<answer>…</answer>` outside the reasoning, and None where tags are missing,
     unclosed or contradict each other, or where `read_integer` refuses. Linear time in the length of the text."""
     _check_text(text)
-    if legacy is not None: return _read_as_published(text, legacy)
+    if legacy is not None:
+        return _read_as_published(text, legacy)
     reasoning, answers, problems = split_tags(text)
     count, found = _agreed(answers, problems, read_integer)
     where = reasoning or text
     cycles, wrong = _read_cycles(where)
     listed = listed_reps(where)
-    if count is not None and listed is not None and listed != count: wrong.append(f"list-length: {listed} listed, {count} answered")
+    if count is not None and listed is not None and listed != count:
+        wrong.append(f"list-length: {listed} listed, {count} answered")
     named = _ACTION.search(where)
     action = named[1].strip() if named else None
-    return Answer(count, cycles, None if action is None or action.lower() in UNNAMED else action, tuple(dict.fromkeys(problems + found + wrong)), reasoning)
+    return Answer(
+        count,
+        cycles,
+        None if action is None or action.lower() in UNNAMED else action,
+        tuple(dict.fromkeys(problems + found + wrong)),
+        reasoning,
+    )
 
 # %% ../nbs/05_answers.ipynb #f4bae128
 _SECONDS = re.compile(r"\d{1,6}(?:\.\d{1,6})?", re.A)
+
 
 def read_interval(
     text: str,  # what stands between the answer tags
 ) -> tuple[tuple[float, float] | None, str | None]:  # start and end in seconds or None, and a problem or None
     "The stretch of time that `text` states as a JSON object with `start_time` and `end_time`."
     text = text.strip()
-    if not text: return None, "answer-empty: nothing between the answer tags"
+    if not text:
+        return None, "answer-empty: nothing between the answer tags"
     refused = f"not-an-interval: {_shown(text)!r}"
-    if len(text) > 400: return None, refused
-    try: pairs = json.loads(text, object_pairs_hook=tuple, parse_int=str, parse_float=str, parse_constant=str)  # numbers as they were written
-    except ValueError: return None, refused
-    if not isinstance(pairs, tuple) or sorted(key for key, _ in pairs) != ["end_time", "start_time"]: return None, refused
-    if not all(isinstance(time, str) and _SECONDS.fullmatch(time) for _, time in pairs): return None, refused
+    if len(text) > 400:
+        return None, refused
+    try:
+        pairs = json.loads(
+            text, object_pairs_hook=tuple, parse_int=str, parse_float=str, parse_constant=str
+        )  # numbers as they were written
+    except ValueError:
+        return None, refused
+    if not isinstance(pairs, tuple) or sorted(key for key, _ in pairs) != ["end_time", "start_time"]:
+        return None, refused
+    if not all(isinstance(time, str) and _SECONDS.fullmatch(time) for _, time in pairs):
+        return None, refused
     start, end = (float(dict(pairs)[key]) for key in ("start_time", "end_time"))
-    return ((start, end), None) if start < end else (None, f"interval-empty: {start} to {end} does not end after it starts")
+    return (
+        ((start, end), None)
+        if start < end
+        else (None, f"interval-empty: {start} to {end} does not end after it starts")
+    )
 
 # %% ../nbs/05_answers.ipynb #d4ae6a54
 def parse_interval(
     text: str,  # a completion
-) -> Answer:    # its `interval`; never an exception for any string
+) -> Answer:  # its `interval`; never an exception for any string
     "Read a completion that answers when something happens, by the rules for tags of `parse_answer`."
     reasoning, answers, problems = split_tags(text)
     interval, found = _agreed(answers, problems, read_interval)
@@ -310,24 +418,32 @@ def _plain(text: str) -> str:
     "Words in small letters, without punctuation at their ends."
     return " ".join(word.strip(".,:;!\"'*()[]`") for word in text.lower().split()).strip()
 
+
 def read_choice(
-    text: str,                             # what stands between the answer tags
-    options: Sequence[str] | None = None,  # the wordings that were offered; None: any letter is an option and no wording is known
-) -> tuple[str | None, str | None]:        # the letter or None, and a problem or None
+    text: str,  # what stands between the answer tags
+    options: Sequence[str]
+    | None = None,  # the wordings that were offered; None: any letter is an option and no wording is known
+) -> tuple[str | None, str | None]:  # the letter or None, and a problem or None
     "The option that `text` names: its letter, its wording, or both."
     text = text.strip()
-    if not text: return None, "answer-empty: nothing between the answer tags"
+    if not text:
+        return None, "answer-empty: nothing between the answer tags"
     offered = lettered(options) if options else dict.fromkeys(ascii_uppercase, "")
     said = _plain(text) if len(text) <= 400 else ""
-    named = [letter for letter, wording in offered.items() if said and said in (_plain(letter), _plain(wording), _plain(f"{letter}. {wording}"))]
-    if len(named) != 1: return None, f"not-an-option: {_shown(text)!r}"
+    named = [
+        letter
+        for letter, wording in offered.items()
+        if said and said in (_plain(letter), _plain(wording), _plain(f"{letter}. {wording}"))
+    ]
+    if len(named) != 1:
+        return None, f"not-an-option: {_shown(text)!r}"
     return named[0], None if text == named[0] else f"words-around: {_shown(text)!r}"
 
 # %% ../nbs/05_answers.ipynb #d7548b47
 def parse_choice(
-    text: str,                             # a completion
+    text: str,  # a completion
     options: Sequence[str] | None = None,  # the wordings that were offered
-) -> Answer:                               # its `choice`; never an exception for any string
+) -> Answer:  # its `choice`; never an exception for any string
     "Read a completion that picks an option, by the rules for tags of `parse_answer`."
     reasoning, answers, problems = split_tags(text)
     choice, found = _agreed(answers, problems, lambda answer: read_choice(answer, options))
@@ -335,6 +451,7 @@ def parse_choice(
 
 # %% ../nbs/05_answers.ipynb #f16176e0
 _NUMBER = re.compile(r"-?(?:\d{1,12}|\d{1,3}(?:,\d{3}){1,3})(?:\.\d{1,12})?", re.A)
+
 
 def read_number(
     text: str,  # what stands between the answer tags, or a solution
@@ -353,12 +470,17 @@ def answer_text(
 # %% ../nbs/05_answers.ipynb #66263c1e
 def write_answer(
     answer: int | tuple[float, float] | str,  # a count, an interval in seconds, or an option's letter
-    reasoning: str,                           # what stands inside the thinking tags
-    tag: str = "think",                       # "thinking" for ActRep-R1's second set of tags
-) -> str:                                     # a completion in the house's form
+    reasoning: str,  # what stands inside the thinking tags
+    tag: str = "think",  # "thinking" for ActRep-R1's second set of tags
+) -> str:  # a completion in the house's form
     "A completion to learn from: the reasoning, then the answer. Times are written to a tenth of a second, as in the lists of repetitions."
-    said = json.dumps({key: f"{time:.1f}" for key, time in zip(("start_time", "end_time"), answer)}) if isinstance(answer, tuple) else str(answer)
-    if isinstance(answer, tuple) and read_interval(said)[0] is None: raise ValueError(f"{answer} is no stretch of time to a tenth of a second")
+    said = (
+        json.dumps({key: f"{time:.1f}" for key, time in zip(("start_time", "end_time"), answer)})
+        if isinstance(answer, tuple)
+        else str(answer)
+    )
+    if isinstance(answer, tuple) and read_interval(said)[0] is None:
+        raise ValueError(f"{answer} is no stretch of time to a tenth of a second")
     return f"<{tag}>\n{reasoning}\n</{tag}>\n<answer>{said}</answer>"
 
 # %% ../nbs/05_answers.ipynb #787dcfc5
@@ -369,7 +491,11 @@ FORMS: dict[str, str] = {
     "interval": rf'\{{\s*"start_time"\s*:\s*{_TIME}\s*,\s*"end_time"\s*:\s*{_TIME}\s*\}}',
     "choice": r"[A-Z]",
 }
-_FORMAT = {form: re.compile(rf"\s*<(think|thinking)>{_INSIDE}</\1>\s*<answer>\s*{inside}\s*</answer>\s*", re.S | re.A) for form, inside in FORMS.items()}
+_FORMAT = {
+    form: re.compile(rf"\s*<(think|thinking)>{_INSIDE}</\1>\s*<answer>\s*{inside}\s*</answer>\s*", re.S | re.A)
+    for form, inside in FORMS.items()
+}
+
 
 @cache
 def _grammar(style: str, form: str) -> re.Pattern:
@@ -377,14 +503,20 @@ def _grammar(style: str, form: str) -> re.Pattern:
     inside = FORMS[form]
     pieces = {"{reasoning}": _INSIDE, "{answer}": rf"\s*{inside}\s*"}
     written = re.findall(r"</?\w+>|\{\w+\}|[^\s<{]+", STYLES[style])
-    pattern = "".join(pieces.get(piece, rf"\s*{re.escape(piece)}" if piece.startswith("<") and not piece.startswith("</") else re.escape(piece)) for piece in written)
+    pattern = "".join(
+        pieces.get(
+            piece,
+            rf"\s*{re.escape(piece)}" if piece.startswith("<") and not piece.startswith("</") else re.escape(piece),
+        )
+        for piece in written
+    )
     return re.compile(rf"{pattern}\s*", re.S | re.A)
 
 # %% ../nbs/05_answers.ipynb #a7a3bef6
 def is_well_formed(
-    text: str,            # a completion
+    text: str,  # a completion
     form: str = "count",  # a key of `FORMS`: what should stand in the answer tags
-    style: str = "",      # a key of `STYLES`: what the prompt asked for; empty: reasoning in either pair of tags, then the answer
+    style: str = "",  # a key of `STYLES`: what the prompt asked for; empty: reasoning in either pair of tags, then the answer
 ) -> bool:
     "Whether `text` is exactly `<think>reasoning</think><answer>…</answer>`, or whatever its style is, with an answer in that form, white space aside."
     _check_text(text)
@@ -397,27 +529,33 @@ def tagged(text: str) -> list[str]:
     _check_text(text)
     found, at = [], 0
     while (start := text.find("<answer>", at)) >= 0 and (end := text.find("</answer>", start)) >= 0:
-        found.append(text[start + len("<answer>"):end])
+        found.append(text[start + len("<answer>") : end])
         at = end + len("</answer>")
     return found
 
 # %% ../nbs/05_answers.ipynb #41f3ba28
 def _read_actrep_r1(text: str) -> int | None:
-    if not (answers := tagged(text)): return None
+    if not (answers := tagged(text)):
+        return None
     said = answers[-1].strip()
-    if said.isdigit(): return int(said)  # stops at "²", which is a digit to `isdigit` and none to `int`
+    if said.isdigit():
+        return int(said)  # stops at "²", which is a digit to `isdigit` and none to `int`
     runs = re.findall(r"\b\d+\b", said)
     return int(runs[-1]) if runs and len(runs[-1]) < 4300 and int(runs[-1]) <= 1000 else None
 
 # %% ../nbs/05_answers.ipynb #1ac5e9f2
 def published_number(text: str) -> float | None:
     "What Python's `float` makes of `text` without its commas, `nan` and `1_000` included: Video-R1's way to read a number."
-    try: return float(text.replace(",", ""))
-    except ValueError: return None
+    try:
+        return float(text.replace(",", ""))
+    except ValueError:
+        return None
+
 
 def _read_video_r1(text: str) -> int | None:
     number = published_number(answers[0].strip()) if (answers := tagged(text)) else None
     return int(number) if number is not None and number.is_integer() else None
+
 
 def _read_dvd_counting(text: str) -> int | None:
     found = re.search(r"<answer>\s*(\d+)\s*</answer>", text)
@@ -428,41 +566,60 @@ def _read_temporal_r1(text: str) -> tuple[float, float] | None:
     try:
         said = json.loads(tagged(text)[0].strip())
         return float(said["start_time"]), float(said["end_time"])
-    except Exception: return None  # as published: whatever goes wrong is no answer
+    except Exception:
+        return None  # as published: whatever goes wrong is no answer
 
 # %% ../nbs/05_answers.ipynb #48537985
-_WORDS = {word: n for n, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split())}
+_WORDS = {
+    word: n
+    for n, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
+    )
+}
+
 
 def _read_lmms_eval(text: str) -> int | None:
     said = text.strip().lower().replace(",", "")
-    if said in _WORDS or said == "none": return _WORDS.get(said, 0)
+    if said in _WORDS or said == "none":
+        return _WORDS.get(said, 0)
     found = re.search(r"-?\d+(?:\.\d+)?", said)
     return round(float(found[0])) if found else None
 
 # %% ../nbs/05_answers.ipynb #8e11619c
 _MORE_WORDS = {"none": 0, "thirty": 30, "forty": 40, "fifty": 50}
 
+
 def _read_pushupbench(text: str) -> int | None:
     said = text.strip().split("</think>")[-1].strip()
     word = said.lower().replace(",", "")
-    if word in _WORDS or word in _MORE_WORDS: return _WORDS.get(word, _MORE_WORDS.get(word))
+    if word in _WORDS or word in _MORE_WORDS:
+        return _WORDS.get(word, _MORE_WORDS.get(word))
     found = re.search(r"\\boxed\{(\d+(?:\.\d+)?)\}", said)
     numbers = [found[1]] if found else re.findall(r"\b(\d+(?:\.\d+)?)\b", said)
     return round(float(numbers[-1])) if numbers else None
 
 # %% ../nbs/05_answers.ipynb #80d9dc7b
 LEGACY: dict[str, Callable[[str], int | tuple[float, float] | None]] = {
-    "actrep-r1": _read_actrep_r1, "video-r1": _read_video_r1, "dvd-counting": _read_dvd_counting, "temporal-r1": _read_temporal_r1, "lmms-eval": _read_lmms_eval,
+    "actrep-r1": _read_actrep_r1,
+    "video-r1": _read_video_r1,
+    "dvd-counting": _read_dvd_counting,
+    "temporal-r1": _read_temporal_r1,
+    "lmms-eval": _read_lmms_eval,
     "pushupbench": _read_pushupbench,
 }
 
+
 def _read_as_published(
-    text: str,    # a completion
+    text: str,  # a completion
     reader: str,  # a key of `LEGACY`
 ) -> Answer:
     "What a published reader makes of `text`, also where its own code would stop."
-    if reader not in LEGACY: raise ValueError(f"no published reader {reader!r}; LEGACY has {sorted(LEGACY)}")
-    try: value = LEGACY[reader](text)
-    except (ValueError, OverflowError) as error: return Answer(None, problems=(f"stops: the published code raises {type(error).__name__}",))
-    if value is None: return Answer(None, problems=("unread: the published code finds no count and no moment",))
+    if reader not in LEGACY:
+        raise ValueError(f"no published reader {reader!r}; LEGACY has {sorted(LEGACY)}")
+    try:
+        value = LEGACY[reader](text)
+    except (ValueError, OverflowError) as error:
+        return Answer(None, problems=(f"stops: the published code raises {type(error).__name__}",))
+    if value is None:
+        return Answer(None, problems=("unread: the published code finds no count and no moment",))
     return Answer(None, interval=value) if isinstance(value, tuple) else Answer(value)

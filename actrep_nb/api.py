@@ -50,7 +50,10 @@ from .tasks import TASKS
 from .video import FrameCache, Frames, VideoError, plan_frames, probe, read_frames, write_video
 
 # %% ../nbs/15c_api.ipynb #2d1fa9b2
-KEYS = {"openai": ("OPENAI_API_KEY",), "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY")}  # kind of server → environment variables, the first that is set
+KEYS = {
+    "openai": ("OPENAI_API_KEY",),
+    "gemini": ("GEMINI_API_KEY", "GOOGLE_API_KEY"),
+}  # kind of server → environment variables, the first that is set
 
 
 def api_key(
@@ -71,10 +74,13 @@ def scrub(
     if len(key) >= 8:
         hidden = bytearray(len(text))
         for k in range(len(key) - 7):
-            for found in re.finditer(re.escape(key[k : k + 8]), text): hidden[found.start() : found.end()] = b"\1" * 8
+            for found in re.finditer(re.escape(key[k : k + 8]), text):
+                hidden[found.start() : found.end()] = b"\1" * 8
         text = re.sub("\0+", "[key]", "".join("\0" if h else c for c, h in zip(text, hidden)))
         masked = lambda m: "[key]" if key[:3] in m[1] or key[-4:] in m[3] else m[0]
-        text = re.sub(r"(?<![\w\-])([\w\-]*+)([*.…•]{2,}+)([\w\-]*+)", masked, text)  # whole words only, or a page of dots would take hours
+        text = re.sub(
+            r"(?<![\w\-])([\w\-]*+)([*.…•]{2,}+)([\w\-]*+)", masked, text
+        )  # whole words only, or a page of dots would take hours
         text = re.sub(rf"(end(?:s|ing) (?:in|with) ){re.escape(key[-4:])}", r"\1[key]", text)
     return _KEY_LIKE.sub("[key]", text)
 
@@ -82,6 +88,7 @@ def scrub(
 @dataclass(frozen=True)
 class Part:
     "A piece of a message."
+
     kind: str  # "text", or the media type of `data`: "image/jpeg", "video/mp4"
     data: str  # the text; pictures and films in base64
     height: int = 0  # of a picture, pixels
@@ -101,12 +108,25 @@ def frame_parts(
     for t, pixels in zip(frames.times, frames.pixels):
         jpeg = io.BytesIO()
         Image.fromarray(pixels).save(jpeg, "JPEG", quality=quality)
-        parts += [Part("text", f"{t:.2f} s"), Part("image/jpeg", base64.b64encode(jpeg.getvalue()).decode(), *pixels.shape[:2])]
+        parts += [
+            Part("text", f"{t:.2f} s"),
+            Part("image/jpeg", base64.b64encode(jpeg.getvalue()).decode(), *pixels.shape[:2]),
+        ]
     return parts
 
 # %% ../nbs/15c_api.ipynb #35558266
 INLINE = 14_000_000  # bytes of a film that goes into a request (Gemini allows 20 MB in all, in base64)
-MEDIA = {".mp4": "video/mp4", ".mov": "video/mov", ".webm": "video/webm", ".mpg": "video/mpeg", ".mpeg": "video/mpeg", ".avi": "video/avi", ".wmv": "video/wmv", ".flv": "video/x-flv", ".3gp": "video/3gpp"}
+MEDIA = {
+    ".mp4": "video/mp4",
+    ".mov": "video/mov",
+    ".webm": "video/webm",
+    ".mpg": "video/mpeg",
+    ".mpeg": "video/mpeg",
+    ".avi": "video/avi",
+    ".wmv": "video/wmv",
+    ".flv": "video/x-flv",
+    ".3gp": "video/3gpp",
+}
 
 
 def film_part(
@@ -116,12 +136,20 @@ def film_part(
     "The film itself. VideoError where it is too large for one request."
     info, kind = probe(clip.video), MEDIA.get(Path(clip.video).suffix.lower())
     rate = min(24.0, plan_file(spec, clip.video, clip.window, slot=1).fps)
-    if clip.window is None and kind: data, seconds = Path(clip.video).read_bytes(), info.duration
+    if clip.window is None and kind:
+        data, seconds = Path(clip.video).read_bytes(), info.duration
     else:
-        frames = read_frames(clip.video, plan_frames(info, min(24.0, info.fps), 100_000, max_pixels=640 * 360, patch=2, window=clip.window))
-        with tempfile.TemporaryDirectory() as place: data = write_video(Path(place) / "part.mp4", frames.pixels, frames.fps).read_bytes()
+        frames = read_frames(
+            clip.video,
+            plan_frames(info, min(24.0, info.fps), 100_000, max_pixels=640 * 360, patch=2, window=clip.window),
+        )
+        with tempfile.TemporaryDirectory() as place:
+            data = write_video(Path(place) / "part.mp4", frames.pixels, frames.fps).read_bytes()
         kind, seconds = "video/mp4", len(frames) / frames.fps
-    if len(data) > INLINE: raise VideoError(f"{clip.video}: {len(data) / 1e6:.0f} MB are too much for one request ({INLINE / 1e6:.0f} MB): send frames instead")
+    if len(data) > INLINE:
+        raise VideoError(
+            f"{clip.video}: {len(data) / 1e6:.0f} MB are too much for one request ({INLINE / 1e6:.0f} MB): send frames instead"
+        )
     return Part(kind or "video/mp4", base64.b64encode(data).decode(), info.height, info.width, seconds, rate)
 
 # %% ../nbs/15c_api.ipynb #1bfdcbbb
@@ -133,25 +161,36 @@ def openai_messages(
     system: str = "",  # a system turn before them
 ) -> list[dict[str, Any]]:
     "Turns in OpenAI's chat format. ValueError for a film."
+
     def written(part: Part) -> dict[str, Any]:
-        if part.kind == "text": return {"type": "text", "text": part.data}
-        if part.kind != "image/jpeg": raise ValueError("OpenAI's protocol takes pictures, no films: leave native video out")
+        if part.kind == "text":
+            return {"type": "text", "text": part.data}
+        if part.kind != "image/jpeg":
+            raise ValueError("OpenAI's protocol takes pictures, no films: leave native video out")
         return {"type": "image_url", "image_url": {"url": f"data:{part.kind};base64,{part.data}"}}
 
     said: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    return said + [{"role": role, "content": [written(part) for part in parts] if role == "user" else parts[0].data} for role, parts in turns]
+    return said + [
+        {"role": role, "content": [written(part) for part in parts] if role == "user" else parts[0].data}
+        for role, parts in turns
+    ]
 
 
 def gemini_contents(
     turns: Sequence[Turn],  # the first is the user's
 ) -> list[dict[str, Any]]:
     "Turns in Gemini's format."
+
     def written(part: Part) -> dict[str, Any]:
-        if part.kind == "text": return {"text": part.data}
+        if part.kind == "text":
+            return {"text": part.data}
         media: dict[str, Any] = {"inline_data": {"mime_type": part.kind, "data": part.data}}
         return media | ({"video_metadata": {"fps": round(part.fps, 3)}} if part.fps else {})
 
-    return [{"role": "model" if role == "assistant" else "user", "parts": [written(part) for part in parts]} for role, parts in turns]
+    return [
+        {"role": "model" if role == "assistant" else "user", "parts": [written(part) for part in parts]}
+        for role, parts in turns
+    ]
 
 
 def frame_messages(
@@ -166,6 +205,7 @@ def frame_messages(
 @dataclass(frozen=True)
 class Request:
     "One question about one clip."
+
     kind: str  # of the server: a name in `KEYS`
     url: str  # of the server; empty: the maker's own
     body: dict[str, Any]  # model, turns, settings
@@ -174,13 +214,16 @@ class Request:
     before: int = 0  # how often its clip was asked before, of a teacher
 
     @property
-    def text(self) -> str: return json.dumps([self.kind, self.url, self.body, self.sample], sort_keys=True, ensure_ascii=False)
+    def text(self) -> str:
+        return json.dumps([self.kind, self.url, self.body, self.sample], sort_keys=True, ensure_ascii=False)
 
     @property
-    def key(self) -> str: return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+    def key(self) -> str:
+        return hashlib.sha256(self.text.encode("utf-8", "surrogatepass")).hexdigest()[:40]
 
     @property
-    def bytes(self) -> int: return len(json.dumps(self.body))
+    def bytes(self) -> int:
+        return len(json.dumps(self.body))
 
 # %% ../nbs/15c_api.ipynb #a083fac4
 def tiles_of(height: int, width: int) -> int:
@@ -200,7 +243,11 @@ def gemini_tiles(height: int, width: int) -> int:
     return 258 * (1 if max(height, width) <= 384 else math.ceil(height / 768) * math.ceil(width / 768))
 
 
-PICTURE_TOKENS: dict[str, Callable[[int, int], int]] = {r"gpt-4o|gpt-4\.1$|gpt-4\.1-20|gpt-4-turbo|gpt-4\.5|o1|o3": tiles_of, r"gemini": gemini_tiles, r"": patches_of}  # start of a model's name → its rule, the first that fits
+PICTURE_TOKENS: dict[str, Callable[[int, int], int]] = {
+    r"gpt-4o|gpt-4\.1$|gpt-4\.1-20|gpt-4-turbo|gpt-4\.5|o1|o3": tiles_of,
+    r"gemini": gemini_tiles,
+    r"": patches_of,
+}  # start of a model's name → its rule, the first that fits
 
 
 def guess_tokens(
@@ -209,8 +256,10 @@ def guess_tokens(
 ) -> int:
     "What an input may be in tokens."
     rule = next(rule for start, rule in PICTURE_TOKENS.items() if re.match(start, model))
+
     def one(part: Part) -> float:
-        if part.kind == "text": return len(part.data) / 4 + 1
+        if part.kind == "text":
+            return len(part.data) / 4 + 1
         return rule(part.height, part.width) if part.kind.startswith("image") else part.seconds * (part.fps * 258 + 32)
 
     return math.ceil(sum(map(one, parts)))
@@ -219,6 +268,7 @@ def guess_tokens(
 @dataclass(frozen=True)
 class Reply:
     "What a model answered."
+
     text: str
     finish: str  # "stop"; "cut-off", at its token budget; "content-filter", withheld
     tokens_in: int | None = None  # as the server counts; None: it does not tell
@@ -228,8 +278,13 @@ class Reply:
     @property
     def problems(self) -> tuple[str, ...]:
         "What a reader must know of it."
-        if self.finish == "cut-off": return (f"cut-off: the reply ended at its token budget, after {self.tokens_out or 'unknown'} tokens",)
-        return (f"content-filter: the server withheld the answer{f' ({self.text[:120]})' if self.text else ''}",) if self.finish == "content-filter" else ()
+        if self.finish == "cut-off":
+            return (f"cut-off: the reply ended at its token budget, after {self.tokens_out or 'unknown'} tokens",)
+        return (
+            (f"content-filter: the server withheld the answer{f' ({self.text[:120]})' if self.text else ''}",)
+            if self.finish == "content-filter"
+            else ()
+        )
 
 
 PASSING = ("rate-limit", "server", "timeout", "connection", "malformed-reply", "empty-reply")  # tried again
@@ -244,7 +299,10 @@ class Failure(RuntimeError):
         kind: str,  # of `PASSING`, of `FINAL`, or another: this request cannot be answered
         why: str,  # in words, without the key
         wait: float | None = None,  # seconds that the server asks for
-        tokens: tuple[int | None, int | None] = (None, None),  # in and out, as the server counts an answer that says nothing
+        tokens: tuple[int | None, int | None] = (
+            None,
+            None,
+        ),  # in and out, as the server counts an answer that says nothing
         arrived: bool = True,  # False: no server was reached
     ):
         super().__init__(f"{kind}: {why}")
@@ -255,27 +313,40 @@ def duration_of(
     text: str,  # "6m0s", "1.5s", "20ms", "7"
 ) -> float | None:
     "Seconds; None for a text that is no duration."
-    if re.fullmatch(r"\d+(\.\d+)?", text.strip()): return float(text)
+    if re.fullmatch(r"\d+(\.\d+)?", text.strip()):
+        return float(text)
     units = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
     found = re.findall(r"(\d+(?:\.\d+)?)(ms|h|m|s)", text.strip())
-    return sum(float(n) * units[u] for n, u in found) if found and "".join(n + u for n, u in found) == text.strip() else None
+    return (
+        sum(float(n) * units[u] for n, u in found)
+        if found and "".join(n + u for n, u in found) == text.strip()
+        else None
+    )
 
 
 def asked_to_wait(
     headers: Mapping[str, str],  # of a reply or an error, names in lower case
 ) -> float | None:  # seconds; None: the server does not say
     "How long the server wants to be left alone."
-    if (ms := duration_of(headers.get("retry-after-ms", ""))) is not None: return ms / 1000
-    if (after := headers.get("retry-after")) and (seconds := duration_of(after)) is not None: return seconds
-    try: return max(0.0, parsedate_to_datetime(after).timestamp() - time.time()) if after else used_up(headers)
-    except ValueError: return used_up(headers)
+    if (ms := duration_of(headers.get("retry-after-ms", ""))) is not None:
+        return ms / 1000
+    if (after := headers.get("retry-after")) and (seconds := duration_of(after)) is not None:
+        return seconds
+    try:
+        return max(0.0, parsedate_to_datetime(after).timestamp() - time.time()) if after else used_up(headers)
+    except ValueError:
+        return used_up(headers)
 
 
 def used_up(
     headers: Mapping[str, str],  # of any reply
 ) -> float | None:  # seconds; None: something remains, or the server does not say
     "When a limit of which nothing remains begins anew."
-    left = [duration_of(headers.get(f"x-ratelimit-reset-{what}", "")) for what in ("requests", "tokens") if headers.get(f"x-ratelimit-remaining-{what}") == "0"]
+    left = [
+        duration_of(headers.get(f"x-ratelimit-reset-{what}", ""))
+        for what in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{what}") == "0"
+    ]
     return max((seconds for seconds in left if seconds is not None), default=None)
 
 # %% ../nbs/15c_api.ipynb #67c30cfd
@@ -291,17 +362,24 @@ def failure_of(
     why = scrub(f"{status}, {str(error.get('message') or '')[:300] or 'without a reason'}", key)
     retry = re.search(r'"retryDelay": "([\d.]+s)"', details)
     wait = asked_to_wait(headers) if retry is None else duration_of(retry[1])
-    if status == 402 or re.search(r"insufficient_quota|billing", code) or "PerDay" in details: return Failure("quota", why)
-    if status == 429: return Failure("rate-limit", why, wait)
-    if "content_filter" in code or "content_policy" in code: return Failure("content-filter", why)
-    if status in (401, 403) or "API_KEY_INVALID" in details: return Failure("key", why)
-    if status == 404: return Failure("no-such-model", why)
-    if status in (408, 409) or status >= 500: return Failure("server", why, wait)
+    if status == 402 or re.search(r"insufficient_quota|billing", code) or "PerDay" in details:
+        return Failure("quota", why)
+    if status == 429:
+        return Failure("rate-limit", why, wait)
+    if "content_filter" in code or "content_policy" in code:
+        return Failure("content-filter", why)
+    if status in (401, 403) or "API_KEY_INVALID" in details:
+        return Failure("key", why)
+    if status == 404:
+        return Failure("no-such-model", why)
+    if status in (408, 409) or status >= 500:
+        return Failure("server", why, wait)
     return Failure("refused", why)
 
 # %% ../nbs/15c_api.ipynb #294d97b5
 class Server(Protocol):
     "Where requests go."
+
     kind: str
     model: str
     url: str
@@ -314,8 +392,14 @@ class Server(Protocol):
 
 def _address(url: str | None) -> str:
     "An address that may be shown. ValueError for one with a password, and for one that is no address of the web."
-    if re.match(r"\w+://[^/]*@", url or ""): raise ValueError("the server's address holds a user name or password, which would be written down with every reply: leave it out")
-    if url and not re.match(r"https?://[^/]", url, re.I): raise ValueError(f"the server's address{'' if '@' in url else f' {url!r}'} has no http:// or https:// in front of its host: write it as http://127.0.0.1:8000/v1")
+    if re.match(r"\w+://[^/]*@", url or ""):
+        raise ValueError(
+            "the server's address holds a user name or password, which would be written down with every reply: leave it out"
+        )
+    if url and not re.match(r"https?://[^/]", url, re.I):
+        raise ValueError(
+            f"the server's address{'' if '@' in url else f' {url!r}'} has no http:// or https:// in front of its host: write it as http://127.0.0.1:8000/v1"
+        )
     return (url or "").rstrip("/")
 
 
@@ -328,10 +412,14 @@ def _needs(package: str, key: str, names: Sequence[str]) -> None:
     "ImportError or ValueError where something is missing."
     from importlib.util import find_spec
 
-    try: found = find_spec(package)
-    except ModuleNotFoundError: found = None
-    if found is None: raise ImportError(f"models behind an API need the package {package}: pip install 'actrep_nb[api]'")
-    if not key: raise ValueError(f"no key: set {' or '.join(names)} in the environment")
+    try:
+        found = find_spec(package)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ImportError(f"models behind an API need the package {package}: pip install 'actrep_nb[api]'")
+    if not key:
+        raise ValueError(f"no key: set {' or '.join(names)} in the environment")
 
 # %% ../nbs/15c_api.ipynb #d74f65ff
 def changed_settings(
@@ -339,8 +427,10 @@ def changed_settings(
     message: str,  # why
 ) -> dict[str, Any] | None:  # None: it was about something else
     "Settings that the server may take instead."
-    if "max_tokens" in settings and re.search(r"max_tokens", message) and "max_completion_tokens" in message: return {k.replace("max_tokens", "max_completion_tokens"): v for k, v in settings.items()}
-    if "temperature" in settings and "temperature" in message: return {k: v for k, v in settings.items() if k != "temperature"}
+    if "max_tokens" in settings and re.search(r"max_tokens", message) and "max_completion_tokens" in message:
+        return {k.replace("max_tokens", "max_completion_tokens"): v for k, v in settings.items()}
+    if "temperature" in settings and "temperature" in message:
+        return {k: v for k, v in settings.items() if k != "temperature"}
     return None
 
 
@@ -349,22 +439,35 @@ def openai_reply(
 ) -> Reply:
     "What a chat completion says. Raises Failure where it says nothing."
     choices = data.get("choices") if isinstance(data, dict) else None
-    if not isinstance(data, dict) or not isinstance(choices, list) and choices is not None: raise Failure("malformed-reply", "the reply is no chat completion")
+    if not isinstance(data, dict) or not isinstance(choices, list) and choices is not None:
+        raise Failure("malformed-reply", "the reply is no chat completion")
     usage = data["usage"] if isinstance(data.get("usage"), dict) else {}
     tokens = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    if not choices: raise Failure("empty-reply", "the reply holds no choice", tokens=tokens)
-    try: message, ended = dict(choices[0]["message"]), choices[0].get("finish_reason")
-    except (TypeError, ValueError, KeyError, AttributeError): raise Failure("malformed-reply", "the choice holds no message", tokens=tokens) from None
+    if not choices:
+        raise Failure("empty-reply", "the reply holds no choice", tokens=tokens)
+    try:
+        message, ended = dict(choices[0]["message"]), choices[0].get("finish_reason")
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise Failure("malformed-reply", "the choice holds no message", tokens=tokens) from None
     content = message.get("content") or ""
     text = "".join(part.get("text", "") for part in content) if isinstance(content, list) else content
-    if (thought := message.get("reasoning_content")) and "<think>" not in text: text = f"<think>{thought}</think>{text}"
-    finish = "content-filter" if ended == "content_filter" or message.get("refusal") else "cut-off" if ended == "length" else "stop"
-    if not text and finish == "stop": raise Failure("empty-reply", "the message is empty", tokens=tokens)
+    if (thought := message.get("reasoning_content")) and "<think>" not in text:
+        text = f"<think>{thought}</think>{text}"
+    finish = (
+        "content-filter"
+        if ended == "content_filter" or message.get("refusal")
+        else "cut-off"
+        if ended == "length"
+        else "stop"
+    )
+    if not text and finish == "stop":
+        raise Failure("empty-reply", "the message is empty", tokens=tokens)
     return Reply(text or message.get("refusal") or "", finish, *tokens)
 
 # %% ../nbs/15c_api.ipynb #89931047
 class OpenAIServer:
     "A server that speaks OpenAI's chat protocol."
+
     kind = "openai"
 
     def __init__(
@@ -375,8 +478,14 @@ class OpenAIServer:
         max_tokens: int = 1024,  # token budget of an answer
         temperature: float = 0.0,
     ):
-        self.model, self.url, self.notes, self.key = model, _address(base_url or os.environ.get("OPENAI_BASE_URL")), list[str](), api_key("openai")
-        if self.url and "api.openai.com" not in self.url: self.key = self.key or "none"  # a server of one's own may ask for no key
+        self.model, self.url, self.notes, self.key = (
+            model,
+            _address(base_url or os.environ.get("OPENAI_BASE_URL")),
+            list[str](),
+            api_key("openai"),
+        )
+        if self.url and "api.openai.com" not in self.url:
+            self.key = self.key or "none"  # a server of one's own may ask for no key
         self.asked, self.timeout = {"max_tokens": max_tokens, "temperature": temperature}, timeout
         self.client: Any = None
         self.settings: dict[str, Any] = dict(self.asked)  # as the model takes them
@@ -393,7 +502,9 @@ class OpenAIServer:
     def request(self, turns: Sequence[Turn], system: str = "", sample: int = 0) -> Request:
         "What would be sent."
         body = {"model": self.model, "messages": openai_messages(turns, system), **self.asked}
-        return Request(self.kind, self.url, body, guess_tokens(self.model, [p for _, parts in turns for p in parts]), sample)
+        return Request(
+            self.kind, self.url, body, guess_tokens(self.model, [p for _, parts in turns for p in parts]), sample
+        )
 
     def send(self, request: Request) -> tuple[Reply, Mapping[str, str]]:
         "Reply and headers. Raises Failure."
@@ -403,22 +514,49 @@ class OpenAIServer:
         while True:
             settings, begun = self.settings, time.perf_counter()
             body = {k: v for k, v in request.body.items() if k not in self.asked} | settings
-            try: raw = client.chat.completions.with_raw_response.create(**body)
+            try:
+                raw = client.chat.completions.with_raw_response.create(**body)
             except openai.APIStatusError as e:
                 changed = changed_settings(settings, str(e)) if e.status_code == 400 else None
-                if changed is None: raise failure_of(e.status_code, _lower(e.response.headers), {"message": e.message} | (e.body if isinstance(e.body, dict) else {}), self.key) from None
-                self.settings, note = changed, f"{self.model} refuses {', '.join(sorted(set(settings) - set(changed)))}: " + (f"sent as {', '.join(set(changed) - set(settings))}" if set(changed) - set(settings) else "left out, so its answers may differ from one time to the next")
+                if changed is None:
+                    raise failure_of(
+                        e.status_code,
+                        _lower(e.response.headers),
+                        {"message": e.message} | (e.body if isinstance(e.body, dict) else {}),
+                        self.key,
+                    ) from None
+                self.settings, note = (
+                    changed,
+                    f"{self.model} refuses {', '.join(sorted(set(settings) - set(changed)))}: "
+                    + (
+                        f"sent as {', '.join(set(changed) - set(settings))}"
+                        if set(changed) - set(settings)
+                        else "left out, so its answers may differ from one time to the next"
+                    ),
+                )
                 self.notes += [note] if note not in self.notes else []
                 continue
-            except openai.APITimeoutError as e: raise Failure("timeout", f"no reply within {self.timeout:g} s", arrived=not _unreached(e.__cause__)) from None
-            except openai.APIConnectionError as e: raise Failure("connection", scrub(f"{e.__cause__ or e}", self.key), arrived=not _unreached(e.__cause__)) from None
-            except openai.OpenAIError as e: raise Failure("failed", scrub(f"{type(e).__name__}: {e}", self.key)) from None
-            try: reply = openai_reply(json.loads(raw.text))
-            except ValueError: raise Failure("malformed-reply", "the reply is not JSON") from None
-            return replace(reply, text=scrub(reply.text, self.key), seconds=round(time.perf_counter() - begun, 3)), _lower(raw.headers)
+            except openai.APITimeoutError as e:
+                raise Failure(
+                    "timeout", f"no reply within {self.timeout:g} s", arrived=not _unreached(e.__cause__)
+                ) from None
+            except openai.APIConnectionError as e:
+                raise Failure(
+                    "connection", scrub(f"{e.__cause__ or e}", self.key), arrived=not _unreached(e.__cause__)
+                ) from None
+            except openai.OpenAIError as e:
+                raise Failure("failed", scrub(f"{type(e).__name__}: {e}", self.key)) from None
+            try:
+                reply = openai_reply(json.loads(raw.text))
+            except ValueError:
+                raise Failure("malformed-reply", "the reply is not JSON") from None
+            return replace(
+                reply, text=scrub(reply.text, self.key), seconds=round(time.perf_counter() - begun, 3)
+            ), _lower(raw.headers)
 
 
-def _lower(headers: Any) -> dict[str, str]: return {str(k).lower(): str(v) for k, v in (headers or {}).items()}
+def _lower(headers: Any) -> dict[str, str]:
+    return {str(k).lower(): str(v) for k, v in (headers or {}).items()}
 
 # %% ../nbs/15c_api.ipynb #01197cc0
 _WITHHELD = {"SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION", "IMAGE_SAFETY"}
@@ -429,19 +567,27 @@ def gemini_reply(
 ) -> Reply:
     "What Gemini says. Raises Failure where it says nothing."
     usage, blocked = response.usage_metadata, getattr(response.prompt_feedback, "block_reason", None)
-    tokens = (None, None) if usage is None else (usage.prompt_token_count, (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0))
-    if blocked: return Reply(str(getattr(blocked, "value", blocked)), "content-filter", *tokens)
-    if not response.candidates: raise Failure("empty-reply", "the reply holds no candidate", tokens=tokens)
+    tokens = (
+        (None, None)
+        if usage is None
+        else (usage.prompt_token_count, (usage.candidates_token_count or 0) + (usage.thoughts_token_count or 0))
+    )
+    if blocked:
+        return Reply(str(getattr(blocked, "value", blocked)), "content-filter", *tokens)
+    if not response.candidates:
+        raise Failure("empty-reply", "the reply holds no candidate", tokens=tokens)
     candidate = response.candidates[0]
     ended = str(getattr(candidate.finish_reason, "value", candidate.finish_reason))
     text = "".join(part.text or "" for part in getattr(candidate.content, "parts", None) or [] if not part.thought)
     finish = "content-filter" if ended in _WITHHELD else "cut-off" if ended == "MAX_TOKENS" else "stop"
-    if not text and finish == "stop": raise Failure("empty-reply", f"the candidate is empty ({ended})", tokens=tokens)
+    if not text and finish == "stop":
+        raise Failure("empty-reply", f"the candidate is empty ({ended})", tokens=tokens)
     return Reply(text or (ended if finish == "content-filter" else ""), finish, *tokens)
 
 
 class GeminiServer:
     "Google's Gemini, through google-genai."
+
     kind = "gemini"
 
     def __init__(
@@ -452,7 +598,13 @@ class GeminiServer:
         max_tokens: int = 1024,  # token budget of an answer, hidden reasoning included
         temperature: float = 0.0,
     ):
-        self.model, self.url, self.notes, self.key, self.timeout = model, _address(base_url), list[str](), api_key("gemini"), timeout
+        self.model, self.url, self.notes, self.key, self.timeout = (
+            model,
+            _address(base_url),
+            list[str](),
+            api_key("gemini"),
+            timeout,
+        )
         self.asked = {"max_output_tokens": max_tokens, "temperature": temperature}
         self.client: Any = None
 
@@ -462,13 +614,23 @@ class GeminiServer:
             _needs("google.genai", self.key, KEYS["gemini"])
             from google import genai
 
-            self.client = genai.Client(api_key=self.key, vertexai=False, http_options=genai.types.HttpOptions(base_url=self.url or None, timeout=round(self.timeout * 1000)))
+            self.client = genai.Client(
+                api_key=self.key,
+                vertexai=False,
+                http_options=genai.types.HttpOptions(base_url=self.url or None, timeout=round(self.timeout * 1000)),
+            )
         return self.client
 
     def request(self, turns: Sequence[Turn], system: str = "", sample: int = 0) -> Request:
         "What would be sent."
         config = self.asked | ({"system_instruction": system} if system else {})
-        return Request(self.kind, self.url, {"model": self.model, "contents": gemini_contents(turns), "config": config}, guess_tokens(self.model, [p for _, parts in turns for p in parts]), sample)
+        return Request(
+            self.kind,
+            self.url,
+            {"model": self.model, "contents": gemini_contents(turns), "config": config},
+            guess_tokens(self.model, [p for _, parts in turns for p in parts]),
+            sample,
+        )
 
     def send(self, request: Request) -> tuple[Reply, Mapping[str, str]]:
         "Reply and headers. Raises Failure."
@@ -477,16 +639,30 @@ class GeminiServer:
 
         contents = [types.Content.model_validate_json(json.dumps(turn)) for turn in request.body["contents"]]
         begun = time.perf_counter()
-        try: response = client.models.generate_content(model=self.model, contents=contents, config=request.body["config"])
+        try:
+            response = client.models.generate_content(
+                model=self.model, contents=contents, config=request.body["config"]
+            )
         except errors.APIError as e:
             error = e.details.get("error", e.details) if isinstance(e.details, dict) else {"message": str(e.details)}
             raise failure_of(e.code or 500, _lower(getattr(e.response, "headers", None)), error, self.key) from None
-        except ValueError: raise Failure("malformed-reply", "the reply is not JSON") from None  # also google-genai's UnknownApiResponseError
+        except ValueError:
+            raise Failure(
+                "malformed-reply", "the reply is not JSON"
+            ) from None  # also google-genai's UnknownApiResponseError
         except Exception as e:  # the transport's own, of httpx or httpx2
             kind = "timeout" if "Timeout" in type(e).__name__ else "connection"
-            raise Failure(kind, f"no reply within {self.timeout:g} s" if kind == "timeout" else scrub(f"{type(e).__name__}: {e}", self.key), arrived=not _unreached(e)) from None
+            raise Failure(
+                kind,
+                f"no reply within {self.timeout:g} s"
+                if kind == "timeout"
+                else scrub(f"{type(e).__name__}: {e}", self.key),
+                arrived=not _unreached(e),
+            ) from None
         reply = gemini_reply(response)
-        return replace(reply, text=scrub(reply.text, self.key), seconds=round(time.perf_counter() - begun, 3)), _lower(getattr(response.sdk_http_response, "headers", None))
+        return replace(reply, text=scrub(reply.text, self.key), seconds=round(time.perf_counter() - begun, 3)), _lower(
+            getattr(response.sdk_http_response, "headers", None)
+        )
 
 
 SERVERS: dict[str, Callable[..., Any]] = {"openai": OpenAIServer, "gemini": GeminiServer}
@@ -499,34 +675,55 @@ class Replies:
         self,
         folder: str | Path,  # made where missing
     ):
-        self.folder, self.interrupted = Path(folder), 0  # requests that were under way when an earlier process was killed
-        self.unkept, self._said = dict[str, dict[str, Any]](), False  # answers that the disk would not take; whether that was said
+        self.folder, self.interrupted = (
+            Path(folder),
+            0,
+        )  # requests that were under way when an earlier process was killed
+        self.unkept, self._said = (
+            dict[str, dict[str, Any]](),
+            False,
+        )  # answers that the disk would not take; whether that was said
         self._guard, self._held, self._file = threading.Lock(), dict[str, threading.Lock](), None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._file = open(self.folder / ".lock", "a+b")  # noqa: SIM115
-        except OSError as e: self._told(e)
+        except OSError as e:
+            self._told(e)
 
     def _told(self, error: OSError) -> None:
         "Say once why answers cannot be kept."
-        if not self._said: warnings.warn(f"{self.folder}: {(error.strerror or str(error)).partition(':')[0]}: answers cannot be kept there. This run uses them, the next will ask, and pay, again: make room or name another folder", RunWarning, stacklevel=3)
+        if not self._said:
+            warnings.warn(
+                f"{self.folder}: {(error.strerror or str(error)).partition(':')[0]}: answers cannot be kept there. This run uses them, the next will ask, and pay, again: make room or name another folder",
+                RunWarning,
+                stacklevel=3,
+            )
         self._said = True
 
-    def path(self, key: str) -> Path: return self.folder / f"{key}.json"
-    def _mark(self, key: str) -> Path: return self.folder / f"{key}.sent"
+    def path(self, key: str) -> Path:
+        return self.folder / f"{key}.json"
+
+    def _mark(self, key: str) -> Path:
+        return self.folder / f"{key}.sent"
 
     def get(self, key: str) -> dict[str, Any] | None:
         "The row of a reply; None: there is none. ValueError for a file that something else has damaged."
-        if key in self.unkept: return self.unkept[key]
-        try: row = json.loads(self.path(key).read_text(encoding="utf-8"))
-        except FileNotFoundError: return None
-        except ValueError: raise ValueError(f"{self.path(key)} is damaged: delete it, and its request is asked again") from None
-        with suppress(OSError): self._mark(key).unlink(missing_ok=True)  # killed after the reply was kept: nothing is asked twice
+        if key in self.unkept:
+            return self.unkept[key]
+        try:
+            row = json.loads(self.path(key).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            raise ValueError(f"{self.path(key)} is damaged: delete it, and its request is asked again") from None
+        with suppress(OSError):
+            self._mark(key).unlink(missing_ok=True)  # killed after the reply was kept: nothing is asked twice
         return row
 
     def put(self, key: str, row: Mapping[str, Any]) -> None:
         "Keep a reply; where the disk takes none, until this run ends."
-        try: write_whole(self.path(key), json.dumps(row, ensure_ascii=False) + "\n")
+        try:
+            write_whole(self.path(key), json.dumps(row, ensure_ascii=False) + "\n")
         except OSError as e:
             self._told(e)
             self.unkept[key] = dict(row)
@@ -536,16 +733,21 @@ class Replies:
         "Marks a request while it is sent."
         mark = self._mark(key)
         self.interrupted += mark.exists()
-        with suppress(OSError): mark.touch()
-        try: yield
+        with suppress(OSError):
+            mark.touch()
+        try:
+            yield
         finally:
-            with suppress(OSError): mark.unlink(missing_ok=True)
+            with suppress(OSError):
+                mark.unlink(missing_ok=True)
 
     @contextmanager
     def only(self, key: str) -> Iterator[None]:
         "Holds a key: threads and processes that want the same one wait."
-        with self._guard: lock = self._held.setdefault(key, threading.Lock())
-        with lock, _locked(self._file.fileno(), int(key[:15], 16)) if self._file else nullcontext(): yield
+        with self._guard:
+            lock = self._held.setdefault(key, threading.Lock())
+        with lock, _locked(self._file.fileno(), int(key[:15], 16)) if self._file else nullcontext():
+            yield
 
     def rows(self) -> list[dict[str, Any]]:
         "All replies, by key."
@@ -555,29 +757,52 @@ class Replies:
 @contextmanager
 def _locked(file: int, place: int) -> Iterator[None]:
     "Hold one byte of a file against other processes; a killed one lets go. Where the system has no such locks (Windows), do not share a folder between processes."
-    try: import fcntl
-    except ImportError: yield; return
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
     while True:  # asked for again and again: a lock that is waited for is refused where two processes, each with several threads, seem to wait for each other
-        try: fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place); break
-        except (BlockingIOError, PermissionError): time.sleep(0.05)
-    try: yield
-    finally: fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+            break
+        except (BlockingIOError, PermissionError):
+            time.sleep(0.05)
+    try:
+        yield
+    finally:
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
 
 # %% ../nbs/15c_api.ipynb #6329c574
 @dataclass(frozen=True)
 class Price:
     "Dollars for a million tokens."
+
     tokens_in: float
     tokens_out: float
     source: str = "as given"
 
-    def of(self, tokens_in: float, tokens_out: float) -> float: return (tokens_in * self.tokens_in + tokens_out * self.tokens_out) / 1e6
+    def of(self, tokens_in: float, tokens_out: float) -> float:
+        return (tokens_in * self.tokens_in + tokens_out * self.tokens_out) / 1e6
 
 
 PRICED = "list price of August 2025, check it"
-PRICES = {name: Price(*both, PRICED) for name, both in {
-    "gpt-4o": (2.5, 10), "gpt-4o-mini": (0.15, 0.6), "gpt-4.1": (2, 8), "gpt-4.1-mini": (0.4, 1.6), "gpt-4.1-nano": (0.1, 0.4), "gpt-5": (1.25, 10), "gpt-5-mini": (0.25, 2), "gpt-5-nano": (0.05, 0.4),
-    "gemini-2.5-pro": (1.25, 10), "gemini-2.5-flash": (0.3, 2.5), "gemini-2.5-flash-lite": (0.1, 0.4)}.items()}
+PRICES = {
+    name: Price(*both, PRICED)
+    for name, both in {
+        "gpt-4o": (2.5, 10),
+        "gpt-4o-mini": (0.15, 0.6),
+        "gpt-4.1": (2, 8),
+        "gpt-4.1-mini": (0.4, 1.6),
+        "gpt-4.1-nano": (0.1, 0.4),
+        "gpt-5": (1.25, 10),
+        "gpt-5-mini": (0.25, 2),
+        "gpt-5-nano": (0.05, 0.4),
+        "gemini-2.5-pro": (1.25, 10),
+        "gemini-2.5-flash": (0.3, 2.5),
+        "gemini-2.5-flash-lite": (0.1, 0.4),
+    }.items()
+}
 
 
 def price_of(
@@ -588,7 +813,8 @@ def price_of(
     "The price of a model. ValueError for a text that is none."
     if given:
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", given)
-        if not found: raise ValueError(f"price {given!r}: dollars for a million tokens in and out, as in 0.25/2")
+        if not found:
+            raise ValueError(f"price {given!r}: dollars for a million tokens in and out, as in 0.25/2")
         return Price(float(found[1]), float(found[2]))
     return None if url else PRICES.get(re.sub(r"-20\d\d-\d\d-\d\d$", "", model))
 
@@ -606,7 +832,11 @@ class Budget:
         "Set aside what a request may cost. Raises Failure where the limit does not allow it."
         with self._changed:
             while self.limit is not None and self.spent + self.reserved + most > self.limit + 1e-12:
-                if not self.reserved: raise Failure("max-cost", f"${self.spent:.4f} of ${self.limit:g} are spent, and the next request may cost ${most:.4f}")
+                if not self.reserved:
+                    raise Failure(
+                        "max-cost",
+                        f"${self.spent:.4f} of ${self.limit:g} are spent, and the next request may cost ${most:.4f}",
+                    )
                 self._changed.wait()
             self.reserved += most
             return most
@@ -614,7 +844,10 @@ class Budget:
     def settle(self, reserved: float, cost: float) -> None:
         "What it did cost."
         with self._changed:
-            self.reserved, self.spent = (0.0 if abs(self.reserved - reserved) < 1e-12 else self.reserved - reserved), self.spent + cost
+            self.reserved, self.spent = (
+                (0.0 if abs(self.reserved - reserved) < 1e-12 else self.reserved - reserved),
+                self.spent + cost,
+            )
             self._changed.notify_all()
 
 # %% ../nbs/15c_api.ipynb #f39ffc38
@@ -625,11 +858,18 @@ class Measured:
         self.longest, self.n, self.guessed, self.tokens_in, self.tokens_out = longest, 0, 0, 0, 0
 
     def add(self, guess: int, reply: Reply) -> None:
-        if reply.tokens_in is None or not guess: return
-        self.n, self.guessed, self.tokens_in, self.tokens_out = self.n + 1, self.guessed + guess, self.tokens_in + reply.tokens_in, self.tokens_out + (reply.tokens_out or 0)
+        if reply.tokens_in is None or not guess:
+            return
+        self.n, self.guessed, self.tokens_in, self.tokens_out = (
+            self.n + 1,
+            self.guessed + guess,
+            self.tokens_in + reply.tokens_in,
+            self.tokens_out + (reply.tokens_out or 0),
+        )
 
     @property
-    def scale(self) -> float: return self.tokens_in / self.guessed if self.n else 1.0
+    def scale(self) -> float:
+        return self.tokens_in / self.guessed if self.n else 1.0
 
     @property
     def answer(self) -> float:
@@ -640,12 +880,15 @@ class Measured:
 class Gate:
     "Closed until a time."
 
-    def __init__(self) -> None: self.until = 0.0
+    def __init__(self) -> None:
+        self.until = 0.0
 
-    def close(self, seconds: float) -> None: self.until = max(self.until, time.monotonic() + seconds)
+    def close(self, seconds: float) -> None:
+        self.until = max(self.until, time.monotonic() + seconds)
 
     def wait(self, stopped: threading.Event) -> None:
-        while (left := self.until - time.monotonic()) > 0 and not stopped.wait(left): pass
+        while (left := self.until - time.monotonic()) > 0 and not stopped.wait(left):
+            pass
 
 
 LONGEST_PAUSE = 600.0  # seconds; a server that wants more is asked another day
@@ -671,16 +914,36 @@ class Asker:
         longest: int = 1024,  # token budget of an answer
         pause: Callable[[int], float] = pause_after,  # attempts before → seconds
     ):
-        if max_cost is not None and price is None: raise ValueError(f"a limit in dollars needs a price, and none is known for {server.model}: give one, dollars for a million tokens in and out, as 0.25/2")
-        self.server, self.replies, self.price, self.retries, self.longest, self.pause = server, replies, price, retries, longest, pause
+        if max_cost is not None and price is None:
+            raise ValueError(
+                f"a limit in dollars needs a price, and none is known for {server.model}: give one, dollars for a million tokens in and out, as 0.25/2"
+            )
+        self.server, self.replies, self.price, self.retries, self.longest, self.pause = (
+            server,
+            replies,
+            price,
+            retries,
+            longest,
+            pause,
+        )
         self.budget, self.measured, self.gate = Budget(max_cost), Measured(longest), Gate()
-        self.stopped, self.reason, self.answered, self._first, self._tally = threading.Event(), "", False, threading.Lock(), threading.Lock()
+        self.stopped, self.reason, self.answered, self._first, self._tally = (
+            threading.Event(),
+            "",
+            False,
+            threading.Lock(),
+            threading.Lock(),
+        )
         self.unanswered = 0.0  # dollars for requests that may have been billed though no usable reply came
-        self.counts: Tally[str] = Tally()  # asked, cached, failed, not-asked, unanswered, tokens_in, tokens_out, tries, and failures by kind as "failed: KIND"
+        self.counts: Tally[str] = (
+            Tally()
+        )  # asked, cached, failed, not-asked, unanswered, tokens_in, tokens_out, tries, and failures by kind as "failed: KIND"
         for row in replies.rows():
-            if (row.get("kind"), row.get("url"), row.get("model")) == (server.kind, server.url, server.model): self.measured.add(row["guess"], Reply(**row["reply"]))
+            if (row.get("kind"), row.get("url"), row.get("model")) == (server.kind, server.url, server.model):
+                self.measured.add(row["guess"], Reply(**row["reply"]))
 
-    def cost(self, tokens_in: float, tokens_out: float) -> float: return self.price.of(tokens_in, tokens_out) if self.price else 0.0
+    def cost(self, tokens_in: float, tokens_out: float) -> float:
+        return self.price.of(tokens_in, tokens_out) if self.price else 0.0
 
     def halt(self, reason: str) -> None:
         "Send nothing more."
@@ -691,20 +954,42 @@ class Asker:
 def _send(asker: Asker, request: Request) -> Reply:
     "One attempt, paid for and kept. Raises Failure."
     asker.gate.wait(asker.stopped)
-    if asker.stopped.is_set(): raise Failure("not-asked", asker.reason)
+    if asker.stopped.is_set():
+        raise Failure("not-asked", asker.reason)
     guess = request.guess * asker.measured.scale
     reserved, cost = asker.budget.reserve(asker.cost(guess * 1.1, asker.longest)), 0.0
     try:
         with asker.replies.under_way(request.key):
-            with asker._tally: asker.counts["tries"] += 1
-            try: reply, headers = asker.server.send(request)
+            with asker._tally:
+                asker.counts["tries"] += 1
+            try:
+                reply, headers = asker.server.send(request)
             except Failure as f:
                 cost = _charged(asker, f, guess)
                 raise
-            tokens = (guess if reply.tokens_in is None else reply.tokens_in), (reply.tokens_out if reply.tokens_out is not None else 0 if reply.finish == "content-filter" else len(reply.text) / 4)
+            tokens = (
+                (guess if reply.tokens_in is None else reply.tokens_in),
+                (
+                    reply.tokens_out
+                    if reply.tokens_out is not None
+                    else 0
+                    if reply.finish == "content-filter"
+                    else len(reply.text) / 4
+                ),
+            )
             cost = asker.cost(*tokens)
-            asker.replies.put(request.key, {"kind": request.kind, "url": request.url, "model": asker.server.model, "guess": request.guess, "reply": asdict(reply)})
-    finally: asker.budget.settle(reserved, cost)
+            asker.replies.put(
+                request.key,
+                {
+                    "kind": request.kind,
+                    "url": request.url,
+                    "model": asker.server.model,
+                    "guess": request.guess,
+                    "reply": asdict(reply),
+                },
+            )
+    finally:
+        asker.budget.settle(reserved, cost)
     with asker._tally:
         asker.answered = True
         asker.measured.add(request.guess, reply)
@@ -715,10 +1000,12 @@ def _send(asker: Asker, request: Request) -> Reply:
 
 def _charged(asker: Asker, failure: Failure, guess: float) -> float:
     "Dollars for a request that ended so: what the server counted; else what it may have read, and written where a reply came."
-    if failure.kind not in ("timeout", "connection", "malformed-reply", "empty-reply") or not failure.arrived: return 0.0
+    if failure.kind not in ("timeout", "connection", "malformed-reply", "empty-reply") or not failure.arrived:
+        return 0.0
     tokens_in, tokens_out = failure.tokens
     if tokens_in is not None:
-        with asker._tally: asker.counts.update({"tokens_in": tokens_in, "tokens_out": tokens_out or 0})
+        with asker._tally:
+            asker.counts.update({"tokens_in": tokens_in, "tokens_out": tokens_out or 0})
         return asker.cost(tokens_in, tokens_out or 0)
     cost = asker.cost(guess, asker.measured.answer if failure.kind.endswith("-reply") else 0)
     with asker._tally:
@@ -731,21 +1018,28 @@ def _attempt(asker: Asker, request: Request) -> Reply:
     "One attempt; one at a time until one was answered."
     if not asker.answered:
         with asker._first:
-            if not asker.answered: return _send(asker, request)
+            if not asker.answered:
+                return _send(asker, request)
     return _send(asker, request)
 
 
 def _insist(asker: Asker, request: Request) -> Reply:
     "Attempts until one succeeds, or there is no point in another. Raises Failure."
     for attempt in range(asker.retries + 1):
-        try: return _attempt(asker, request)
+        try:
+            return _attempt(asker, request)
         except Failure as f:
             pause = asker.pause(attempt) if f.wait is None else f.wait
-            if f.kind in PASSING and pause > LONGEST_PAUSE: asker.halt(f"{f}; the server wants {pause:.0f} s of rest")
-            if f.kind in FINAL: asker.halt(str(f))
-            if f.kind not in PASSING or attempt == asker.retries or asker.stopped.is_set(): raise
-            if f.kind == "rate-limit": asker.gate.close(pause)
-            else: asker.stopped.wait(pause)
+            if f.kind in PASSING and pause > LONGEST_PAUSE:
+                asker.halt(f"{f}; the server wants {pause:.0f} s of rest")
+            if f.kind in FINAL:
+                asker.halt(str(f))
+            if f.kind not in PASSING or attempt == asker.retries or asker.stopped.is_set():
+                raise
+            if f.kind == "rate-limit":
+                asker.gate.close(pause)
+            else:
+                asker.stopped.wait(pause)
     raise AssertionError("unreachable")
 
 
@@ -756,18 +1050,24 @@ def ask(
     "A reply, from the folder or from the server. Raises Failure, counted by kind; failures are not kept, so the next run asks again."
     with asker.replies.only(request.key):
         known = asker.replies.get(request.key)
-        try: reply = Reply(**known["reply"]) if known else _insist(asker, request)
+        try:
+            reply = Reply(**known["reply"]) if known else _insist(asker, request)
         except Failure as f:
-            with asker._tally: asker.counts.update(["not-asked"] if f.kind in ("not-asked", "max-cost") else ["failed", f"failed: {f.kind}"])
+            with asker._tally:
+                asker.counts.update(
+                    ["not-asked"] if f.kind in ("not-asked", "max-cost") else ["failed", f"failed: {f.kind}"]
+                )
             raise
     if known:
-        with asker._tally: asker.counts["cached"] += 1
+        with asker._tally:
+            asker.counts["cached"] += 1
     return reply
 
 # %% ../nbs/15c_api.ipynb #2d7c1909
 @dataclass(frozen=True)
 class RequestPlan:
     "What is going to be asked."
+
     model: str
     url: str  # empty: the maker's own
     clips: int
@@ -787,10 +1087,12 @@ class RequestPlan:
     most_requests: int = 0  # if each clip is asked as often as it may be
 
     @property
-    def cost(self) -> float | None: return self.price.of(self.tokens_in, self.tokens_out) if self.price else None
+    def cost(self) -> float | None:
+        return self.price.of(self.tokens_in, self.tokens_out) if self.price else None
 
     @property
-    def most(self) -> float | None: return self.price.of(self.most_in, self.most_out) if self.price else None
+    def most(self) -> float | None:
+        return self.price.of(self.most_in, self.most_out) if self.price else None
 
     def data(self) -> dict[str, Any]:
         "For programs."
@@ -798,16 +1100,28 @@ class RequestPlan:
 
     def lines(self) -> list[str]:
         "For people."
-        known = f", {self.cached} answered before" * bool(self.cached) + f", {self.unreadable} cannot be read" * bool(self.unreadable)
-        basis = f"corrected by {self.measured} replies" if self.measured else "by the maker's rules; the first replies will correct it"
+        known = f", {self.cached} answered before" * bool(self.cached) + f", {self.unreadable} cannot be read" * bool(
+            self.unreadable
+        )
+        basis = (
+            f"corrected by {self.measured} replies"
+            if self.measured
+            else "by the maker's rules; the first replies will correct it"
+        )
         many, again = f", {self.samples} answers about each" * (self.samples > 1), self.most_requests > self.requests
         most = " if all answers use their whole budget" + f" and each clip is asked {self.tries} times" * again
-        cost = f"about ${self.cost:.4f}{' if no clip is asked again' * again}, up to ${self.most:.4f}{most} (${self.price.tokens_in:g} and ${self.price.tokens_out:g} for a million tokens: {self.price.source})" if self.price else "price unknown (give dollars for a million tokens in and out)"
+        cost = (
+            f"about ${self.cost:.4f}{' if no clip is asked again' * again}, up to ${self.most:.4f}{most} (${self.price.tokens_in:g} and ${self.price.tokens_out:g} for a million tokens: {self.price.source})"
+            if self.price
+            else "price unknown (give dollars for a million tokens in and out)"
+        )
         repeated = f"a clip whose text has mistakes is asked again, up to {self.tries} times in all: {self.most_requests} requests at most, {self.most_in:,.0f} tokens in, {self.most_out:,} out; later turns carry the earlier texts and what was wrong with them"
-        return [f"{self.model}{f' at {self.url}' if self.url else ''}: {self.requests} requests for {self.clips} clips{many}{known}; {self.bytes / 1e6:.1f} MB",
-                f"estimate: {self.tokens_in:,.0f} tokens in, {self.tokens_out:,.0f} out ({basis}); {cost}",
-                *([repeated] if again else []),
-                *([f"it ends before ${self.max_cost:g} are exceeded"] if self.max_cost is not None else [])]
+        return [
+            f"{self.model}{f' at {self.url}' if self.url else ''}: {self.requests} requests for {self.clips} clips{many}{known}; {self.bytes / 1e6:.1f} MB",
+            f"estimate: {self.tokens_in:,.0f} tokens in, {self.tokens_out:,.0f} out ({basis}); {cost}",
+            *([repeated] if again else []),
+            *([f"it ends before ${self.max_cost:g} are exceeded"] if self.max_cost is not None else []),
+        ]
 
 # %% ../nbs/15c_api.ipynb #da515863
 SAID_WRONG = 200  # tokens of a turn that says what is wrong with a text, guessed
@@ -816,36 +1130,75 @@ SAID_WRONG = 200  # tokens of a turn that says what is wrong with a text, guesse
 def plan_requests(
     asker: Asker,  # of a server
     clips: Sequence[Clip],  # what is asked about
-    request: Callable[[Clip], Request],  # what is sent about one; raises VideoError, OSError or ValueError where it cannot be shown
+    request: Callable[
+        [Clip], Request
+    ],  # what is sent about one; raises VideoError, OSError or ValueError where it cannot be shown
     samples: int = 1,  # answers about each clip, numbered from the request's own
     tries: int = 1,  # how often a clip may be asked, each time with all that was said before
 ) -> RequestPlan:
     "Make every request and look whether it was answered. Sends nothing."
     found, longer = Tally[str](), asker.longest + SAID_WRONG
     for clip in clips:
-        try: first = request(clip)
-        except (VideoError, OSError, ValueError): found["unreadable"] += 1; continue
+        try:
+            first = request(clip)
+        except (VideoError, OSError, ValueError):
+            found["unreadable"] += 1
+            continue
         for made in (replace(first, sample=first.sample + k) for k in range(samples)):
-            if asker.replies.get(made.key): found["cached"] += 1; continue
+            if asker.replies.get(made.key):
+                found["cached"] += 1
+                continue
             left = max(1, tries - made.before)
-            found.update({"requests": 1, "bytes": made.bytes, "guess": made.guess, "most": left, "most guess": left * made.guess, "later": longer * left * (left - 1) // 2})
+            found.update(
+                {
+                    "requests": 1,
+                    "bytes": made.bytes,
+                    "guess": made.guess,
+                    "most": left,
+                    "most guess": left * made.guess,
+                    "later": longer * left * (left - 1) // 2,
+                }
+            )
     n, m = found["requests"], asker.measured
     most_in = found["most guess"] * m.scale + found["later"]
-    return RequestPlan(asker.server.model, asker.server.url, len(clips), found["unreadable"], found["cached"], n, found["bytes"], found["guess"] * m.scale, n * m.answer, most_in, found["most"] * asker.longest, m.n, asker.price, asker.budget.limit, samples, tries, found["most"])
+    return RequestPlan(
+        asker.server.model,
+        asker.server.url,
+        len(clips),
+        found["unreadable"],
+        found["cached"],
+        n,
+        found["bytes"],
+        found["guess"] * m.scale,
+        n * m.answer,
+        most_in,
+        found["most"] * asker.longest,
+        m.n,
+        asker.price,
+        asker.budget.limit,
+        samples,
+        tries,
+        found["most"],
+    )
 
 # %% ../nbs/15c_api.ipynb #c2bd44cb
 def _for_this_run() -> FrameCache | None:
     "Frames of the last clips, 2 GB of them: the estimate, several answers and second questions look at the same ones. They go when the run ends."
-    try: folder = tempfile.mkdtemp()
-    except OSError: return None  # no room even for that
+    try:
+        folder = tempfile.mkdtemp()
+    except OSError:
+        return None  # no room even for that
     cache = FrameCache(folder, max_bytes=2**31)
     weakref.finalize(cache, shutil.rmtree, folder, True)
     return cache
 
 
-def _frames_of(clip: Clip, video: VideoSpec, cache: FrameCache | None, native: bool) -> tuple[list[Part], tuple[str, ...]]:
+def _frames_of(
+    clip: Clip, video: VideoSpec, cache: FrameCache | None, native: bool
+) -> tuple[list[Part], tuple[str, ...]]:
     "What is shown of a clip, and what its file did not deliver."
-    if native: return [film_part(clip, video)], ()
+    if native:
+        return [film_part(clip, video)], ()
     plan = plan_file(video, clip.video, clip.window, slot=1, cache=cache)
     frames = cache.get(clip.video, plan) if cache else read_frames(clip.video, plan)
     return frame_parts(frames), frames.problems
@@ -858,7 +1211,9 @@ class APICounter:
         self,
         asker: Asker,  # of its server
         task: str = "counting",  # a name in TASKS
-        video: VideoSpec = VideoSpec(max_frames=64),  # what is sent; tokens are squares of 28 pixels, each frame a slot of its own
+        video: VideoSpec = VideoSpec(
+            max_frames=64
+        ),  # what is sent; tokens are squares of 28 pixels, each frame a slot of its own
         prompt: str = "",  # how it is asked, see `parse_prompt`
         native: bool = False,  # send films, not frames
         cache: FrameCache | None = None,  # keeps decoded frames; None: for this run
@@ -867,24 +1222,48 @@ class APICounter:
         blind: bool = False,  # send the question alone
         say: Callable[[str], None] = lambda text: None,  # told the estimate, what was learned, and the total
     ):
-        self.asker, self.video, self.spec, self.native, self.cache = asker, video, parse_prompt(prompt), native, cache or _for_this_run()
-        self.task, self.concurrency, self.sample, self.blind, self.say = asked(TASKS[task], self.spec), concurrency, sample, blind, say
+        self.asker, self.video, self.spec, self.native, self.cache = (
+            asker,
+            video,
+            parse_prompt(prompt),
+            native,
+            cache or _for_this_run(),
+        )
+        self.task, self.concurrency, self.sample, self.blind, self.say = (
+            asked(TASKS[task], self.spec),
+            concurrency,
+            sample,
+            blind,
+            say,
+        )
 
     def request(self, clip: Clip) -> tuple[Request, tuple[str, ...]]:
         "What is sent about a clip, and what its file did not deliver. Raises VideoError, OSError, ValueError."
         parts, problems = ([], ()) if self.blind else _frames_of(clip, self.video, self.cache, self.native)
-        return self.asker.server.request([("user", [*parts, Part("text", self.task.ask(clip))])], self.spec.system, self.sample), problems
+        return self.asker.server.request(
+            [("user", [*parts, Part("text", self.task.ask(clip))])], self.spec.system, self.sample
+        ), problems
 
     def count(self, clip: Clip) -> Prediction:
         "Ask about one clip."
         begun = time.perf_counter()
         if self.asker.stopped.is_set():  # its file need not be read
-            with self.asker._tally: self.asker.counts["not-asked"] += 1
+            with self.asker._tally:
+                self.asker.counts["not-asked"] += 1
             return Prediction(clip.id, None, problems=(f"not-asked: {self.asker.reason}",), true=clip.count)
-        try: request, problems = self.request(clip)
-        except (VideoError, OSError, ValueError) as e: return unreadable(clip, e)
-        try: reply = ask(self.asker, request)
-        except Failure as e: return Prediction(clip.id, None, problems=(*problems, str(e) if e.kind != "max-cost" else f"not-asked: {e}"), true=clip.count)
+        try:
+            request, problems = self.request(clip)
+        except (VideoError, OSError, ValueError) as e:
+            return unreadable(clip, e)
+        try:
+            reply = ask(self.asker, request)
+        except Failure as e:
+            return Prediction(
+                clip.id,
+                None,
+                problems=(*problems, str(e) if e.kind != "max-cost" else f"not-asked: {e}"),
+                true=clip.count,
+            )
         said = self.task.predict(clip, reply.text, time.perf_counter() - begun)
         return replace(said, problems=(*problems, *reply.problems, *said.problems))
 
@@ -904,13 +1283,16 @@ class APICounter:
         samples: int = 1,  # answers about each clip
     ) -> Iterator[None]:
         "Says the estimate before, the total after."
-        for line in self.dry_run(clips, samples).lines(): self.say(line)
+        for line in self.dry_run(clips, samples).lines():
+            self.say(line)
         yield
-        for line in report_lines(self.asker): self.say(line)
+        for line in report_lines(self.asker):
+            self.say(line)
 
     def predict(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order."
-        with self.accounted(clips): return self.answers(clips, progress)
+        with self.accounted(clips):
+            return self.answers(clips, progress)
 
     def answers(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]:
         "The same, without a word about what it costs."
@@ -921,7 +1303,13 @@ class APICounter:
         "What its answers depend on, beside the clips."
         server = self.asker.server
         sees = "nothing" if self.blind else "films" if self.native else str(self.video)
-        return {"model": f"{server.kind}:{server.model}", "server": server.url, "prompt": str(self.spec), "sees": sees, "max_tokens": self.asker.longest}
+        return {
+            "model": f"{server.kind}:{server.model}",
+            "server": server.url,
+            "prompt": str(self.spec),
+            "sees": sees,
+            "max_tokens": self.asker.longest,
+        }
 
     def drawn(
         self,
@@ -939,7 +1327,16 @@ def report(
     "What happened to all requests, for programs."
     kinds = {name.partition(": ")[2]: n for name, n in asker.counts.items() if name.startswith("failed: ")}
     names = ("asked", "cached", "failed", "not-asked", "tries", "tokens_in", "tokens_out")
-    return {name: asker.counts[name] for name in names} | {"failures": kinds, "unanswered": asker.counts["unanswered"], "unanswered_cost": round(asker.unanswered, 6) if asker.price else None, "cost": round(asker.budget.spent, 6) if asker.price else None, "interrupted": asker.replies.interrupted, "unkept": len(asker.replies.unkept), "stopped": asker.reason, "notes": list(asker.server.notes)}
+    return {name: asker.counts[name] for name in names} | {
+        "failures": kinds,
+        "unanswered": asker.counts["unanswered"],
+        "unanswered_cost": round(asker.unanswered, 6) if asker.price else None,
+        "cost": round(asker.budget.spent, 6) if asker.price else None,
+        "interrupted": asker.replies.interrupted,
+        "unkept": len(asker.replies.unkept),
+        "stopped": asker.reason,
+        "notes": list(asker.server.notes),
+    }
 
 
 def report_lines(
@@ -947,12 +1344,33 @@ def report_lines(
 ) -> list[str]:
     "The same for people."
     r = report(asker)
-    failed = f"; {r['failed']} failed ({', '.join(f'{n} {kind}' for kind, n in sorted(r['failures'].items()))}): the same command asks them again" if r["failed"] else ""
+    failed = (
+        f"; {r['failed']} failed ({', '.join(f'{n} {kind}' for kind, n in sorted(r['failures'].items()))}): the same command asks them again"
+        if r["failed"]
+        else ""
+    )
     paid = f", ${r['cost']:.4f}" if r["cost"] is not None else ""
-    if n := r["unanswered"]: paid += f"{f', of which ${asker.unanswered:.4f} for' if asker.price else '; and'} {n} request{'s' * (n > 1)} that may have been billed though no usable reply came"
-    said = [f"{asker.server.model}: {r['asked']} answered now, {r['cached']} before{failed}" + f"; {r['not-asked']} not asked" * bool(r["not-asked"]), f"total: {r['tokens_in']:,} tokens in, {r['tokens_out']:,} out{paid}"]
-    again = [f"{r['interrupted']} were under way when an earlier run was killed, and were asked again: the server may have charged them twice"] if r["interrupted"] else []
-    again += [f"{r['unkept']} answers could not be kept in {asker.replies.folder}: the next run will ask, and pay for, them again, unless there is room"] if r["unkept"] else []
+    if n := r["unanswered"]:
+        paid += f"{f', of which ${asker.unanswered:.4f} for' if asker.price else '; and'} {n} request{'s' * (n > 1)} that may have been billed though no usable reply came"
+    said = [
+        f"{asker.server.model}: {r['asked']} answered now, {r['cached']} before{failed}"
+        + f"; {r['not-asked']} not asked" * bool(r["not-asked"]),
+        f"total: {r['tokens_in']:,} tokens in, {r['tokens_out']:,} out{paid}",
+    ]
+    again = (
+        [
+            f"{r['interrupted']} were under way when an earlier run was killed, and were asked again: the server may have charged them twice"
+        ]
+        if r["interrupted"]
+        else []
+    )
+    again += (
+        [
+            f"{r['unkept']} answers could not be kept in {asker.replies.folder}: the next run will ask, and pay for, them again, unless there is room"
+        ]
+        if r["unkept"]
+        else []
+    )
     return [*said, *again, *([f"stopped: {r['stopped']}"] if r["stopped"] else []), *r["notes"]]
 
 
@@ -960,11 +1378,21 @@ def _answers(counter: APICounter, clips: list[Clip], progress: bool) -> list[Pre
     "The answers; nothing more is asked after an interruption."
     asker = counter.asker
 
-    def so_far() -> str: return f"asking {asker.server.model}, " + (f"${asker.budget.spent:.4f}" if asker.price else f"{asker.counts['tokens_in']:,} tokens")
+    def so_far() -> str:
+        return f"asking {asker.server.model}, " + (
+            f"${asker.budget.spent:.4f}" if asker.price else f"{asker.counts['tokens_in']:,} tokens"
+        )
 
     with ThreadPoolExecutor(counter.concurrency) as pool:
-        try: return list(show_progress(pool.map(counter.count, clips), total=len(clips), desc=so_far) if progress else pool.map(counter.count, clips))
-        except BaseException: asker.halt("interrupted"); raise
+        try:
+            return list(
+                show_progress(pool.map(counter.count, clips), total=len(clips), desc=so_far)
+                if progress
+                else pool.map(counter.count, clips)
+            )
+        except BaseException:
+            asker.halt("interrupted")
+            raise
 
 # %% ../nbs/15c_api.ipynb #56f92f67
 def api_counter(
@@ -984,8 +1412,11 @@ def api_counter(
 ) -> APICounter:
     "A counter of a name. ValueError for a name, a price, a spec or a prompt that is none, and where the key is missing; ImportError where the client is."
     asker = api_asker(name, folder, price, **asking)
-    if native and asker.server.kind != "gemini": raise ValueError(f"{name}: only gemini: takes films; frames are sent to others")
-    return APICounter(asker, task, parse_spec(video, VideoSpec(max_frames=64)), prompt, native, cache, concurrency, sample, blind, say)
+    if native and asker.server.kind != "gemini":
+        raise ValueError(f"{name}: only gemini: takes films; frames are sent to others")
+    return APICounter(
+        asker, task, parse_spec(video, VideoSpec(max_frames=64)), prompt, native, cache, concurrency, sample, blind, say
+    )
 
 
 def api_asker(
@@ -1001,9 +1432,13 @@ def api_asker(
 ) -> Asker:
     "Raises what `api_counter` does."
     kind, _, model = name.partition(":")
-    if kind not in SERVERS or not model: raise ValueError(f"{name!r} names no model behind an API: openai:MODEL (any server that speaks OpenAI's protocol) or gemini:MODEL")
+    if kind not in SERVERS or not model:
+        raise ValueError(
+            f"{name!r} names no model behind an API: openai:MODEL (any server that speaks OpenAI's protocol) or gemini:MODEL"
+        )
     to = SERVERS[kind](model, max_tokens=max_tokens, **server)
-    if connect: to.connect()
+    if connect:
+        to.connect()
     return Asker(to, Replies(folder), price_of(model, price, to.url), max_cost, retries, max_tokens, pause)
 
 
@@ -1033,9 +1468,11 @@ class APITeacher:
 
     def __call__(self, clip: Clip, turns: Sequence[str]) -> str:
         "Its text about a clip, after turns that begin with the question. Raises Failure."
-        if self.asker.stopped.is_set(): raise Failure("not-asked", self.asker.reason)
+        if self.asker.stopped.is_set():
+            raise Failure("not-asked", self.asker.reason)
         reply = ask(self.asker, self.request(clip, turns))
-        if reply.finish == "content-filter": raise Failure("content-filter", reply.text[:200] or "the server withheld the answer")
+        if reply.finish == "content-filter":
+            raise Failure("content-filter", reply.text[:200] or "the server withheld the answer")
         return reply.text
 
     def pending(
@@ -1048,9 +1485,11 @@ class APITeacher:
         made: list[Request] = [self.request(clip, [teacher_prompt(clip)])]
 
         def known(turns: Sequence[str]) -> str:
-            if len(turns) > 1: made.append(self.request(clip, turns))
+            if len(turns) > 1:
+                made.append(self.request(clip, turns))
             row = self.asker.replies.get(made[-1].key)
-            if row is None or row["reply"]["finish"] == "content-filter": raise Failure("not-asked", "a plan sends nothing")
+            if row is None or row["reply"]["finish"] == "content-filter":
+                raise Failure("not-asked", "a plan sends nothing")
             return row["reply"]["text"]
 
         ask_teacher(clip, known, tries=tries, **checks)
@@ -1066,7 +1505,12 @@ class APITeacher:
     ) -> RequestPlan:
         "The next question about each clip, and what it comes to if all are asked as often as they may be. Sends nothing."
         lengths = durations or {}
-        return plan_requests(self.asker, clips, lambda clip: self.pending(clip, tries, tolerance=tolerance, duration=lengths.get(clip.id), hints=hints), tries=tries)
+        return plan_requests(
+            self.asker,
+            clips,
+            lambda clip: self.pending(clip, tries, tolerance=tolerance, duration=lengths.get(clip.id), hints=hints),
+            tries=tries,
+        )
 
 # %% ../nbs/15c_api.ipynb #717318b3
 class LocalTeacher:
@@ -1084,22 +1528,48 @@ class LocalTeacher:
     @property
     def asked_with(self) -> str:
         "The question, for the reader."
-        return f"its own prompt, as it was trained ({self.counter.prompt if self.counter.prompt.name else 'that of the task'})" if self.own else "a teacher's prompt (actrep-r1 action): it remembers none of its own"
+        return (
+            f"its own prompt, as it was trained ({self.counter.prompt if self.counter.prompt.name else 'that of the task'})"
+            if self.own
+            else "a teacher's prompt (actrep-r1 action): it remembers none of its own"
+        )
 
     def __call__(self, clip: Clip, turns: Sequence[str]) -> str:
         "Its text about a clip, after turns that begin with the question. Raises VideoError."
         from actrep_nb.models import Sample, frames_for
         from actrep_nb.rollout import generate_answers
 
-        counter, own = self.counter, self.own and turns[0] == teacher_prompt(clip)  # a question of the caller's own stays
+        counter, own = (
+            self.counter,
+            self.own and turns[0] == teacher_prompt(clip),
+        )  # a question of the caller's own stays
         said = [counter.task.ask(clip), *turns[1:]] if own else list(turns)
         frames = frames_for(counter.processor, clip, counter.cache)
         shown = hashlib.sha256(frames.pixels.tobytes() + frames.times.tobytes()).hexdigest()
-        request = Request("checkpoint", self.name, {"shown": shown, "turns": said, "max_new_tokens": counter.max_new_tokens})
+        request = Request(
+            "checkpoint", self.name, {"shown": shown, "turns": said, "max_new_tokens": counter.max_new_tokens}
+        )
         with self.replies.only(request.key):
-            if known := self.replies.get(request.key): return known["reply"]["text"]
-            text = generate_answers(counter.model, counter.processor, [Sample(clip, frames, "\n\n".join(said))], max_new_tokens=counter.max_new_tokens, batch_size=1, show_progress=False)[0]
-            self.replies.put(request.key, {"kind": "checkpoint", "url": self.name, "model": self.name, "guess": 0, "reply": asdict(Reply(text, "stop"))})
+            if known := self.replies.get(request.key):
+                return known["reply"]["text"]
+            text = generate_answers(
+                counter.model,
+                counter.processor,
+                [Sample(clip, frames, "\n\n".join(said))],
+                max_new_tokens=counter.max_new_tokens,
+                batch_size=1,
+                show_progress=False,
+            )[0]
+            self.replies.put(
+                request.key,
+                {
+                    "kind": "checkpoint",
+                    "url": self.name,
+                    "model": self.name,
+                    "guess": 0,
+                    "reply": asdict(Reply(text, "stop")),
+                },
+            )
             return text
 
 # %% ../nbs/15c_api.ipynb #57bd2064
@@ -1114,16 +1584,28 @@ def find_teacher(
 ) -> Callable[[Clip, Sequence[str]], str]:  # clip, turns → text: an `APITeacher` or a `LocalTeacher`
     "A teacher of a name. Raises what `api_counter` or `load_model` raises."
     if is_api(name):
-        return APITeacher(api_asker(name, folder, max_tokens=max_tokens, **asking), parse_spec(video, VideoSpec(max_frames=64)), native)
+        return APITeacher(
+            api_asker(name, folder, max_tokens=max_tokens, **asking),
+            parse_spec(video, VideoSpec(max_frames=64)),
+            native,
+        )
     from actrep_nb.evaluate import LocalCounter
     from actrep_nb.models import choose_spec, load_model
 
     model, processor = load_model(name, device=device)
-    own = any(hasattr(processor.video_processor, kept) for kept in ("prompt_spec", "video_spec"))  # written where a model was trained
+    own = any(
+        hasattr(processor.video_processor, kept) for kept in ("prompt_spec", "video_spec")
+    )  # written where a model was trained
     choose_spec(processor, video)
     counter = LocalCounter(model, processor, max_new_tokens=max_tokens)
-    weights = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in Path(name).glob("*.safetensors")) if Path(name).is_dir() else []
-    return LocalTeacher(counter, f"{name} {hashlib.sha256(repr(weights).encode()).hexdigest()[:12]}", Replies(folder), own)
+    weights = (
+        sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in Path(name).glob("*.safetensors"))
+        if Path(name).is_dir()
+        else []
+    )
+    return LocalTeacher(
+        counter, f"{name} {hashlib.sha256(repr(weights).encode()).hexdigest()[:12]}", Replies(folder), own
+    )
 
 # %% ../nbs/15c_api.ipynb #ab8f33df
 def teach_clips(
@@ -1143,12 +1625,21 @@ def teach_clips(
     teacher = find_teacher(name, folder, **options)
     asker = teacher.asker if isinstance(teacher, APITeacher) else None
     if isinstance(teacher, APITeacher):
-        for line in teacher.dry_run(clips, tries, tolerance, durations, hints).lines(): say(line)
-    if isinstance(teacher, LocalTeacher): say(f"{name} is asked with {teacher.asked_with}")
-    show = (lambda found, total: show_progress(found, total=total, desc=f"asking {name}")) if progress else (lambda found, total: found)
-    try: taught = teach_all(clips, teacher, tries, tolerance, durations, hints, concurrency if asker else 1, show)
+        for line in teacher.dry_run(clips, tries, tolerance, durations, hints).lines():
+            say(line)
+    if isinstance(teacher, LocalTeacher):
+        say(f"{name} is asked with {teacher.asked_with}")
+    show = (
+        (lambda found, total: show_progress(found, total=total, desc=f"asking {name}"))
+        if progress
+        else (lambda found, total: found)
+    )
+    try:
+        taught = teach_all(clips, teacher, tries, tolerance, durations, hints, concurrency if asker else 1, show)
     except BaseException:
-        if asker: asker.halt("interrupted")
+        if asker:
+            asker.halt("interrupted")
         raise
-    for line in report_lines(asker) if asker else []: say(line)
+    for line in report_lines(asker) if asker else []:
+        say(line)
     return taught

@@ -60,13 +60,15 @@ class ConstantCounter:
     def fit(self, clips: Iterable[Clip]) -> "ConstantCounter":
         "Take the median count of these clips, the constant with the least absolute error."
         counts = [c.count for c in clips]
-        if not counts: raise ValueError("no clips to fit a constant to")
+        if not counts:
+            raise ValueError("no clips to fit a constant to")
         self.k = int(median_low(counts))
         return self
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order. Opens no video."
-        if self.k is None: raise _not_fitted("ConstantCounter")
+        if self.k is None:
+            raise _not_fitted("ConstantCounter")
         return [_told(c, self.k) for c in clips]
 
 # %% ../nbs/14_baselines.ipynb #98cc2029
@@ -80,15 +82,18 @@ class ClassMedianCounter:
     def fit(self, clips: Iterable[Clip]) -> "ClassMedianCounter":
         "Learn the median count of each action."
         by_action: dict[str, list[int]] = {}
-        for c in clips: by_action.setdefault(c.action, []).append(c.count)
-        if not by_action: raise ValueError("no clips to fit medians to")
+        for c in clips:
+            by_action.setdefault(c.action, []).append(c.count)
+        if not by_action:
+            raise ValueError("no clips to fit medians to")
         self.medians = {action: int(median_low(counts)) for action, counts in by_action.items()}
         self.overall = int(median_low([n for counts in by_action.values() for n in counts]))
         return self
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order. Opens no video, but is told the action."
-        if self.overall is None: raise _not_fitted("ClassMedianCounter")
+        if self.overall is None:
+            raise _not_fitted("ClassMedianCounter")
         return [_told(c, self.medians.get(c.action, self.overall)) for c in clips]
 
 # %% ../nbs/14_baselines.ipynb #938f3055
@@ -104,10 +109,13 @@ def camera_shifts(
     shifts, anchor = np.zeros((T, 2), int), 0
     for t in range(1, T):
         phase = spectra[t] * np.conj(spectra[anchor])
-        peak = np.array(np.unravel_index(np.fft.irfft2(phase / (np.abs(phase) + 1e-6), (height, width)).argmax(), (height, width)))
+        peak = np.array(
+            np.unravel_index(np.fft.irfft2(phase / (np.abs(phase) + 1e-6), (height, width)).argmax(), (height, width))
+        )
         moved = (peak + (height // 2, width // 2)) % (height, width) - (height // 2, width // 2)
         shifts[t] = shifts[anchor] + moved if (np.abs(moved) <= (height / 4, width / 4)).all() else shifts[t - 1]
-        if t - anchor >= round(renewed * fps): anchor = t
+        if t - anchor >= round(renewed * fps):
+            anchor = t
     return shifts
 
 
@@ -119,7 +127,8 @@ def steadied(
     "The pictures as a camera on a stand would have taken them, if that makes them quieter."
     shifts = camera_shifts(pictures, fps)
     shifts -= np.median(shifts, axis=0).astype(int)
-    if not shifts.any(): return pictures, False
+    if not shifts.any():
+        return pictures, False
     up, left = (int(min(np.abs(s).max(), side // 4)) for s, side in zip(shifts.T, pictures.shape[1:]))
     inner = np.s_[:, up : pictures.shape[1] - up, left : pictures.shape[2] - left]
     still = np.stack([np.roll(p, (-dy, -dx), (0, 1)) for p, (dy, dx) in zip(pictures, shifts)])[inner]
@@ -170,17 +179,21 @@ def evened(
     "Swings of about equal size around zero: the mean and the size of its surroundings taken away. What is quieter than a third of the loudest stays small."
     width = int(over) | 1
     around = signal - uniform_filter1d(signal, width, mode="reflect")
-    size = np.sqrt(np.maximum(uniform_filter1d(around**2, width, mode="reflect"), 0))  # a running sum may fall below 0 by rounding
+    size = np.sqrt(
+        np.maximum(uniform_filter1d(around**2, width, mode="reflect"), 0)
+    )  # a running sum may fall below 0 by rounding
     return around / np.maximum(size, 0.3 * size.max() + 1e-9)
 
 
 def sign_at_rest(
     signal: np.ndarray,  # [T]
     start: int,  # samples at its beginning
-    before: np.ndarray | None = None,  # the same movement's signal as it was turned before, as long as it overlaps with this one
+    before: np.ndarray
+    | None = None,  # the same movement's signal as it was turned before, as long as it overlaps with this one
 ) -> int:  # +1 or -1
     "A direction has no sign of its own: which way a signal begins low, as people begin at rest, or goes on as it was."
-    if before is not None: return -1 if np.corrcoef(signal[: len(before)], before)[0, 1] < 0 else 1
+    if before is not None:
+        return -1 if np.corrcoef(signal[: len(before)], before)[0, 1] < 0 else 1
     return -1 if signal[: max(1, start)].mean() > np.percentile(signal, [5, 95]).mean() else 1
 
 
@@ -191,7 +204,8 @@ def swings(
 ) -> list[tuple[int, int, int]]:  # start, turning point and end of each, samples
     "Peaks that stand out, and the troughs between them: from rest to rest."
     peaks, _ = find_peaks(signal, prominence=prominence, distance=max(1, apart))
-    if not len(peaks): return []
+    if not len(peaks):
+        return []
     step = int(np.median(np.diff(peaks))) if len(peaks) > 1 else len(signal)
     edges = [max(0, peaks[0] - step), *peaks, min(len(signal) - 1, peaks[-1] + step)]
     troughs = [a + int(np.argmin(signal[a : b + 1])) for a, b in zip(edges, edges[1:])]
@@ -215,6 +229,7 @@ ONE_MOVEMENT = 0.15  # share of what changes that one direction must hold, to be
 @dataclass(frozen=True)
 class Swings:
     "What moves to and fro, and how regularly."
+
     times: np.ndarray  # float [T], seconds
     signal: np.ndarray  # float [T], in the units of what was looked at, low at rest
     period: float  # seconds; infinite where nothing repeats
@@ -236,11 +251,14 @@ def repetition(
     "The period first, then the swings at that period."
     times = np.arange(len(x)) / fps if times is None else times
     nothing = Swings(times, np.zeros(len(x)), math.inf, 0.0)
-    if len(x) < 5: return replace(nothing, problems=(f"too short to tell: {len(x)} picture{'s' * (len(x) > 1)}",))
-    if x.var(axis=0).mean() < still**2: return replace(nothing, problems=("nothing moves",))
+    if len(x) < 5:
+        return replace(nothing, problems=(f"too short to tell: {len(x)} picture{'s' * (len(x) > 1)}",))
+    if x.var(axis=0).mean() < still**2:
+        return replace(nothing, problems=("nothing moves",))
     period, regularity, weights = tempo(x, fps, still, about=about)
     irregular = regularity < IRREGULAR
-    if about and not math.isfinite(period): period, weights = about, np.ones(x.shape[1])
+    if about and not math.isfinite(period):
+        period, weights = about, np.ones(x.shape[1])
     if irregular and not about:
         flat = detrend(x.reshape(len(x), -1), axis=0)
         strongest = principal(flat, 1)[:, 0]
@@ -255,8 +273,18 @@ def repetition(
         sign = sign_at_rest(even_signal, lag // 8, before)
         signal *= sign
         found = large(swings(sign * even_signal, prominence, 0.4 * lag), signal)
-    said = {"not regular: the pictures do not repeat themselves": irregular, "perhaps faster than the film shows": period * fps < 4}
-    return Swings(times, signal, period, regularity, tuple((float(times[a]), float(times[b])) for a, _, b in found), tuple(words for words, true in said.items() if true))
+    said = {
+        "not regular: the pictures do not repeat themselves": irregular,
+        "perhaps faster than the film shows": period * fps < 4,
+    }
+    return Swings(
+        times,
+        signal,
+        period,
+        regularity,
+        tuple((float(times[a]), float(times[b])) for a, _, b in found),
+        tuple(words for words, true in said.items() if true),
+    )
 
 # %% ../nbs/14_baselines.ipynb #acf82260
 def grey_pictures(
@@ -275,21 +303,33 @@ def grey_pictures(
     with container:
         due, until, orientation = 0.0, 0.0, None  # seconds from the window's start
         for start, until, frame in _decode(container, stream, trouble):
-            if start >= end: break
-            orientation, picture = orientation or _orientation(frame), None  # asked once: asking keeps a frame in memory for a while
+            if start >= end:
+                break
+            orientation, picture = (
+                orientation or _orientation(frame),
+                None,
+            )  # asked once: asking keeps a frame in memory for a while
             while begin + due < min(until, end) - 1e-6:
                 picture = _grey(frame, height, width, *orientation) if picture is None else picture
                 yield due, picture
                 due += step
-    if not due: raise VideoError(f"{path} can be read to {until:.2f} s only: nothing of the part from {begin:.2f} s is there")
-    if until - begin < (min(end, info.duration) - begin) / 4: raise VideoError(f"{path} can be read to {until:.2f} s of {min(end, info.duration):.2f} s only, too little to judge by. The file is cut off: fetch it again")
-    if until < min(end, info.duration) - 1: trouble.append(f"the video ends at {until:.2f} s instead of {min(end, info.duration):.2f} s")
+    if not due:
+        raise VideoError(f"{path} can be read to {until:.2f} s only: nothing of the part from {begin:.2f} s is there")
+    if until - begin < (min(end, info.duration) - begin) / 4:
+        raise VideoError(
+            f"{path} can be read to {until:.2f} s of {min(end, info.duration):.2f} s only, too little to judge by. The file is cut off: fetch it again"
+        )
+    if until < min(end, info.duration) - 1:
+        trouble.append(f"the video ends at {until:.2f} s instead of {min(end, info.duration):.2f} s")
 
 
 def _grey(frame: Any, height: int, width: int, rotation: int, mirrored: bool) -> np.ndarray:
     "One small grey picture, as a viewer would show it."
-    if rotation % 180: height, width = width, height
-    return _upright(frame.reformat(width, height, "gray", interpolation="AREA").to_ndarray().astype(np.float32), rotation, mirrored)
+    if rotation % 180:
+        height, width = width, height
+    return _upright(
+        frame.reformat(width, height, "gray", interpolation="AREA").to_ndarray().astype(np.float32), rotation, mirrored
+    )
 
 # %% ../nbs/14_baselines.ipynb #34f4cd52
 WHOLE, PIECE = 60.0, 20.0  # seconds: up to this a film is looked at at once; else in pieces of this
@@ -319,12 +359,18 @@ def _halved(pictures: np.ndarray) -> np.ndarray:
 
 def _joined(parts: list[tuple[Swings, float, float]]) -> Swings:
     "One out of pieces, each with the seconds between which it counts."
-    if len(parts) == 1: return parts[0][0]
-    times, signal = (np.concatenate([getattr(s, name)[(s.times >= a) & (s.times < b)] for s, a, b in parts]) for name in ("times", "signal"))
+    if len(parts) == 1:
+        return parts[0][0]
+    times, signal = (
+        np.concatenate([getattr(s, name)[(s.times >= a) & (s.times < b)] for s, a, b in parts])
+        for name in ("times", "signal")
+    )
     cycles = [c for s, a, b in parts if s.regularity >= IRREGULAR for c in s.cycles if a <= (c[0] + c[1]) / 2 < b]
     regular = [(s.regularity, s.period) for s, *_ in parts if s.regularity >= IRREGULAR]
     idle = len(parts) - len(regular)
-    problems = sorted({p for s, *_ in parts if s.regularity >= IRREGULAR for p in s.problems}) + [f"nothing repeats in {idle} of {len(parts)} pieces"] * bool(idle)
+    problems = sorted({p for s, *_ in parts if s.regularity >= IRREGULAR for p in s.problems}) + [
+        f"nothing repeats in {idle} of {len(parts)} pieces"
+    ] * bool(idle)
     middle = np.median(regular, axis=0) if regular else (0.0, math.inf)
     return Swings(times, signal, float(middle[1]), float(middle[0]), tuple(cycles), tuple(problems))
 
@@ -349,13 +395,16 @@ def long_repetition(
 
     def close(end: float) -> None:
         nonlocal before, begin
-        if len(kept) > n // 2 or kept[0][0] >= begin: look(end)
-        else: parts[-1], begin = (*parts[-1][:2], end), end
+        if len(kept) > n // 2 or kept[0][0] >= begin:
+            look(end)
+        else:
+            parts[-1], begin = (*parts[-1][:2], end), end
         kept.clear()
         before = None
 
     for time_, picture, cut in scenes(pictures):
-        if cut: close(time_)
+        if cut:
+            close(time_)
         kept.append((time_, picture))
         if len(kept) == n:
             look(kept[3 * n // 4][0])
@@ -370,10 +419,12 @@ def sets_of(
 ) -> list[tuple[tuple[float, float], ...]]:  # the cycles of each set
     "Repetitions in sets, with rest in between."
     cycles = sorted(cycles)
-    if not cycles: return []
+    if not cycles:
+        return []
     pause = max(rest, 2 * float(np.median([b - a for a, b in cycles])))
     out = [[cycles[0]]]
-    for cycle in cycles[1:]: (out.append([cycle]) if cycle[0] - out[-1][-1][1] > pause else out[-1].append(cycle))
+    for cycle in cycles[1:]:
+        (out.append([cycle]) if cycle[0] - out[-1][-1][1] > pause else out[-1].append(cycle))
     return [tuple(s) for s in out]
 
 # %% ../nbs/14_baselines.ipynb #b711684b
@@ -382,9 +433,13 @@ def growing(
     fps: float,  # of the pictures
     every: float = 1.0,  # seconds of film between measurements
     piece: float = PIECE,  # seconds that are measured
-    late: Callable[[float], bool] = lambda t: False,  # whether the pictures at this time come too late for a measurement
+    late: Callable[[float], bool] = lambda t: (
+        False
+    ),  # whether the pictures at this time come too late for a measurement
     about: float | None = None,  # see `tempo`
-) -> Iterator[tuple[float, Swings]]:  # after each measurement: seconds of film so far, and all repetitions that are complete
+) -> Iterator[
+    tuple[float, Swings]
+]:  # after each measurement: seconds of film so far, and all repetitions that are complete
     "Repetitions of a film without an end, as they are completed. Memory holds one piece."
     kept, done, due = deque[tuple[float, np.ndarray]](maxlen=round(piece * fps)), list[tuple[float, float]](), every
     last: Swings | None = None
@@ -394,18 +449,27 @@ def growing(
         times = np.array([t for t, _ in kept])
         still, moves = steadied(np.stack([p for _, p in kept]), fps)
         before = last.signal[last.times >= times[0] - 1e-6] if last and last.regularity >= IRREGULAR else None
-        last = repetition(blocks(_halved(still), fps), fps, times, before=before if before is not None and len(before) > 1 else None, about=about)
+        last = repetition(
+            blocks(_halved(still), fps),
+            fps,
+            times,
+            before=before if before is not None and len(before) > 1 else None,
+            about=about,
+        )
         after = done[-1][1] if done else -math.inf
         sure = last.regularity >= IRREGULAR and (until == math.inf or times[-1] - times[0] >= 3 * last.period)
-        if sure: done.extend((a, b) for a, b in last.cycles if (a + b) / 2 > after and b < until - last.period / 4)
+        if sure:
+            done.extend((a, b) for a, b in last.cycles if (a + b) / 2 > after and b < until - last.period / 4)
         return replace(last, cycles=tuple(done), problems=last.problems + ("the camera moves",) * moves)
 
     for now, picture in pictures:
         kept.append((now, picture))
-        if now < due or late(now): continue
+        if now < due or late(now):
+            continue
         due = now + every
         yield now, measure(now)
-    if kept: yield kept[-1][0], measure(math.inf)
+    if kept:
+        yield kept[-1][0], measure(math.inf)
 
 # %% ../nbs/14_baselines.ipynb #9af80cb5
 def live_pictures(
@@ -416,21 +480,37 @@ def live_pictures(
     "Small grey pictures at even times from a camera, as they come. ValueError for a source elsewhere; VideoError for one that does not answer within ten seconds."
     if source.isdigit():
         kinds = {"linux": ("v4l2", f"/dev/video{source}"), "darwin": ("avfoundation", source)}
-        if sys.platform not in kinds: raise ValueError(f"camera {source}: cameras have no numbers on this system; give the URL of a stream, as http://127.0.0.1:8080/video")
+        if sys.platform not in kinds:
+            raise ValueError(
+                f"camera {source}: cameras have no numbers on this system; give the URL of a stream, as http://127.0.0.1:8080/video"
+            )
         form, name = kinds[sys.platform]
-    elif urlsplit(source).hostname in ("127.0.0.1", "localhost", "::1"): form, name = None, source
-    else: raise ValueError(f"{source}: the number of a camera, or the URL of a stream on this machine, as http://127.0.0.1:8080/video")
-    try: container = av.open(name, format=form, timeout=10)
-    except (av.FFmpegError, OSError, ValueError) as e: raise VideoError(f"{source} gives no film ({getattr(e, 'strerror', None) or e}). Is it on, and is nobody else using it?") from None
+    elif urlsplit(source).hostname in ("127.0.0.1", "localhost", "::1"):
+        form, name = None, source
+    else:
+        raise ValueError(
+            f"{source}: the number of a camera, or the URL of a stream on this machine, as http://127.0.0.1:8080/video"
+        )
+    try:
+        container = av.open(name, format=form, timeout=10)
+    except (av.FFmpegError, OSError, ValueError) as e:
+        raise VideoError(
+            f"{source} gives no film ({getattr(e, 'strerror', None) or e}). Is it on, and is nobody else using it?"
+        ) from None
     with container:
-        if not container.streams.video: raise VideoError(f"{source} gives no film")
+        if not container.streams.video:
+            raise VideoError(f"{source} gives no film")
         first, due, orientation = None, 0.0, None
         for frame in container.decode(container.streams.video[0]):
-            if frame.time is None: continue
+            if frame.time is None:
+                continue
             first = frame.time if first is None else first
             orientation = orientation or _orientation(frame)
             scale = side / min(frame.height, frame.width)
-            height, width = (min(6 * round(length * scale / 6), 4 * side) for length in ((frame.width, frame.height) if orientation[0] % 180 else (frame.height, frame.width)))
+            height, width = (
+                min(6 * round(length * scale / 6), 4 * side)
+                for length in ((frame.width, frame.height) if orientation[0] % 180 else (frame.height, frame.width))
+            )
             picture = None
             while due <= frame.time - first + 1e-6:
                 picture = _grey(frame, height, width, *orientation) if picture is None else picture
@@ -441,9 +521,12 @@ def live_pictures(
 @dataclass(frozen=True)
 class Watched:
     "A prediction and what it rests on."
+
     prediction: Prediction
     swings: Swings | None = None  # what moves to and fro; None: the counter does not tell
-    points: Callable[[float], Any] | None = None  # seconds → body points [K, 3] in shares of the picture, or None; None: no points were counted by
+    points: Callable[[float], Any] | None = (
+        None  # seconds → body points [K, 3] in shares of the picture, or None; None: no points were counted by
+    )
 
 
 def each_counted(
@@ -453,9 +536,12 @@ def each_counted(
     progress: bool = True,  # show it
 ) -> list[Prediction]:  # one for each clip, in order
     "Whatever one file does, the others are still counted, and this one is accounted for: its count is None, with the reason in `problems`."
+
     def attempt(clip: Clip) -> Prediction:
-        try: return count(clip)
-        except Exception as e: return Prediction(clip.id, None, problems=(f"{type(e).__name__}: {e}",), true=clip.count)
+        try:
+            return count(clip)
+        except Exception as e:
+            return Prediction(clip.id, None, problems=(f"{type(e).__name__}: {e}",), true=clip.count)
 
     clips = list(clips)
     return [attempt(c) for c in (show_progress(clips, total=len(clips), desc=what) if progress else clips)]
@@ -469,7 +555,9 @@ class PeriodCounter:
     side: int = 72  # the shorter side of a picture, pixels
     about: float | None = None  # seconds that one repetition is known to last; None: not known
 
-    def look(self, clip: Clip) -> tuple[np.ndarray, np.ndarray, float]:  # times [T], blocks [T, blocks, values], pictures a second
+    def look(
+        self, clip: Clip
+    ) -> tuple[np.ndarray, np.ndarray, float]:  # times [T], blocks [T, blocks, values], pictures a second
         "What a short clip is measured by."
         times, pictures = zip(*grey_pictures(clip.video, self.fps, self.side, clip.window))
         fps = min(self.fps, probe(clip.video).fps)
@@ -480,8 +568,13 @@ class PeriodCounter:
         info, trouble = probe(clip.video), list[str]()
         begin, end = clip.window or (0.0, info.duration)
         fps = min(self.fps, info.fps)
-        pictures: Iterable[tuple[float, np.ndarray]] = grey_pictures(clip.video, self.fps, self.side, clip.window, trouble)
-        if end - begin > WHOLE: pictures = show_progress(pictures, total=math.ceil((end - begin) * fps), desc=f"watching {Path(clip.video).name}")
+        pictures: Iterable[tuple[float, np.ndarray]] = grey_pictures(
+            clip.video, self.fps, self.side, clip.window, trouble
+        )
+        if end - begin > WHOLE:
+            pictures = show_progress(
+                pictures, total=math.ceil((end - begin) * fps), desc=f"watching {Path(clip.video).name}"
+            )
         found = long_repetition(pictures, fps, PIECE if end - begin > WHOLE else WHOLE + 1, self.about)
         return replace(found, problems=(*trouble, *found.problems))
 
@@ -489,7 +582,18 @@ class PeriodCounter:
         "Count one clip; raises what reading it raises."
         start = time.perf_counter()
         found = self.measure(clip)
-        return Watched(Prediction(clip.id, len(found.cycles), found.cycles, found.problems, true=clip.count, seconds=time.perf_counter() - start, regularity=found.regularity), found)
+        return Watched(
+            Prediction(
+                clip.id,
+                len(found.cycles),
+                found.cycles,
+                found.problems,
+                true=clip.count,
+                seconds=time.perf_counter() - start,
+                regularity=found.regularity,
+            ),
+            found,
+        )
 
     def count(self, clip: Clip) -> Prediction:
         "The same without what it rests on."
@@ -510,7 +614,9 @@ def movement(
     cycles: Sequence[tuple[float, float]],  # start and end of stretches of it, seconds
     fps: float = 30.0,  # pictures a second, at most
     side: int = 72,  # of the shorter side, pixels
-) -> list[float]:  # mean variance of a pixel over each stretch, grey levels squared; nan where there are fewer than two pictures
+) -> list[
+    float
+]:  # mean variance of a pixel over each stretch, grey levels squared; nan where there are fewer than two pictures
     "How much moves in each stretch. One pass over the film; memory holds the pictures of stretches that have begun and not ended."
     due = sorted(range(len(cycles)), key=lambda k: cycles[k][1])
     begins = list(accumulate((cycles[k][0] for k in reversed(due)), min))  # the earliest start of those that end last
@@ -520,8 +626,10 @@ def movement(
         while begins and cycles[k := due[-len(begins)]][1] <= now:
             found[k] = _variance([p for t, p in kept if cycles[k][0] <= t < cycles[k][1]], rate)
             begins.pop()
-        if not begins: break
-        while kept and kept[0][0] < begins[-1]: kept.popleft()
+        if not begins:
+            break
+        while kept and kept[0][0] < begins[-1]:
+            kept.popleft()
         kept.append((now, picture))
     return found
 
@@ -532,13 +640,21 @@ def looked_again(
     least: float = 0.25,  # variance that a repetition must have, as a share of the usual one
 ) -> Prediction:
     "Without the repetitions in which little moves. A prediction without a time for each repetition stays as it is. VideoError for a film that cannot be read."
-    if not prediction.cycles or len(prediction.cycles) != prediction.count: return prediction
+    if not prediction.cycles or len(prediction.cycles) != prediction.count:
+        return prediction
     moves = np.array(movement(clip, prediction.cycles))
-    if np.isnan(moves).all(): return prediction
+    if np.isnan(moves).all():
+        return prediction
     cycles = tuple(c for c, m in zip(prediction.cycles, moves) if not m < least * np.nanmedian(moves))
     left = len(moves) - len(cycles)
-    if not left: return prediction
-    return replace(prediction, count=len(cycles), cycles=cycles, problems=(*prediction.problems, f"looked again: {left} of {len(moves)} left out, little moves there"))
+    if not left:
+        return prediction
+    return replace(
+        prediction,
+        count=len(cycles),
+        cycles=cycles,
+        problems=(*prediction.problems, f"looked again: {left} of {len(moves)} left out, little moves there"),
+    )
 
 # %% ../nbs/14_baselines.ipynb #2599a85e
 LONGEST_LAG = 120.0  # seconds of film that the lag control looks at
@@ -551,18 +667,38 @@ class LagCounter:
         "Count one clip; raises what reading it raises."
         start, fps = time.perf_counter(), min(30.0, probe(clip.video).fps)
         trouble = list[str]()
-        kept = [square(picture) for _, picture in islice(grey_pictures(clip.video, fps, 72, clip.window, trouble), math.ceil(LONGEST_LAG * fps) + 1)]
-        if len(kept) < 5: raise ValueError(f"{clip.video}: {len(kept)} pictures are too few to see anything repeat")
-        if len(kept) > LONGEST_LAG * fps: raise ValueError(f"{clip.video} is longer than {LONGEST_LAG:.0f} s: the lag control looks at a film whole. Give it a part, or take another counter")
+        kept = [
+            square(picture)
+            for _, picture in islice(
+                grey_pictures(clip.video, fps, 72, clip.window, trouble), math.ceil(LONGEST_LAG * fps) + 1
+            )
+        ]
+        if len(kept) < 5:
+            raise ValueError(f"{clip.video}: {len(kept)} pictures are too few to see anything repeat")
+        if len(kept) > LONGEST_LAG * fps:
+            raise ValueError(
+                f"{clip.video} is longer than {LONGEST_LAG:.0f} s: the lag control looks at a film whole. Give it a part, or take another counter"
+            )
         pictures = np.stack(kept)
-        return Prediction(clip.id, lag_count(pictures, fps), problems=tuple(trouble), true=clip.count, seconds=time.perf_counter() - start)
+        return Prediction(
+            clip.id,
+            lag_count(pictures, fps),
+            problems=tuple(trouble),
+            true=clip.count,
+            seconds=time.perf_counter() - start,
+        )
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
         return each_counted(self.count, clips, "lag", progress)
 
 # %% ../nbs/14_baselines.ipynb #f3d0e752
-COUNTERS: dict[str, Callable[..., Any]] = {"constant": ConstantCounter, "class_median": ClassMedianCounter, "period": PeriodCounter, "lag": LagCounter}
+COUNTERS: dict[str, Callable[..., Any]] = {
+    "constant": ConstantCounter,
+    "class_median": ClassMedianCounter,
+    "period": PeriodCounter,
+    "lag": LagCounter,
+}
 
 
 def fitted_counters(
@@ -573,7 +709,8 @@ def fitted_counters(
     TASKS["counting"].check(train)
     out = {}
     for name in names:
-        if name not in COUNTERS: raise ValueError(f"counter {name!r} is unknown; there are {', '.join(COUNTERS)}")
+        if name not in COUNTERS:
+            raise ValueError(f"counter {name!r} is unknown; there are {', '.join(COUNTERS)}")
         counter = COUNTERS[name]()
         out[name] = counter.fit(train) if hasattr(counter, "fit") else counter
     return out

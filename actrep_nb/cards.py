@@ -30,9 +30,11 @@ def brief(
     value: Any,  # of a manifest
 ) -> str:
     "A value as it stands in a table."
-    if value is None or value == "": return "none"
+    if value is None or value == "":
+        return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    if text.startswith("/") or re.match(r"[A-Za-z]:[/\\\\]", text): text = "/".join(["…", *re.split(r"[/\\\\]", text)[-2:]])
+    if text.startswith("/") or re.match(r"[A-Za-z]:[/\\\\]", text):
+        text = "/".join(["…", *re.split(r"[/\\\\]", text)[-2:]])
     return markdown_text(text)
 
 
@@ -50,7 +52,11 @@ def checkpoint_of(
 ) -> Path | None:  # None: it trained nothing
     "The checkpoint that a run left behind."
     out = r.manifest.parameters.get("out")
-    places = [r.out / "checkpoint", r.out, *([Path(r.manifest.folder) / out / "checkpoint", Path(r.manifest.folder) / out] if out else [])]
+    places = [
+        r.out / "checkpoint",
+        r.out,
+        *([Path(r.manifest.folder) / out / "checkpoint", Path(r.manifest.folder) / out] if out else []),
+    ]
     return next((p for p in places if (p / "config.json").is_file() or (p / "adapter_config.json").is_file()), None)
 
 
@@ -63,7 +69,8 @@ def lineage(
         found.append(str(base))
         start = Path(r.manifest.folder or ".") / str(base)
         before = next((p for p in (start, start.parent) if (p / "manifest.json").is_file()), None)
-        if before is None or before.resolve() in seen: break
+        if before is None or before.resolve() in seen:
+            break
         seen.add(before.resolve())
         r = load_run(before)
     return found
@@ -73,7 +80,11 @@ def hub_name(
     name: str,  # of a base
 ) -> bool:
     "Whether a name can be one of the hub's, and is no folder here."
-    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).exists() and not name.startswith(("runs/", "data/"))
+    return (
+        bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name))
+        and not Path(name).exists()
+        and not name.startswith(("runs/", "data/"))
+    )
 
 # %% ../nbs/16a_cards.ipynb #6897321d
 SHOWN_PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "av")  # of which the version is told
@@ -85,16 +96,49 @@ def provenance(
     "How a run came about, from its manifest."
     m = r.manifest
     git = m.code.get("git") or {}
-    code = f"actrep_nb {m.code.get('version') or 'of unknown version'}, SHA-256 {str(m.code.get('sha256'))[:12]}" + (f", commit {str(git.get('commit'))[:12]}{' with changes' if git.get('dirty') else ''}" if git else "")
+    code = f"actrep_nb {m.code.get('version') or 'of unknown version'}, SHA-256 {str(m.code.get('sha256'))[:12]}" + (
+        f", commit {str(git.get('commit'))[:12]}{' with changes' if git.get('dirty') else ''}" if git else ""
+    )
     time = f"{m.started}, {m.seconds:,.0f} s" if m.seconds is not None else m.started
-    rows = [("notebook", m.notebook), ("status", m.status), ("seed", "unknown" if m.seed is None else m.seed), ("begun, lasted", time),
-            ("hardware", f"{'; '.join(m.gpus) or 'no GPU'}; {m.cpus} CPU cores; {m.platform}"), ("ranks", m.ranks or "unknown"), ("peak memory", f"{m.peak_memory_mb:,.0f} MB" if m.peak_memory_mb else "unknown"),
-            ("code", code), ("packages", ", ".join(f"{name} {m.packages[name]}" for name in SHOWN_PACKAGES if name in m.packages) or "unknown"), ("python", m.python)]
-    read = [(name, d["path"], str(d["sha256"])[:12] + ("" if d.get("by") == "contents" else " (by names, sizes and times)"), d.get("files"), d.get("bytes")) for name, d in m.data.items()]
+    rows = [
+        ("notebook", m.notebook),
+        ("status", m.status),
+        ("seed", "unknown" if m.seed is None else m.seed),
+        ("begun, lasted", time),
+        ("hardware", f"{'; '.join(m.gpus) or 'no GPU'}; {m.cpus} CPU cores; {m.platform}"),
+        ("ranks", m.ranks or "unknown"),
+        ("peak memory", f"{m.peak_memory_mb:,.0f} MB" if m.peak_memory_mb else "unknown"),
+        ("code", code),
+        (
+            "packages",
+            ", ".join(f"{name} {m.packages[name]}" for name in SHOWN_PACKAGES if name in m.packages) or "unknown",
+        ),
+        ("python", m.python),
+    ]
+    read = [
+        (
+            name,
+            d["path"],
+            str(d["sha256"])[:12] + ("" if d.get("by") == "contents" else " (by names, sizes and times)"),
+            d.get("files"),
+            d.get("bytes"),
+        )
+        for name, d in m.data.items()
+    ]
     settings = [(name, value) for name, value in m.parameters.items() if name not in ("out", "cache")]
     measured = [(name, value) for name, value in r.metrics.items() if isinstance(value, (int, float, str))]
-    return "\n\n".join(["### The run", table(["", ""], rows), "### What it read", table(["parameter", "path", "SHA-256", "files", "bytes"], read),
-                        "### Parameters", table(["name", "value"], settings), "### What it measured", table(["name", "value"], measured)])
+    return "\n\n".join(
+        [
+            "### The run",
+            table(["", ""], rows),
+            "### What it read",
+            table(["parameter", "path", "SHA-256", "files", "bytes"], read),
+            "### Parameters",
+            table(["name", "value"], settings),
+            "### What it measured",
+            table(["name", "value"], measured),
+        ]
+    )
 
 # %% ../nbs/16a_cards.ipynb #d22df698
 def judged_as(
@@ -103,23 +147,54 @@ def judged_as(
     name: str = "",  # of the model in it; empty: found by its hash
 ) -> tuple[str, str]:  # its name there, and how that is known
     "Which of the judged models a checkpoint is. Raises FileNotFoundError for a folder without results, ValueError where it is none of them."
-    if not (evaluation / "results.json").is_file(): raise FileNotFoundError(f"{evaluation} holds no evaluation (no results.json)")
+    if not (evaluation / "results.json").is_file():
+        raise FileNotFoundError(f"{evaluation} holds no evaluation (no results.json)")
     results = read_json(evaluation / "results.json", "judge again, or restore it")
     models, about = results["models"], results.get("about", {})
-    if name and name not in models: raise ValueError(f"{evaluation} judged no {name}; there are {' | '.join(models)}")
-    try: data = load_run(evaluation).manifest.data
-    except (FileNotFoundError, ValueError, TypeError): data = {}
+    if name and name not in models:
+        raise ValueError(f"{evaluation} judged no {name}; there are {' | '.join(models)}")
+    try:
+        data = load_run(evaluation).manifest.data
+    except (FileNotFoundError, ValueError, TypeError):
+        data = {}
     now = hash_path(checkpoint)["sha256"]
     same = [n for n in models if n in data and data[n]["sha256"] == now]
-    if name and name in data and name not in same: raise ValueError(f"{evaluation}: {name} was {data[name]['path']} with other contents than {checkpoint} has now: judge it again")
-    if same and (not name or name in same): return name or same[0], "the checkpoint's hash is that of the one that was judged"
-    places = [n for n in models if (told := about.get(n, {})).get("checkpoint") and told.get("sees") != "nothing" and not str(told.get("sees")).endswith(", black") and Path(told["checkpoint"]).resolve() == checkpoint.resolve()]
-    if not data and len(places) == 1 and name in ("", places[0]): return places[0], "the evaluation names this checkpoint's folder, and kept no hash of what was in it"
-    if name: return name, "the evaluation kept no hash of its checkpoints; that it judged this one was said when this page was written"
-    raise ValueError(f"{evaluation}: none of {' | '.join(models)} is known to be {checkpoint}" + (": it has changed since, or others were judged" if data else "; say which with --name"))
+    if name and name in data and name not in same:
+        raise ValueError(
+            f"{evaluation}: {name} was {data[name]['path']} with other contents than {checkpoint} has now: judge it again"
+        )
+    if same and (not name or name in same):
+        return name or same[0], "the checkpoint's hash is that of the one that was judged"
+    places = [
+        n
+        for n in models
+        if (told := about.get(n, {})).get("checkpoint")
+        and told.get("sees") != "nothing"
+        and not str(told.get("sees")).endswith(", black")
+        and Path(told["checkpoint"]).resolve() == checkpoint.resolve()
+    ]
+    if not data and len(places) == 1 and name in ("", places[0]):
+        return places[0], "the evaluation names this checkpoint's folder, and kept no hash of what was in it"
+    if name:
+        return (
+            name,
+            "the evaluation kept no hash of its checkpoints; that it judged this one was said when this page was written",
+        )
+    raise ValueError(
+        f"{evaluation}: none of {' | '.join(models)} is known to be {checkpoint}"
+        + (": it has changed since, or others were judged" if data else "; say which with --name")
+    )
 
 # %% ../nbs/16a_cards.ipynb #3aec6044
-SHOWN_METRICS = {"obo": "within one (OBO)", "exact": "exact", "mae": "error by true count (MAE)", "parse_rate": "readable answers", "miou": "mIoU", "r@0.5": "R@0.5", "accuracy": "accuracy"}
+SHOWN_METRICS = {
+    "obo": "within one (OBO)",
+    "exact": "exact",
+    "mae": "error by true count (MAE)",
+    "parse_rate": "readable answers",
+    "miou": "mIoU",
+    "r@0.5": "R@0.5",
+    "accuracy": "accuracy",
+}
 
 
 def eval_results(
@@ -131,10 +206,20 @@ def eval_results(
     task = "counting" if "task" not in results else str(results["task"])
     made = []
     for metric, label in SHOWN_METRICS.items():
-        if metric not in (found := results["models"][name]): continue
+        if metric not in (found := results["models"][name]):
+            continue
         v = found[metric]
-        made.append(EvalResult(task_type="video-text-to-text", task_name=f"repetition {task}" if task == "counting" else task, dataset_type=re.sub(r"[^\w.-]+", "-", Path(clips).stem) or "unknown",
-                               dataset_name=f"{Path(clips).name or 'unknown'}, {results['n']} clips", metric_type=metric, metric_value=round(v["value"], 4), metric_name=f"{label}, 95 % interval {v['lo']:.3f} to {v['hi']:.3f}"))
+        made.append(
+            EvalResult(
+                task_type="video-text-to-text",
+                task_name=f"repetition {task}" if task == "counting" else task,
+                dataset_type=re.sub(r"[^\w.-]+", "-", Path(clips).stem) or "unknown",
+                dataset_name=f"{Path(clips).name or 'unknown'}, {results['n']} clips",
+                metric_type=metric,
+                metric_value=round(v["value"], 4),
+                metric_name=f"{label}, 95 % interval {v['lo']:.3f} to {v['hi']:.3f}",
+            )
+        )
     return made
 
 # %% ../nbs/16a_cards.ipynb #0d8f0ad7
@@ -146,20 +231,38 @@ def limits(
 ) -> list[str]:  # sentences
     "Where a model failed, as an evaluation saw it."
     said, without = [], results.get("without_count", results.get("without_answer", {})).get(name)
-    if without is not None: said.append(f"No answer could be read for {len(without)} of {results['n']} clips ({len(without) / max(1, results['n']):.1%}); they count as misses.")
+    if without is not None:
+        said.append(
+            f"No answer could be read for {len(without)} of {results['n']} clips ({len(without) / max(1, results['n']):.1%}); they count as misses."
+        )
     if alarms and name in alarms:
         a = alarms[name]
         total = sum(a.values())
-        said.append(f"Of {total} clips without a single repetition it counted something in {a['false alarms']}" + (f" and gave no readable count for {a['no readable count']}" if a.get("no readable count") else "") + ".")
-    else: said.append("What it says of clips without a repetition is unknown: none were judged.")
+        said.append(
+            f"Of {total} clips without a single repetition it counted something in {a['false alarms']}"
+            + (f" and gave no readable count for {a['no readable count']}" if a.get("no readable count") else "")
+            + "."
+        )
+    else:
+        said.append("What it says of clips without a repetition is unknown: none were judged.")
     strata = results.get("strata", {})
     counts = [(k, v) for k, v in strata.get("count", {}).get(name, {}).items() if v["n"]]
     if counts:
         k, v = min(counts, key=lambda kv: kv[1]["obo"])
-        said.append(f"By true count it is worst at {k}: within one on {v['obo']:.2f} of {v['n']} clips. Judged were counts of {', '.join(str(k) for k, _ in counts)}, and no others.")
-    actions = sorted(((k, v) for k, v in strata.get("action", {}).get(name, {}).items() if v["n"]), key=lambda kv: kv[1]["obo"])
-    if actions: said.append("Its worst classes: " + ", ".join(f"{markdown_text(k)} (within one on {v['obo']:.2f} of {v['n']})" for k, v in actions[:worst]) + ".")
-    if results.get("rejected"): said.append(f"{len(results['rejected'])} rows of the annotations were rejected and judged by nobody.")
+        said.append(
+            f"By true count it is worst at {k}: within one on {v['obo']:.2f} of {v['n']} clips. Judged were counts of {', '.join(str(k) for k, _ in counts)}, and no others."
+        )
+    actions = sorted(
+        ((k, v) for k, v in strata.get("action", {}).get(name, {}).items() if v["n"]), key=lambda kv: kv[1]["obo"]
+    )
+    if actions:
+        said.append(
+            "Its worst classes: "
+            + ", ".join(f"{markdown_text(k)} (within one on {v['obo']:.2f} of {v['n']})" for k, v in actions[:worst])
+            + "."
+        )
+    if results.get("rejected"):
+        said.append(f"{len(results['rejected'])} rows of the annotations were rejected and judged by nobody.")
     return said
 
 # %% ../nbs/16a_cards.ipynb #13a29226
@@ -186,8 +289,14 @@ A count is a guess; the picture that is written beside it shows which repetition
 
 def _judged_text(results: Mapping[str, Any], name: str, clips: str, known: str) -> str:
     "The evaluation of a model in Markdown."
-    rows = [(label, f"{v['value']:.3f}", f"{v['lo']:.3f} to {v['hi']:.3f}") for metric, label in SHOWN_METRICS.items() if (v := results["models"][name].get(metric))]
-    return f"On {results['n']} clips of {brief(clips) if clips else 'an unknown file'}; {known}.\n\n" + table(["metric", "value", "95 % interval"], rows)
+    rows = [
+        (label, f"{v['value']:.3f}", f"{v['lo']:.3f} to {v['hi']:.3f}")
+        for metric, label in SHOWN_METRICS.items()
+        if (v := results["models"][name].get(metric))
+    ]
+    return f"On {results['n']} clips of {brief(clips) if clips else 'an unknown file'}; {known}.\n\n" + table(
+        ["metric", "value", "95 % interval"], rows
+    )
 
 
 def model_card(
@@ -199,33 +308,72 @@ def model_card(
     "The card of a run's checkpoint. Raises ValueError for a run that did not finish or trained nothing, and what `judged_as` raises."
     r = load_run(run)
     checkpoint = checkpoint_of(r)
-    if not r.ok: raise ValueError(f"{run}: {r.manifest.status}: a card is written for a finished run")
-    if checkpoint is None: raise ValueError(f"{run} left no checkpoint behind")
+    if not r.ok:
+        raise ValueError(f"{run}: {r.manifest.status}: a card is written for a finished run")
+    if checkpoint is None:
+        raise ValueError(f"{run} left no checkpoint behind")
     bases, adapters = lineage(r), (checkpoint / "adapter_config.json").is_file()
     judged: dict[str, Any] = {}
-    text = "Nobody: no evaluation was named when this page was written, so nothing is claimed.", "Unknown: it was not judged."
+    text = (
+        "Nobody: no evaluation was named when this page was written, so nothing is claimed.",
+        "Unknown: it was not judged.",
+    )
     if evaluation is not None:
         folder = Path(evaluation)
         name, known = judged_as(checkpoint, folder, name)
         results = read_json(folder / "results.json", "judge again, or restore it")
-        alarms = read_json(folder / "none.json", "judge again, or restore it") if (folder / "none.json").is_file() else None
-        try: clips = str(load_run(folder).manifest.parameters.get("clips") or "")
-        except (FileNotFoundError, ValueError, TypeError): clips = str(results.get("clips") or "")
-        judged = {"eval_results": eval_results(results, name, clips), "metrics": [m for m in SHOWN_METRICS if m in results["models"][name]]}
-        text = _judged_text(results, name, clips, known), "\n".join(f"* {line}" for line in limits(results, name, alarms))
+        alarms = (
+            read_json(folder / "none.json", "judge again, or restore it") if (folder / "none.json").is_file() else None
+        )
+        try:
+            clips = str(load_run(folder).manifest.parameters.get("clips") or "")
+        except (FileNotFoundError, ValueError, TypeError):
+            clips = str(results.get("clips") or "")
+        judged = {
+            "eval_results": eval_results(results, name, clips),
+            "metrics": [m for m in SHOWN_METRICS if m in results["models"][name]],
+        }
+        text = (
+            _judged_text(results, name, clips, known),
+            "\n".join(f"* {line}" for line in limits(results, name, alarms)),
+        )
     heading = checkpoint.resolve().parent.name if checkpoint.name == "checkpoint" else checkpoint.resolve().name
     base = bases[-1] if bases and hub_name(bases[-1]) else None
-    front = ModelCardData(license=license or "unknown", library_name="peft" if adapters else "transformers", pipeline_tag="video-text-to-text", tags=["video", "repetition-counting", "actrep"], model_name=heading, base_model=base, **judged)
+    front = ModelCardData(
+        license=license or "unknown",
+        library_name="peft" if adapters else "transformers",
+        pipeline_tag="video-text-to-text",
+        tags=["video", "repetition-counting", "actrep"],
+        model_name=heading,
+        base_model=base,
+        **judged,
+    )
     came = " ← ".join(brief(b) for b in bases) or "unknown"
-    return _checked(ModelCard, f"---\n{front.to_yaml()}\n---\n{MARK}\n\n# {markdown_text(heading)}\n\n" + "\n\n".join([
-        f"{'Adapters (LoRA)' if adapters else 'A checkpoint'} that counts repeated actions in video. Trained from: {came}. Licence: {markdown_text(license) or 'unknown; ask whoever gave it to you'}.",
-        "## How to use it", use_text(str(checkpoint)), "## Who judged it", text[0], "## What it cannot do", text[1], "## How it was trained", provenance(r)]) + "\n")
+    return _checked(
+        ModelCard,
+        f"---\n{front.to_yaml()}\n---\n{MARK}\n\n# {markdown_text(heading)}\n\n"
+        + "\n\n".join(
+            [
+                f"{'Adapters (LoRA)' if adapters else 'A checkpoint'} that counts repeated actions in video. Trained from: {came}. Licence: {markdown_text(license) or 'unknown; ask whoever gave it to you'}.",
+                "## How to use it",
+                use_text(str(checkpoint)),
+                "## Who judged it",
+                text[0],
+                "## What it cannot do",
+                text[1],
+                "## How it was trained",
+                provenance(r),
+            ]
+        )
+        + "\n",
+    )
 
 
 def _checked(kind: Any, text: str) -> str:
     "A card that the hub's own reader reads; ValueError otherwise."
     card = kind(text)
-    if not card.data.to_dict() or MARK not in card.text: raise ValueError("the card's heading cannot be read back")
+    if not card.data.to_dict() or MARK not in card.text:
+        raise ValueError("the card's heading cannot be read back")
     return text
 
 # %% ../nbs/16a_cards.ipynb #5a83faf7
@@ -235,9 +383,12 @@ def annotation_files(
     "The annotation files in a folder, with their clips; what is none is passed over."
     found: dict[str, ClipSet] = {}
     for path in sorted([*out.glob("*.csv"), *out.glob("*.jsonl")]):
-        try: clips = load_clips(path)
-        except ValueError: continue
-        if len(clips): found[path.name] = clips
+        try:
+            clips = load_clips(path)
+        except ValueError:
+            continue
+        if len(clips):
+            found[path.name] = clips
     return found
 
 
@@ -245,7 +396,8 @@ def reasoning(
     path: Path,  # an annotation file
 ) -> bool:
     "Whether a file holds reasoning about clips that other files hold."
-    with open(path, encoding="utf-8") as file: first = file.readline()
+    with open(path, encoding="utf-8") as file:
+        first = file.readline()
     return path.suffix == ".jsonl" and '"cot"' in first
 
 
@@ -261,28 +413,78 @@ def duration_text(
     lengths, opened = list[float](), 0
     for c in clips:
         known = c.extra.get("duration") or (c.window[1] - c.window[0] if c.window else None)
-        film = next((p for p in (out / c.video, out / "videos" / c.video, Path(c.video)) if p.is_file()), None) if known is None and opened < most else None
+        film = (
+            next((p for p in (out / c.video, out / "videos" / c.video, Path(c.video)) if p.is_file()), None)
+            if known is None and opened < most
+            else None
+        )
         if film:
             opened += 1
-            try: known = probe(film).duration
-            except VideoError: known = None
-        if known: lengths.append(float(known))
-    if not lengths: return "unknown"
-    return f"{min(lengths):.1f} to {max(lengths):.1f} s, {sum(lengths):,.0f} s in all" + (f" (known of {len(lengths)} of {len(clips)})" if len(lengths) < len(clips) else "")
+            try:
+                known = probe(film).duration
+            except VideoError:
+                known = None
+        if known:
+            lengths.append(float(known))
+    if not lengths:
+        return "unknown"
+    return f"{min(lengths):.1f} to {max(lengths):.1f} s, {sum(lengths):,.0f} s in all" + (
+        f" (known of {len(lengths)} of {len(clips)})" if len(lengths) < len(clips) else ""
+    )
 
 # %% ../nbs/16a_cards.ipynb #120feb75
-SIZES_OF_SETS = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))  # as the hub calls them
+SIZES_OF_SETS = (
+    (1_000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (1_000_000, "100K<n<1M"),
+)  # as the hub calls them
 
 
 def _file_text(path: Path, clips: ClipSet) -> str:
     "One annotation file in Markdown."
-    if reasoning(path): return f"### {markdown_text(path.name)}\n\n{len(clips)} texts of reasoning that end in a count, about clips of the other files; {len(clips.rejected)} rows rejected."
+    if reasoning(path):
+        return f"### {markdown_text(path.name)}\n\n{len(clips)} texts of reasoning that end in a count, about clips of the other files; {len(clips.rejected)} rows rejected."
     splits = split_table(clips)
-    rows = [[r["split"], r["clips"], r["actions"], r["count median"], r["count max"], r["cycles"], r["period median s"] and round(r["period median s"], 2)] for r in splits]
+    rows = [
+        [
+            r["split"],
+            r["clips"],
+            r["actions"],
+            r["count median"],
+            r["count max"],
+            r["cycles"],
+            r["period median s"] and round(r["period median s"], 2),
+        ]
+        for r in splits
+    ]
     classes = Counter(c.action or "without a name" for c in clips)
-    rejected = f"{len(clips.rejected)} rows rejected" + ("" if not clips.rejected else ": " + "; ".join(brief(str(r)) for r in clips.rejected[:5]) + (" …" if len(clips.rejected) > 5 else ""))
-    return "\n\n".join([f"### {markdown_text(path.name)}", f"{len(clips)} clips; {rejected}. Durations: {duration_text(list(clips), path.parent)}.",
-                        table(["split", "clips", "classes", "median count", "largest count", "timed repetitions", "median seconds of one"], rows), "Classes: " + ", ".join(f"{markdown_text(k)} {n}" for k, n in classes.most_common(30)) + (" …" if len(classes) > 30 else "")])
+    rejected = f"{len(clips.rejected)} rows rejected" + (
+        ""
+        if not clips.rejected
+        else ": " + "; ".join(brief(str(r)) for r in clips.rejected[:5]) + (" …" if len(clips.rejected) > 5 else "")
+    )
+    return "\n\n".join(
+        [
+            f"### {markdown_text(path.name)}",
+            f"{len(clips)} clips; {rejected}. Durations: {duration_text(list(clips), path.parent)}.",
+            table(
+                [
+                    "split",
+                    "clips",
+                    "classes",
+                    "median count",
+                    "largest count",
+                    "timed repetitions",
+                    "median seconds of one",
+                ],
+                rows,
+            ),
+            "Classes: "
+            + ", ".join(f"{markdown_text(k)} {n}" for k, n in classes.most_common(30))
+            + (" …" if len(classes) > 30 else ""),
+        ]
+    )
 
 
 def dataset_card(
@@ -291,18 +493,43 @@ def dataset_card(
 ) -> str:  # README.md
     "The card of a dataset that a run made. Raises ValueError for a run that did not finish or holds no annotation file."
     r = load_run(run)
-    if not r.ok: raise ValueError(f"{run}: {r.manifest.status}: a card is written for a finished run")
+    if not r.ok:
+        raise ValueError(f"{run}: {r.manifest.status}: a card is written for a finished run")
     files = annotation_files(r.out)
-    if not files: raise ValueError(f"{run} holds neither a checkpoint nor an annotation file: there is nothing to write a card about")
+    if not files:
+        raise ValueError(
+            f"{run} holds neither a checkpoint nor an annotation file: there is nothing to write a card about"
+        )
     n, heading = sum(len(clips) for name, clips in files.items() if not reasoning(r.out / name)), r.out.resolve().name
     size = next((label for limit, label in SIZES_OF_SETS if n < limit), "n>1M")
-    front = DatasetCardData(license=license or "unknown", task_categories=["video-text-to-text"], size_categories=[size], pretty_name=heading, tags=["video", "repetition-counting", "actrep"])
-    drawn = "Drawn, not filmed: their repetitions are known exactly." if r.manifest.notebook == "00_data.ipynb" else "How the films were made is not known to the run that wrote these files."
-    return _checked(DatasetCard, f"---\n{front.to_yaml()}\n---\n{MARK}\n\n# {markdown_text(heading)}\n\n" + "\n\n".join([
-        f"{n} annotated clips of repeated actions in {len(files)} file{'s' * (len(files) > 1)}. {drawn} Licence: {markdown_text(license) or 'unknown; ask whoever gave it to you'}.",
-        "## What is in it", *(_file_text(r.out / name, clips) for name, clips in files.items()),
-        "## How to read it", f"```python\nfrom actrep_nb.records import load_clips\nprint(load_clips({next((name for name in files if not reasoning(r.out / name)), next(iter(files)))!r}).report())\n```",
-        "## How it was made", provenance(r)]) + "\n")
+    front = DatasetCardData(
+        license=license or "unknown",
+        task_categories=["video-text-to-text"],
+        size_categories=[size],
+        pretty_name=heading,
+        tags=["video", "repetition-counting", "actrep"],
+    )
+    drawn = (
+        "Drawn, not filmed: their repetitions are known exactly."
+        if r.manifest.notebook == "00_data.ipynb"
+        else "How the films were made is not known to the run that wrote these files."
+    )
+    return _checked(
+        DatasetCard,
+        f"---\n{front.to_yaml()}\n---\n{MARK}\n\n# {markdown_text(heading)}\n\n"
+        + "\n\n".join(
+            [
+                f"{n} annotated clips of repeated actions in {len(files)} file{'s' * (len(files) > 1)}. {drawn} Licence: {markdown_text(license) or 'unknown; ask whoever gave it to you'}.",
+                "## What is in it",
+                *(_file_text(r.out / name, clips) for name, clips in files.items()),
+                "## How to read it",
+                f"```python\nfrom actrep_nb.records import load_clips\nprint(load_clips({next((name for name in files if not reasoning(r.out / name)), next(iter(files)))!r}).report())\n```",
+                "## How it was made",
+                provenance(r),
+            ]
+        )
+        + "\n",
+    )
 
 # %% ../nbs/16a_cards.ipynb #7ce122b3
 def write_card(
@@ -313,8 +540,12 @@ def write_card(
     path = Path(path)
     if path.exists():
         there = path.read_text(encoding="utf-8", errors="replace")
-        template = "<!-- Provide a quick summary of what the model is/does. -->" in there and "[More Information Needed]" in there
-        if MARK not in there and not template: raise FileExistsError(f"{path} was written by somebody else, and stays: name another file with --out")
+        template = (
+            "<!-- Provide a quick summary of what the model is/does. -->" in there
+            and "[More Information Needed]" in there
+        )
+        if MARK not in there and not template:
+            raise FileExistsError(f"{path} was written by somebody else, and stays: name another file with --out")
     return write_whole(path, text)
 
 
@@ -327,6 +558,8 @@ def card(
     "The card of whatever a run made: a model's where there is a checkpoint, else a dataset's."
     r = load_run(run)
     checkpoint = checkpoint_of(r)
-    if checkpoint is not None: return model_card(run, evaluation, name, license), checkpoint
-    if evaluation is not None and r.ok: raise ValueError(f"{run} left no checkpoint behind that {evaluation} could have judged")
+    if checkpoint is not None:
+        return model_card(run, evaluation, name, license), checkpoint
+    if evaluation is not None and r.ok:
+        raise ValueError(f"{run} left no checkpoint behind that {evaluation} could have judged")
     return dataset_card(run, license), r.out

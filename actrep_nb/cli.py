@@ -41,6 +41,7 @@ class Usage(ValueError):
 @dataclass
 class Output:
     "What a command says and hands over."
+
     name: str  # of the command
     as_json: bool  # words go to stderr, one JSON object to stdout at the end
     data: dict[str, Any] = field(default_factory=dict)  # for programs
@@ -65,8 +66,12 @@ def output_folder(
 ) -> None:
     "Make it, before any work that would be lost without it. Raises Usage."
     try:
-        if path: path.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise Usage(f"--out {path}: {'that is a file' if path and path.is_file() else (e.strerror or str(e)).lower()}; name a folder that can be written to") from None
+        if path:
+            path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise Usage(
+            f"--out {path}: {'that is a file' if path and path.is_file() else (e.strerror or str(e)).lower()}; name a folder that can be written to"
+        ) from None
 
 
 def json_line(
@@ -74,8 +79,10 @@ def json_line(
 ) -> str:
     "One line of JSON. What stdout cannot show is written as an escape, so that a program reads the same everywhere."
     text = json.dumps(value, ensure_ascii=False)
-    try: text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError: return json.dumps(value)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(value)
     return text
 
 
@@ -92,23 +99,43 @@ def command(
     except KeyboardInterrupt as e:
         code, error = 1, str(e) or "interrupted"
     except Exception as e:
-        if isinstance(e, typer.Exit): raise
+        if isinstance(e, typer.Exit):
+            raise
         kind = {c.__name__ for c in type(e).__mro__}
         code, error = 2 if kind & {"Usage", "ParameterError"} else 1, str(e) or type(e).__name__
-        if not kind & {"OSError", "ValueError", "ImportError", "RunFailed"}: traceback.print_exc()
-    if error: out.warn(error)
+        if not kind & {"OSError", "ValueError", "ImportError", "RunFailed"}:
+            traceback.print_exc()
+    if error:
+        out.warn(error)
     if out.as_json:
         from actrep_nb.show import plain
 
-        print(json_line(plain({"command": name, "ok": code == 0, **out.data, "failed": out.failed} | ({"error": error} if error else {}))), flush=True)
-    if code: raise typer.Exit(code)
+        print(
+            json_line(
+                plain(
+                    {"command": name, "ok": code == 0, **out.data, "failed": out.failed}
+                    | ({"error": error} if error else {})
+                )
+            ),
+            flush=True,
+        )
+    if code:
+        raise typer.Exit(code)
 
 # %% ../nbs/18_cli.ipynb #0c5a0e52
 app = typer.Typer(
-    name="actrep", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="actrep",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     help="Count repeated actions in video with Qwen-VL models: try it, use it, judge it, train it.",
-    epilog="Start with: actrep doctor, then actrep demo. Each command has its own --help with examples.")
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on the last line of stdout; words for people go to stderr.")]
+    epilog="Start with: actrep doctor, then actrep demo. Each command has its own --help with examples.",
+)
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on the last line of stdout; words for people go to stderr."),
+]
 
 
 @app.callback()
@@ -123,8 +150,11 @@ def quiet_libraries() -> None:
 
     import torch
 
-    if not torch.cuda.is_available(): os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's, in a notebook, where the first library is imported
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    warnings.filterwarnings(
+        "ignore", "IProgress not found"
+    )  # tqdm's, in a notebook, where the first library is imported
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
@@ -135,7 +165,8 @@ def quiet_libraries() -> None:
 # %% ../nbs/18_cli.ipynb #2f3e486f
 def pick_model() -> str:
     "What counts without being named: $ACTREP_MODEL, else the untrained counter that is best on film here."
-    if os.environ.get("ACTREP_MODEL"): return os.environ["ACTREP_MODEL"]
+    if os.environ.get("ACTREP_MODEL"):
+        return os.environ["ACTREP_MODEL"]
     from actrep_nb.pose import pose_missing
 
     return "period" if pose_missing() else "picture+pose"
@@ -148,16 +179,36 @@ def _counter(
     "A counter of films. Raises Usage for a text that is no spec or no prompt and for one that looks at no film, FileNotFoundError or OSError where there is none."
     from actrep_nb.counters import make_counter, parse_counter
 
-    if parse_counter(model).kind == "baseline": raise Usage(f"--model {model} looks at no video; judge it with: actrep evaluate --baseline {model}")
-    try: how.check()
-    except ValueError as e: raise Usage(f"--{e}") from None
+    if parse_counter(model).kind == "baseline":
+        raise Usage(f"--model {model} looks at no video; judge it with: actrep evaluate --baseline {model}")
+    try:
+        how.check()
+    except ValueError as e:
+        raise Usage(f"--{e}") from None
     quiet_libraries()
-    try: return make_counter(model, how)
-    except ValueError as e: raise Usage(f"--model {model}: {e}") from None
+    try:
+        return make_counter(model, how)
+    except ValueError as e:
+        raise Usage(f"--model {model}: {e}") from None
 
 # %% ../nbs/18_cli.ipynb #35070953
 MARKED = ".counted.mp4"  # ending of a film with its count in it
-FILMS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".mts", ".wmv", ".flv", ".3gp", ".gif")
+FILMS = (
+    ".mp4",
+    ".mov",
+    ".m4v",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".mts",
+    ".wmv",
+    ".flv",
+    ".3gp",
+    ".gif",
+)
 
 
 def _not_there(name: str) -> str:
@@ -165,7 +216,11 @@ def _not_there(name: str) -> str:
     from actrep_nb.film import near_names
 
     near = near_names(name)
-    return f"there is {' and '.join(near)}: did you mean {'that' if len(near) == 1 else 'one of them'}?" if near else "there is no such file; check the name, and quotes around one with spaces"
+    return (
+        f"there is {' and '.join(near)}: did you mean {'that' if len(near) == 1 else 'one of them'}?"
+        if near
+        else "there is no such file; check the name, and quotes around one with spaces"
+    )
 
 
 def find_films(
@@ -177,13 +232,24 @@ def find_films(
     found: list[Path] = []
     for name in names:
         path = Path(name)
-        if path.is_file(): found.append(path)
+        if path.is_file():
+            found.append(path)
         elif path.is_dir():
-            inside = sorted(p for p in (path.rglob("*") if recursive else path.iterdir()) if p.suffix.lower() in FILMS and p.is_file() and not p.name.endswith(MARKED))
-            if not inside: fail(name, f"is a folder without films ({', '.join(FILMS)}){'' if recursive else '; look into its folders too with --recursive'}")
+            inside = sorted(
+                p
+                for p in (path.rglob("*") if recursive else path.iterdir())
+                if p.suffix.lower() in FILMS and p.is_file() and not p.name.endswith(MARKED)
+            )
+            if not inside:
+                fail(
+                    name,
+                    f"is a folder without films ({', '.join(FILMS)}){'' if recursive else '; look into its folders too with --recursive'}",
+                )
             found += inside
-        elif matches := sorted(glob(name, recursive=True)) if set(name) & set("*?[") else []: found += map(Path, matches)
-        else: fail(name, _not_there(name))
+        elif matches := sorted(glob(name, recursive=True)) if set(name) & set("*?[") else []:
+            found += map(Path, matches)
+        else:
+            fail(name, _not_there(name))
     return list(dict.fromkeys(found))
 
 # %% ../nbs/18_cli.ipynb #82d04b2d
@@ -191,11 +257,17 @@ def parse_example(
     text: str,  # "3.2-4.5", or "other.mp4:3.2-4.5"; empty: none
 ) -> tuple[str, float, float] | None:  # the film, empty for the one that is counted; from where to where, seconds
     "Where one repetition is to be seen. Raises Usage."
-    if not text: return None
+    if not text:
+        return None
     parts = re.fullmatch(r"(?:(.+):)?\s*([\d.]+)\s*(?:-|–|to)\s*([\d.]+)\s*", text)  # names of films may hold colons
-    try: film, start, end = (parts[1] or "", float(parts[2]), float(parts[3])) if parts else ("", 0.0, 0.0)
-    except ValueError: film, start, end = "", 0.0, 0.0
-    if end <= start: raise Usage(f"--example {text}: name the seconds from where to where one repetition goes, as in --example 3.2-4.5, or --example other.mp4:3.2-4.5")
+    try:
+        film, start, end = (parts[1] or "", float(parts[2]), float(parts[3])) if parts else ("", 0.0, 0.0)
+    except ValueError:
+        film, start, end = "", 0.0, 0.0
+    if end <= start:
+        raise Usage(
+            f"--example {text}: name the seconds from where to where one repetition goes, as in --example 3.2-4.5, or --example other.mp4:3.2-4.5"
+        )
     return film, start, end
 
 # %% ../nbs/18_cli.ipynb #b795d0c8
@@ -207,21 +279,34 @@ def example_seconds(
     from actrep_nb.film import VideoError
     from actrep_nb.video import probe
 
-    if not (example := parse_example(text)): return None
+    if not (example := parse_example(text)):
+        return None
     name, start, end = example
-    if Path(name).is_dir() and name: raise Usage(f"--example {text}: {name} is a folder; name one film")
-    if name and not Path(name).is_file(): raise Usage(f"--example {text}: {name}: {_not_there(name)}")
+    if Path(name).is_dir() and name:
+        raise Usage(f"--example {text}: {name} is a folder; name one film")
+    if name and not Path(name).is_file():
+        raise Usage(f"--example {text}: {name}: {_not_there(name)}")
     film = Path(name) if name else films[0] if len(films) == 1 else None
-    if film is None: return end - start
-    try: length = probe(film).duration
+    if film is None:
+        return end - start
+    try:
+        length = probe(film).duration
     except VideoError:
-        if name: raise
+        if name:
+            raise
         return end - start  # told when it is counted
-    if start >= length or end > length + 0.5: raise Usage(f"--example {text}: {film} lasts {length:.1f} s")
+    if start >= length or end > length + 0.5:
+        raise Usage(f"--example {text}: {film} lasts {length:.1f} s")
     return end - start
 
 # %% ../nbs/18_cli.ipynb #1c7a7579
-Careful = Annotated[bool, typer.Option("--careful", help="For films from strangers: first decode each to its end in a process of limited time and memory. A film that takes more is rejected.")]
+Careful = Annotated[
+    bool,
+    typer.Option(
+        "--careful",
+        help="For films from strangers: first decode each to its end in a process of limited time and memory. A film that takes more is rejected.",
+    ),
+]
 
 
 def refused(
@@ -231,7 +316,8 @@ def refused(
     from actrep_nb.show import progress
     from actrep_nb.video import FilmScreen
 
-    with FilmScreen() as screen: told = {str(film): screen.trouble(film) for film in progress(list(films), desc="films decoded with care")}
+    with FilmScreen() as screen:
+        told = {str(film): screen.trouble(film) for film in progress(list(films), desc="films decoded with care")}
     return {film: f"{why}: rejected by --careful" for film, why in told.items() if why}
 
 # %% ../nbs/18_cli.ipynb #6bac635a
@@ -241,23 +327,86 @@ KINDS = ("png", "csv", "json", "srt", "vtt", "mp4", "html")
 
 @app.command(short_help="count repetitions in video files, with times and a picture")
 def count(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="FILE...", help="Video files, folders of them, or patterns in quotes.", show_default=False)] = None,
-    model: Annotated[list[str], typer.Option(help="period, pose, picture+pose, lag, tiny_film (raised on drawn motion), a checkpoint's or run's folder, or a name on the Hugging Face hub. Repeatable: the first decides, disagreement is shown. Default: $ACTREP_MODEL, else picture+pose where body points can be found, else period.")] = [],  # noqa: B006
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="FILE...", help="Video files, folders of them, or patterns in quotes.", show_default=False
+        ),
+    ] = None,
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="period, pose, picture+pose, lag, tiny_film (raised on drawn motion), a checkpoint's or run's folder, or a name on the Hugging Face hub. Repeatable: the first decides, disagreement is shown. Default: $ACTREP_MODEL, else picture+pose where body points can be found, else period."
+        ),
+    ] = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path("."),
-    write: Annotated[str, typer.Option(help="What to write for each film, separated by commas: png (a picture to check by), csv, json, srt, vtt (a row for each repetition), mp4 (the film with the count in it); and html, one page for all with their pictures.")] = "png",
+    write: Annotated[
+        str,
+        typer.Option(
+            help="What to write for each film, separated by commas: png (a picture to check by), csv, json, srt, vtt (a row for each repetition), mp4 (the film with the count in it); and html, one page for all with their pictures."
+        ),
+    ] = "png",
     recursive: Annotated[bool, typer.Option("--recursive", help="Look into folders inside folders.")] = False,
-    example: Annotated[str, typer.Option(help="From where to where one repetition goes, in seconds: 3.2-4.5, or other.mp4:3.2-4.5 in another film. Says how long one lasts, give or take a third, and so settles halves and doubles; what moves in it is not compared. For counters that look at movement.")] = "",
-    look_again: Annotated[bool, typer.Option("--look-again", help="Read each repetition that was listed again, at the film's own rate up to 30 pictures a second, and leave out those in which little moves: what language models list too many of.")] = False,
-    people: Annotated[int, typer.Option(min=1, help="Most people to follow by body points; the most regular one is counted.")] = 1,
-    poses: Annotated[Path | None, typer.Option(help="Folder of body points found before, one file for each film, named as it is: .npz, .npy or a MediaPipe .csv.")] = None,
-    camera: Annotated[str, typer.Option(help="Count what a camera sees, as it happens: its number, or the URL of a stream on this machine. Ctrl-C ends it.")] = "",
-    every: Annotated[str, typer.Option(help="exercise: also a table across films, by what was done: as the counter named it, else the folder it is in.")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Take over what an earlier command with the same counters wrote to counts.jsonl in --out.")] = False,
+    example: Annotated[
+        str,
+        typer.Option(
+            help="From where to where one repetition goes, in seconds: 3.2-4.5, or other.mp4:3.2-4.5 in another film. Says how long one lasts, give or take a third, and so settles halves and doubles; what moves in it is not compared. For counters that look at movement."
+        ),
+    ] = "",
+    look_again: Annotated[
+        bool,
+        typer.Option(
+            "--look-again",
+            help="Read each repetition that was listed again, at the film's own rate up to 30 pictures a second, and leave out those in which little moves: what language models list too many of.",
+        ),
+    ] = False,
+    people: Annotated[
+        int, typer.Option(min=1, help="Most people to follow by body points; the most regular one is counted.")
+    ] = 1,
+    poses: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of body points found before, one file for each film, named as it is: .npz, .npy or a MediaPipe .csv."
+        ),
+    ] = None,
+    camera: Annotated[
+        str,
+        typer.Option(
+            help="Count what a camera sees, as it happens: its number, or the URL of a stream on this machine. Ctrl-C ends it."
+        ),
+    ] = "",
+    every: Annotated[
+        str,
+        typer.Option(
+            help="exercise: also a table across films, by what was done: as the counter named it, else the folder it is in."
+        ),
+    ] = "",
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Take over what an earlier command with the same counters wrote to counts.jsonl in --out."
+        ),
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of an answer.")] = 1024,
-    video: Annotated[str, typer.Option(help="Change what a language model sees, as in \"fps=8 max_tokens=8192\": fps (or motion), max_tokens, max_frames, max_pixels_per_frame, frame_size. Default: what it was trained on.")] = "",
-    prompt: Annotated[str, typer.Option(help="Ask a language model in another way than it was trained: count, count-no-think, count-answer-think-answer, actrep-r1, actrep-r1-8b, own; also action (its name is told, see --action) and system=TEXT at the end.")] = "",
+    video: Annotated[
+        str,
+        typer.Option(
+            help="Change what a language model sees, as in \"fps=8 max_tokens=8192\": fps (or motion), max_tokens, max_frames, max_pixels_per_frame, frame_size. Default: what it was trained on."
+        ),
+    ] = "",
+    prompt: Annotated[
+        str,
+        typer.Option(
+            help="Ask a language model in another way than it was trained: count, count-no-think, count-answer-think-answer, actrep-r1, actrep-r1-8b, own; also action (its name is told, see --action) and system=TEXT at the end."
+        ),
+    ] = "",
     action: Annotated[str, typer.Option(help="What is done in the films, for a language model that is told.")] = "",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda:1, or auto: spread over all GPUs, and the CPU's memory where they are full. Default: the first GPU, else the CPU.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda:1, or auto: spread over all GPUs, and the CPU's memory where they are full. Default: the first GPU, else the CPU."
+        ),
+    ] = None,
     careful: Careful = False,
     as_json: AsJson = False,
 ) -> None:
@@ -283,32 +432,84 @@ def count(
         from actrep_nb.counters import Asking
         from actrep_nb.pose import pose_missing
 
-        kinds, about = [k for k in write.lower().replace(",", " ").split()], example_seconds(example, [f for f in files or () if f.is_file()])
-        if wrong := set(kinds) - set(KINDS): raise Usage(f"--write: no {', '.join(sorted(wrong))}; there are {', '.join(KINDS)}")
-        if every not in ("", "exercise"): raise Usage(f"--every {every}: only exercise is there")
-        if bool(files) == bool(camera): raise Usage("name FILEs to count in, or a --camera")
-        if camera and look_again: raise Usage("--look-again is for films; what a camera sees is gone by then")
-        if camera: return _live(camera, about, say)
+        kinds, about = (
+            [k for k in write.lower().replace(",", " ").split()],
+            example_seconds(example, [f for f in files or () if f.is_file()]),
+        )
+        if wrong := set(kinds) - set(KINDS):
+            raise Usage(f"--write: no {', '.join(sorted(wrong))}; there are {', '.join(KINDS)}")
+        if every not in ("", "exercise"):
+            raise Usage(f"--every {every}: only exercise is there")
+        if bool(files) == bool(camera):
+            raise Usage("name FILEs to count in, or a --camera")
+        if camera and look_again:
+            raise Usage("--look-again is for films; what a camera sees is gone by then")
+        if camera:
+            return _live(camera, about, say)
         names = list(model) or ["picture+pose" if poses else pick_model()]
-        if people > 1 and not any("pose" in name for name in names): raise Usage(f"--people {people} needs body points, and {', '.join(names)} uses none: {pose_missing() or 'add --model picture+pose'}")
-        if about and set(names).isdisjoint(UNTRAINED - {"lag"}): say.warn(f"--example is for counters that look at movement; {', '.join(names)} will not see it")
-        if video and set(names) <= UNTRAINED: raise Usage(f"--video changes what a language model sees; {', '.join(names)} {'is' if len(names) == 1 else 'are'} none")
-        if prompt and set(names) <= UNTRAINED: raise Usage(f"--prompt changes how a language model is asked; {', '.join(names)} {'is' if len(names) == 1 else 'are'} none")
+        if people > 1 and not any("pose" in name for name in names):
+            raise Usage(
+                f"--people {people} needs body points, and {', '.join(names)} uses none: {pose_missing() or 'add --model picture+pose'}"
+            )
+        if about and set(names).isdisjoint(UNTRAINED - {"lag"}):
+            say.warn(f"--example is for counters that look at movement; {', '.join(names)} will not see it")
+        if video and set(names) <= UNTRAINED:
+            raise Usage(
+                f"--video changes what a language model sees; {', '.join(names)} {'is' if len(names) == 1 else 'are'} none"
+            )
+        if prompt and set(names) <= UNTRAINED:
+            raise Usage(
+                f"--prompt changes how a language model is asked; {', '.join(names)} {'is' if len(names) == 1 else 'are'} none"
+            )
         output_folder(out)
         films = find_films([str(f) for f in files or ()], recursive, say.fail)
         if careful:
-            for film, why in (never := refused(films)).items(): say.fail(film, why)
+            for film, why in (never := refused(films)).items():
+                say.fail(film, why)
             films = [film for film in films if str(film) not in never]
-        settings = {"models": names, "max_new_tokens": max_new_tokens, "video": video, "example": example, "people": people, "poses": str(poses or "")} | ({"look_again": True} if look_again else {}) | ({"prompt": prompt} if prompt else {}) | ({"action": action} if action else {})
+        settings = (
+            {
+                "models": names,
+                "max_new_tokens": max_new_tokens,
+                "video": video,
+                "example": example,
+                "people": people,
+                "poses": str(poses or ""),
+            }
+            | ({"look_again": True} if look_again else {})
+            | ({"prompt": prompt} if prompt else {})
+            | ({"action": action} if action else {})
+        )
         rows = _written(out / "counts.jsonl")
-        if "html" in kinds and not rows and (out / "counts.html").exists(): raise Usage(f"{out / 'counts.html'} was not written by this command: name another folder with --out")
+        if "html" in kinds and not rows and (out / "counts.html").exists():
+            raise Usage(f"{out / 'counts.html'} was not written by this command: name another folder with --out")
         known = _known(rows, settings, kinds) if resume else {}
-        if resume: say.warn(f"{sum(_file_now(f) in known for f in films)} of {len(films)} films were counted before with these settings, and what was to be written is there")
-        how = Asking(max_new_tokens=max_new_tokens, video=video, device=device, warn=say.warn, people=people, about=about, poses=poses, prompts=(prompt,))
-        counters = {name: _counter(name, how) for name in names} if any(_file_now(f) not in known for f in films) else {}
-        owners = {str(Path(path).resolve()): row["stamp"].rsplit(" ", 2)[0] for row in rows for path in row["row"]["written"].values()}
-        try: _count(films, counters, out, kinds, known, settings, every, owners, say)
-        except KeyboardInterrupt: raise KeyboardInterrupt("interrupted; go on with the same command and --resume") from None
+        if resume:
+            say.warn(
+                f"{sum(_file_now(f) in known for f in films)} of {len(films)} films were counted before with these settings, and what was to be written is there"
+            )
+        how = Asking(
+            max_new_tokens=max_new_tokens,
+            video=video,
+            device=device,
+            warn=say.warn,
+            people=people,
+            about=about,
+            poses=poses,
+            prompts=(prompt,),
+        )
+        counters = (
+            {name: _counter(name, how) for name in names} if any(_file_now(f) not in known for f in films) else {}
+        )
+        owners = {
+            str(Path(path).resolve()): row["stamp"].rsplit(" ", 2)[0]
+            for row in rows
+            for path in row["row"]["written"].values()
+        }
+        try:
+            _count(films, counters, out, kinds, known, settings, every, owners, say)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; go on with the same command and --resume") from None
 
 # %% ../nbs/18_cli.ipynb #1c88be7c
 def _file_now(film: Path) -> str:
@@ -321,16 +522,24 @@ def _written(path: Path) -> list[dict[str, Any]]:
     "What earlier commands noted in this folder; a torn last line is passed over. Raises Usage for a file that is somebody else's."
     from actrep_nb.show import read_log
 
-    try: rows = read_log(path) if path.exists() else []
-    except ValueError: rows = [{}]
-    if not all(isinstance(row, dict) and {"stamp", "settings", "row"} <= set(row) for row in rows): raise Usage(f"{path} was not written by this command: name another folder with --out")
+    try:
+        rows = read_log(path) if path.exists() else []
+    except ValueError:
+        rows = [{}]
+    if not all(isinstance(row, dict) and {"stamp", "settings", "row"} <= set(row) for row in rows):
+        raise Usage(f"{path} was not written by this command: name another folder with --out")
     return rows
 
 
 def _known(rows: list[dict[str, Any]], settings: dict[str, Any], kinds: list[str]) -> dict[str, dict[str, Any]]:
     "What was counted before with the same settings and is still there, by file."
     kinds = [k for k in kinds if k != "html"]
-    return {row["stamp"]: row["row"] for row in rows if row["settings"] == settings and all(k in row["row"]["written"] and Path(row["row"]["written"][k]).exists() for k in kinds)}
+    return {
+        row["stamp"]: row["row"]
+        for row in rows
+        if row["settings"] == settings
+        and all(k in row["row"]["written"] and Path(row["row"]["written"][k]).exists() for k in kinds)
+    }
 
 
 def _watch(counter: Any, clip: Any, again: bool = False) -> Any:
@@ -340,22 +549,44 @@ def _watch(counter: Any, clip: Any, again: bool = False) -> Any:
     from actrep_nb.baselines import Watched, looked_again
     from actrep_nb.film import VideoError
 
-    try: watched = counter.watch(clip) if hasattr(counter, "watch") else Watched(counter.predict([clip], progress=False)[0])
-    except Exception: watched = Watched(counter.predict([clip], progress=False)[0])  # says why
-    if not again: return watched
-    try: return replace(watched, prediction=looked_again(clip, watched.prediction))
-    except VideoError as e: return replace(watched, prediction=replace(watched.prediction, problems=(*watched.prediction.problems, f"not looked at again: {e}")))
+    try:
+        watched = (
+            counter.watch(clip) if hasattr(counter, "watch") else Watched(counter.predict([clip], progress=False)[0])
+        )
+    except Exception:
+        watched = Watched(counter.predict([clip], progress=False)[0])  # says why
+    if not again:
+        return watched
+    try:
+        return replace(watched, prediction=looked_again(clip, watched.prediction))
+    except VideoError as e:
+        return replace(
+            watched,
+            prediction=replace(
+                watched.prediction, problems=(*watched.prediction.problems, f"not looked at again: {e}")
+            ),
+        )
 
 
 def _free(path: Path, film: Path, owners: dict[str, str]) -> Path:
     "A path that is this film's already, or nobody's: what was there before, and what belongs to a film of the same name, stays."
     k, free = 1, path
-    while owners.get(str(free.resolve()), "" if free.exists() else str(film.resolve())) != str(film.resolve()): k, free = k + 1, path.with_name(f"{path.name.partition('.')[0]}-{k + 1}.{path.name.partition('.')[2]}")
+    while owners.get(str(free.resolve()), "" if free.exists() else str(film.resolve())) != str(film.resolve()):
+        k, free = k + 1, path.with_name(f"{path.name.partition('.')[0]}-{k + 1}.{path.name.partition('.')[2]}")
     owners[str(free.resolve())] = str(film.resolve())
     return free
 
 
-def _write_film(clip: Any, watched: Any, rows: Any, kinds: list[str], counter: str, folder: Path, owners: dict[str, str], fail: Callable[[str, str], None]) -> dict[str, str]:
+def _write_film(
+    clip: Any,
+    watched: Any,
+    rows: Any,
+    kinds: list[str],
+    counter: str,
+    folder: Path,
+    owners: dict[str, str],
+    fail: Callable[[str, str], None],
+) -> dict[str, str]:
     "Write what was asked for about one film; kind → path. What cannot be written is a failure of its own."
     import warnings
 
@@ -366,8 +597,11 @@ def _write_film(clip: Any, watched: Any, rows: Any, kinds: list[str], counter: s
     p, out = watched.prediction, dict[str, str]()
     names = {"png": ".timeline.png", "mp4": MARKED}
     for kind in [k for k in KINDS if k in kinds or k == "png" and "html" in kinds]:
-        if kind == "html": continue
-        path = _free(folder / (Path(clip.video).stem.replace(".", "_") + names.get(kind, f".{kind}")), Path(clip.video), owners)
+        if kind == "html":
+            continue
+        path = _free(
+            folder / (Path(clip.video).stem.replace(".", "_") + names.get(kind, f".{kind}")), Path(clip.video), owners
+        )
         try:
             if kind == "png":
                 with warnings.catch_warnings():
@@ -377,14 +611,28 @@ def _write_film(clip: Any, watched: Any, rows: Any, kinds: list[str], counter: s
             elif kind == "mp4":
                 bones = tuple((pose.BLAZEPOSE.index(a), pose.BLAZEPOSE.index(b)) for a, b in pose.BONES)
                 marked = reps.write_marked(clip.video, p, path, watched.swings, skeleton=watched.points, bones=bones)
-                for problem in marked.problems: fail(str(path), problem)
-            else: reps.save_repetitions(rows, path)
-        except (OSError, ValueError) as e: fail(clip.video, f"counted, but {path.name} could not be written ({e})")
-        else: out[kind] = str(path)
+                for problem in marked.problems:
+                    fail(str(path), problem)
+            else:
+                reps.save_repetitions(rows, path)
+        except (OSError, ValueError) as e:
+            fail(clip.video, f"counted, but {path.name} could not be written ({e})")
+        else:
+            out[kind] = str(path)
     return out
 
 # %% ../nbs/18_cli.ipynb #7f129cca
-def _count(films: list[Path], counters: dict[str, Any], folder: Path, kinds: list[str], known: dict[str, dict[str, Any]], settings: dict[str, Any], every: str, owners: dict[str, str], out: Output) -> None:
+def _count(
+    films: list[Path],
+    counters: dict[str, Any],
+    folder: Path,
+    kinds: list[str],
+    known: dict[str, dict[str, Any]],
+    settings: dict[str, Any],
+    every: str,
+    owners: dict[str, str],
+    out: Output,
+) -> None:
     "Count each film; a bad one is noted and the others go on."
     from actrep_nb import reps
     from actrep_nb.records import Clip, Prediction
@@ -394,32 +642,92 @@ def _count(films: list[Path], counters: dict[str, Any], folder: Path, kinds: lis
     for film in progress(films, desc="counting") if len(films) > 1 and not out.as_json else films:
         row, clip = known.get(_file_now(film)), Clip(str(film), settings.get("action", ""), 0)
         if row is None:
-            watched = {name: _watch(counter, clip, settings.get("look_again", False)) for name, counter in counters.items()}
+            watched = {
+                name: _watch(counter, clip, settings.get("look_again", False)) for name, counter in counters.items()
+            }
             p = watched[names[0]].prediction
             if p.count is None:
-                out.fail(str(film), re.sub(r"^\w*Error: ", "", p.problems[0]) if p.text is None and p.problems else f"the model gave no count ({'; '.join(p.problems) or 'nothing to read'}); its answer: {(p.text or '')[:80]!r}"
-                         + "".join(f"; {name} counted {w.prediction.count}" for name, w in watched.items() if w.prediction.count is not None))
+                out.fail(
+                    str(film),
+                    re.sub(r"^\w*Error: ", "", p.problems[0])
+                    if p.text is None and p.problems
+                    else f"the model gave no count ({'; '.join(p.problems) or 'nothing to read'}); its answer: {(p.text or '')[:80]!r}"
+                    + "".join(
+                        f"; {name} counted {w.prediction.count}"
+                        for name, w in watched.items()
+                        if w.prediction.count is not None
+                    ),
+                )
                 continue
             rows = reps.repetitions(p, watched[names[0]].swings)
             written = _write_film(clip, watched[names[0]], rows, kinds, names[0], folder, owners, out.fail)
-            others = {name: {"count": w.prediction.count, "problems": w.prediction.problems} for name, w in watched.items() if name != names[0]}
-            row = plain({"file": str(film), "count": p.count, "cycles": p.cycles, "action": p.action, "counter": names[0], "regularity": p.regularity, "problems": p.problems, "others": others, "repetitions": [vars(r) for r in rows],
-                         "sets": [len(s) for s in _sets(p.cycles)], "picture": written.get("png"), "written": written, "seconds": p.seconds})
+            others = {
+                name: {"count": w.prediction.count, "problems": w.prediction.problems}
+                for name, w in watched.items()
+                if name != names[0]
+            }
+            row = plain(
+                {
+                    "file": str(film),
+                    "count": p.count,
+                    "cycles": p.cycles,
+                    "action": p.action,
+                    "counter": names[0],
+                    "regularity": p.regularity,
+                    "problems": p.problems,
+                    "others": others,
+                    "repetitions": [vars(r) for r in rows],
+                    "sets": [len(s) for s in _sets(p.cycles)],
+                    "picture": written.get("png"),
+                    "written": written,
+                    "seconds": p.seconds,
+                }
+            )
             try:
-                if kinds: append_line(folder / "counts.jsonl", {"stamp": _file_now(film), "settings": settings, "row": row})
-            except OSError as e: out.fail(str(film), f"counted, but not noted ({e})")
+                if kinds:
+                    append_line(folder / "counts.jsonl", {"stamp": _file_now(film), "settings": settings, "row": row})
+            except OSError as e:
+                out.fail(str(film), f"counted, but not noted ({e})")
         done.append(row)
         _say_counted(row, out)
-        said = Prediction(film.name, row["count"], tuple(map(tuple, row["cycles"])) if row["cycles"] is not None else None, tuple(row["problems"]), action=row["action"] or (film.parent.name if len({f.parent for f in films}) > 1 else None), regularity=row["regularity"])
-        results.append(reps.Counted(str(film), said, tuple(reps.Repetition(**r) for r in row["repetitions"]), row["picture"], row["counter"]))
+        said = Prediction(
+            film.name,
+            row["count"],
+            tuple(map(tuple, row["cycles"])) if row["cycles"] is not None else None,
+            tuple(row["problems"]),
+            action=row["action"] or (film.parent.name if len({f.parent for f in films}) > 1 else None),
+            regularity=row["regularity"],
+        )
+        results.append(
+            reps.Counted(
+                str(film), said, tuple(reps.Repetition(**r) for r in row["repetitions"]), row["picture"], row["counter"]
+            )
+        )
     if "html" in kinds and results:
-        try: out.say(f"page: {reps.count_page(results, folder / 'counts.html')}")
-        except OSError as e: out.fail(str(folder / "counts.html"), f"could not be written ({e})")
+        try:
+            out.say(f"page: {reps.count_page(results, folder / 'counts.html')}")
+        except OSError as e:
+            out.fail(str(folder / "counts.html"), f"could not be written ({e})")
     if every:
         out.data["exercises"] = table = reps.exercise_table(results)
-        for line in table: out.say("  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in line.items() if value is not None))
-    if out.failed: out.warn(f"{len({f['file'] for f in out.failed})} of {len(films) + len([f for f in out.failed if not Path(f['file']).is_file()])} files could not be counted")
-    out.data |= {"model": names[0], "models": names, "video": str(getattr(counters.get(names[0]), "video", "")), "files": done}
+        for line in table:
+            out.say(
+                "  ".join(
+                    f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+                    for name, value in line.items()
+                    if value is not None
+                )
+            )
+    if out.failed:
+        out.warn(
+            f"{len({f['file'] for f in out.failed})} of {len(films) + len([f for f in out.failed if not Path(f['file']).is_file()])} files could not be counted"
+        )
+    out.data |= {
+        "model": names[0],
+        "models": names,
+        "video": str(getattr(counters.get(names[0]), "video", "")),
+        "files": done,
+    }
 
 
 def _live(source: str, about: float | None, out: Output) -> None:
@@ -431,11 +739,25 @@ def _live(source: str, about: float | None, out: Output) -> None:
     began, counted, now, swings = time.monotonic(), 0, 0.0, None
     out.warn("counting by period, as it happens; Ctrl-C ends it")
     try:
-        for now, swings in growing(live_pictures(source, 15), 15, late=lambda t: time.monotonic() - began - t > 2, about=about):
-            for start, end in swings.cycles[counted:]: out.say(f"{(counted := counted + 1):>4}  {start:6.1f} s to {end:6.1f} s")
-    except KeyboardInterrupt: pass
-    out.say(f"{source}: {counted} in {now:.0f} s" + (f"; take care: {'; '.join(swings.problems)}" if swings and swings.problems else ""))
-    out.data |= {"camera": source, "count": counted, "cycles": swings.cycles if swings else (), "sets": [len(s) for s in _sets(swings.cycles if swings else ())], "watched": now, "regularity": swings.regularity if swings else None}
+        for now, swings in growing(
+            live_pictures(source, 15), 15, late=lambda t: time.monotonic() - began - t > 2, about=about
+        ):
+            for start, end in swings.cycles[counted:]:
+                out.say(f"{(counted := counted + 1):>4}  {start:6.1f} s to {end:6.1f} s")
+    except KeyboardInterrupt:
+        pass
+    out.say(
+        f"{source}: {counted} in {now:.0f} s"
+        + (f"; take care: {'; '.join(swings.problems)}" if swings and swings.problems else "")
+    )
+    out.data |= {
+        "camera": source,
+        "count": counted,
+        "cycles": swings.cycles if swings else (),
+        "sets": [len(s) for s in _sets(swings.cycles if swings else ())],
+        "watched": now,
+        "regularity": swings.regularity if swings else None,
+    }
 
 
 def _sets(cycles: Any) -> list[Any]:
@@ -451,18 +773,41 @@ def _say_counted(row: dict[str, Any], out: Output) -> None:
 
     rows = [Repetition(**r) for r in row["repetitions"]]
     pace = tempo(rows).per_minute if len(rows) > 1 else None
-    words = [row["counter"], *([f"{regularity_words(row['regularity'])}, {row['regularity']:.2f}"] if row["regularity"] is not None else []), *([f"{pace:.0f} a minute"] if pace else [])]
-    out.say(f"{row['file']}: {row['count']}" + (f" ({row['action'].replace('_', ' ')})" if row["action"] else "") + f"  [{'; '.join(words)}]")
+    words = [
+        row["counter"],
+        *([f"{regularity_words(row['regularity'])}, {row['regularity']:.2f}"] if row["regularity"] is not None else []),
+        *([f"{pace:.0f} a minute"] if pace else []),
+    ]
+    out.say(
+        f"{row['file']}: {row['count']}"
+        + (f" ({row['action'].replace('_', ' ')})" if row["action"] else "")
+        + f"  [{'; '.join(words)}]"
+    )
     sets = _sets(row["cycles"])
     if len(sets) > 1:
-        for k, cycles in enumerate(sets, 1): out.say(f"  set {k:>2}: {len(cycles):>3} repetition{'s' * (len(cycles) > 1)}, {cycles[0][0]:7.1f} s to {cycles[-1][1]:7.1f} s")
+        for k, cycles in enumerate(sets, 1):
+            out.say(
+                f"  set {k:>2}: {len(cycles):>3} repetition{'s' * (len(cycles) > 1)}, {cycles[0][0]:7.1f} s to {cycles[-1][1]:7.1f} s"
+            )
     if len(sets) < 2 or len(rows) <= 20:
-        for r in rows: out.say(f"  {r.number:>3}  {r.start:6.1f} s to {r.end:6.1f} s" + (f"  there {r.rise:.1f} s, back {r.fall:.1f} s" if r.rise and r.fall else ""))
+        for r in rows:
+            out.say(
+                f"  {r.number:>3}  {r.start:6.1f} s to {r.end:6.1f} s"
+                + (f"  there {r.rise:.1f} s, back {r.fall:.1f} s" if r.rise and r.fall else "")
+            )
     for name, other in row["others"].items():
-        said = f"no count ({'; '.join(other['problems']) or 'nothing to read'})" if other["count"] is None else f"{other['count']}, the same" if other["count"] == row["count"] else f"{other['count']}: they disagree"
+        said = (
+            f"no count ({'; '.join(other['problems']) or 'nothing to read'})"
+            if other["count"] is None
+            else f"{other['count']}, the same"
+            if other["count"] == row["count"]
+            else f"{other['count']}: they disagree"
+        )
         out.say(f"  {name}: {said}")
-    if row["problems"]: out.say(f"  take care: {'; '.join(row['problems'])}")
-    for kind, path in row["written"].items(): out.say(f"  {'picture' if kind == 'png' else kind}: {path}")
+    if row["problems"]:
+        out.say(f"  take care: {'; '.join(row['problems'])}")
+    for kind, path in row["written"].items():
+        out.say(f"  {'picture' if kind == 'png' else kind}: {path}")
 
 # %% ../nbs/18_cli.ipynb #275f0049
 class Lasting(io.FileIO):
@@ -477,9 +822,12 @@ class Lasting(io.FileIO):
 
     def write(self, data: Any) -> int:
         "Write, or drop what nobody reads."
-        try: return super().write(data) or 0
-        except BrokenPipeError: pass
-        except OSError as e: self.problem = e.strerror or str(e)
+        try:
+            return super().write(data) or 0
+        except BrokenPipeError:
+            pass
+        except OSError as e:
+            self.problem = e.strerror or str(e)
         return len(data)
 
 
@@ -496,12 +844,23 @@ def lasting_streams() -> list[Lasting]:  # those that were put in place
     made = []
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
-        if stream is None: setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # it was closed
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # it was closed
         elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
             stream.flush()
             made.append(Lasting(number))
-            setattr(sys, name, Tame(io.BufferedWriter(made[-1]), stream.encoding, "replace" if number == 1 else "backslashreplace", line_buffering=number == 2 or stream.isatty()))
-        elif hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace" if number == 1 else "backslashreplace")
+            setattr(
+                sys,
+                name,
+                Tame(
+                    io.BufferedWriter(made[-1]),
+                    stream.encoding,
+                    "replace" if number == 1 else "backslashreplace",
+                    line_buffering=number == 2 or stream.isatty(),
+                ),
+            )
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace" if number == 1 else "backslashreplace")
     return made
 
 # %% ../nbs/18_cli.ipynb #fc0fb2f1
@@ -512,7 +871,13 @@ def join_parameters(
     out, rest = [], list(argv)
     while rest:
         out.append(rest.pop(0))
-        if out[-1] in ("-p", "--parameter") and len(rest) > 1 and re.fullmatch(r"\w+", rest[0]) and not rest[1].startswith("--"): out.append(f"{rest.pop(0)}={rest.pop(0)}")
+        if (
+            out[-1] in ("-p", "--parameter")
+            and len(rest) > 1
+            and re.fullmatch(r"\w+", rest[0])
+            and not rest[1].startswith("--")
+        ):
+            out.append(f"{rest.pop(0)}={rest.pop(0)}")
     return out
 
 
@@ -520,13 +885,16 @@ def main(
     argv: list[str] | None = None,  # arguments; None: those of the process
 ) -> int:
     "Run `actrep`, returning the exit code."
-    for name, value in PATIENT.items(): os.environ.setdefault(name, value)  # before torch and NumPy are imported
+    for name, value in PATIENT.items():
+        os.environ.setdefault(name, value)  # before torch and NumPy are imported
     streams = lasting_streams()
-    if argv is None: forks_end_too()
+    if argv is None:
+        forks_end_too()
     code = _main(join_parameters(sys.argv[1:] if argv is None else argv))
     sys.stdout.flush()
     for stream in streams:
-        if stream.problem: print(f"actrep: {stream.problem}: not all that was to be printed could be written", file=sys.stderr)
+        if stream.problem:
+            print(f"actrep: {stream.problem}: not all that was to be printed could be written", file=sys.stderr)
     return code or int(any(stream.problem for stream in streams))
 
 
@@ -534,11 +902,16 @@ def _main(argv: list[str]) -> int:
     "The exit code of a command line; usage errors are explained."
     usage_error = typer.BadParameter.__mro__[1]
     try:
-        with stoppable(): result = app(args=argv, standalone_mode=False)
+        with stoppable():
+            result = app(args=argv, standalone_mode=False)
     except usage_error as e:  # type: ignore[misc]
         ctx = getattr(e, "ctx", None)
-        print(f"{ctx.get_usage() if ctx else ''}\nactrep: {e.format_message()}\nTry: {ctx.command_path if ctx else 'actrep'} --help", file=sys.stderr)  # type: ignore[attr-defined]
-        if "--json" in argv: print(json.dumps({"ok": False, "error": e.format_message()}))  # type: ignore[attr-defined]
+        print(
+            f"{ctx.get_usage() if ctx else ''}\nactrep: {e.format_message()}\nTry: {ctx.command_path if ctx else 'actrep'} --help",
+            file=sys.stderr,
+        )  # type: ignore[attr-defined]
+        if "--json" in argv:
+            print(json.dumps({"ok": False, "error": e.format_message()}))  # type: ignore[attr-defined]
         return 2
     except typer.Exit as e:
         return e.exit_code
@@ -547,8 +920,20 @@ def _main(argv: list[str]) -> int:
     return result if isinstance(result, int) else 0
 
 # %% ../nbs/18_cli.ipynb #b146223b
-Columns = Annotated[str, typer.Option("--map", metavar="OURS=YOURS,…", help="Columns of a table of your own, as file=clip,action=exercise,count=reps; cycles_s, source, split and id can be named too.")]
-Videos = Annotated[Path | None, typer.Option(help="Folder of the videos; rows that name files outside of it are rejected. Default: names are taken as they are, in the one that holds them of a folder videos beside the file, the file's own, and the current one.")]
+Columns = Annotated[
+    str,
+    typer.Option(
+        "--map",
+        metavar="OURS=YOURS,…",
+        help="Columns of a table of your own, as file=clip,action=exercise,count=reps; cycles_s, source, split and id can be named too.",
+    ),
+]
+Videos = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the videos; rows that name files outside of it are rejected. Default: names are taken as they are, in the one that holds them of a folder videos beside the file, the file's own, and the current one."
+    ),
+]
 
 
 def _screened(clips: Any, path: Path) -> Any:
@@ -559,7 +944,12 @@ def _screened(clips: Any, path: Path) -> Any:
     ids = {c.id: c.video for c in clips if c.video in why}
     places = {i: clips.rows.get(i, (path.name, 0)) for i in ids}
     gone = [Rejected(places[i][0], places[i][1], "video", f"{video} {why[video]}", {}) for i, video in ids.items()]
-    return ClipSet([c for c in clips if c.id not in ids], [*clips.rejected, *gone], [f for f in clips.findings if f.id not in ids], {i: row for i, row in clips.rows.items() if i not in ids})
+    return ClipSet(
+        [c for c in clips if c.id not in ids],
+        [*clips.rejected, *gone],
+        [f for f in clips.findings if f.id not in ids],
+        {i: row for i, row in clips.rows.items() if i not in ids},
+    )
 
 
 def load_annotated(
@@ -573,9 +963,12 @@ def load_annotated(
     "Clips of an annotation file. Raises Usage for a mapping that is none, FileNotFoundError and ClipFormatError as `load_clips`."
     from actrep_nb.records import find_videos, load_clips, parse_mapping
 
-    try: mapping = parse_mapping(columns)
-    except ValueError as e: raise Usage(f"--map {e}") from None
-    if videos is None and (videos := find_videos(path, mapping)): say.say(f"{path}: videos in {videos}")
+    try:
+        mapping = parse_mapping(columns)
+    except ValueError as e:
+        raise Usage(f"--map {e}") from None
+    if videos is None and (videos := find_videos(path, mapping)):
+        say.say(f"{path}: videos in {videos}")
     say.data["videos"] = str(videos) if videos else None
     found = load_clips(path, videos=videos, mapping=mapping, **how)
     return _screened(found, path) if careful else found
@@ -583,35 +976,97 @@ def load_annotated(
 
 def _say_rejected(clips: Any, say: Output, word: str = "rejected", most: int = 20) -> None:
     "The first rows that are no clips, and how many more there are."
-    for r in clips.rejected[:most]: say.warn(f"{word}: {r}")
-    if len(clips.rejected) > most: say.warn(f"and {len(clips.rejected) - most} more rows are {word}; actrep audit lists them all")
+    for r in clips.rejected[:most]:
+        say.warn(f"{word}: {r}")
+    if len(clips.rejected) > most:
+        say.warn(f"and {len(clips.rejected) - most} more rows are {word}; actrep audit lists them all")
 
 # %% ../nbs/18_cli.ipynb #2b47621c
 @app.command(short_help="judge counters on annotated clips")
 def evaluate(
-    clips: Annotated[Path, typer.Argument(metavar="CLIPS", help="Annotation file in any format that `audit` reads; the simplest is a CSV with file, action, count.", show_default=False)],
+    clips: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CLIPS",
+            help="Annotation file in any format that `audit` reads; the simplest is a CSV with file, action, count.",
+            show_default=False,
+        ),
+    ],
     videos: Videos = None,
     columns: Columns = "",
-    model: Annotated[list[str], typer.Option(help="What counts, optionally NAME=…: a checkpoint's folder or name on the hub; a run's folder, which means all checkpoints in it; blind:CHECKPOINT, the same without the video; black:CHECKPOINT, with black pictures; openai:MODEL or gemini:MODEL, behind an API; module:function or file.py:function, your own. Repeatable; differences are later minus earlier.")] = [],  # noqa: B006
-    baseline: Annotated[str, typer.Option(help="Counters that need no model, separated by commas: constant, class_median, period, lag, pose, picture+pose.")] = "",
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="What counts, optionally NAME=…: a checkpoint's folder or name on the hub; a run's folder, which means all checkpoints in it; blind:CHECKPOINT, the same without the video; black:CHECKPOINT, with black pictures; openai:MODEL or gemini:MODEL, behind an API; module:function or file.py:function, your own. Repeatable; differences are later minus earlier."
+        ),
+    ] = [],  # noqa: B006
+    baseline: Annotated[
+        str,
+        typer.Option(
+            help="Counters that need no model, separated by commas: constant, class_median, period, lag, pose, picture+pose."
+        ),
+    ] = "",
     fit: Annotated[Path | None, typer.Option(help="Annotation file that constant and class_median learn from.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for results.json and predictions.jsonl.")] = None,
     limit: Annotated[int, typer.Option(min=0, help="Judge only the first so many clips; 0: all.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of an answer.")] = 1024,
-    video: Annotated[str, typer.Option(help="Change what the models see, as in \"fps=8 max_tokens=8192\": fps (or motion), max_tokens, max_frames, max_pixels_per_frame, frame_size. Default: what each was trained on.")] = "",
-    prompt: Annotated[list[str], typer.Option(help="Ask the models in another way than they were trained, as \"count-no-think\" or \"actrep-r1 action\", see `actrep count --help`. Repeatable: each model is asked in each way. Default: each as it was trained.")] = [],  # noqa: B006
-    samples: Annotated[int, typer.Option(min=1, help="Draw so many answers to each clip and let them vote; how many agree is noted as confidence. 1: one greedy answer.")] = 1,
+    video: Annotated[
+        str,
+        typer.Option(
+            help="Change what the models see, as in \"fps=8 max_tokens=8192\": fps (or motion), max_tokens, max_frames, max_pixels_per_frame, frame_size. Default: what each was trained on."
+        ),
+    ] = "",
+    prompt: Annotated[
+        list[str],
+        typer.Option(
+            help="Ask the models in another way than they were trained, as \"count-no-think\" or \"actrep-r1 action\", see `actrep count --help`. Repeatable: each model is asked in each way. Default: each as it was trained."
+        ),
+    ] = [],  # noqa: B006
+    samples: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Draw so many answers to each clip and let them vote; how many agree is noted as confidence. 1: one greedy answer.",
+        ),
+    ] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="Of answers that vote.")] = 1.0,
-    batch: Annotated[int, typer.Option(min=1, help="Answers written side by side; more are faster and take more memory.")] = 32,
-    protocol: Annotated[list[str], typer.Option(help="Also print what the code of another paper would for these answers: a name of chapter 8's, as TransRAC, or all. Repeatable.")] = [],  # noqa: B006
-    device: Annotated[str | None, typer.Option(help="cpu, cuda:1, or auto: spread over all GPUs, and the CPU's memory where they are full. Default: the first GPU, else the CPU.")] = None,
-    max_cost: Annotated[float, typer.Option(min=0, help="Dollars that may be spent on each API: it is asked no more before this would be exceeded. 0: no limit.")] = 0.0,
-    price: Annotated[str, typer.Option(metavar="IN/OUT", help="What an API takes for a million tokens in and out, as 1.25/10.")] = "",
+    batch: Annotated[
+        int, typer.Option(min=1, help="Answers written side by side; more are faster and take more memory.")
+    ] = 32,
+    protocol: Annotated[
+        list[str],
+        typer.Option(
+            help="Also print what the code of another paper would for these answers: a name of chapter 8's, as TransRAC, or all. Repeatable."
+        ),
+    ] = [],  # noqa: B006
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda:1, or auto: spread over all GPUs, and the CPU's memory where they are full. Default: the first GPU, else the CPU."
+        ),
+    ] = None,
+    max_cost: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Dollars that may be spent on each API: it is asked no more before this would be exceeded. 0: no limit.",
+        ),
+    ] = 0.0,
+    price: Annotated[
+        str, typer.Option(metavar="IN/OUT", help="What an API takes for a million tokens in and out, as 1.25/10.")
+    ] = "",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests to an API at once.")] = 4,
-    base_url: Annotated[str, typer.Option(help="Address of an OpenAI-compatible server. Default: $OPENAI_BASE_URL, else OpenAI's own.")] = "",
+    base_url: Annotated[
+        str, typer.Option(help="Address of an OpenAI-compatible server. Default: $OPENAI_BASE_URL, else OpenAI's own.")
+    ] = "",
     native_video: Annotated[bool, typer.Option("--native-video", help="Send films to gemini:, not frames.")] = False,
-    replies: Annotated[Path, typer.Option(help="Folder of what APIs replied: no request that is answered there is sent again.")] = Path("runs/replies"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked of an API and what it would cost, and send nothing.")] = False,
+    replies: Annotated[
+        Path, typer.Option(help="Folder of what APIs replied: no request that is answered there is sent again.")
+    ] = Path("runs/replies"),
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Say what would be asked of an API and what it would cost, and send nothing."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the bootstrap intervals, and of answers that vote.")] = 0,
     careful: Careful = False,
     as_json: AsJson = False,
@@ -635,47 +1090,104 @@ def evaluate(
         from actrep_nb.records import ClipSet, load_clips, need_clips
 
         baselines = [name.strip() for name in baseline.split(",") if name.strip()]
-        if not model and not baselines: raise Usage("nothing to judge: name a --model or a --baseline (constant, class_median, period, lag, pose, picture+pose)")
-        if wrong := [p for p in protocol if p not in (*PROTOCOLS, "all")]: raise Usage(f"--protocol {wrong[0]}: there are {', '.join(PROTOCOLS)}, or all")
+        if not model and not baselines:
+            raise Usage(
+                "nothing to judge: name a --model or a --baseline (constant, class_median, period, lag, pose, picture+pose)"
+            )
+        if wrong := [p for p in protocol if p not in (*PROTOCOLS, "all")]:
+            raise Usage(f"--protocol {wrong[0]}: there are {', '.join(PROTOCOLS)}, or all")
         _need_baselines(baselines, fit)
         output_folder(out)
         judged = load_annotated(clips, videos, columns, say, careful)
-        if not judged.kept: need_clips(judged, clips)  # says why
+        if not judged.kept:
+            need_clips(judged, clips)  # says why
         _say_rejected(judged, say)
         some = ClipSet(judged.kept[:limit], judged.rejected) if limit else judged
         kinds = {parse_counter(text).kind for text in model}
-        if kinds - {"baseline"} or set(baselines) - {"constant", "class_median"}: need_clips(some, clips)
-        how = Asking(max_new_tokens=max_new_tokens, prompts=tuple(prompt) or ("",), video=video, device=device, samples=samples, temperature=temperature, seed=seed, batch_size=batch,
-                     like=load_clips(fit) if fit else (), api=_api(max_cost, price, concurrency, base_url, native_video, replies, not dry_run) if "api" in kinds else {}, warn=say.warn)
-        try: how.check()
-        except ValueError as e: raise Usage(f"--{e}") from None
-        if dry_run and "api" not in kinds: raise Usage("--dry-run says what an API would be asked; no --model is behind one")
-        if kinds & {"checkpoint", "blind", "black"}: quiet_libraries()
-        try: counters, runs = make_counters([*baselines, *model], how)
-        except ValueError as e: raise Usage(f"--model: {e}") from None
-        if dry_run: return _say_requests(counters, some, say)
+        if kinds - {"baseline"} or set(baselines) - {"constant", "class_median"}:
+            need_clips(some, clips)
+        how = Asking(
+            max_new_tokens=max_new_tokens,
+            prompts=tuple(prompt) or ("",),
+            video=video,
+            device=device,
+            samples=samples,
+            temperature=temperature,
+            seed=seed,
+            batch_size=batch,
+            like=load_clips(fit) if fit else (),
+            api=_api(max_cost, price, concurrency, base_url, native_video, replies, not dry_run)
+            if "api" in kinds
+            else {},
+            warn=say.warn,
+        )
+        try:
+            how.check()
+        except ValueError as e:
+            raise Usage(f"--{e}") from None
+        if dry_run and "api" not in kinds:
+            raise Usage("--dry-run says what an API would be asked; no --model is behind one")
+        if kinds & {"checkpoint", "blind", "black"}:
+            quiet_libraries()
+        try:
+            counters, runs = make_counters([*baselines, *model], how)
+        except ValueError as e:
+            raise Usage(f"--model: {e}") from None
+        if dry_run:
+            return _say_requests(counters, some, say)
         result = judge_all(counters, some, seed=seed, folder=out, source=str(clips))
         best, unsaved = _best(result, runs), ""
         try:
             saved = result.save(out) if out else None
-            curves = {name: _draw_run(result, runs[name], best.get(name, ""), out / f"{name}.checkpoints.png") for name in runs} if out else {}
-        except OSError as e: saved, curves, unsaved = None, {}, str(e)  # what was found is shown all the same
+            curves = (
+                {
+                    name: _draw_run(result, runs[name], best.get(name, ""), out / f"{name}.checkpoints.png")
+                    for name in runs
+                }
+                if out
+                else {}
+            )
+        except OSError as e:
+            saved, curves, unsaved = None, {}, str(e)  # what was found is shown all the same
         results = result.results()
-        say.data |= {"clips": str(clips), "results": str(saved) if saved else None} | {k: results[k] for k in ("models", "paired", "n", "seed", "without_count", "rejected")}
-        if runs: say.data |= {"best": best, "steps": runs}
-        say.say(str(result.table().rename(index=lambda name: f"{name} *" if name in best.values() else name).to_string()))
-        for name, chosen in best.items(): say.say(f"* {chosen} is the best of the {len(runs[name])} checkpoints of {name} on these clips; what it is worth, others must tell")
-        for name in runs.keys() - best.keys(): say.say(f"the {len(runs[name])} checkpoints of {name} are alike on these clips: none is the best")
-        if len(counters) > 1: _say_differences(result, say)
-        for name in PROTOCOLS if "all" in protocol else dict.fromkeys(protocol): say.say(f"\nAs {name} would print it ({PROTOCOLS[name].source})\n{result.protocols(name).to_string()}")
+        say.data |= {"clips": str(clips), "results": str(saved) if saved else None} | {
+            k: results[k] for k in ("models", "paired", "n", "seed", "without_count", "rejected")
+        }
+        if runs:
+            say.data |= {"best": best, "steps": runs}
+        say.say(
+            str(result.table().rename(index=lambda name: f"{name} *" if name in best.values() else name).to_string())
+        )
+        for name, chosen in best.items():
+            say.say(
+                f"* {chosen} is the best of the {len(runs[name])} checkpoints of {name} on these clips; what it is worth, others must tell"
+            )
+        for name in runs.keys() - best.keys():
+            say.say(f"the {len(runs[name])} checkpoints of {name} are alike on these clips: none is the best")
+        if len(counters) > 1:
+            _say_differences(result, say)
+        for name in PROTOCOLS if "all" in protocol else dict.fromkeys(protocol):
+            say.say(f"\nAs {name} would print it ({PROTOCOLS[name].source})\n{result.protocols(name).to_string()}")
         say.say("\n" + result.accounts())
-        for name, ps in result.predictions.items(): _say_without(name, ps, say)
-        if all(p.count is None and p.text is None for ps in result.predictions.values() for p in ps): say.fail(str(clips), f"no counter answered about any of its clips; {next(iter(result.predictions))} says of the first: {'; '.join(next(iter(result.predictions.values()))[0].problems)}")
+        for name, ps in result.predictions.items():
+            _say_without(name, ps, say)
+        if all(p.count is None and p.text is None for ps in result.predictions.values() for p in ps):
+            say.fail(
+                str(clips),
+                f"no counter answered about any of its clips; {next(iter(result.predictions))} says of the first: {'; '.join(next(iter(result.predictions.values()))[0].problems)}",
+            )
         for name in result.predictions:
-            if missed := result.not_asked(name): say.fail(name, f"{len(missed)} of {len(some)} clips were not asked about, and count as misses: the same command, with more to spend, goes on with them")
-        if saved: say.say(f"written: {saved}")
-        if unsaved: say.fail(str(out), f"judged, but not written ({unsaved})")
-        for drawn in curves.values(): say.say(f"curve: {drawn}")
+            if missed := result.not_asked(name):
+                say.fail(
+                    name,
+                    f"{len(missed)} of {len(some)} clips were not asked about, and count as misses: the same command, with more to spend, goes on with them",
+                )
+        if saved:
+            say.say(f"written: {saved}")
+        if unsaved:
+            say.fail(str(out), f"judged, but not written ({unsaved})")
+        for drawn in curves.values():
+            say.say(f"curve: {drawn}")
 
 # %% ../nbs/18_cli.ipynb #3a3f885f
 def _best(result: Any, runs: dict[str, dict[str, int]]) -> dict[str, str]:
@@ -700,22 +1212,35 @@ def _need_baselines(names: list[str], fit: Path | None) -> None:
     from actrep_nb.counters import UNTRAINED
 
     for name in names:
-        if name not in (*COUNTERS, *UNTRAINED): raise Usage(f"no baseline {name!r}; there are {', '.join(dict.fromkeys([*COUNTERS, *UNTRAINED]))}")
-        if name in COUNTERS and hasattr(COUNTERS[name], "fit") and fit is None: raise Usage(f"baseline {name} learns its counts from annotated clips: add --fit TRAIN.csv")
+        if name not in (*COUNTERS, *UNTRAINED):
+            raise Usage(f"no baseline {name!r}; there are {', '.join(dict.fromkeys([*COUNTERS, *UNTRAINED]))}")
+        if name in COUNTERS and hasattr(COUNTERS[name], "fit") and fit is None:
+            raise Usage(f"baseline {name} learns its counts from annotated clips: add --fit TRAIN.csv")
 
 
-def _api(max_cost: float, price: str, concurrency: int, base_url: str, native: bool, replies: Path, connect: bool) -> dict[str, Any]:
+def _api(
+    max_cost: float, price: str, concurrency: int, base_url: str, native: bool, replies: Path, connect: bool
+) -> dict[str, Any]:
     "What `api_counter` is to know beside the name."
-    return {"max_cost": max_cost or None, "price": price, "concurrency": concurrency, "native": native, "folder": replies, "connect": connect} | ({"base_url": base_url} if base_url else {})
+    return {
+        "max_cost": max_cost or None,
+        "price": price,
+        "concurrency": concurrency,
+        "native": native,
+        "folder": replies,
+        "connect": connect,
+    } | ({"base_url": base_url} if base_url else {})
 
 
 def _say_requests(counters: dict[str, Any], clips: Any, say: Output) -> None:
     "What would be asked of APIs, and what it would cost."
     for name, counter in counters.items():
-        if not hasattr(counter, "dry_run"): continue
+        if not hasattr(counter, "dry_run"):
+            continue
         plan = counter.dry_run(list(clips))
         say.data.setdefault("plans", {})[name] = plan.data()
-        for line in plan.lines(): say.say(f"{name}: {line}")
+        for line in plan.lines():
+            say.say(f"{name}: {line}")
     say.say("nothing was sent")
 
 
@@ -723,22 +1248,43 @@ def _say_without(name: str, predictions: Any, say: Output, most: int = 5) -> Non
     "Which clips a counter gave no count for: those with one reason together, answers that cannot be read by what is wrong with them."
     reasons: dict[str, list[str]] = {}
     for p in predictions:
-        if p.count is not None: continue
-        why = [re.sub(r"^[A-Za-z]*Error: ", "", x) for x in p.problems] if p.text is None else sorted({x.partition(":")[0] for x in p.problems})
+        if p.count is not None:
+            continue
+        why = (
+            [re.sub(r"^[A-Za-z]*Error: ", "", x) for x in p.problems]
+            if p.text is None
+            else sorted({x.partition(":")[0] for x in p.problems})
+        )
         reasons.setdefault("; ".join(why) or "no count in the answer", []).append(p.id)
-    for reason, ids in reasons.items(): say.warn(f"{name}: {', '.join(ids[:most])}{f' and {len(ids) - most} more' if len(ids) > most else ''}: {reason}")
+    for reason, ids in reasons.items():
+        say.warn(
+            f"{name}: {', '.join(ids[:most])}{f' and {len(ids) - most} more' if len(ids) > most else ''}: {reason}"
+        )
 
 
 def _say_differences(result: Any, say: Output, most: int = 4) -> None:
     "Differences of all pairs; of many counters only those from the first."
     table, first = result.differences(), next(iter(result.predictions))
-    if many := len(result.predictions) > most: table = table[table.index.str.endswith(f" − {first}")]
-    say.say("\nDifferences on the same clips (* the interval excludes 0" + ("; those of other pairs are in results.json)" if many else ")") + "\n" + table.to_string())
+    if many := len(result.predictions) > most:
+        table = table[table.index.str.endswith(f" − {first}")]
+    say.say(
+        "\nDifferences on the same clips (* the interval excludes 0"
+        + ("; those of other pairs are in results.json)" if many else ")")
+        + "\n"
+        + table.to_string()
+    )
 
 # %% ../nbs/18_cli.ipynb #18a0c002
 @app.command(short_help="write adapters and their model as one checkpoint")
 def merge(
-    model: Annotated[str, typer.Argument(metavar="ADAPTERS", help="Folder of adapters or of the run that trained them, or their name on the hub.", show_default=False)],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="ADAPTERS",
+            help="Folder of adapters or of the run that trained them, or their name on the hub.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the checkpoint; it must be empty.", show_default=False)],
     as_json: AsJson = False,
 ) -> None:
@@ -753,7 +1299,8 @@ def merge(
         from actrep_nb.counters import find_checkpoint
 
         checkpoint = find_checkpoint(model)
-        if out.is_dir() and any(out.iterdir()): raise Usage(f"--out {out}: there is something in it already; name another folder")
+        if out.is_dir() and any(out.iterdir()):
+            raise Usage(f"--out {out}: there is something in it already; name another folder")
         output_folder(out)
         quiet_libraries()
         from actrep_nb.models import merge_adapters
@@ -764,12 +1311,31 @@ def merge(
 # %% ../nbs/18_cli.ipynb #da9d4ebd
 @app.command(short_help="list what is odd about annotation files")
 def audit(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Annotation files; several are looked at together, so that leaks between splits show.", show_default=False)],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE…",
+            help="Annotation files; several are looked at together, so that leaks between splits show.",
+            show_default=False,
+        ),
+    ],
     videos: Videos = None,
     columns: Columns = "",
-    write: Annotated[Path | None, typer.Option(help="Write the clips that were kept to this file, .csv or .jsonl, with our columns and with paths relative to it: from then on nothing needs --map or --videos.")] = None,
-    sources: Annotated[Path | None, typer.Option(help="Table of what each file was cut from (columns file, source; .csv or .xlsx), to find leaks between splits.")] = None,
-    page: Annotated[Path | None, typer.Option("--html", help="Also write one HTML page with distributions for each split.")] = None,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the clips that were kept to this file, .csv or .jsonl, with our columns and with paths relative to it: from then on nothing needs --map or --videos."
+        ),
+    ] = None,
+    sources: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table of what each file was cut from (columns file, source; .csv or .xlsx), to find leaks between splits."
+        ),
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option("--html", help="Also write one HTML page with distributions for each split.")
+    ] = None,
     fps: Annotated[float | None, typer.Option(help="Frame rate of frame numbers in files that name none.")] = None,
     careful: Careful = False,
     as_json: AsJson = False,
@@ -792,29 +1358,54 @@ def audit(
         from actrep_nb.records import audit as examine
         from actrep_nb.show import write_whole
 
-        if write and write.suffix.lower() not in (".csv", ".jsonl"): raise Usage(f"--write {write}: the name must end in .csv or .jsonl")
-        if write and write.resolve() in [f.resolve() for f in files]: raise Usage(f"--write {write} is what is read: name another file")
+        if write and write.suffix.lower() not in (".csv", ".jsonl"):
+            raise Usage(f"--write {write}: the name must end in .csv or .jsonl")
+        if write and write.resolve() in [f.resolve() for f in files]:
+            raise Usage(f"--write {write} is what is read: name another file")
         loaded, there = ClipSet(), False
         for file in files:
             loaded += load_annotated(file, videos, columns, say, careful, split=split_in_name(file), fps=fps)
             there = there or bool(say.data["videos"])
-        if sources: loaded = with_sources(loaded, load_sources(sources))
+        if sources:
+            loaded = with_sources(loaded, load_sources(sources))
         findings, leaks = examine(loaded, files=there), leakage(loaded)
         respelt = [f for f in findings if f.rule == "spelling"]
-        for f in findings if len(respelt) < 4 else [f for f in findings if f.rule != "spelling"]: say.say(str(f))
-        if len(respelt) > 3: say.say(f"note: spelling: {len(respelt)} names of actions are read in one writing: {', '.join(sorted({c.action for c in loaded if c.action}))[:200]}")
+        for f in findings if len(respelt) < 4 else [f for f in findings if f.rule != "spelling"]:
+            say.say(str(f))
+        if len(respelt) > 3:
+            say.say(
+                f"note: spelling: {len(respelt)} names of actions are read in one writing: {', '.join(sorted({c.action for c in loaded if c.action}))[:200]}"
+            )
         shared = [r for r in leaks if r["shared"]]
-        for r in shared: say.say(f"leak: {r['shared']} of {r['clips']} clips in {r['split']} ({r['with_source']} with a known source) share a source or file with {r['other']}")
+        for r in shared:
+            say.say(
+                f"leak: {r['shared']} of {r['clips']} clips in {r['split']} ({r['with_source']} with a known source) share a source or file with {r['other']}"
+            )
         title, rows = ", ".join(f.name for f in files), len(loaded.kept) + len(loaded.rejected)
-        say.say(f"{title}: {rows} rows, {len(loaded.kept)} kept, {len(loaded.rejected)} rejected, {len(findings)} findings; {sum(c.cycles is not None for c in loaded)} clips have cycles" + ("" if there else "; no video was looked at: name their folder with --videos"))
+        say.say(
+            f"{title}: {rows} rows, {len(loaded.kept)} kept, {len(loaded.rejected)} rejected, {len(findings)} findings; {sum(c.cycles is not None for c in loaded)} clips have cycles"
+            + ("" if there else "; no video was looked at: name their folder with --videos")
+        )
         if write:
             say.say(f"written: {_write_clips(loaded, write)}")
-            if not there: say.warn(f"{write} names videos that were not found, as they were written: with --videos they are named from where it lies")
+            if not there:
+                say.warn(
+                    f"{write} names videos that were not found, as they were written: with --videos they are named from where it lies"
+                )
         if page:
             write_whole(page, audit_page(loaded, findings, f"Audit of {title}"))
             say.say(f"page: {page}")
-        say.data |= {"file": title, "rows": rows, "kept": len(loaded.kept), "rejected": len(loaded.rejected), "cycles": sum(c.cycles is not None for c in loaded), "written": str(write) if write else None, "findings": [vars(f) for f in findings],
-                     "leaks": shared, "html": str(page) if page else None}
+        say.data |= {
+            "file": title,
+            "rows": rows,
+            "kept": len(loaded.kept),
+            "rejected": len(loaded.rejected),
+            "cycles": sum(c.cycles is not None for c in loaded),
+            "written": str(write) if write else None,
+            "findings": [vars(f) for f in findings],
+            "leaks": shared,
+            "html": str(page) if page else None,
+        }
 
 # %% ../nbs/18_cli.ipynb #828836a4
 def _write_clips(clips: Any, path: Path) -> Path:
@@ -829,13 +1420,18 @@ def _write_clips(clips: Any, path: Path) -> Path:
 # %% ../nbs/18_cli.ipynb #7b930c5b
 @app.command(short_help="set clips aside to be judged on, by source")
 def split(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Annotation file in any format that `audit` reads.", show_default=False)],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="Annotation file in any format that `audit` reads.", show_default=False),
+    ],
     test: Annotated[float, typer.Option(help="Share of the clips that are set aside.")] = 0.2,
     valid: Annotated[float, typer.Option(help="Share that is set aside to choose by while one trains; 0: none.")] = 0.0,
     seed: Annotated[int, typer.Option(help="Same seed, same parts.")] = 0,
     videos: Videos = None,
     columns: Columns = "",
-    sources: Annotated[Path | None, typer.Option(help="Table of what each file was cut from (columns file, source; .csv or .xlsx).")] = None,
+    sources: Annotated[
+        Path | None, typer.Option(help="Table of what each file was cut from (columns file, source; .csv or .xlsx).")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the parts. Default: beside FILE.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -855,25 +1451,51 @@ def split(
 
         output_folder(out)
         loaded = load_annotated(file, videos, columns, say)
-        if not loaded.kept: need_clips(loaded, file)  # says why
+        if not loaded.kept:
+            need_clips(loaded, file)  # says why
         _say_rejected(loaded, say)
-        if sources: loaded = with_sources(loaded, load_sources(sources))
-        if not any(Path(c.video).is_file() for c in loaded): say.warn("no video was looked at, so the same film under two names may be in two parts, and the written paths are those of the file: name their folder with --videos")
+        if sources:
+            loaded = with_sources(loaded, load_sources(sources))
+        if not any(Path(c.video).is_file() for c in loaded):
+            say.warn(
+                "no video was looked at, so the same film under two names may be in two parts, and the written paths are those of the file: name their folder with --videos"
+            )
         dealt = split_clips(loaded, {"test": test} | ({"valid": valid} if valid else {}), seed)
-        for f in dealt.findings[len(loaded.findings):]: say.say(str(f))
-        table = [r | {"sources": len({c.source or c.video for c in dealt if c.split == r["split"]}), "with cycles": sum(c.cycles is not None for c in dealt if c.split == r["split"])} for r in sorted(split_table(dealt), key=lambda r: ("train", "valid", "test").index(r["split"]))]
-        say.data |= {"file": str(file), "seed": seed, "parts": {r["split"]: r | {"file": str(_write_part(dealt.split(r["split"]), file, out))} for r in table}, "shared": sum(r["shared"] for r in leakage(dealt)), "rejected": len(loaded.rejected)}
-        for name, r in say.data["parts"].items(): say.say(f"{name:<6} {r['clips']:>4} clip{'s' * (r['clips'] > 1)} of {r['sources']} source{'s' * (r['sources'] > 1)}, {r['with cycles']} with cycles, counts up to {r['count max']}, median {r['count median']}: {r['file']}")
+        for f in dealt.findings[len(loaded.findings) :]:
+            say.say(str(f))
+        table = [
+            r
+            | {
+                "sources": len({c.source or c.video for c in dealt if c.split == r["split"]}),
+                "with cycles": sum(c.cycles is not None for c in dealt if c.split == r["split"]),
+            }
+            for r in sorted(split_table(dealt), key=lambda r: ("train", "valid", "test").index(r["split"]))
+        ]
+        say.data |= {
+            "file": str(file),
+            "seed": seed,
+            "parts": {r["split"]: r | {"file": str(_write_part(dealt.split(r["split"]), file, out))} for r in table},
+            "shared": sum(r["shared"] for r in leakage(dealt)),
+            "rejected": len(loaded.rejected),
+        }
+        for name, r in say.data["parts"].items():
+            say.say(
+                f"{name:<6} {r['clips']:>4} clip{'s' * (r['clips'] > 1)} of {r['sources']} source{'s' * (r['sources'] > 1)}, {r['with cycles']} with cycles, counts up to {r['count max']}, median {r['count median']}: {r['file']}"
+            )
 
 
 def _write_part(clips: Any, file: Path, out: Path | None) -> Path:
     "A part beside its file; one that is there and says something else stays. Raises Usage."
-    path = (out or file.parent) / f"{file.stem}_{clips[0].split}{'.jsonl' if any(c.extra.get('task') for c in clips) else '.csv'}"
+    path = (
+        out or file.parent
+    ) / f"{file.stem}_{clips[0].split}{'.jsonl' if any(c.extra.get('task') for c in clips) else '.csv'}"
     fresh = _write_clips(clips, path.with_name(f".{path.stem}.new{path.suffix}"))
     text, before = fresh.read_bytes(), path.read_bytes() if path.exists() else None
     if before is not None and before != text:
         fresh.unlink()
-        raise Usage(f"{path} is there and holds other clips: models may have been trained on the part beside it. Name another folder with --out, or delete it")
+        raise Usage(
+            f"{path} is there and holds other clips: models may have been trained on the part beside it. Name another folder with --out, or delete it"
+        )
     os.replace(fresh, path)
     return path
 
@@ -895,23 +1517,38 @@ def _planned(model: str, video: str) -> dict[str, Any]:
     known = (Path(model) / "config.json").exists()
     config: dict[str, Any] = {"model_type": model}
     patches: dict[str, Any] = {}
-    if known: config = json.loads((Path(model) / "config.json").read_text())
+    if known:
+        config = json.loads((Path(model) / "config.json").read_text())
     elif model not in FRAME_RULES:
         quiet_libraries()
         from actrep_nb.parallel import PUBLISHED
 
-        if model not in PUBLISHED: raise Usage(f"no model {model!r}: name a family ({', '.join(FRAME_RULES)}), a folder with a config.json, or one of {', '.join(PUBLISHED)}")
+        if model not in PUBLISHED:
+            raise Usage(
+                f"no model {model!r}: name a family ({', '.join(FRAME_RULES)}), a folder with a config.json, or one of {', '.join(PUBLISHED)}"
+            )
         config = PUBLISHED[model]
-    if (family := config["model_type"]) not in FRAME_RULES: raise Usage(f"{model} is a {family}; there are {', '.join(FRAME_RULES)}")
+    if (family := config["model_type"]) not in FRAME_RULES:
+        raise Usage(f"{model} is a {family}; there are {', '.join(FRAME_RULES)}")
     for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
         found = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
         patches = found.get("video_processor", found) or patches
-    try: spec = parse_spec(video, VideoSpec(**patches.get("video_spec", {})))
-    except ValueError as e: raise Usage(f"--video {e}") from None
+    try:
+        spec = parse_spec(video, VideoSpec(**patches.get("video_spec", {})))
+    except ValueError as e:
+        raise Usage(f"--video {e}") from None
     text: dict[str, Any] = config.get("text_config", config)
-    head = text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"] if "num_hidden_layers" in text else 0
+    head = (
+        text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"] if "num_hidden_layers" in text else 0
+    )
     token = patches["patch_size"] * patches["merge_size"] if "patch_size" in patches else FRAME_RULES[family].token
-    return {"family": family, "spec": spec, "token": token, "slot": patches.get("temporal_patch_size", 2), "kv_bytes": 2 * 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head if head else 0}
+    return {
+        "family": family,
+        "spec": spec,
+        "token": token,
+        "slot": patches.get("temporal_patch_size", 2),
+        "kv_bytes": 2 * 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head if head else 0,
+    }
 
 # %% ../nbs/18_cli.ipynb #3d8935f4
 def _motion(clip: Any, size: tuple[int, int], planned: dict[str, Any], cache: Any) -> Any:
@@ -919,30 +1556,78 @@ def _motion(clip: Any, size: tuple[int, int], planned: dict[str, Any], cache: An
     from actrep_nb.spec import Motion, plan_file
     from actrep_nb.video import fastest_period, probe
 
-    length, fps, plan = clip.extra.get("duration") or (clip.cycles[-1][1] if clip.cycles else None), clip.extra.get("fps") or 30.0, None
+    length, fps, plan = (
+        clip.extra.get("duration") or (clip.cycles[-1][1] if clip.cycles else None),
+        clip.extra.get("fps") or 30.0,
+        None,
+    )
     if Path(clip.video).is_file():
         info = cache.info(clip.video) if cache else probe(clip.video)
         length, size, fps = info.duration, (info.height, info.width), info.fps
         plan = plan_file(planned["spec"], clip.video, clip.window, planned["token"], planned["slot"], cache)
-    if clip.window: length = clip.window[1] - clip.window[0]
-    if not length: return None
-    return Motion(length, length / clip.count if clip.count else float("inf"), fastest_period(clip.cycles, clip.count, length), size, fps, plan)
+    if clip.window:
+        length = clip.window[1] - clip.window[0]
+    if not length:
+        return None
+    return Motion(
+        length,
+        length / clip.count if clip.count else float("inf"),
+        fastest_period(clip.cycles, clip.count, length),
+        size,
+        fps,
+        plan,
+    )
 
 # %% ../nbs/18_cli.ipynb #2a35dbb8
 @app.command(short_help="what a frame rate costs, and which clips are too fast for it")
 def plan(
-    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Annotation file. With --gpus or --strategy it may be left out: then memory is all that is shown.", show_default=False)] = None,
-    model: Annotated[str, typer.Option(help="Family (qwen2_vl, qwen2_5_vl, qwen3_vl), checkpoint folder, or published checkpoint, as Qwen/Qwen2.5-VL-3B-Instruct.")] = "qwen2_5_vl",
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]",
+            help="Annotation file. With --gpus or --strategy it may be left out: then memory is all that is shown.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Family (qwen2_vl, qwen2_5_vl, qwen3_vl), checkpoint folder, or published checkpoint, as Qwen/Qwen2.5-VL-3B-Instruct."
+        ),
+    ] = "qwen2_5_vl",
     videos: Videos = None,
     columns: Columns = "",
     fps: Annotated[str, typer.Option(help="Rates to compare, separated by commas.")] = "1,2,4,8",
-    source_fps: Annotated[float | None, typer.Option(help="Frame rate of frame numbers in a file that names none.")] = None,
-    video: Annotated[str, typer.Option(help="Change what the model sees, as in \"fps=8 max_tokens=8192\": fps (or motion), max_tokens, max_frames, max_pixels_per_frame, frame_size. Default: what it was trained on.")] = "",
-    cache: Annotated[Path | None, typer.Option(help="Folder of the frame cache that runs will use: what is measured of the videos is kept there.")] = None,
+    source_fps: Annotated[
+        float | None, typer.Option(help="Frame rate of frame numbers in a file that names none.")
+    ] = None,
+    video: Annotated[
+        str,
+        typer.Option(
+            help="Change what the model sees, as in \"fps=8 max_tokens=8192\": fps (or motion), max_tokens, max_frames, max_pixels_per_frame, frame_size. Default: what it was trained on."
+        ),
+    ] = "",
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the frame cache that runs will use: what is measured of the videos is kept there."
+        ),
+    ] = None,
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of videos that are not here.")] = "1280x720",
-    gpus: Annotated[int, typer.Option(min=0, help="Also what training keeps on each of so many GPUs; the model must be a published checkpoint or a folder with a config.json.")] = 0,
-    strategy: Annotated[str | None, typer.Option(help="Show that for one strategy: ddp, zero2, zero3, zero3_offload, fsdp2. Default: all.")] = None,
-    frozen: Annotated[str, typer.Option(help="Parts that are not trained, for --gpus: vision, merger, language.")] = "vision,merger",
+    gpus: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Also what training keeps on each of so many GPUs; the model must be a published checkpoint or a folder with a config.json.",
+        ),
+    ] = 0,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="Show that for one strategy: ddp, zero2, zero3, zero3_offload, fsdp2. Default: all."),
+    ] = None,
+    frozen: Annotated[
+        str, typer.Option(help="Parts that are not trained, for --gpus: vision, merger, language.")
+    ] = "vision,merger",
     as_json: AsJson = False,
 ) -> None:
     """Show what a model will see of each clip (the line with the star), what other rates cost, and which clips are too fast for them: frames, size, tokens, share above Nyquist, memory.
@@ -960,64 +1645,137 @@ def plan(
         from actrep_nb.spec import plan_table
         from actrep_nb.video import FrameCache, VideoError
 
-        if not (file or gpus or strategy): raise Usage("name an annotation FILE to see what frame rates cost, or --gpus to see what training keeps")
-        if gpus or strategy: say.data["memory"] = _memory(model, gpus or 1, frozen, strategy, say)
-        if not file: return
-        if gpus or strategy: say.say()
-        try: rates, (width, height) = [float(r) for r in fps.split(",")], (int(s) for s in size.split("x"))
-        except ValueError: raise Usage(f"--fps {fps} --size {size}: --fps takes numbers separated by commas, --size takes WIDTHxHEIGHT, as in 1280x720") from None
+        if not (file or gpus or strategy):
+            raise Usage("name an annotation FILE to see what frame rates cost, or --gpus to see what training keeps")
+        if gpus or strategy:
+            say.data["memory"] = _memory(model, gpus or 1, frozen, strategy, say)
+        if not file:
+            return
+        if gpus or strategy:
+            say.say()
+        try:
+            rates, (width, height) = [float(r) for r in fps.split(",")], (int(s) for s in size.split("x"))
+        except ValueError:
+            raise Usage(
+                f"--fps {fps} --size {size}: --fps takes numbers separated by commas, --size takes WIDTHxHEIGHT, as in 1280x720"
+            ) from None
         if min(width, height) < 1 or not all(0 < r < float("inf") for r in (*rates, source_fps or 1)):
             raise Usage(f"--size {size}, --fps {fps}, --source-fps {source_fps}: all must be above 0")
         planned, store = _planned(model, video), FrameCache(cache) if cache else None
         loaded, motions, clips = load_annotated(file, videos, columns, say, fps=source_fps), [], []
         _say_rejected(loaded, say, "left out")
         for clip in progress(list(loaded), desc="planning"):
-            try: motion = _motion(clip, (height, width), planned, store)
-            except VideoError as e: say.fail(clip.video, str(e))
+            try:
+                motion = _motion(clip, (height, width), planned, store)
+            except VideoError as e:
+                say.fail(clip.video, str(e))
             else:
-                if motion: motions.append(motion); clips.append(clip)
-                else: say.warn(f"{clip.id}: no video, no duration, no cycles: its length is not known, so it is left out")
-        if not motions: raise ValueError(f"{file}: nothing tells the length of any of its clips; name the folder of the videos with --videos, or the rate of its frame numbers with --source-fps")
+                if motion:
+                    motions.append(motion)
+                    clips.append(clip)
+                else:
+                    say.warn(f"{clip.id}: no video, no duration, no cycles: its length is not known, so it is left out")
+        if not motions:
+            raise ValueError(
+                f"{file}: nothing tells the length of any of its clips; name the folder of the videos with --videos, or the rate of its frame numbers with --source-fps"
+            )
         spec, token, slot = planned["spec"], planned["token"], planned["slot"]
         table = plan_table(motions, spec, rates, token, slot, planned["family"], planned["kv_bytes"])
-        for line in _plan_lines(table): say.say(line)
+        for line in _plan_lines(table):
+            say.say(line)
         guessed = sum(m.plan is None for m in motions)
         say.say(f"* what {model} is shown: {spec}")
-        if guessed and spec.fps == "motion": say.say(f"{guessed} videos are not here: their movement is taken from the annotations, runs measure it in the pictures")
-        say.say(f"{len(motions)} of {len(loaded.kept) + len(loaded.rejected)} rows planned for {planned['family']}; hub: its own processor at 2 fps; too fast: fewer than two slots of {slot} frames for each repetition")
+        if guessed and spec.fps == "motion":
+            say.say(
+                f"{guessed} videos are not here: their movement is taken from the annotations, runs measure it in the pictures"
+            )
+        say.say(
+            f"{len(motions)} of {len(loaded.kept) + len(loaded.rejected)} rows planned for {planned['family']}; hub: its own processor at 2 fps; too fast: fewer than two slots of {slot} frames for each repetition"
+        )
         plans = [(clip, m.plan or m.planned(spec, token, slot)) for clip, m in zip(clips, motions)]
-        say.data |= {"file": str(file), "family": planned["family"], "kv_bytes": planned["kv_bytes"], "video": str(spec), "clips": len(motions), "measured": len(motions) - guessed, "rows": len(loaded.kept) + len(loaded.rejected), "table": table,
-                     "plans": [{"clip": clip.id, "fps": p.fps, "frames": len(p.times), "size": [p.height, p.width], "tokens": p.tokens(token, slot)} for clip, p in plans]}
+        say.data |= {
+            "file": str(file),
+            "family": planned["family"],
+            "kv_bytes": planned["kv_bytes"],
+            "video": str(spec),
+            "clips": len(motions),
+            "measured": len(motions) - guessed,
+            "rows": len(loaded.kept) + len(loaded.rejected),
+            "table": table,
+            "plans": [
+                {
+                    "clip": clip.id,
+                    "fps": p.fps,
+                    "frames": len(p.times),
+                    "size": [p.height, p.width],
+                    "tokens": p.tokens(token, slot),
+                }
+                for clip, p in plans
+            ],
+        }
 
 # %% ../nbs/18_cli.ipynb #4a812bdc
 def _memory(model: str, gpus: int, frozen: str, strategy: str | None, say: Output) -> dict[str, Any]:
     "What training keeps on each GPU under one strategy or each, before activations: a line each."
     quiet_libraries()
-    from actrep_nb.parallel import PUBLISHED, STRATEGIES, collected_at_once, parameter_counts, rollout_bytes, state_bytes
+    from actrep_nb.parallel import (
+        PUBLISHED,
+        STRATEGIES,
+        collected_at_once,
+        parameter_counts,
+        rollout_bytes,
+        state_bytes,
+    )
 
-    if strategy and strategy not in STRATEGIES: raise Usage(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
+    if strategy and strategy not in STRATEGIES:
+        raise Usage(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
     if model not in PUBLISHED and not (Path(model) / "config.json").exists():
-        raise Usage(f"--model {model}: what training keeps depends on a model's size; name a folder with a config.json, or one of {', '.join(PUBLISHED)}")
+        raise Usage(
+            f"--model {model}: what training keeps depends on a model's size; name a folder with a config.json, or one of {', '.join(PUBLISHED)}"
+        )
     weights, trained = parameter_counts(model, *[part for part in frozen.split(",") if part])
-    say.say(f"{weights / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million trained in mixed precision on {gpus} GPU{'s' * (gpus > 1)}; MiB on each, before activations:")
-    kept = {name: {part: size / 2**20 for part, size in state_bytes(weights, trained, name, gpus).items()} for name in ([strategy] if strategy else STRATEGIES)}
+    say.say(
+        f"{weights / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million trained in mixed precision on {gpus} GPU{'s' * (gpus > 1)}; MiB on each, before activations:"
+    )
+    kept = {
+        name: {part: size / 2**20 for part, size in state_bytes(weights, trained, name, gpus).items()}
+        for name in ([strategy] if strategy else STRATEGIES)
+    }
     at_once = collected_at_once(model)
-    rollout = {name: {gather: rollout_bytes(weights, trained, name, gather, at_once=at_once) / 2**20 for gather in ("whole", "layers")} for name in kept}
-    say.say(f"{'strategy':>14} {'weights':>10} {'gradients':>10} {'optimiser':>10} {'in all':>10} {'on the CPU':>11} {'GRPO: whole':>12} {'or layers':>10}")
+    rollout = {
+        name: {
+            gather: rollout_bytes(weights, trained, name, gather, at_once=at_once) / 2**20
+            for gather in ("whole", "layers")
+        }
+        for name in kept
+    }
+    say.say(
+        f"{'strategy':>14} {'weights':>10} {'gradients':>10} {'optimiser':>10} {'in all':>10} {'on the CPU':>11} {'GRPO: whole':>12} {'or layers':>10}"
+    )
     for name, k in kept.items():
-        say.say(f"{name:>14} {k['weights']:>10,.1f} {k['gradients']:>10,.1f} {k['optimiser']:>10,.1f} {sum(k.values()) - k['cpu']:>10,.1f} {k['cpu']:>11,.1f} {rollout[name]['whole']:>12,.1f} {rollout[name]['layers']:>10,.1f}")
-    say.say("GRPO: once in each rollout these are needed too, for weights that are collected whole (ddp: rounded to bfloat16), or with -p gather layers one layer at a time for every token")
+        say.say(
+            f"{name:>14} {k['weights']:>10,.1f} {k['gradients']:>10,.1f} {k['optimiser']:>10,.1f} {sum(k.values()) - k['cpu']:>10,.1f} {k['cpu']:>11,.1f} {rollout[name]['whole']:>12,.1f} {rollout[name]['layers']:>10,.1f}"
+        )
+    say.say(
+        "GRPO: once in each rollout these are needed too, for weights that are collected whole (ddp: rounded to bfloat16), or with -p gather layers one layer at a time for every token"
+    )
     return {"parameters": weights, "trained": trained, "gpus": gpus, "mib": kept, "rollout_mib": rollout}
 
 # %% ../nbs/18_cli.ipynb #4b6d37bf
 def _plan_lines(table: list[dict[str, Any]]) -> list[str]:
     "`plan_table` for people: medians, and the largest."
-    out = [f"{'rate':>9} {'frames':>12} {'size':>10} {'tokens':>16} {'too fast, mean':>15} {'fastest':>8} {'patches MB':>11} {'KV MB':>7} {'cache GB':>9}"]
+    out = [
+        f"{'rate':>9} {'frames':>12} {'size':>10} {'tokens':>16} {'too fast, mean':>15} {'fastest':>8} {'patches MB':>11} {'KV MB':>7} {'cache GB':>9}"
+    ]
     for r in table:
-        kept = f"{r['kv_mb']['max']:.0f}" if r["kv_mb"]["max"] else "?"  # a family's name does not tell how deep the model is
+        kept = (
+            f"{r['kv_mb']['max']:.0f}" if r["kv_mb"]["max"] else "?"
+        )  # a family's name does not tell how deep the model is
         pair = {k: f"{r[k]['median']:.0f} ≤{r[k]['max']:.0f}" for k in ("frames", "tokens")}
-        out.append(f"{r['rate']:>9} {pair['frames']:>12} {r['size'][1]:>5}×{r['size'][0]:<4} {pair['tokens']:>16} {r['too_fast_on_average']:>15.1%} {r['too_fast_at_its_fastest']:>8.1%}"
-                   f" {r['patches_mb']['max']:>11.0f} {kept:>7} {r['cache_gb']:>9.2f}")
+        out.append(
+            f"{r['rate']:>9} {pair['frames']:>12} {r['size'][1]:>5}×{r['size'][0]:<4} {pair['tokens']:>16} {r['too_fast_on_average']:>15.1%} {r['too_fast_at_its_fastest']:>8.1%}"
+            f" {r['patches_mb']['max']:>11.0f} {kept:>7} {r['cache_gb']:>9.2f}"
+        )
     return out
 
 # %% ../nbs/18_cli.ipynb #69433e6c
@@ -1028,12 +1786,20 @@ def _bench_video(videos: Path | None, limit: int, trl: bool, model: str, say: Ou
     from actrep_nb.synth import make_dataset
     from actrep_nb.video import FrameCache, bench_readers
 
-    if trl: raise Usage("--trl is for `actrep bench grpo`")
-    if videos and not videos.is_dir(): raise Usage(f"--videos {videos}: there is no such folder")
+    if trl:
+        raise Usage("--trl is for `actrep bench grpo`")
+    if videos and not videos.is_dir():
+        raise Usage(f"--videos {videos}: there is no such folder")
     with tempfile.TemporaryDirectory() as folder:
-        if videos is None: make_dataset(Path(folder), 3)
-        paths = sorted(p for p in (videos or Path(folder) / "videos").iterdir() if p.suffix.lower() in (".mp4", ".avi", ".mkv", ".mov", ".webm", ".gif"))
-        if not paths: raise ValueError(f"{videos} holds no videos")
+        if videos is None:
+            make_dataset(Path(folder), 3)
+        paths = sorted(
+            p
+            for p in (videos or Path(folder) / "videos").iterdir()
+            if p.suffix.lower() in (".mp4", ".avi", ".mkv", ".mov", ".webm", ".gif")
+        )
+        if not paths:
+            raise ValueError(f"{videos} holds no videos")
         result = bench_readers(paths[:limit] if limit else paths, FrameCache(Path(folder) / "cache"))
     for name, road in result["roads"].items():
         speed = f"{road['times_as_fast']:10.2f} × PyAV on {road['files']} files" if road["files"] else "       none"
@@ -1045,13 +1811,16 @@ def _say_phases(result: dict[str, Any], other: str, say: Output) -> None:
     "Time and memory of both ways, phase by phase."
     say.say(f"a prompt of {result['prompt']} tokens, answers of {', '.join(map(str, result['answers']))}")
     for name, phase in result["phases"].items():
-        say.say(f"{name:>18} {phase['times_as_fast']:6.2f} times as fast, {phase['times_less_memory']:6.2f} times less memory"
-                f"  ({phase['seconds']:.2f} s for {phase[f'seconds_{other}']:.2f}, {phase['bytes'] / 2**20:.0f} MiB for {phase[f'bytes_{other}'] / 2**20:.0f})")
+        say.say(
+            f"{name:>18} {phase['times_as_fast']:6.2f} times as fast, {phase['times_less_memory']:6.2f} times less memory"
+            f"  ({phase['seconds']:.2f} s for {phase[f'seconds_{other}']:.2f}, {phase['bytes'] / 2**20:.0f} MiB for {phase[f'bytes_{other}'] / 2**20:.0f})"
+        )
 
 
 def _bench_grpo(videos: Path | None, limit: int, trl: bool, model: str, say: Output) -> None:
     "One prompt read once against the same prompt repeated for each answer; with `trl`, a text prompt against TRL's trainer."
-    if videos or limit: raise Usage("--videos and --limit are for `actrep bench video`; `actrep bench grpo` makes its own")
+    if videos or limit:
+        raise Usage("--videos and --limit are for `actrep bench video`; `actrep bench grpo` makes its own")
     from actrep_nb.grpo import bench_grpo, bench_trl
 
     if trl:
@@ -1060,7 +1829,10 @@ def _bench_grpo(videos: Path | None, limit: int, trl: bool, model: str, say: Out
     else:
         result = bench_grpo()
         _say_phases(result, "repeated", say)
-        say.say("largest differences: " + ", ".join(f"{name} {apart:.1e}" for name, apart in result["largest_difference"].items()))
+        say.say(
+            "largest differences: "
+            + ", ".join(f"{name} {apart:.1e}" for name, apart in result["largest_difference"].items())
+        )
     say.data |= result
 
 
@@ -1073,11 +1845,19 @@ def _bench_answers(videos: Path | None, limit: int, trl: bool, model: str, say: 
     from actrep_nb.records import load_clips
     from actrep_nb.synth import make_dataset
 
-    if videos or trl: raise Usage("--videos and --trl are for other benchmarks; `actrep bench answers` draws its clips")
+    if videos or trl:
+        raise Usage("--videos and --trl are for other benchmarks; `actrep bench answers` draws its clips")
     quiet_libraries()
     counter = load_counter(find_checkpoint(model or "tiny_base"), Asking(max_new_tokens=144), whole=False)
-    with tempfile.TemporaryDirectory() as folder: result = bench_answers(counter, load_clips(make_dataset(Path(folder), limit or 32, seed=0, name="clips"), videos=Path(folder) / "videos"))
-    for size, row in result["sizes"].items(): say.say(f"{size:>4} side by side: {row['times_as_fast']:6.2f} times as fast ({row['seconds']:.1f} s for {result['clips']} clips), {row['differ']} answers differ")
+    with tempfile.TemporaryDirectory() as folder:
+        result = bench_answers(
+            counter,
+            load_clips(make_dataset(Path(folder), limit or 32, seed=0, name="clips"), videos=Path(folder) / "videos"),
+        )
+    for size, row in result["sizes"].items():
+        say.say(
+            f"{size:>4} side by side: {row['times_as_fast']:6.2f} times as fast ({row['seconds']:.1f} s for {result['clips']} clips), {row['differ']} answers differ"
+        )
     say.data |= result
 
 
@@ -1086,7 +1866,9 @@ BENCHES = {"video": _bench_video, "grpo": _bench_grpo, "answers": _bench_answers
 
 @app.command(short_help="measure speed as ratios in one run")
 def bench(
-    what: Annotated[str, typer.Argument(metavar="WHAT", help="What to measure: video, grpo, answers.", show_default=False)],
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="What to measure: video, grpo, answers.", show_default=False)
+    ],
     videos: Annotated[Path | None, typer.Option(help="Folder of videos. Default: drawn ones.")] = None,
     limit: Annotated[int, typer.Option(help="Take only the first so many; 0: all.")] = 0,
     trl: Annotated[bool, typer.Option("--trl", help="For grpo: against TRL's trainer, on a text prompt.")] = False,
@@ -1104,21 +1886,55 @@ def bench(
       actrep bench answers --model runs/demo/grpo
     """
     with command("bench", as_json) as say:
-        if what not in BENCHES: raise Usage(f"nothing to measure called {what!r}; there is {', '.join(BENCHES)}")
+        if what not in BENCHES:
+            raise Usage(f"nothing to measure called {what!r}; there is {', '.join(BENCHES)}")
         BENCHES[what](videos, limit, trl, model, say)
 
 # %% ../nbs/18_cli.ipynb #87702424
 @app.command(short_help="run an experiment notebook with parameters")
 def run(
-    notebook: Annotated[str, typer.Argument(metavar="NOTEBOOK", help="Path of a notebook, or the name of an experiment: 03_sft, sft.", show_default=False)],
-    parameter: Annotated[list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter (repeatable). NAME=VALUE works too.")] = [],  # noqa: B006
-    params: Annotated[list[str], typer.Option("-f", "--params", metavar="FILE", help="YAML file of parameters, or the name of a recipe that comes with the book, such as repcount_3b (repeatable; later ones and -p win).")] = [],  # noqa: B006
+    notebook: Annotated[
+        str,
+        typer.Argument(
+            metavar="NOTEBOOK",
+            help="Path of a notebook, or the name of an experiment: 03_sft, sft.",
+            show_default=False,
+        ),
+    ],
+    parameter: Annotated[
+        list[str],
+        typer.Option(
+            "-p", "--parameter", metavar="NAME VALUE", help="Set a parameter (repeatable). NAME=VALUE works too."
+        ),
+    ] = [],  # noqa: B006
+    params: Annotated[
+        list[str],
+        typer.Option(
+            "-f",
+            "--params",
+            metavar="FILE",
+            help="YAML file of parameters, or the name of a recipe that comes with the book, such as repcount_3b (repeatable; later ones and -p win).",
+        ),
+    ] = [],  # noqa: B006
     out: Annotated[Path | None, typer.Option(help="Run folder. Default: runs/NOTEBOOK/DATE-TIME.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that one cell may take.")] = None,
-    ranks: Annotated[int | None, typer.Option(min=1, help="Kernels on this machine that run the notebook together, one for each GPU. Default: the variable ACTREP_RANKS, or 1.")] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Kernels on this machine that run the notebook together, one for each GPU. Default: the variable ACTREP_RANKS, or 1.",
+        ),
+    ] = None,
     no_input: Annotated[bool, typer.Option("--no-input", help="Leave the code out of report.html.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, also with what is done or begun. Default: the same command again goes on.")] = False,
-    show: Annotated[bool, typer.Option("--show", help="Only list the notebook's parameters, with the values they would have.")] = False,
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Start over, also with what is done or begun. Default: the same command again goes on."
+        ),
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Only list the notebook's parameters, with the values they would have.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run an experiment notebook with parameters; keep notebook, manifest, metrics and a report in one folder.
@@ -1141,22 +1957,55 @@ def run(
     with command("run", as_json) as say:
         from actrep_nb import runs
 
-        try: path = runs.find_notebook(notebook)
-        except FileNotFoundError as e: raise Usage(str(e)) from None
+        try:
+            path = runs.find_notebook(notebook)
+        except FileNotFoundError as e:
+            raise Usage(str(e)) from None
         declared = runs.notebook_parameters(path)
         given = _recipes(params, path) | _parameters(parameter, declared, path.name)
         if show:
-            for p in declared.values(): say.say(f"  {p.name}: {runs.type_name(p.type)} = {given.get(p.name, p.default)!r}" + (f"  # {p.help}" if p.help else ""))
-            say.data |= {"notebook": str(path), "parameters": {p.name: {"type": runs.type_name(p.type), "default": p.default, "help": p.help, **({"value": given[p.name]} if p.name in given else {})} for p in declared.values()}}
+            for p in declared.values():
+                say.say(
+                    f"  {p.name}: {runs.type_name(p.type)} = {given.get(p.name, p.default)!r}"
+                    + (f"  # {p.help}" if p.help else "")
+                )
+            say.data |= {
+                "notebook": str(path),
+                "parameters": {
+                    p.name: {
+                        "type": runs.type_name(p.type),
+                        "default": p.default,
+                        "help": p.help,
+                        **({"value": given[p.name]} if p.name in given else {}),
+                    }
+                    for p in declared.values()
+                },
+            }
             return
-        if path.parent in runs.shipped("nbs/experiments"): _refuse_early(given, declared, path.name)
+        if path.parent in runs.shipped("nbs/experiments"):
+            _refuse_early(given, declared, path.name)
         output_folder(out)
-        result = runs.run(path, out or Path("runs") / path.stem / _stamp(), given, timeout=timeout, no_input=no_input, ranks=ranks, fresh=fresh,
-                          tell=lambda words: say.say(f"{words}: {out}") if words else None)
+        result = runs.run(
+            path,
+            out or Path("runs") / path.stem / _stamp(),
+            given,
+            timeout=timeout,
+            no_input=no_input,
+            ranks=ranks,
+            fresh=fresh,
+            tell=lambda words: say.say(f"{words}: {out}") if words else None,
+        )
         say.say(str(result))
-        for name, value in result.metrics.items(): say.say(f"  {name} = {value}")
+        for name, value in result.metrics.items():
+            say.say(f"  {name} = {value}")
         say.say(f"report: {result.report}")
-        say.data |= {"out": result.out, "status": result.manifest.status, "seconds": result.manifest.seconds, "metrics": result.metrics, "report": result.report}
+        say.data |= {
+            "out": result.out,
+            "status": result.manifest.status,
+            "seconds": result.manifest.seconds,
+            "metrics": result.metrics,
+            "report": result.report,
+        }
 
 # %% ../nbs/18_cli.ipynb #7582939c
 kernels = typer.Typer(no_args_is_help=True, help="A Jupyter kernel that runs each cell on several ranks.")
@@ -1166,7 +2015,9 @@ app.add_typer(kernels, name="kernel", short_help="JupyterLab kernels of several 
 @kernels.command("install", short_help="put \"ActRep × N\" into JupyterLab's launcher")
 def kernel_install(
     ranks: Annotated[int, typer.Option(min=1, help="Kernels that each cell runs on, one for each GPU.")] = 2,
-    user: Annotated[bool, typer.Option("--user", help="For all environments of this user; else for this Python environment.")] = False,
+    user: Annotated[
+        bool, typer.Option("--user", help="For all environments of this user; else for this Python environment.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Install the kernel "ActRep × N": each cell runs on N ranks, rank 0's output and any rank's error are shown.
@@ -1186,14 +2037,15 @@ def kernel_install(
         say.say(f"ActRep × {ranks}: choose it in JupyterLab's launcher or kernel menu ({where})")
         say.data |= {"kernel": where.name, "folder": str(where)}
 
-
 # %% ../nbs/18_cli.ipynb #7c75c4f0
 def _grid(texts: list[str], declared: dict[str, Any], notebook: str) -> dict[str, list[Any]]:
     "Values of `NAME=V1,V2,…` texts, each read as the notebook declares it."
     pairs = [t.split("=", 1) for t in texts]
-    if bad := [t for t, pair in zip(texts, pairs) if len(pair) != 2 or not pair[1]]: raise Usage(f"--grid {bad[0]}: write NAME=VALUE,VALUE")
+    if bad := [t for t, pair in zip(texts, pairs) if len(pair) != 2 or not pair[1]]:
+        raise Usage(f"--grid {bad[0]}: write NAME=VALUE,VALUE")
     names = [name for name, _ in pairs]
-    if twice := [name for name in names if names.count(name) > 1]: raise Usage(f"--grid {twice[0]} is given twice: write all its values in one, --grid {twice[0]}=V1,V2")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise Usage(f"--grid {twice[0]} is given twice: write all its values in one, --grid {twice[0]}=V1,V2")
     read = _read([(name, v) for name, values in pairs for v in values.split(",")], declared, notebook)
     return {name: [next(read) for _ in values.split(",")] for name, values in pairs}
 
@@ -1202,31 +2054,87 @@ def _rows(table: Path | None, declared: dict[str, Any]) -> list[dict[str, Any]]:
     "The settings of a CSV whose columns are parameters. An empty cell leaves the parameter as it is."
     import csv
 
-    if table is None: return []
-    if not table.is_file(): raise Usage(f"--table {table}: there is no such file")
-    with open(table, newline="", encoding="utf-8-sig") as f: names, *rows = [list(map(csv_value, row)) for row in csv.reader(f) if row] or [[]]
-    if not rows: raise Usage(f"{table} has no settings: a first line with names of parameters, then a line for each run")
-    if twice := [name for name in names if names.count(name) > 1]: raise Usage(f"{table}: the column {twice[0]} is there twice")
+    if table is None:
+        return []
+    if not table.is_file():
+        raise Usage(f"--table {table}: there is no such file")
+    with open(table, newline="", encoding="utf-8-sig") as f:
+        names, *rows = [list(map(csv_value, row)) for row in csv.reader(f) if row] or [[]]
+    if not rows:
+        raise Usage(f"{table} has no settings: a first line with names of parameters, then a line for each run")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise Usage(f"{table}: the column {twice[0]} is there twice")
     for k, row in enumerate(rows, 1):
-        if len(row) != len(names): raise Usage(f"{table}, row {k}: {len(row)} cells under {len(names)} names; leave a cell empty to keep the default, quote a value that holds a comma")
-    return [dict(zip([n for n, text in zip(names, row) if text], _read([(n, text) for n, text in zip(names, row) if text or n not in declared], declared, f"{table}, row {k}")))
-            for k, row in enumerate(rows, 1)]
-
+        if len(row) != len(names):
+            raise Usage(
+                f"{table}, row {k}: {len(row)} cells under {len(names)} names; leave a cell empty to keep the default, quote a value that holds a comma"
+            )
+    return [
+        dict(
+            zip(
+                [n for n, text in zip(names, row) if text],
+                _read(
+                    [(n, text) for n, text in zip(names, row) if text or n not in declared],
+                    declared,
+                    f"{table}, row {k}",
+                ),
+            )
+        )
+        for k, row in enumerate(rows, 1)
+    ]
 
 # %% ../nbs/18_cli.ipynb #8c7999f4
 @app.command(short_help="run a notebook under many settings; resumes")
 def sweep(
-    notebook: Annotated[str, typer.Argument(metavar="NOTEBOOK", help="Path of a notebook, or the name of an experiment: 05_grpo, grpo.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the sweep; each setting gets a folder inside.", show_default=False)],
-    grid: Annotated[list[str], typer.Option(metavar="NAME=V1,V2", help="Values of a parameter (repeatable); every combination is run.")] = [],  # noqa: B006
-    table: Annotated[Path | None, typer.Option(help="CSV of settings instead: columns are parameters, rows are runs.")] = None,
-    parameter: Annotated[list[str], typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter for all runs (repeatable).")] = [],  # noqa: B006
-    params: Annotated[list[str], typer.Option("-f", "--params", metavar="FILE", help="YAML file of parameters, or the name of a recipe, for all runs; -p, grid and table win.")] = [],  # noqa: B006
-    parallel: Annotated[int, typer.Option(min=1, help="Runs side by side; with --slurm, tasks of the array that may run at once.")] = 1,
+    notebook: Annotated[
+        str,
+        typer.Argument(
+            metavar="NOTEBOOK",
+            help="Path of a notebook, or the name of an experiment: 05_grpo, grpo.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the sweep; each setting gets a folder inside.", show_default=False)
+    ],
+    grid: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=V1,V2", help="Values of a parameter (repeatable); every combination is run."),
+    ] = [],  # noqa: B006
+    table: Annotated[
+        Path | None, typer.Option(help="CSV of settings instead: columns are parameters, rows are runs.")
+    ] = None,
+    parameter: Annotated[
+        list[str],
+        typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter for all runs (repeatable)."),
+    ] = [],  # noqa: B006
+    params: Annotated[
+        list[str],
+        typer.Option(
+            "-f",
+            "--params",
+            metavar="FILE",
+            help="YAML file of parameters, or the name of a recipe, for all runs; -p, grid and table win.",
+        ),
+    ] = [],  # noqa: B006
+    parallel: Annotated[
+        int, typer.Option(min=1, help="Runs side by side; with --slurm, tasks of the array that may run at once.")
+    ] = 1,
     ranks: Annotated[int, typer.Option(min=1, help="Kernels of each run, one for each GPU.")] = 1,
     timeout: Annotated[float | None, typer.Option(help="Seconds that one cell may take.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, also with what is done or begun. Default: the same command again goes on.")] = False,
-    slurm: Annotated[str, typer.Option(metavar="KEY=VALUE,…", help="Submit an array job to Slurm through submitit, with these of its settings: partition=gpu,timeout_min=600.")] = "",
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Start over, also with what is done or begun. Default: the same command again goes on."
+        ),
+    ] = False,
+    slurm: Annotated[
+        str,
+        typer.Option(
+            metavar="KEY=VALUE,…",
+            help="Submit an array job to Slurm through submitit, with these of its settings: partition=gpu,timeout_min=600.",
+        ),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Run a notebook under many settings, each in a process of its own. The same command again skips what is done and goes on with what is not:
@@ -1242,46 +2150,84 @@ def sweep(
     with command("sweep", as_json) as say:
         from actrep_nb import runs
 
-        try: path = runs.find_notebook(notebook)
-        except FileNotFoundError as e: raise Usage(str(e)) from None
+        try:
+            path = runs.find_notebook(notebook)
+        except FileNotFoundError as e:
+            raise Usage(str(e)) from None
         declared = runs.notebook_parameters(path)
-        if not grid and table is None: raise Usage("nothing to sweep: give --grid NAME=V1,V2 or --table settings.csv")
+        if not grid and table is None:
+            raise Usage("nothing to sweep: give --grid NAME=V1,V2 or --table settings.csv")
         executor = _slurm(slurm, out, parallel, ranks) if slurm else None
         chosen, rows = _grid(grid, declared, path.name), _rows(table, declared)
-        common = {name: value for name, value in _recipes(params, path).items() if name not in chosen and not any(name in row for row in rows)} | _parameters(parameter, declared, path.name)
-        done = runs.sweep(path, out, chosen, rows, common, parallel, ranks, timeout=timeout, executor=executor, tell=say.say, fresh=fresh)
+        common = {
+            name: value
+            for name, value in _recipes(params, path).items()
+            if name not in chosen and not any(name in row for row in rows)
+        } | _parameters(parameter, declared, path.name)
+        done = runs.sweep(
+            path,
+            out,
+            chosen,
+            rows,
+            common,
+            parallel,
+            ranks,
+            timeout=timeout,
+            executor=executor,
+            tell=say.say,
+            fresh=fresh,
+        )
         if executor:
             say.data |= {"out": str(out), "submitted": {name: job.job_id for name, job in done.items()}}
             return
         failed = [name for name, r in done.items() if not r.ok]
-        for name in failed: say.fail(name, f"{(done[name].manifest.error or {}).get('name')}: {(done[name].manifest.error or {}).get('message')}")
+        for name in failed:
+            say.fail(
+                name,
+                f"{(done[name].manifest.error or {}).get('name')}: {(done[name].manifest.error or {}).get('message')}",
+            )
         say.say(f"{len(done) - len(failed)} of {len(done)} runs are done; compare them with: actrep runs {out}")
-        say.data |= {"out": str(out), "runs": {name: {"status": r.manifest.status, "metrics": r.metrics} for name, r in done.items()}}
-
+        say.data |= {
+            "out": str(out),
+            "runs": {name: {"status": r.manifest.status, "metrics": r.metrics} for name, r in done.items()},
+        }
 
 # %% ../nbs/18_cli.ipynb #9d75de0f
 def _slurm(texts: str, out: Path, parallel: int, ranks: int) -> Any:
     "submitit's executor: Slurm's where it is installed, else processes that behave like its jobs."
-    try: import submitit
-    except ImportError: raise Usage("--slurm needs the package submitit: pip install submitit") from None
+    try:
+        import submitit
+    except ImportError:
+        raise Usage("--slurm needs the package submitit: pip install submitit") from None
     pairs = [pair.split("=", 1) for pair in texts.split(",")]
-    if bad := [pair[0] for pair in pairs if len(pair) != 2]: raise Usage(f"--slurm {bad[0]!r}: write KEY=VALUE,KEY=VALUE")
+    if bad := [pair[0] for pair in pairs if len(pair) != 2]:
+        raise Usage(f"--slurm {bad[0]!r}: write KEY=VALUE,KEY=VALUE")
     chosen = dict(pairs)
     executor = submitit.AutoExecutor(folder=str(out / "slurm"), cluster=chosen.pop("cluster", None))
     known = {"timeout_min": int, "mem_gb": float, "cpus_per_task": int}
     for k in known.keys() & chosen.keys():
-        if not re.fullmatch(r"\d+(\.\d+)?" if known[k] is float else r"\d+", chosen[k]): raise Usage(f"--slurm {k}={chosen[k]}: a number is needed")
-    given = {(k if k in known or k.startswith("slurm_") else f"slurm_{k}"): known.get(k, str)(v) for k, v in chosen.items()}
-    executor.update_parameters(**({"slurm_array_parallelism": parallel, "gpus_per_node": ranks} if executor.cluster == "slurm" else {}) | {"name": "actrep"} | given)
+        if not re.fullmatch(r"\d+(\.\d+)?" if known[k] is float else r"\d+", chosen[k]):
+            raise Usage(f"--slurm {k}={chosen[k]}: a number is needed")
+    given = {
+        (k if k in known or k.startswith("slurm_") else f"slurm_{k}"): known.get(k, str)(v) for k, v in chosen.items()
+    }
+    executor.update_parameters(
+        **({"slurm_array_parallelism": parallel, "gpus_per_node": ranks} if executor.cluster == "slurm" else {})
+        | {"name": "actrep"}
+        | given
+    )
     return executor
-
 
 # %% ../nbs/18_cli.ipynb #22079ecf
 @app.command("runs", short_help="list and compare the runs in a folder")
 def list_runs(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Looked through to any depth.")] = Path("runs"),
-    follow: Annotated[bool, typer.Option("--follow", help="Show it again every two seconds while a run is under way.")] = False,
-    plot: Annotated[Path | None, typer.Option(help="Also draw the runs' learning curves: loss, or reward where there is one.")] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Show it again every two seconds while a run is under way.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw the runs' learning curves: loss, or reward where there is one.")
+    ] = None,
     table: Annotated[Path | None, typer.Option("--csv", help="Also write the table as CSV.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -1301,42 +2247,60 @@ def list_runs(
         from actrep_nb.runs import find_runs, runs_table
         from actrep_nb.show import write_whole
 
-        if not folder.is_dir(): raise Usage(f"{folder} is not a folder")
+        if not folder.is_dir():
+            raise Usage(f"{folder} is not a folder")
         _can_write("--csv", table, (".csv",))
         _can_write("--plot", plot, (".png", ".pdf", ".svg", ".jpg"))
         before = None
         while True:
-            with warnings.catch_warnings(record=True) as caught: found = find_runs(folder)
-            if not found: raise ValueError(f"{folder} holds no runs (no manifest.json in it or below)")
+            with warnings.catch_warnings(record=True) as caught:
+                found = find_runs(folder)
+            if not found:
+                raise ValueError(f"{folder} holds no runs (no manifest.json in it or below)")
             shown = runs_table(found)
-            steps = [f"  {r.out}: {last}" for r in found if r.manifest.status == "running" and (last := _last_step(r.out))]
+            steps = [
+                f"  {r.out}: {last}" for r in found if r.manifest.status == "running" and (last := _last_step(r.out))
+            ]
             now = shown.drop(columns="seconds").to_string(), steps, [str(w.message) for w in caught]
             if now != before or sys.stdout.isatty():  # seconds alone are nothing new to a file
-                for text in now[2]: say.warn(text)
-                for line in [shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"), *steps]: say.say(line)
+                for text in now[2]:
+                    say.warn(text)
+                for line in [shown.to_string(index=False, na_rep="", float_format=lambda x: f"{x:.4g}"), *steps]:
+                    say.say(line)
             before = now
-            if not follow or "running" not in set(shown["status"]): break
+            if not follow or "running" not in set(shown["status"]):
+                break
             time.sleep(2)
-        if plot: _plot_runs(found, plot, say)
-        if table: write_whole(table, shown.rename(columns=csv_cell).map(csv_cell).to_csv(index=False))
+        if plot:
+            _plot_runs(found, plot, say)
+        if table:
+            write_whole(table, shown.rename(columns=csv_cell).map(csv_cell).to_csv(index=False))
         say.data |= {"folder": str(folder), "runs": json.loads(shown.to_json(orient="records"))}
 
 
 def _can_write(option: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
     "Raises Usage when a file cannot be written where an option says, before any work."
-    if path is None: return
-    if path.suffix.lower() not in suffixes: raise Usage(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
-    if not path.parent.is_dir(): raise Usage(f"{option} {path}: there is no folder {path.parent}; make it first")
+    if path is None:
+        return
+    if path.suffix.lower() not in suffixes:
+        raise Usage(f"{option} {path}: the name must end in {' or '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise Usage(f"{option} {path}: there is no folder {path.parent}; make it first")
 
 
 def _last_step(out: Path) -> str:
     "The last logged step of a run, in words."
     from actrep_nb.show import read_log
 
-    try: row = (read_log(out / "log.jsonl") or [{}])[-1]
-    except FileNotFoundError: return ""
-    except ValueError as e: return str(e)
-    return ", ".join(f"{k} {row[k]:.4g}" for k in ("step", "loss", "reward", "grad_norm") if isinstance(row.get(k), (int, float)))
+    try:
+        row = (read_log(out / "log.jsonl") or [{}])[-1]
+    except FileNotFoundError:
+        return ""
+    except ValueError as e:
+        return str(e)
+    return ", ".join(
+        f"{k} {row[k]:.4g}" for k in ("step", "loss", "reward", "grad_norm") if isinstance(row.get(k), (int, float))
+    )
 
 
 def _plot_runs(found: list[Any], path: Path, say: Output) -> None:
@@ -1346,11 +2310,17 @@ def _plot_runs(found: list[Any], path: Path, say: Output) -> None:
 
     logs: dict[str, Any] = {}
     for r in found:
-        try: logs |= {r.out.name: log} if (log := read_log(r.out / "log.jsonl")) else {}
-        except FileNotFoundError: pass  # a notebook that trains nothing
-        except ValueError as e: say.fail(str(r.out), str(e))
-    if not logs: raise ValueError("none of these runs has a log.jsonl to draw")
-    write_whole(path, lambda file: plot_runs(logs).savefig(file, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight"))
+        try:
+            logs |= {r.out.name: log} if (log := read_log(r.out / "log.jsonl")) else {}
+        except FileNotFoundError:
+            pass  # a notebook that trains nothing
+        except ValueError as e:
+            say.fail(str(r.out), str(e))
+    if not logs:
+        raise ValueError("none of these runs has a log.jsonl to draw")
+    write_whole(
+        path, lambda file: plot_runs(logs).savefig(file, format=path.suffix[1:].lower(), dpi=150, bbox_inches="tight")
+    )
     say.say(f"curves: {path}")
     say.data["plot"] = str(path)
 
@@ -1361,8 +2331,10 @@ def _recipes(files: list[str], notebook: Path) -> dict[str, Any]:
 
     given: dict[str, Any] = {}
     for file in files:
-        try: given |= read_recipe(file, notebook)
-        except FileNotFoundError as e: raise Usage(str(e)) from None
+        try:
+            given |= read_recipe(file, notebook)
+        except FileNotFoundError as e:
+            raise Usage(str(e)) from None
     return given
 
 
@@ -1371,9 +2343,11 @@ def _parameters(texts: list[str], declared: dict[str, Any], notebook: str) -> di
     from actrep_nb.runs import ParameterError
 
     pairs = [t.split("=", 1) for t in texts]
-    if bad := [t for t, pair in zip(texts, pairs) if len(pair) != 2]: raise ParameterError(f"-p {bad[0]}: a parameter needs a value, as in -p steps 100")
+    if bad := [t for t, pair in zip(texts, pairs) if len(pair) != 2]:
+        raise ParameterError(f"-p {bad[0]}: a parameter needs a value, as in -p steps 100")
     names = [pair[0] for pair in pairs]
-    if twice := [name for name in declared if names.count(name) > 1]: raise ParameterError(f"-p {twice[0]} is given twice")
+    if twice := [name for name in declared if names.count(name) > 1]:
+        raise ParameterError(f"-p {twice[0]} is given twice")
     return dict(zip(names, _read([(name, text) for name, text in pairs], declared, notebook)))
 
 
@@ -1383,13 +2357,24 @@ def _read(pairs: list[tuple[str, str]], declared: dict[str, Any], where: str) ->
 
     values, problems = [], []
     for name, text in pairs:
-        try: values.append(read_value(text, declared[name]) if name in declared else check_parameters({name: text}, declared, ""))
-        except ParameterError as e: problems.append(str(e).removeprefix(": "))
-    if problems: raise ParameterError(f"{where}: " + "; ".join(problems))
+        try:
+            values.append(
+                read_value(text, declared[name]) if name in declared else check_parameters({name: text}, declared, "")
+            )
+        except ParameterError as e:
+            problems.append(str(e).removeprefix(": "))
+    if problems:
+        raise ParameterError(f"{where}: " + "; ".join(problems))
     return iter(values)
 
 
-READ = ("clips", "data", "videos", "train", "none")  # parameters of the experiments that name what must be there, where they are texts
+READ = (
+    "clips",
+    "data",
+    "videos",
+    "train",
+    "none",
+)  # parameters of the experiments that name what must be there, where they are texts
 
 
 def _refuse_early(given: dict[str, Any], declared: dict[str, Any], notebook: str) -> None:
@@ -1397,21 +2382,38 @@ def _refuse_early(given: dict[str, Any], declared: dict[str, Any], notebook: str
     from actrep_nb.counters import find_checkpoint
     from actrep_nb.runs import ParameterError
 
-    problems = [f"{name} {given[name]}: {_not_there(given[name])}" for name in READ if given.get(name) and isinstance(given[name], str) and not Path(given[name]).exists()]
+    problems = [
+        f"{name} {given[name]}: {_not_there(given[name])}"
+        for name in READ
+        if given.get(name) and isinstance(given[name], str) and not Path(given[name]).exists()
+    ]
     for name in (name for name, p in declared.items() if p.help.startswith("checkpoint") and given.get(name)):
-        try: find_checkpoint(given[name])
-        except FileNotFoundError as e: problems.append(f"{name}: {e}")
-    problems += [f"{name} {given[name]:g}: it must be above 0" for name in ("steps", "lr", "batch") if given.get(name, 1) <= 0 and not (name == "steps" and given.get("epochs", 0) > 0)]
+        try:
+            find_checkpoint(given[name])
+        except FileNotFoundError as e:
+            problems.append(f"{name}: {e}")
+    problems += [
+        f"{name} {given[name]:g}: it must be above 0"
+        for name in ("steps", "lr", "batch")
+        if given.get(name, 1) <= 0 and not (name == "steps" and given.get("epochs", 0) > 0)
+    ]
     if given.get("task"):
         from actrep_nb.tasks import TASKS
 
         near = get_close_matches(given["task"], TASKS, 1)
-        if given["task"] not in TASKS: problems.append(f"task {given['task']!r} does not exist" + (f"; did you mean {near[0]!r}?" if near else "") + f" There are {', '.join(TASKS)}")
+        if given["task"] not in TASKS:
+            problems.append(
+                f"task {given['task']!r} does not exist"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+                + f" There are {', '.join(TASKS)}"
+            )
     if "strategy" in given:
         from actrep_nb.parallel import STRATEGIES
 
-        if given["strategy"] not in STRATEGIES: problems.append(f"strategy {given['strategy']!r} does not exist; there are {', '.join(STRATEGIES)}")
-    if problems: raise ParameterError(f"{notebook}: " + "; ".join(problems))
+        if given["strategy"] not in STRATEGIES:
+            problems.append(f"strategy {given['strategy']!r} does not exist; there are {', '.join(STRATEGIES)}")
+    if problems:
+        raise ParameterError(f"{notebook}: " + "; ".join(problems))
 
 
 def _stamp() -> str:
@@ -1422,8 +2424,30 @@ def _stamp() -> str:
 
 # %% ../nbs/18_cli.ipynb #2823eaae
 SIZES: dict[str, dict[str, Any]] = {  # what `--size` changes
-    "full": {"train": 1800, "crops": 900, "practice": 1600, "test": 500, "none": 50, "sft": 1000, "grpo": 240, "film_sft": 600, "film_grpo": 20, "windows": 256},
-    "small": {"train": 48, "crops": 16, "practice": 48, "test": 24, "none": 8, "sft": 30, "grpo": 6, "film_sft": 4, "film_grpo": 2, "windows": 12},
+    "full": {
+        "train": 1800,
+        "crops": 900,
+        "practice": 1600,
+        "test": 500,
+        "none": 50,
+        "sft": 1000,
+        "grpo": 240,
+        "film_sft": 600,
+        "film_grpo": 20,
+        "windows": 256,
+    },
+    "small": {
+        "train": 48,
+        "crops": 16,
+        "practice": 48,
+        "test": 24,
+        "none": 8,
+        "sft": 30,
+        "grpo": 6,
+        "film_sft": 4,
+        "film_grpo": 2,
+        "windows": 12,
+    },
 }
 
 
@@ -1437,22 +2461,96 @@ def demo_steps(
     from actrep_nb.runs import Step
 
     n, frames = SIZES[size], "{out}/frames"
-    def quarter(steps): return -(-steps // 4)  # a run that is killed goes on from there
+
+    def quarter(steps):
+        return -(-steps // 4)  # a run that is killed goes on from there
+
     return [
-        Step("data", "00_data", {"train": n["train"], "practice": n["practice"], "test": n["test"], "none": n["none"], "seed": "{seed}"}, "draw clips whose repetitions are known"),
-        Step("cot", "02_cot", {"clips": "{out}/data/train.csv", "crops": n["crops"], "seed": "{seed}"}, "write reasoning from the cycles"),
-        Step("sft", "03_sft", {"model": base, "data": "{out}/cot", "cache": frames, "steps": n["sft"], "save_steps": quarter(n["sft"]), "seed": "{seed}"}, "fine-tune the base on that reasoning"),
-        Step("grpo", "05_grpo", {
-            "model": "{out}/sft/checkpoint", "clips": "{out}/data/practice.jsonl", "samples": n["practice"], "cache": frames, "steps": n["grpo"], "save_steps": quarter(n["grpo"]), "temperature": 0.7,
-            "rewards": "count_hybrid=1,format=0.5,exact=0.5", "seed": "{seed}"}, "practise on other clips, rewarded for right counts"),
-        Step("evaluate", "06_evaluate", {
-            "clips": "{out}/data/test.csv", "none": "{out}/data/none.csv", "train": "{out}/data/train.csv", "base": base, "sft": "{out}/sft/checkpoint", "grpo": "{out}/grpo/checkpoint",
-            "cache": frames, "seed": "{seed}"}, "judge all of them on held-out clips"),
-        Step("report", "07_report", {
-            "practice": "{out}/data/practice.jsonl", "clips": "{out}/data/test.csv", "data": "{out}/data", "cot": "{out}/cot", "sft": "{out}/sft", "grpo": "{out}/grpo", "evaluation": "{out}/evaluate"},
-            "put pictures and tables together", no_input=True),
-        Step("film", "08_film", {"base": film, "sft_steps": n["film_sft"], "grpo_steps": n["film_grpo"], "held_out": n["windows"], "checkpoints": 4, "videos": videos, "seed": "{seed}"},
-             "the same stages on drawn motion, for film" + (", which is counted" if videos else "")),
+        Step(
+            "data",
+            "00_data",
+            {"train": n["train"], "practice": n["practice"], "test": n["test"], "none": n["none"], "seed": "{seed}"},
+            "draw clips whose repetitions are known",
+        ),
+        Step(
+            "cot",
+            "02_cot",
+            {"clips": "{out}/data/train.csv", "crops": n["crops"], "seed": "{seed}"},
+            "write reasoning from the cycles",
+        ),
+        Step(
+            "sft",
+            "03_sft",
+            {
+                "model": base,
+                "data": "{out}/cot",
+                "cache": frames,
+                "steps": n["sft"],
+                "save_steps": quarter(n["sft"]),
+                "seed": "{seed}",
+            },
+            "fine-tune the base on that reasoning",
+        ),
+        Step(
+            "grpo",
+            "05_grpo",
+            {
+                "model": "{out}/sft/checkpoint",
+                "clips": "{out}/data/practice.jsonl",
+                "samples": n["practice"],
+                "cache": frames,
+                "steps": n["grpo"],
+                "save_steps": quarter(n["grpo"]),
+                "temperature": 0.7,
+                "rewards": "count_hybrid=1,format=0.5,exact=0.5",
+                "seed": "{seed}",
+            },
+            "practise on other clips, rewarded for right counts",
+        ),
+        Step(
+            "evaluate",
+            "06_evaluate",
+            {
+                "clips": "{out}/data/test.csv",
+                "none": "{out}/data/none.csv",
+                "train": "{out}/data/train.csv",
+                "base": base,
+                "sft": "{out}/sft/checkpoint",
+                "grpo": "{out}/grpo/checkpoint",
+                "cache": frames,
+                "seed": "{seed}",
+            },
+            "judge all of them on held-out clips",
+        ),
+        Step(
+            "report",
+            "07_report",
+            {
+                "practice": "{out}/data/practice.jsonl",
+                "clips": "{out}/data/test.csv",
+                "data": "{out}/data",
+                "cot": "{out}/cot",
+                "sft": "{out}/sft",
+                "grpo": "{out}/grpo",
+                "evaluation": "{out}/evaluate",
+            },
+            "put pictures and tables together",
+            no_input=True,
+        ),
+        Step(
+            "film",
+            "08_film",
+            {
+                "base": film,
+                "sft_steps": n["film_sft"],
+                "grpo_steps": n["film_grpo"],
+                "held_out": n["windows"],
+                "checkpoints": 4,
+                "videos": videos,
+                "seed": "{seed}",
+            },
+            "the same stages on drawn motion, for film" + (", which is counted" if videos else ""),
+        ),
     ]
 
 # %% ../nbs/18_cli.ipynb #9237e42d
@@ -1460,29 +2558,66 @@ def _films_there(folder: str) -> None:
     "Raises Usage where a folder holds no film."
     problems = list[str]()
     find_films([folder], False, lambda _, problem: problems.append(problem))
-    if problems: raise Usage(f"--videos {folder}: {problems[0].partition(';')[0]}")
+    if problems:
+        raise Usage(f"--videos {folder}: {problems[0].partition(';')[0]}")
 
 
 def _say_film(film: dict[str, Any], say: Output) -> None:
     "What the stages on drawn motion have learned, and what they counted on film."
     stages = ", ".join(f"{name} {row['obo']:.2f}" for name, row in film["drawn"].items())
     say.say(f"\nWithin one on drawn windows: {stages}")
-    if not film["films"]: return say.say(f"Count films of your own with what came out: actrep count FOLDER --model {say.data.get('out', 'runs/demo')}/film/grpo")
+    if not film["films"]:
+        return say.say(
+            f"Count films of your own with what came out: actrep count FOLDER --model {say.data.get('out', 'runs/demo')}/film/grpo"
+        )
     names = list(film["films"])
     wide = max(len(clip) for clip in film["films"][names[0]])
-    say.say("\n".join([f"{'film':{wide}} " + " ".join(f"{name:>6}" for name in names), *(f"{clip:{wide}} " + " ".join(f"{'-' if film['films'][name][clip] is None else film['films'][name][clip]:>6}" for name in names) for clip in film["films"][names[0]])]))
-    for clip, problem in film["unread"].items(): say.fail(clip, problem)
-    for name, row in film["on_film"].items(): say.say(f"{name}: within one {row['obo']:.3f}, exact {row['exact']:.3f}, error {row['mae']:.3f}")
+    say.say(
+        "\n".join(
+            [
+                f"{'film':{wide}} " + " ".join(f"{name:>6}" for name in names),
+                *(
+                    f"{clip:{wide}} "
+                    + " ".join(
+                        f"{'-' if film['films'][name][clip] is None else film['films'][name][clip]:>6}"
+                        for name in names
+                    )
+                    for clip in film["films"][names[0]]
+                ),
+            ]
+        )
+    )
+    for clip, problem in film["unread"].items():
+        say.fail(clip, problem)
+    for name, row in film["on_film"].items():
+        say.say(f"{name}: within one {row['obo']:.3f}, exact {row['exact']:.3f}, error {row['mae']:.3f}")
 
 
 @app.command(short_help="from a base that cannot count to one that can, and a report")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Same seed, same numbers.")] = 0,
-    size: Annotated[str, typer.Option(help="full: about 17 minutes on 2 cores. small: three minutes, enough to see that all of it works.")] = "full",
-    base: Annotated[str | None, typer.Option(help="Checkpoint to start from. Default: the tiny base that ships with the book.")] = None,
-    videos: Annotated[str, typer.Option(help="Films of your own to count at the end: a folder, or an annotation file with its films beside it.")] = "",
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over, also with what is done or begun. Default: the same command again goes on.")] = False,
+    size: Annotated[
+        str,
+        typer.Option(
+            help="full: about 17 minutes on 2 cores. small: three minutes, enough to see that all of it works."
+        ),
+    ] = "full",
+    base: Annotated[
+        str | None, typer.Option(help="Checkpoint to start from. Default: the tiny base that ships with the book.")
+    ] = None,
+    videos: Annotated[
+        str,
+        typer.Option(
+            help="Films of your own to count at the end: a folder, or an annotation file with its films beside it."
+        ),
+    ] = "",
+    fresh: Annotated[
+        bool,
+        typer.Option(
+            "--fresh", help="Start over, also with what is done or begun. Default: the same command again goes on."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """From a base that cannot count to one that can: clips, reasoning, fine-tuning, GRPO, judgement, report. Then the same stages on drawn motion, and films counted by what comes out.
@@ -1497,7 +2632,8 @@ def demo(
     Killed at any place, the same command goes on: it skips the steps that are done, and goes on in the one that was under way from its last whole checkpoint.
     """
     with command("demo", as_json) as say:
-        if size not in SIZES: raise Usage(f"no size {size!r}; there are {', '.join(SIZES)}")
+        if size not in SIZES:
+            raise Usage(f"no size {size!r}; there are {', '.join(SIZES)}")
         from actrep_nb.counters import find_checkpoint
         from actrep_nb.evaluate import judge, load_predictions
         from actrep_nb.records import load_clips
@@ -1505,36 +2641,80 @@ def demo(
 
         start = base or next(map(str, shipped("data/tiny_base")), None)
         output_folder(out)
-        if start is None: raise FileNotFoundError("the tiny base is not here: work in a checkout, where it is data/tiny_base, or make it with: actrep run tiny_base")
+        if start is None:
+            raise FileNotFoundError(
+                "the tiny base is not here: work in a checkout, where it is data/tiny_base, or make it with: actrep run tiny_base"
+            )
         film = next(map(str, shipped("data/tiny_film")), None)
-        if film is None: raise FileNotFoundError("the base for film is not here: work in a checkout, where it is data/tiny_film, or make it with: actrep run film")
-        if Path(videos).is_file(): load_clips(videos, videos=Path(videos).parent)
-        elif videos: _films_there(videos)
+        if film is None:
+            raise FileNotFoundError(
+                "the base for film is not here: work in a checkout, where it is data/tiny_film, or make it with: actrep run film"
+            )
+        if Path(videos).is_file():
+            load_clips(videos, videos=Path(videos).parent)
+        elif videos:
+            _films_there(videos)
         find_checkpoint(start)
         results = run_steps(demo_steps(size, start, film, videos), out, seed, tell=say.say, fresh=fresh)
         clips = load_clips(out / "data" / "test.csv", videos=out / "data" / "videos")
         judged = judge(load_predictions(out / "evaluate"), clips, seed)
-        say.say(f"\nOn {len(clips)} held-out clips, with 95 % intervals\n{judged.table().to_string()}\n\nDifferences on the same clips (* the interval excludes 0)")
-        learned = judged.differences().loc[lambda d: d.index.isin(["sft − base", "grpo − sft", "grpo − base", "period − grpo"])]
+        say.say(
+            f"\nOn {len(clips)} held-out clips, with 95 % intervals\n{judged.table().to_string()}\n\nDifferences on the same clips (* the interval excludes 0)"
+        )
+        learned = judged.differences().loc[
+            lambda d: d.index.isin(["sft − base", "grpo − sft", "grpo − base", "period − grpo"])
+        ]
         alarms = json.loads((out / "evaluate" / "none.json").read_text())
         quiet = ", ".join(f"{name} {said['false alarms']}" for name, said in alarms.items())
-        say.say(f"{learned.to_string()}\n\nFalse alarms on {SIZES[size]['none']} clips without a repetition: {quiet}\n\nresults: {out / 'evaluate' / 'results.json'}\nreport:  {results['report'].report}")
+        say.say(
+            f"{learned.to_string()}\n\nFalse alarms on {SIZES[size]['none']} clips without a repetition: {quiet}\n\nresults: {out / 'evaluate' / 'results.json'}\nreport:  {results['report'].report}"
+        )
         say.data["out"] = out
         _say_film(json.loads((out / "film" / "results.json").read_text()), say)
-        say.data |= {"out": out, "seed": seed, "size": size, "seconds": {name: r.manifest.seconds for name, r in results.items()}, "models": judged.models, "none": alarms,
-                     "paired": judged.paired, "n": len(clips), "results": out / "evaluate" / "results.json", "report": results["report"].report, "film": json.loads((out / "film" / "results.json").read_text())}
+        say.data |= {
+            "out": out,
+            "seed": seed,
+            "size": size,
+            "seconds": {name: r.manifest.seconds for name, r in results.items()},
+            "models": judged.models,
+            "none": alarms,
+            "paired": judged.paired,
+            "n": len(clips),
+            "results": out / "evaluate" / "results.json",
+            "report": results["report"].report,
+            "film": json.loads((out / "film" / "results.json").read_text()),
+        }
 
 # %% ../nbs/18_cli.ipynb #957efbae
-SUSPECTS = {"parameters": "settings, the seed among them", "notebook": "cells", "data": "what was read", "code": "this package", "packages": "other packages", "threads": "threads",
-            "ranks": "ranks", "environment": "device, precision, determinism", "machine": "machine", "status": "how the runs ended"}
+SUSPECTS = {
+    "parameters": "settings, the seed among them",
+    "notebook": "cells",
+    "data": "what was read",
+    "code": "this package",
+    "packages": "other packages",
+    "threads": "threads",
+    "ranks": "ranks",
+    "environment": "device, precision, determinism",
+    "machine": "machine",
+    "status": "how the runs ended",
+}
 
 
 @app.command(short_help="run again and compare, or compare two runs")
 def verify(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN [OTHER]", help="One run folder: it is run again. Two: they are compared.", show_default=False)],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN [OTHER]", help="One run folder: it is run again. Two: they are compared.", show_default=False
+        ),
+    ],
     out: Annotated[Path | None, typer.Option(help="Folder for the second run. Default: RUN.verify, beside it.")] = None,
-    tolerance: Annotated[float, typer.Option(min=0, help="Relative difference up to which two metrics are equal.")] = 0.0,
-    folder: Annotated[Path | None, typer.Option(help="Where the run's relative paths start. Default: the folder it was run in.")] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="Relative difference up to which two metrics are equal.")
+    ] = 0.0,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the run's relative paths start. Default: the folder it was run in.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run again what was run, with its own notebook and parameters, and compare all metrics; or compare two runs. What else differs is listed: settings, cells, data
@@ -1551,19 +2731,38 @@ def verify(
     with command("verify", as_json) as say:
         from actrep_nb import runs as book
 
-        if len(runs) > 2: raise Usage("name one run, which is run again, or two, which are compared")
-        if len(runs) == 2 and (out or folder): raise Usage("--out and --folder are for running again; two runs are only compared")
-        try: book.load_run(runs[0])
-        except FileNotFoundError as e: raise FileNotFoundError(f"{e}{_runs_below(runs[0])}") from None
+        if len(runs) > 2:
+            raise Usage("name one run, which is run again, or two, which are compared")
+        if len(runs) == 2 and (out or folder):
+            raise Usage("--out and --folder are for running again; two runs are only compared")
+        try:
+            book.load_run(runs[0])
+        except FileNotFoundError as e:
+            raise FileNotFoundError(f"{e}{_runs_below(runs[0])}") from None
         again = runs[1] if len(runs) == 2 else out or runs[0].with_name(f"{runs[0].resolve().name}.verify")
-        if len(runs) == 1: say.say(f"run again: {book.rerun(runs[0], again, folder)}")
+        if len(runs) == 1:
+            say.say(f"run again: {book.rerun(runs[0], again, folder)}")
         found = book.verify(runs[0], again, tolerance)
         _say_verified(found, say)
-        say.data |= {"a": found.a, "b": found.b, "equal": found.same_metrics and found.compared > 0, "metrics": found.compared, "tolerance": tolerance,
-                     "differences": [{"where": w, "name": n, "a": x, "b": y} for w, n, x, y in found.differences], "notes": list(found.notes), "measured": [{"name": n, "a": x, "b": y} for n, x, y in found.measured], "unfinished": list(found.unfinished)}
-        if not found.compared: say.fail(found.a, "its notebook measured nothing (no cell called glue): there is nothing to compare")
-        for ended in found.unfinished: say.fail(ended, f"{ended}: only finished runs can be the same; run it again")
-        if any(w == "metrics" for w, *_ in found.differences): say.fail(found.b, f"{sum(w == 'metrics' for w, *_ in found.differences)} of {found.compared} metrics differ")
+        say.data |= {
+            "a": found.a,
+            "b": found.b,
+            "equal": found.same_metrics and found.compared > 0,
+            "metrics": found.compared,
+            "tolerance": tolerance,
+            "differences": [{"where": w, "name": n, "a": x, "b": y} for w, n, x, y in found.differences],
+            "notes": list(found.notes),
+            "measured": [{"name": n, "a": x, "b": y} for n, x, y in found.measured],
+            "unfinished": list(found.unfinished),
+        }
+        if not found.compared:
+            say.fail(found.a, "its notebook measured nothing (no cell called glue): there is nothing to compare")
+        for ended in found.unfinished:
+            say.fail(ended, f"{ended}: only finished runs can be the same; run it again")
+        if any(w == "metrics" for w, *_ in found.differences):
+            say.fail(
+                found.b, f"{sum(w == 'metrics' for w, *_ in found.differences)} of {found.compared} metrics differ"
+            )
 
 # %% ../nbs/18_cli.ipynb #3bf281bf
 def _runs_below(folder: Path) -> str:
@@ -1574,34 +2773,69 @@ def _runs_below(folder: Path) -> str:
 
 def _short(value: Any) -> str:
     "A value on a line; the first digits of a hash will do."
-    text = "nothing" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = (
+        "nothing"
+        if value is None
+        else value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False, default=str)
+    )
     return text[:12] if re.fullmatch(r"[0-9a-f]{64}", text) else text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def _say_verified(found: Any, say: Output) -> None:
     "The verdict, the metrics that differ, and the suspects, each on a line of its own."
     apart = [d for d in found.differences if d[0] == "metrics"]
-    verdict = f"{len(apart)} differ" if apart else "nothing to compare" if not found.compared else "all equal" if found.same_metrics else "none differ, but nothing is settled"
+    verdict = (
+        f"{len(apart)} differ"
+        if apart
+        else "nothing to compare"
+        if not found.compared
+        else "all equal"
+        if found.same_metrics
+        else "none differ, but nothing is settled"
+    )
     say.say(f"{found.a} and {found.b}: {found.compared} results, {verdict}")
     for _, name, x, y in apart:
         numbers = all(isinstance(v, (int, float)) for v in (x, y))
         say.say(f"  {name}: {_short(x)} | {_short(y)}" + (f"  ({y - x:+.3g})" if numbers else ""))
     for where, title in SUSPECTS.items():
         lines = [d for d in found.differences if d[0] == where]
-        if lines: say.say(f"{title}:" if not apart else f"{title}, a suspect:")
-        for _, name, x, y in lines: say.say(f"  {name}: {_short(x)} | {_short(y)}")
-    if apart and len(apart) == len(found.differences): say.say("nothing else that was recorded differs: the computation itself is not repeatable")
-    for name, x, y in found.measured: say.say(f"measured on the machine, not compared: {name} {_short(x)} | {_short(y)}")
-    for note in found.notes: say.say(f"note: {note}")
+        if lines:
+            say.say(f"{title}:" if not apart else f"{title}, a suspect:")
+        for _, name, x, y in lines:
+            say.say(f"  {name}: {_short(x)} | {_short(y)}")
+    if apart and len(apart) == len(found.differences):
+        say.say("nothing else that was recorded differs: the computation itself is not repeatable")
+    for name, x, y in found.measured:
+        say.say(f"measured on the machine, not compared: {name} {_short(x)} | {_short(y)}")
+    for note in found.notes:
+        say.say(f"note: {note}")
 
 # %% ../nbs/18_cli.ipynb #c7b36548
 @app.command(short_help="write a model or dataset card from a run")
 def card(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run that trained a model, or made a dataset.", show_default=False)],
-    evaluation: Annotated[Path | None, typer.Option(help="Folder of the evaluation that judged its checkpoint. Default: none is claimed.")] = None,
-    name: Annotated[str, typer.Option(help="What the model is called in it. Default: found by the checkpoint's hash.")] = "",
-    license: Annotated[str, typer.Option(help="Licence, as the Hugging Face hub calls it: apache-2.0, cc-by-4.0. Default: unknown.")] = "",
-    out: Annotated[Path | None, typer.Option(help="File to write. Default: README.md in the checkpoint's folder, or in a dataset's run folder.")] = None,
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="Folder of a run that trained a model, or made a dataset.", show_default=False
+        ),
+    ],
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Folder of the evaluation that judged its checkpoint. Default: none is claimed.")
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="What the model is called in it. Default: found by the checkpoint's hash.")
+    ] = "",
+    license: Annotated[
+        str, typer.Option(help="Licence, as the Hugging Face hub calls it: apache-2.0, cc-by-4.0. Default: unknown.")
+    ] = "",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write. Default: README.md in the checkpoint's folder, or in a dataset's run folder."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a card for what a run made: a model card where it left a checkpoint, a dataset card where it left annotated clips. It says how it came about, what it was
@@ -1616,13 +2850,18 @@ def card(
     with command("card", as_json) as say:
         from actrep_nb import cards
 
-        if name and evaluation is None: raise Usage("--name is what the model is called in an --evaluation: name that too")
-        try: text, place = cards.card(run, evaluation, name, license)
-        except FileNotFoundError as e: raise FileNotFoundError(f"{e}{_runs_below(run)}") from None
+        if name and evaluation is None:
+            raise Usage("--name is what the model is called in an --evaluation: name that too")
+        try:
+            text, place = cards.card(run, evaluation, name, license)
+        except FileNotFoundError as e:
+            raise FileNotFoundError(f"{e}{_runs_below(run)}") from None
         path = cards.write_card(text, out or place / "README.md")
         say.say(f"card: {path}")
-        if not license: say.warn("its licence is written down as unknown: name it with --license")
-        if evaluation is None and place != run: say.warn("it claims no numbers: name the evaluation that judged this checkpoint with --evaluation")
+        if not license:
+            say.warn("its licence is written down as unknown: name it with --license")
+        if evaluation is None and place != run:
+            say.warn("it claims no numbers: name the evaluation that judged this checkpoint with --evaluation")
         say.data |= {"run": str(run), "card": str(path), "evaluation": str(evaluation) if evaluation else None}
 
 # %% ../nbs/18_cli.ipynb #33c13483
@@ -1637,19 +2876,43 @@ def _judged_cases(folder: Path, clips: Any, video: str, say: Output) -> dict[str
     from actrep_nb.show import read_json
     from actrep_nb.spec import parse_spec
 
-    if not (folder / "predictions.jsonl").is_file(): raise Usage(f"{folder} holds no predictions.jsonl: name a folder that `actrep evaluate --out` wrote")
-    if (folder / "results.json").is_file() and (task := read_json(folder / "results.json", "judge again, or restore it").get("task", "counting")) != "counting": raise Usage(f"{folder}: its clips were asked for {task}, not for a count")
-    try: seen = SimpleNamespace(video=spec) if (spec := parse_spec(video)) and "fps=" in video else None
-    except ValueError as e: raise Usage(f"--video {e}") from None
-    about = read_json(folder / "results.json", "judge again, or restore it").get("about", {}) if (folder / "results.json").is_file() else {}
+    if not (folder / "predictions.jsonl").is_file():
+        raise Usage(f"{folder} holds no predictions.jsonl: name a folder that `actrep evaluate --out` wrote")
+    if (folder / "results.json").is_file() and (
+        task := read_json(folder / "results.json", "judge again, or restore it").get("task", "counting")
+    ) != "counting":
+        raise Usage(f"{folder}: its clips were asked for {task}, not for a count")
+    try:
+        seen = SimpleNamespace(video=spec) if (spec := parse_spec(video)) and "fps=" in video else None
+    except ValueError as e:
+        raise Usage(f"--video {e}") from None
+    about = (
+        read_json(folder / "results.json", "judge again, or restore it").get("about", {})
+        if (folder / "results.json").is_file()
+        else {}
+    )
     here, out = {clip.id: clip for clip in clips.kept}, {}
     for name, predictions in load_predictions(folder).items():
-        if missing := [p.id for p in predictions if p.id not in here]: raise Usage(f"{folder} was judged on other clips: {len(missing)} of {len(predictions)} are not in the annotation file, the first is {missing[0]}")
-        if changed := [p.id for p in predictions if p.true is not None and p.true not in accepted_counts(here[p.id])]: say.warn(f"{name}: {len(changed)} clips had another count when they were judged, the first is {changed[0]}; the annotation file counts")
-        looked = seen or _seen_then(about.get(name, {})) if any(p.text is not None for p in predictions) else PeriodCounter() if any(p.cycles is not None for p in predictions) else None
+        if missing := [p.id for p in predictions if p.id not in here]:
+            raise Usage(
+                f"{folder} was judged on other clips: {len(missing)} of {len(predictions)} are not in the annotation file, the first is {missing[0]}"
+            )
+        if changed := [p.id for p in predictions if p.true is not None and p.true not in accepted_counts(here[p.id])]:
+            say.warn(
+                f"{name}: {len(changed)} clips had another count when they were judged, the first is {changed[0]}; the annotation file counts"
+            )
+        looked = (
+            seen or _seen_then(about.get(name, {}))
+            if any(p.text is not None for p in predictions)
+            else PeriodCounter()
+            if any(p.cycles is not None for p in predictions)
+            else None
+        )
         out[name] = cases_of([here[p.id] for p in predictions], predictions, looked)
-    if len({tuple(case.clip.id for case in cases) for cases in out.values()}) > 1: raise Usage(f"{folder}: its counters were judged on different clips")
-    if left := len(here) - len(next(iter(out.values()))): say.say(f"{left} clips of the annotation file were not judged")
+    if len({tuple(case.clip.id for case in cases) for cases in out.values()}) > 1:
+        raise Usage(f"{folder}: its counters were judged on different clips")
+    if left := len(here) - len(next(iter(out.values()))):
+        say.say(f"{left} clips of the annotation file were not judged")
     return out
 
 
@@ -1659,19 +2922,38 @@ def _seen_then(about: dict[str, Any]) -> Any:
 
     from actrep_nb.spec import parse_spec
 
-    try: return SimpleNamespace(video=parse_spec(about["sees"]), patches=(about["token_side"], about["slot_frames"]))
-    except (KeyError, ValueError): return None
+    try:
+        return SimpleNamespace(video=parse_spec(about["sees"]), patches=(about["token_side"], about["slot_frames"]))
+    except (KeyError, ValueError):
+        return None
 
 # %% ../nbs/18_cli.ipynb #a09dedf6
 @app.command(short_help="say and show where judged counters fail")
 def why(
-    judged: Annotated[Path, typer.Argument(metavar="JUDGED", help="Folder that `actrep evaluate --out` wrote. The pictures and the page go there.", show_default=False)],
-    clips: Annotated[Path, typer.Argument(metavar="CLIPS", help="The annotation file that was judged on.", show_default=False)],
+    judged: Annotated[
+        Path,
+        typer.Argument(
+            metavar="JUDGED",
+            help="Folder that `actrep evaluate --out` wrote. The pictures and the page go there.",
+            show_default=False,
+        ),
+    ],
+    clips: Annotated[
+        Path, typer.Argument(metavar="CLIPS", help="The annotation file that was judged on.", show_default=False)
+    ],
     videos: Videos = None,
     columns: Columns = "",
-    video: Annotated[str, typer.Option(help="What the models saw, as in \"fps=4 max_frames=64\": frames per cycle follow from it. Without an fps: what else changes for --fps-curve.")] = "",
+    video: Annotated[
+        str,
+        typer.Option(
+            help="What the models saw, as in \"fps=4 max_frames=64\": frames per cycle follow from it. Without an fps: what else changes for --fps-curve."
+        ),
+    ] = "",
     most: Annotated[int, typer.Option(min=1, help="Clips on the page, the worst first.")] = 100,
-    curve: Annotated[str, typer.Option("--fps-curve", metavar="MODEL", help="Also judge this model, or period, at several frame rates.")] = "",
+    curve: Annotated[
+        str,
+        typer.Option("--fps-curve", metavar="MODEL", help="Also judge this model, or period, at several frame rates."),
+    ] = "",
     rates: Annotated[str, typer.Option(help="Frames per second for --fps-curve, separated by commas.")] = "1,2,4,8",
     as_json: AsJson = False,
 ) -> None:
@@ -1688,52 +2970,104 @@ def why(
         cases = _judged_cases(judged, loaded, video, say)
         counter, fps = _curve_of(curve, rates, video, say)
         from actrep_nb.counters import parse_counter
-        from actrep_nb.failures import RATE_METRICS, error_page, fps_curve, modal_table, plot_calibration, plot_fps_curve, plot_strata, save_why, story
+        from actrep_nb.failures import (
+            RATE_METRICS,
+            error_page,
+            fps_curve,
+            modal_table,
+            plot_calibration,
+            plot_fps_curve,
+            plot_strata,
+            save_why,
+            story,
+        )
         from actrep_nb.show import theme, write_whole
 
         theme()
-        stories, files = {name: story(some) for name, some in cases.items()}, {"why": judged / "why.json", "errors": judged / "errors.png", "page": judged / "errors.html"}
+        stories, files = (
+            {name: story(some) for name, some in cases.items()},
+            {"why": judged / "why.json", "errors": judged / "errors.png", "page": judged / "errors.html"},
+        )
         save_why(cases, files["why"])
         write_whole(files["errors"], partial(plot_strata(cases).savefig, format="png", dpi=120))
         if any(case.confidence is not None for some in cases.values() for case in some):
             files["calibration"] = judged / "calibration.png"
             write_whole(files["calibration"], partial(plot_calibration(cases).savefig, format="png", dpi=120))
-        error_page({name: [case.prediction for case in some] for name, some in cases.items()}, [case.clip for case in next(iter(cases.values()))], files["page"], most=most)
-        for name, lines in stories.items(): say.say(f"{name}\n  " + "\n  ".join(lines))
+        error_page(
+            {name: [case.prediction for case in some] for name, some in cases.items()},
+            [case.clip for case in next(iter(cases.values()))],
+            files["page"],
+            most=most,
+        )
+        for name, lines in stories.items():
+            say.say(f"{name}\n  " + "\n  ".join(lines))
         say.data |= {"judged": str(judged), "clips": str(clips), "story": stories, "modal": modal_table(cases)}
         if counter:
             points = fps_curve(counter, [case.clip for case in next(iter(cases.values()))], fps, video)
-            say.data["fps_curve"] = [{"fps": p.fps, "seen": p.seen, "too_fast": p.too_fast, "modal_share": p.modal} | {m: p.models[m] for m in RATE_METRICS} for p in points]
+            say.data["fps_curve"] = [
+                {"fps": p.fps, "seen": p.seen, "too_fast": p.too_fast, "modal_share": p.modal}
+                | {m: p.models[m] for m in RATE_METRICS}
+                for p in points
+            ]
             files["fps"] = judged / "fps.png"
-            write_whole(files["fps"], partial(plot_fps_curve({parse_counter(curve).name: points}).savefig, format="png", dpi=120))
-            for p in points: say.say(f"  at {p.fps:g} fps" + (f" ({p.seen:.1f} seen)" if p.seen < p.fps - 0.05 else "") + f": {p.models['exact']['value']:.0%} exact, {p.models['obo']['value']:.0%} within one, {p.modal:.0%} its most frequent answer" + (f", {p.too_fast:.0%} of the clips too fast" if p.too_fast == p.too_fast else ""))
+            write_whole(
+                files["fps"],
+                partial(plot_fps_curve({parse_counter(curve).name: points}).savefig, format="png", dpi=120),
+            )
+            for p in points:
+                say.say(
+                    f"  at {p.fps:g} fps"
+                    + (f" ({p.seen:.1f} seen)" if p.seen < p.fps - 0.05 else "")
+                    + f": {p.models['exact']['value']:.0%} exact, {p.models['obo']['value']:.0%} within one, {p.modal:.0%} its most frequent answer"
+                    + (f", {p.too_fast:.0%} of the clips too fast" if p.too_fast == p.too_fast else "")
+                )
         say.data["files"] = {name: str(path) for name, path in files.items()}
-        for path in files.values(): say.say(f"written: {path}")
+        for path in files.values():
+            say.say(f"written: {path}")
 
 # %% ../nbs/18_cli.ipynb #74d0ccf5
 def _curve_of(model: str, rates: str, video: str, say: Output) -> tuple[Any, list[float]]:
     "The counter to be judged at several frame rates, None where none is named, and the rates. Raises Usage before any work is done."
-    try: fps = [float(rate) for rate in rates.split(",")]
-    except ValueError: fps = []
-    if not fps or not all(0 < rate < float("inf") for rate in fps): raise Usage(f"--rates {rates}: numbers above 0, separated by commas, as in 1,2,4,8")
-    if not model: return None, fps
+    try:
+        fps = [float(rate) for rate in rates.split(",")]
+    except ValueError:
+        fps = []
+    if not fps or not all(0 < rate < float("inf") for rate in fps):
+        raise Usage(f"--rates {rates}: numbers above 0, separated by commas, as in 1,2,4,8")
+    if not model:
+        return None, fps
     from actrep_nb.counters import Asking
     from actrep_nb.failures import at_rate
 
     counter = _counter(model, Asking(warn=say.warn))
-    try: at_rate(counter, fps[0], video)
-    except ValueError as e: raise Usage(f"--fps-curve {model}: {e}") from None
+    try:
+        at_rate(counter, fps[0], video)
+    except ValueError as e:
+        raise Usage(f"--fps-curve {model}: {e}") from None
     return counter, fps
 
 # %% ../nbs/18_cli.ipynb #bc48340d
-lmms = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Clips as a task of lmms-eval, its logs read back, predictions in its form.")
+lmms = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Clips as a task of lmms-eval, its logs read back, predictions in its form.",
+)
 app.add_typer(lmms, name="lmms-eval", short_help="a task for lmms-eval, and its logs read back")
 
 
 @lmms.command("write", short_help="write a task folder")
 def lmms_write(
-    clips: Annotated[Path, typer.Argument(metavar="CLIPS", help="Annotation file in any format that `audit` reads; its clips ask for a count.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for the task, to be named by lmms-eval's --include_path.", show_default=False)],
+    clips: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CLIPS",
+            help="Annotation file in any format that `audit` reads; its clips ask for a count.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the task, to be named by lmms-eval's --include_path.", show_default=False)
+    ],
     videos: Videos = None,
     columns: Columns = "",
     name: Annotated[str, typer.Option(help="Of the task, to be named by lmms-eval's --tasks.")] = "actrep_count",
@@ -1758,18 +3092,30 @@ def lmms_write(
         _say_rejected(found, say)
         kept = found.kept[:limit] if limit else found.kept
         task = write_task(kept, out, name, max_new_tokens=max_new_tokens)
-        say.say(f"written: {task}, {len(kept)} clips\npython -m lmms_eval … --include_path {out} --tasks {name} --log_samples --output_path LOGS")
+        say.say(
+            f"written: {task}, {len(kept)} clips\npython -m lmms_eval … --include_path {out} --tasks {name} --log_samples --output_path LOGS"
+        )
         say.data |= {"task": str(task), "clips": len(kept), "rejected": [str(r) for r in found.rejected]}
 
 # %% ../nbs/18_cli.ipynb #139a8693
 @lmms.command("read", short_help="judge what lmms-eval logged")
 def lmms_read(
-    logs: Annotated[Path, typer.Argument(metavar="LOGS", help="Its --output_path, or one file of samples in it.", show_default=False)],
-    clips: Annotated[Path, typer.Argument(metavar="CLIPS", help="The annotation file that the task was written from.", show_default=False)],
+    logs: Annotated[
+        Path,
+        typer.Argument(metavar="LOGS", help="Its --output_path, or one file of samples in it.", show_default=False),
+    ],
+    clips: Annotated[
+        Path,
+        typer.Argument(metavar="CLIPS", help="The annotation file that the task was written from.", show_default=False),
+    ],
     videos: Videos = None,
     columns: Columns = "",
-    out: Annotated[Path | None, typer.Option(help="Folder for results.json and predictions.jsonl, as `evaluate` writes them.")] = None,
-    limit: Annotated[int, typer.Option(min=0, help="Only the first so many clips, as when the task was written; 0: all.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for results.json and predictions.jsonl, as `evaluate` writes them.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=0, help="Only the first so many clips, as when the task was written; 0: all.")
+    ] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Read the answers that lmms-eval logged, judge them, and set its scores beside ours. Scores that are not equal are a failure.
@@ -1789,23 +3135,44 @@ def lmms_read(
         log = find_log(logs)
         result = judge({log.parent.name: load_samples(log, kept)}, kept)
         both = side_by_side(log, kept)
-        if out: say.say(f"written: {result.save(out)}")
+        if out:
+            say.say(f"written: {result.save(out)}")
         say.say(str(result.table().to_string()) + f"\n\n{'':10}{'lmms-eval':>12}{'ours':>12}")
-        for metric, row in both.items(): say.say(f"{metric:10}{row['lmms-eval']:12.6f}{row['ours']:12.6f}")
-        say.say("\n" + result.accounts())
-        missing = [p.id for ps in result.predictions.values() for p in ps if p.problems == ("unanswered: not in the log",)]
-        if missing: say.fail(str(log), f"it lacks the answers to {len(missing)} of {len(kept)} clips, the first is {missing[0]}: its scores are of the others")
-        if not both: say.warn("lmms-eval logged no score that is ours too: only the answers were read")
         for metric, row in both.items():
-            if abs(row["lmms-eval"] - row["ours"]) > 1e-9 and not missing: say.fail(metric, f"{metric}: lmms-eval says {row['lmms-eval']}, we say {row['ours']} of the same answers")
+            say.say(f"{metric:10}{row['lmms-eval']:12.6f}{row['ours']:12.6f}")
+        say.say("\n" + result.accounts())
+        missing = [
+            p.id for ps in result.predictions.values() for p in ps if p.problems == ("unanswered: not in the log",)
+        ]
+        if missing:
+            say.fail(
+                str(log),
+                f"it lacks the answers to {len(missing)} of {len(kept)} clips, the first is {missing[0]}: its scores are of the others",
+            )
+        if not both:
+            say.warn("lmms-eval logged no score that is ours too: only the answers were read")
+        for metric, row in both.items():
+            if abs(row["lmms-eval"] - row["ours"]) > 1e-9 and not missing:
+                say.fail(
+                    metric, f"{metric}: lmms-eval says {row['lmms-eval']}, we say {row['ours']} of the same answers"
+                )
         say.data |= {"log": str(log), "scores": both, "models": result.models, "n": len(kept)}
 
 # %% ../nbs/18_cli.ipynb #7bbceefe
 @lmms.command("export", short_help="predictions in lmms-eval's form")
 def lmms_export(
-    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="predictions.jsonl of `evaluate`, or the folder it lies in.", show_default=False)],
-    clips: Annotated[Path, typer.Argument(metavar="CLIPS", help="The annotation file that was judged.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the logs; each counter gets a folder in it.", show_default=False)],
+    predictions: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PREDICTIONS", help="predictions.jsonl of `evaluate`, or the folder it lies in.", show_default=False
+        ),
+    ],
+    clips: Annotated[
+        Path, typer.Argument(metavar="CLIPS", help="The annotation file that was judged.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the logs; each counter gets a folder in it.", show_default=False)
+    ],
     videos: Videos = None,
     columns: Columns = "",
     name: Annotated[str, typer.Option(help="Of the task.")] = "actrep_count",
@@ -1826,7 +3193,10 @@ def lmms_export(
         by_id = {clip.id: clip for clip in load_annotated(clips, videos, columns, say)}
         logs: dict[str, str] = {}
         for model, said in load_predictions(predictions).items():
-            if lost := [p.id for p in said if p.id not in by_id]: raise ValueError(f"{predictions}: {len(lost)} predictions are about no clip of {clips}, the first about {lost[0]}")
+            if lost := [p.id for p in said if p.id not in by_id]:
+                raise ValueError(
+                    f"{predictions}: {len(lost)} predictions are about no clip of {clips}, the first about {lost[0]}"
+                )
             logs[model] = str(save_samples(said, [by_id[p.id] for p in said], out, model, name))
             say.say(f"written: {logs[model]}, {len(said)} answers")
         say.data |= {"logs": logs}
@@ -1834,23 +3204,58 @@ def lmms_export(
 # %% ../nbs/18_cli.ipynb #46bcf270
 @app.command(short_help="write reasoning to learn from, or have a teacher write it")
 def cot(
-    clips: Annotated[Path, typer.Argument(metavar="CLIPS", help="Annotation file in any format that `audit` reads.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="Folder for train.jsonl and cot.jsonl; of a teacher also rejected.jsonl, and replies, what it has answered.", show_default=False)],
+    clips: Annotated[
+        Path,
+        typer.Argument(metavar="CLIPS", help="Annotation file in any format that `audit` reads.", show_default=False),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for train.jsonl and cot.jsonl; of a teacher also rejected.jsonl, and replies, what it has answered.",
+            show_default=False,
+        ),
+    ],
     videos: Videos = None,
     columns: Columns = "",
-    teacher: Annotated[str, typer.Option(help="Who writes: openai:MODEL (any server that speaks OpenAI's protocol), gemini:MODEL, or a checkpoint. Default: written from the annotated cycles.")] = "",
-    tries: Annotated[int, typer.Option(min=1, help="How often a teacher is asked about one clip; after a mistake it is shown its text and what is wrong with it.")] = 3,
-    hints: Annotated[bool, typer.Option("--hints", help="Tell a teacher what is annotated after a mistake. Mends more, and shows less of what it saw.")] = False,
+    teacher: Annotated[
+        str,
+        typer.Option(
+            help="Who writes: openai:MODEL (any server that speaks OpenAI's protocol), gemini:MODEL, or a checkpoint. Default: written from the annotated cycles."
+        ),
+    ] = "",
+    tries: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="How often a teacher is asked about one clip; after a mistake it is shown its text and what is wrong with it.",
+        ),
+    ] = 3,
+    hints: Annotated[
+        bool,
+        typer.Option(
+            "--hints",
+            help="Tell a teacher what is annotated after a mistake. Mends more, and shows less of what it saw.",
+        ),
+    ] = False,
     step: Annotated[float, typer.Option(help="Grid of times that are written from cycles, seconds.")] = 0.1,
     limit: Annotated[int, typer.Option(min=0, help="Only the first so many clips; 0: all.")] = 0,
     max_new_tokens: Annotated[int, typer.Option(help="Token budget of a text.")] = 1024,
     video: Annotated[str, typer.Option(help="Change what the teacher sees, as in \"fps=8 max_frames=64\".")] = "",
     native: Annotated[bool, typer.Option("--native-video", help="Send films to gemini, not frames.")] = False,
-    base_url: Annotated[str, typer.Option(help="Address of the server, as http://127.0.0.1:8000/v1. Default: $OPENAI_BASE_URL, else the maker's.")] = "",
+    base_url: Annotated[
+        str,
+        typer.Option(
+            help="Address of the server, as http://127.0.0.1:8000/v1. Default: $OPENAI_BASE_URL, else the maker's."
+        ),
+    ] = "",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 4,
-    price: Annotated[str, typer.Option(metavar="IN/OUT", help="Dollars for a million tokens in and out, as 0.25/2.")] = "",
+    price: Annotated[
+        str, typer.Option(metavar="IN/OUT", help="Dollars for a million tokens in and out, as 0.25/2.")
+    ] = "",
     max_cost: Annotated[float, typer.Option(help="Stop before so many dollars are exceeded; 0: no limit.")] = 0.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be asked and what it may cost; send nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be asked and what it may cost; send nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write reasoning to learn from: from the annotated cycles, or by a teacher that is shown each clip. Every text is checked against count, cycles and the length of its film.
@@ -1866,10 +3271,34 @@ def cot(
     """
     with command("cot", as_json) as say:
         output_folder(out)
-        _cot(load_annotated(clips, videos, columns, say), clips, out, teacher, {"tries": tries, "hints": hints, "max_tokens": max_new_tokens, "video": video}, {"native": native, "base_url": base_url or None, "price": price, "max_cost": max_cost or None}, concurrency, step, limit, dry_run, say)
+        _cot(
+            load_annotated(clips, videos, columns, say),
+            clips,
+            out,
+            teacher,
+            {"tries": tries, "hints": hints, "max_tokens": max_new_tokens, "video": video},
+            {"native": native, "base_url": base_url or None, "price": price, "max_cost": max_cost or None},
+            concurrency,
+            step,
+            limit,
+            dry_run,
+            say,
+        )
 
 # %% ../nbs/18_cli.ipynb #f674d7db
-def _cot(annotated: Any, path: Path, out: Path, teacher: str, teaching: dict[str, Any], api: dict[str, Any], concurrency: int, step: float, limit: int, dry_run: bool, say: Output) -> None:
+def _cot(
+    annotated: Any,
+    path: Path,
+    out: Path,
+    teacher: str,
+    teaching: dict[str, Any],
+    api: dict[str, Any],
+    concurrency: int,
+    step: float,
+    limit: int,
+    dry_run: bool,
+    say: Output,
+) -> None:
     "Write texts, or have them written, and say what became of every clip."
     from actrep_nb.api import APITeacher, find_teacher, is_api, teach_clips
     from actrep_nb.cot import clip_lengths, save_cots, write_cots
@@ -1880,32 +3309,66 @@ def _cot(annotated: Any, path: Path, out: Path, teacher: str, teaching: dict[str
     chosen = ClipSet(annotated.kept[:limit], annotated.rejected) if limit else annotated
     named = _teacher(teacher) if teacher else ""
     lengths, asks = clip_lengths(chosen), is_api(teacher)
-    if missing := len(chosen) - len(lengths): say.warn(f"{missing} clips have no film that can be read: their texts are not held against its length")
-    if not asks and (api["native"] or api["max_cost"] or api["price"] or api["base_url"] or dry_run): raise Usage("--native-video, --base-url, --price, --max-cost and --dry-run are for a --teacher behind an API")
+    if missing := len(chosen) - len(lengths):
+        say.warn(f"{missing} clips have no film that can be read: their texts are not held against its length")
+    if not asks and (api["native"] or api["max_cost"] or api["price"] or api["base_url"] or dry_run):
+        raise Usage("--native-video, --base-url, --price, --max-cost and --dry-run are for a --teacher behind an API")
     options = teaching | (api if asks else {})
     try:
         if asks and dry_run:
-            plan = find_teacher(teacher, out / "replies", connect=False, **{k: v for k, v in options.items() if k not in ("tries", "hints")})
+            plan = find_teacher(
+                teacher,
+                out / "replies",
+                connect=False,
+                **{k: v for k, v in options.items() if k not in ("tries", "hints")},
+            )
             assert isinstance(plan, APITeacher)
             planned = plan.dry_run(list(chosen), teaching["tries"], max(0.5, step), lengths, teaching["hints"])
-            for line in planned.lines(): say.say(line)
+            for line in planned.lines():
+                say.say(line)
             say.data |= {"plan": planned.data()}
             return say.say("nothing was sent")
-        if teacher and not asks: quiet_libraries()
-        taught = teach_clips(named, list(chosen), out / "replies", durations=lengths, tolerance=max(0.5, step), concurrency=concurrency, say=say.say, progress=not say.as_json, **options) if teacher else None
-    except ValueError as e: raise Usage(f"--teacher {teacher}: {e}") from None
+        if teacher and not asks:
+            quiet_libraries()
+        taught = (
+            teach_clips(
+                named,
+                list(chosen),
+                out / "replies",
+                durations=lengths,
+                tolerance=max(0.5, step),
+                concurrency=concurrency,
+                say=say.say,
+                progress=not say.as_json,
+                **options,
+            )
+            if teacher
+            else None
+        )
+    except ValueError as e:
+        raise Usage(f"--teacher {teacher}: {e}") from None
     texts = taught.cots() if taught else write_cots(chosen, step=step, durations=lengths)
     save_clips(chosen, out / "train.jsonl", videos=out)
     save_cots(texts, out / "cot.jsonl")
     if taught:
         say.say(f"rejected texts: {taught.save_rejected(out / 'rejected.jsonl')}")
         say.data |= {"mistakes": taught.table().to_dict("records")}
-        if len(taught.table()): say.say(taught.table().to_string(index=False))
+        if len(taught.table()):
+            say.say(taught.table().to_string(index=False))
     say.say(texts.report())
-    say.say(f"written: {out / 'cot.jsonl'}, {len(texts.kept)} texts; {out / 'train.jsonl'}, all {len(chosen)} clips, those without a text too")
-    for clip, problems in texts.rejected: say.warn(f"{clip.id}: {'; '.join(problems)}")
-    say.data |= {"clips": len(chosen), "cots": len(texts.kept), "rejected": {clip.id: problems for clip, problems in texts.rejected}, "out": str(out)}
-    if not texts.kept: say.fail(str(path), "not one of its clips has a text to learn from")
+    say.say(
+        f"written: {out / 'cot.jsonl'}, {len(texts.kept)} texts; {out / 'train.jsonl'}, all {len(chosen)} clips, those without a text too"
+    )
+    for clip, problems in texts.rejected:
+        say.warn(f"{clip.id}: {'; '.join(problems)}")
+    say.data |= {
+        "clips": len(chosen),
+        "cots": len(texts.kept),
+        "rejected": {clip.id: problems for clip, problems in texts.rejected},
+        "out": str(out),
+    }
+    if not texts.kept:
+        say.fail(str(path), "not one of its clips has a text to learn from")
 
 
 def _teacher(name: str) -> str:
@@ -1914,20 +3377,27 @@ def _teacher(name: str) -> str:
     from actrep_nb.counters import find_checkpoint, parse_counter
 
     who = "a teacher is openai:MODEL, gemini:MODEL, or a checkpoint: a folder written by save_pretrained, a run's folder, a name on the hub"
-    if is_api(name): return name
+    if is_api(name):
+        return name
     folder = Path(name).is_dir()
-    try: kind = "checkpoint" if folder else parse_counter(name).kind
-    except ValueError as e: raise Usage(f"--teacher {e}; {who}") from None
-    if kind != "checkpoint": raise Usage(f"--teacher {name}: {who}; this one writes no texts")
-    try: return find_checkpoint(name)
+    try:
+        kind = "checkpoint" if folder else parse_counter(name).kind
+    except ValueError as e:
+        raise Usage(f"--teacher {e}; {who}") from None
+    if kind != "checkpoint":
+        raise Usage(f"--teacher {name}: {who}; this one writes no texts")
+    try:
+        return find_checkpoint(name)
     except FileNotFoundError:
-        if folder: raise
+        if folder:
+            raise
         raise FileNotFoundError(f"no teacher {name!r}: {who}") from None
 
 # %% ../nbs/18_cli.ipynb #9e1ac0c8
 @dataclass(frozen=True)
 class Check:
     "One thing looked at."
+
     name: str
     ok: bool
     found: str  # what there is
@@ -1939,14 +3409,29 @@ def _packages() -> list[Check]:
     "Versions of what the book stands on."
     from importlib.metadata import PackageNotFoundError, version
 
-    uses = {"torch": "", "transformers": "", "av": "", "papermill": "", "nbdev": "", "seaborn": "", "peft": "", "accelerate": "",
-            "deepspeed": "training on several GPUs", "decord": "another video reader", "torchcodec": "another video reader", "openai": "judging models behind an API"}
+    uses = {
+        "torch": "",
+        "transformers": "",
+        "av": "",
+        "papermill": "",
+        "nbdev": "",
+        "seaborn": "",
+        "peft": "",
+        "accelerate": "",
+        "deepspeed": "training on several GPUs",
+        "decord": "another video reader",
+        "torchcodec": "another video reader",
+        "openai": "judging models behind an API",
+    }
     out = []
     for name, use in uses.items():
-        try: out.append(Check(name, True, version(name), needed=not use))
+        try:
+            out.append(Check(name, True, version(name), needed=not use))
         except PackageNotFoundError:
             extra = "'actrep_nb[api]'" if name == "openai" else name
-            out.append(Check(name, False, "not installed" + (f" ({use})" if use else ""), f"pip install {extra}", not use))
+            out.append(
+                Check(name, False, "not installed" + (f" ({use})" if use else ""), f"pip install {extra}", not use)
+            )
     return out
 
 # %% ../nbs/18_cli.ipynb #c07a9b4b
@@ -1964,11 +3449,26 @@ def _readers() -> list[Check]:
         for name in READERS:
             try:
                 frames = read_frames(path, plan_frames(probe(path), size=(56, 56)), reader=name)
-                out.append(Check(f"reader {name}", True, f"decoded {len(frames)} frames of a drawn clip", needed=name == "pyav"))
+                out.append(
+                    Check(
+                        f"reader {name}", True, f"decoded {len(frames)} frames of a drawn clip", needed=name == "pyav"
+                    )
+                )
             except Exception as e:  # a reader may fail in any way its libraries can
-                cure = {"pyav": "pip install --force-reinstall av", "decord": "pip install decord (x86-64 only)",
-                        "torchcodec": "pip install torchcodec, and FFmpeg's libraries (apt install ffmpeg)"}.get(name, "")
-                out.append(Check(f"reader {name}", False, str(e).splitlines()[0][:120] if str(e) else type(e).__name__, cure, name == "pyav"))
+                cure = {
+                    "pyav": "pip install --force-reinstall av",
+                    "decord": "pip install decord (x86-64 only)",
+                    "torchcodec": "pip install torchcodec, and FFmpeg's libraries (apt install ffmpeg)",
+                }.get(name, "")
+                out.append(
+                    Check(
+                        f"reader {name}",
+                        False,
+                        str(e).splitlines()[0][:120] if str(e) else type(e).__name__,
+                        cure,
+                        name == "pyav",
+                    )
+                )
     return out
 
 
@@ -1979,16 +3479,23 @@ def _machine() -> list[Check]:
     import psutil
     import torch
 
-    gpus = [f"{torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory / 2**30:.0f} GB" for i in range(torch.cuda.device_count())]
+    gpus = [
+        f"{torch.cuda.get_device_name(i)}, {torch.cuda.get_device_properties(i).total_memory / 2**30:.0f} GB"
+        for i in range(torch.cuda.device_count())
+    ]
     gpus += ["Apple GPU (mps)"] if torch.backends.mps.is_available() else []
     memory, disk = psutil.virtual_memory().available / 2**30, shutil.disk_usage(".").free / 2**30
     compiler = shutil.which("g++") or shutil.which("c++")
     return [
-        Check("GPUs", bool(gpus), "; ".join(gpus) or "none: the tiny model needs none; a 3B model wants 16 GB", "", False),
+        Check(
+            "GPUs", bool(gpus), "; ".join(gpus) or "none: the tiny model needs none; a 3B model wants 16 GB", "", False
+        ),
         Check("CPU cores", True, f"{os.cpu_count()}, of which torch uses {torch.get_num_threads()}", needed=False),
         Check("memory", memory >= 6, f"{memory:.1f} GB free (the demo takes up to 6)", "close other programs"),
         Check("disk", disk >= 3, f"{disk:.1f} GB free here", "free some space, or run elsewhere"),
-        Check("C++ compiler", bool(compiler), compiler or "none (DeepSpeed compiles with it)", "apt install g++", False),
+        Check(
+            "C++ compiler", bool(compiler), compiler or "none (DeepSpeed compiles with it)", "apt install g++", False
+        ),
     ]
 
 
@@ -2011,7 +3518,12 @@ def _book() -> list[Check]:
     names = sorted(p.stem for p in experiments[0].glob("[0-9]*.ipynb")) if experiments else []
     ready = bool(base) and (base[0] / "config.json").exists()
     return [
-        Check("tiny base", ready, str(base[0]) if ready else "not found", "work in a checkout, or make it: actrep run tiny_base"),
+        Check(
+            "tiny base",
+            ready,
+            str(base[0]) if ready else "not found",
+            "work in a checkout, or make it: actrep run tiny_base",
+        ),
         Check("experiments", bool(names), ", ".join(names) or "not found", "work in a checkout: git clone"),
     ]
 
@@ -2035,12 +3547,26 @@ def _model_facts(
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "drawn.mp4"
         write_video(video, drawn.pixels, drawn.fps)
-        prompt = encode(model.eval(), processor, make_sample(processor, Clip(video=str(video), action="squat", count=3, cycles=drawn.cycles)))
+        prompt = encode(
+            model.eval(),
+            processor,
+            make_sample(processor, Clip(video=str(video), action="squat", count=3, cycles=drawn.cycles)),
+        )
     [[answer]] = sample_group(model, processor, [prompt], group_size=1, max_new_tokens=128, temperature=0)
-    return {"family": config.model_type, "parameters": trainable(model)[1], "dtype": str(weight.dtype).removeprefix("torch."), "device": str(weight.device),
-            "prompt_tokens": len(prompt.input_ids), "video_tokens": int((prompt.input_ids == config.video_token_id).sum()), "answer": answer.text,
-            "prompt": str(prompt_of(processor)), "opening": opening_of(processor), "ends": processor.tokenizer.convert_ids_to_tokens(sorted(stop_ids(unwrapped(model)))), "ignored": ignored_settings(model),
-            "video_effect": video_effect(model, prompt, answer.ids)}
+    return {
+        "family": config.model_type,
+        "parameters": trainable(model)[1],
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "device": str(weight.device),
+        "prompt_tokens": len(prompt.input_ids),
+        "video_tokens": int((prompt.input_ids == config.video_token_id).sum()),
+        "answer": answer.text,
+        "prompt": str(prompt_of(processor)),
+        "opening": opening_of(processor),
+        "ends": processor.tokenizer.convert_ids_to_tokens(sorted(stop_ids(unwrapped(model)))),
+        "ignored": ignored_settings(model),
+        "video_effect": video_effect(model, prompt, answer.ids),
+    }
 
 # %% ../nbs/18_cli.ipynb #e6a1930c
 def _look_at_model(
@@ -2056,19 +3582,33 @@ def _look_at_model(
 
     facts = _model_facts(path)
     reason = why_blind(facts["video_effect"])
-    rows = {"family": facts["family"], "parameters": f"{facts['parameters']:,} in {facts['dtype']}, on {facts['device']}",
-            "a drawn clip": f"{facts['video_tokens']} video tokens of {facts['prompt_tokens']} tokens of the prompt, three squats",
-            "greedy answer": " ".join(facts["answer"].split()) or "nothing", "video effect": f"{facts['video_effect']:.3g} nats per token: {'it does not look' if reason else 'it looks'}"}
-    rows |= {"asked": facts["prompt"] + (f"; its chat template begins every answer with {facts['opening']!r}" if facts["opening"] else ""), "answers end with": " or ".join(facts["ends"]),
-             "not followed": ", ".join(f"{name}={value}" for name, value in facts["ignored"].items()) or "nothing: its generation settings ask for no sampling and no penalty"}
-    for name, found in rows.items(): say.say(f"{name:<16} {found}")
+    rows = {
+        "family": facts["family"],
+        "parameters": f"{facts['parameters']:,} in {facts['dtype']}, on {facts['device']}",
+        "a drawn clip": f"{facts['video_tokens']} video tokens of {facts['prompt_tokens']} tokens of the prompt, three squats",
+        "greedy answer": " ".join(facts["answer"].split()) or "nothing",
+        "video effect": f"{facts['video_effect']:.3g} nats per token: {'it does not look' if reason else 'it looks'}",
+    }
+    rows |= {
+        "asked": facts["prompt"]
+        + (f"; its chat template begins every answer with {facts['opening']!r}" if facts["opening"] else ""),
+        "answers end with": " or ".join(facts["ends"]),
+        "not followed": ", ".join(f"{name}={value}" for name, value in facts["ignored"].items())
+        or "nothing: its generation settings ask for no sampling and no penalty",
+    }
+    for name, found in rows.items():
+        say.say(f"{name:<16} {found}")
     say.data |= {"model": path, "ready": not reason, **facts}
-    if reason: say.fail(path, reason)
+    if reason:
+        say.fail(path, reason)
 
 # %% ../nbs/18_cli.ipynb #8900d2eb
 @app.command(short_help="what is installed, what is missing and how to get it")
 def doctor(
-    model: Annotated[str | None, typer.Option(help="Look at this checkpoint instead: a folder, or a name on the hub.", show_default=False)] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Look at this checkpoint instead: a folder, or a name on the hub.", show_default=False),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at this installation: versions, devices, video readers, what is missing and how to get it. Or look at a model:
@@ -2083,21 +3623,57 @@ def doctor(
     import platform
 
     with command("doctor", as_json) as say:
-        if model: return _look_at_model(model, say)
-        checks = [Check("python", sys.version_info >= (3, 11), f"{platform.python_version()} on {platform.platform()}", "install Python 3.11 or newer"), *_packages()]
+        if model:
+            return _look_at_model(model, say)
+        checks = [
+            Check(
+                "python",
+                sys.version_info >= (3, 11),
+                f"{platform.python_version()} on {platform.platform()}",
+                "install Python 3.11 or newer",
+            ),
+            *_packages(),
+        ]
         for look in (_machine, _readers, _counters, _book):
-            try: checks += look()
-            except Exception as e: checks.append(Check(look.__name__.strip("_"), False, f"{type(e).__name__}: {e}", "see the packages above"))
+            try:
+                checks += look()
+            except Exception as e:
+                checks.append(
+                    Check(look.__name__.strip("_"), False, f"{type(e).__name__}: {e}", "see the packages above")
+                )
         for c in checks:
-            say.say(f"{'ok     ' if c.ok else 'MISSING' if c.needed else 'absent '}  {c.name:<20} {c.found}" + (f"\n{'':>30}get it: {c.cure}" if c.cure and not c.ok else ""))
+            say.say(
+                f"{'ok     ' if c.ok else 'MISSING' if c.needed else 'absent '}  {c.name:<20} {c.found}"
+                + (f"\n{'':>30}get it: {c.cure}" if c.cure and not c.ok else "")
+            )
         broken = [c for c in checks if c.needed and not c.ok]
-        say.say(f"\n{'Ready: try actrep count with a film, or actrep demo --size small' if not broken else 'Not ready: ' + ', '.join(c.name for c in broken)}")
+        say.say(
+            f"\n{'Ready: try actrep count with a film, or actrep demo --size small' if not broken else 'Not ready: ' + ', '.join(c.name for c in broken)}"
+        )
         say.data |= {"checks": [vars(c) for c in checks], "ready": not broken}
         say.failed += [{"file": c.name, "reason": c.found} for c in broken]
 
 # %% ../nbs/18_cli.ipynb #e8ba9710
-_ORDER = ("demo", "count", "run", "sweep", "list_runs", "verify", "card", "evaluate", "why", "merge", "cot", "audit", "split", "plan", "bench", "doctor")  # in --help: from trying to mending
+_ORDER = (
+    "demo",
+    "count",
+    "run",
+    "sweep",
+    "list_runs",
+    "verify",
+    "card",
+    "evaluate",
+    "why",
+    "merge",
+    "cot",
+    "audit",
+    "split",
+    "plan",
+    "bench",
+    "doctor",
+)  # in --help: from trying to mending
 app.registered_commands.sort(key=lambda c: _ORDER.index(c.callback.__name__) if c.callback else 0)
 
 # %% ../nbs/18_cli.ipynb #453efd18
-if __name__ == "__main__": sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

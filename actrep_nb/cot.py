@@ -27,17 +27,18 @@ from .show import read_lines, write_whole
 if TYPE_CHECKING:
     import pandas as pd
 
-
 # %% ../nbs/06_cot.ipynb #f8c97f62
 def grid_cycles(
-    cycles: Cycles,     # start, end in seconds
+    cycles: Cycles,  # start, end in seconds
     step: float = 0.1,  # grid in seconds, a multiple of 0.1
 ) -> list[tuple[int, int]]:  # the same cycles in grid steps, each at least one step long
     """Round `cycles` onto a grid, keeping their number, order and gaps of zero or more. Cycles that overlap or are out of order are rounded one by one.
     Raises `ValueError` where the grid is so coarse that a time would move by more than one step."""
-    if step <= 0 or abs(step * 10 - round(step * 10)) > 1e-9: raise ValueError(f"step must be a positive multiple of 0.1 s, not {step!r}")
+    if step <= 0 or abs(step * 10 - round(step * 10)) > 1e-9:
+        raise ValueError(f"step must be a positive multiple of 0.1 s, not {step!r}")
     times = np.asarray(cycles, float).reshape(-1, 2)
-    if not np.isfinite(times).all() or (times[:, 1] < times[:, 0]).any(): raise ValueError(f"a cycle ends before it starts: {cycles}")
+    if not np.isfinite(times).all() or (times[:, 1] < times[:, 0]).any():
+        raise ValueError(f"a cycle ends before it starts: {cycles}")
     exact = times.ravel() / step
     bounds = np.floor(exact + 0.5 + 1e-9)
     if (np.diff(times.ravel()) >= -1e-9).all():
@@ -46,50 +47,63 @@ def grid_cycles(
             free = exact - least
             low, high = np.maximum.accumulate(free), np.minimum.accumulate(free[::-1])[::-1]
             bounds = np.maximum(np.floor((low + high) / 2 + 0.5 + 1e-9), 0) + least
-    else: bounds[1::2] = np.maximum(bounds[1::2], bounds[::2] + 1)
-    if len(bounds) and np.abs(bounds - exact).max() > 1 + 1e-6: raise ValueError(f"a grid of {step} s is too coarse for cycles this short; use a smaller step")
+    else:
+        bounds[1::2] = np.maximum(bounds[1::2], bounds[::2] + 1)
+    if len(bounds) and np.abs(bounds - exact).max() > 1 + 1e-6:
+        raise ValueError(f"a grid of {step} s is too coarse for cycles this short; use a smaller step")
     return [(int(a), int(b)) for a, b in bounds.reshape(-1, 2)]
 
 # %% ../nbs/06_cot.ipynb #0df46fc8
 def check_line(
     cycles: Cycles,  # start, end in seconds, as listed
-) -> str:            # the line that begins with "Check:"
+) -> str:  # the line that begins with "Check:"
     "What a list of repetitions says about itself."
-    if not cycles: return "Check: 0 reps."
+    if not cycles:
+        return "Check: 0 reps."
     pairs = list(zip(cycles, cycles[1:]))
     late = next((k for k, (a, b) in enumerate(pairs, 2) if b[0] < a[0]), None)
     over = next((k for k, (a, b) in enumerate(pairs, 2) if max(a[0], b[0]) < min(a[1], b[1]) - 1e-9), None)
     pause, after = max(((round(b[0] - a[1], 6), -k) for k, (a, b) in enumerate(pairs, 1)), default=(0.0, 0))
-    return (f"Check: {len(cycles)} reps, {f'out of order at rep{late}' if late else 'in order'}, {f'overlap at rep{over}' if over else 'no overlap'}, "
-            f"{f'longest pause {pause:.1f}s after rep{-after}' if pause >= 1 else 'no pause'}.")
+    return (
+        f"Check: {len(cycles)} reps, {f'out of order at rep{late}' if late else 'in order'}, {f'overlap at rep{over}' if over else 'no overlap'}, "
+        f"{f'longest pause {pause:.1f}s after rep{-after}' if pause >= 1 else 'no pause'}."
+    )
 
 # %% ../nbs/06_cot.ipynb #f840dda8
 def _cycles_of(clip: Clip) -> Cycles:
     "The annotated cycles of `clip`; `ValueError` where they are missing or are not as many as the count."
     if clip.cycles is None:
-        if clip.count == 0: return ()
-        raise ValueError(f"clip {clip.id!r} ({clip.video}): no cycles are annotated, so no reasoning can be written from them")
+        if clip.count == 0:
+            return ()
+        raise ValueError(
+            f"clip {clip.id!r} ({clip.video}): no cycles are annotated, so no reasoning can be written from them"
+        )
     if len(clip.cycles) != clip.count:
-        raise ValueError(f"clip {clip.id!r} ({clip.video}): count {clip.count} but {len(clip.cycles)} cycles; mend the annotation or leave the clip out")
+        raise ValueError(
+            f"clip {clip.id!r} ({clip.video}): count {clip.count} but {len(clip.cycles)} cycles; mend the annotation or leave the clip out"
+        )
     return clip.cycles
 
 # %% ../nbs/06_cot.ipynb #97726df7
 def cot_from_cycles(
-    clip: Clip,                 # with its cycles annotated
-    step: float = 0.1,          # grid that times are rounded to, seconds
+    clip: Clip,  # with its cycles annotated
+    step: float = 0.1,  # grid that times are rounded to, seconds
     action_known: bool = True,  # whether to name the action
-) -> str:                       # the house text, `<think>…</think>` and `<answer>…</answer>`
+) -> str:  # the house text, `<think>…</think>` and `<answer>…</answer>`
     "Write the reasoning and the answer for `clip`. Raises `ValueError`, naming the clip, where the annotation does not allow it."
     cycles, action = _cycles_of(clip), clip.action if action_known else ""
-    try: grid = grid_cycles(cycles, step)
-    except ValueError as error: raise ValueError(f"clip {clip.id!r} ({clip.video}): {error}") from error
+    try:
+        grid = grid_cycles(cycles, step)
+    except ValueError as error:
+        raise ValueError(f"clip {clip.id!r} ({clip.video}): {error}") from error
     listed = tuple((a * step, b * step) for a, b in grid)
     spans = [f"{a:.1f}s-{b:.1f}s" for a, b in listed]
     if listed:
         where = f"{action or 'unknown'}, from {min(a for a, _ in listed):.1f}s to {max(b for _, b in listed):.1f}s"
         reps = ", ".join(f"rep{k}: {span}" for k, span in enumerate(spans, 1))
-    else: where, reps = f"{action}, no full repetition" if action else "none", "none"
-    return (f"<think>\nAction: {where}.\nReps: {reps}.\n{check_line(listed)}\nTotal count: {len(listed)}.\n</think>\n<answer>{len(listed)}</answer>")
+    else:
+        where, reps = f"{action}, no full repetition" if action else "none", "none"
+    return f"<think>\nAction: {where}.\nReps: {reps}.\n{check_line(listed)}\nTotal count: {len(listed)}.\n</think>\n<answer>{len(listed)}</answer>"
 
 # %% ../nbs/06_cot.ipynb #22eace5a
 _TOTAL = re.compile(r"total(?: count)?[ \t]{0,4}[:=][ \t]{0,4}(\d{1,6})", re.I | re.A)
@@ -111,29 +125,41 @@ def _own_problems(said: Answer) -> list[str]:
 def _time_problems(said: Cycles, true: Cycles, tolerance: float) -> list[str]:
     "Which listed repetitions are further than `tolerance` seconds from the annotated ones, paired in order of time."
     pairs = zip(said, sorted(true), strict=True)
-    return [f"rep-times: rep{k} is {a:g}s-{b:g}s, annotated {c:.2f}s-{d:.2f}s" for k, ((a, b), (c, d)) in enumerate(pairs, 1)
-            if max(abs(a - c), abs(b - d)) > tolerance + 1e-6]
+    return [
+        f"rep-times: rep{k} is {a:g}s-{b:g}s, annotated {c:.2f}s-{d:.2f}s"
+        for k, ((a, b), (c, d)) in enumerate(pairs, 1)
+        if max(abs(a - c), abs(b - d)) > tolerance + 1e-6
+    ]
 
 # %% ../nbs/06_cot.ipynb #119ca9ce
 def check_cot(
-    text: str,                       # a completion: reasoning and answer
-    clip: Clip,                      # what it should say
-    tolerance: float = 0.5,          # how far a boundary may be off, seconds
-    duration: float | None = None,   # length of the clip in seconds; taken from its window where there is one
-) -> list[str]:                      # problems, empty when there are none
+    text: str,  # a completion: reasoning and answer
+    clip: Clip,  # what it should say
+    tolerance: float = 0.5,  # how far a boundary may be off, seconds
+    duration: float | None = None,  # length of the clip in seconds; taken from its window where there is one
+) -> list[str]:  # problems, empty when there are none
     "Everything in `text` that contradicts `clip` or itself. Times are compared only where the clip has cycles."
     said = parse_answer(text)
     problems = list(said.problems) + _own_problems(said)
-    if said.count is not None and said.count != clip.count: problems.append(f"count: answered {said.count}, annotated {clip.count}")
+    if said.count is not None and said.count != clip.count:
+        problems.append(f"count: answered {said.count}, annotated {clip.count}")
     if said.action and clip.action and canonical_action(said.action) != canonical_action(clip.action):
         problems.append(f"action: named {said.action!r}, annotated {clip.action!r}")
-    if said.cycles is None: problems.append("list-missing: no repetition is listed with its times")
-    elif clip.cycles is not None and len(said.cycles) == len(clip.cycles): problems += _time_problems(said.cycles, clip.cycles, tolerance)
+    if said.cycles is None:
+        problems.append("list-missing: no repetition is listed with its times")
+    elif clip.cycles is not None and len(said.cycles) == len(clip.cycles):
+        problems += _time_problems(said.cycles, clip.cycles, tolerance)
     length = duration if duration is not None else clip.window[1] - clip.window[0] if clip.window else None
     for k, (_, end) in enumerate(said.cycles or (), 1):
-        if length is not None and end > length + tolerance: problems.append(f"outside: rep{k} ends at {end:g}s, the clip at {length:.2f}s")
+        if length is not None and end > length + tolerance:
+            problems.append(f"outside: rep{k} ends at {end:g}s, the clip at {length:.2f}s")
     listed = listed_reps(said.reasoning or text)
-    if listed is not None and listed != clip.count and said.count == clip.count and not any(p.startswith("list-length") for p in problems):
+    if (
+        listed is not None
+        and listed != clip.count
+        and said.count == clip.count
+        and not any(p.startswith("list-length") for p in problems)
+    ):
         problems.append(f"list-length: {listed} listed, {clip.count} annotated")
     return problems
 
@@ -141,133 +167,182 @@ def check_cot(
 @dataclass(frozen=True)
 class Attempt:
     "What a teacher wrote, once."
-    text: str | None     # None: it failed
+
+    text: str | None  # None: it failed
     problems: list[str]  # empty: fit to learn from
 
 
 def say_wrong(
     problems: Sequence[str],  # of a text
-    hints: bool = False,      # whether to tell what is annotated
-) -> str:                     # the next turn
+    hints: bool = False,  # whether to tell what is annotated
+) -> str:  # the next turn
     "Tell a teacher what is wrong with its text."
     told = problems if hints else [re.sub(r", annotated .*", ": that is not so", problem) for problem in problems]
-    return "Your text has mistakes:\n" + "".join(f"- {problem}\n" for problem in told) + "Look at the video again and write the whole text anew, in the same form."
+    return (
+        "Your text has mistakes:\n"
+        + "".join(f"- {problem}\n" for problem in told)
+        + "Look at the video again and write the whole text anew, in the same form."
+    )
 
 
 def teacher_prompt(
     clip: Clip,  # to be written about
-) -> str:        # ActRep-R1's steps, with the action named where it is known
+) -> str:  # ActRep-R1's steps, with the action named where it is known
     "The first question to a teacher. It does not tell the count."
     return render_prompt("actrep-r1", clip.action or None)
 
-
 # %% ../nbs/06_cot.ipynb #76299862
 def ask_teacher(
-    clip: Clip,                             # what to write about
-    ask: Callable[[Sequence[str]], str],    # turns about this clip: the question, a text, what was wrong with it, … → a text
-    prompt: str | None = None,              # the question; ActRep-R1's steps with the action named when not given
-    tolerance: float = 0.5,                 # how far a boundary may be off, seconds
-    tries: int = 1,                         # how often to ask before giving up
-    duration: float | None = None,          # length of the clip in seconds; taken from its window where there is one
-    hints: bool = False,                    # whether to tell what is annotated after a mistake
-) -> list[Attempt]:                         # all texts; only the last may have no problems
+    clip: Clip,  # what to write about
+    ask: Callable[
+        [Sequence[str]], str
+    ],  # turns about this clip: the question, a text, what was wrong with it, … → a text
+    prompt: str | None = None,  # the question; ActRep-R1's steps with the action named when not given
+    tolerance: float = 0.5,  # how far a boundary may be off, seconds
+    tries: int = 1,  # how often to ask before giving up
+    duration: float | None = None,  # length of the clip in seconds; taken from its window where there is one
+    hints: bool = False,  # whether to tell what is annotated after a mistake
+) -> list[Attempt]:  # all texts; only the last may have no problems
     "Ask a teacher model for the reasoning of `clip` until `check_cot` finds nothing. A teacher that fails is a problem too, not an error; it is not asked again."
     turns, tried = [prompt or teacher_prompt(clip)], list[Attempt]()
     for _ in range(tries):
-        try: text = ask(turns)
+        try:
+            text = ask(turns)
         except Exception as error:
             named = getattr(error, "kind", None)  # a failure that says its kind needs no other name
-            return [*tried, Attempt(None, [f"teacher-failed: {error if named else f'{type(error).__name__}: {error}'}"])]
-        if not isinstance(text, str): return [*tried, Attempt(None, [f"teacher-failed: answered a {type(text).__name__}, not a str"])]
+            return [
+                *tried,
+                Attempt(None, [f"teacher-failed: {error if named else f'{type(error).__name__}: {error}'}"]),
+            ]
+        if not isinstance(text, str):
+            return [*tried, Attempt(None, [f"teacher-failed: answered a {type(text).__name__}, not a str"])]
         tried.append(Attempt(text, check_cot(text, clip, tolerance, duration)))
-        if not tried[-1].problems: break
+        if not tried[-1].problems:
+            break
         turns = [*turns, text, say_wrong(tried[-1].problems, hints)]
     return tried
 
 # %% ../nbs/06_cot.ipynb #b093b72c
 def cot_from_teacher(
-    clip: Clip,                         # what to write about
-    ask: Callable[[str], str],          # prompt → completion, about this clip
-    prompt: str | None = None,          # the question; ActRep-R1's steps with the action named when not given
-    tolerance: float = 0.5,             # how far a boundary may be off, seconds
-    tries: int = 1,                     # how often to ask before giving up
-    duration: float | None = None,      # length of the clip in seconds; taken from its window where there is one
-) -> tuple[str | None, list[str]]:      # the first text without problems, or None and the problems of the last
+    clip: Clip,  # what to write about
+    ask: Callable[[str], str],  # prompt → completion, about this clip
+    prompt: str | None = None,  # the question; ActRep-R1's steps with the action named when not given
+    tolerance: float = 0.5,  # how far a boundary may be off, seconds
+    tries: int = 1,  # how often to ask before giving up
+    duration: float | None = None,  # length of the clip in seconds; taken from its window where there is one
+) -> tuple[str | None, list[str]]:  # the first text without problems, or None and the problems of the last
     "The same for a teacher that takes one text: the turns follow each other in it."
     tried = ask_teacher(clip, lambda turns: ask("\n\n".join(turns)), prompt, tolerance, tries, duration)
     last = tried[-1] if tried else Attempt(None, ["not-asked: tries is 0"])
     return (None, last.problems) if last.problems else (last.text, [])
 
-
 # %% ../nbs/06_cot.ipynb #e54680fb
 @dataclass(frozen=True)
 class CotSet:
     "The outcome of writing reasoning for many clips."
-    kept: list[tuple[Clip, str]]                # clip and its text
-    rejected: list[tuple[Clip, list[str]]]      # clip and why it has none
-    rows: Sequence[Rejected] = ()               # rows of a file that are no clips
+
+    kept: list[tuple[Clip, str]]  # clip and its text
+    rejected: list[tuple[Clip, list[str]]]  # clip and why it has none
+    rows: Sequence[Rejected] = ()  # rows of a file that are no clips
 
     def report(self) -> str:
         "How many were kept, and how often each problem came up among the rest."
-        reasons = Counter(problem.split(":")[0] for _, problems in self.rejected for problem in dict.fromkeys(p.split(":")[0] for p in problems))
-        return f"{len(self.kept)} kept, {len(self.rejected)} rejected" + "".join(f"\n  {count} {reason}" for reason, count in reasons.most_common()) + "".join(f"\n  no clip: {row}" for row in self.rows)
+        reasons = Counter(
+            problem.split(":")[0]
+            for _, problems in self.rejected
+            for problem in dict.fromkeys(p.split(":")[0] for p in problems)
+        )
+        return (
+            f"{len(self.kept)} kept, {len(self.rejected)} rejected"
+            + "".join(f"\n  {count} {reason}" for reason, count in reasons.most_common())
+            + "".join(f"\n  no clip: {row}" for row in self.rows)
+        )
 
 # %% ../nbs/06_cot.ipynb #92ab349f
 def clip_lengths(
     clips: Iterable[Clip],  # with their files
-) -> dict[str, float]:      # id → seconds; clips whose file cannot be read are left out
+) -> dict[str, float]:  # id → seconds; clips whose file cannot be read are left out
     "How long each clip lasts: its file, or the part of its window that lies in it. Each file is opened once."
     from actrep_nb.video import VideoError, probe
 
     files, found = dict[str, float | None](), dict[str, float]()
     for clip in clips:
         if clip.video not in files:
-            try: files[clip.video] = probe(clip.video).duration
-            except (VideoError, OSError): files[clip.video] = None
+            try:
+                files[clip.video] = probe(clip.video).duration
+            except (VideoError, OSError):
+                files[clip.video] = None
         length = files[clip.video]
-        if length is not None: found[clip.id] = max(0.0, min(clip.window[1], length) - clip.window[0]) if clip.window else length
+        if length is not None:
+            found[clip.id] = max(0.0, min(clip.window[1], length) - clip.window[0]) if clip.window else length
     return found
 
 # %% ../nbs/06_cot.ipynb #411f5768
 def write_cots(
-    clips: Iterable[Clip],                                          # what to write about
-    write: Callable[[Clip], tuple[str | None, list[str]]] | None = None,  # clip → (text or None, problems); from the cycles when not given
-    step: float = 0.1,                                              # grid for texts written from cycles, seconds
-    check: Callable[[str, Clip], list[str]] | None = None,          # text, clip → problems; `check_cot` when not given
-    durations: Mapping[str, float] | None = None,                   # id → seconds of the clip, as `clip_lengths` finds them
+    clips: Iterable[Clip],  # what to write about
+    write: Callable[[Clip], tuple[str | None, list[str]]]
+    | None = None,  # clip → (text or None, problems); from the cycles when not given
+    step: float = 0.1,  # grid for texts written from cycles, seconds
+    check: Callable[[str, Clip], list[str]] | None = None,  # text, clip → problems; `check_cot` when not given
+    durations: Mapping[str, float] | None = None,  # id → seconds of the clip, as `clip_lengths` finds them
 ) -> CotSet:
     "Reasoning for every clip that allows it, and the reasons for the others. Every text is checked, whoever wrote it."
-    kept: list[tuple[Clip, str]] = []; rejected: list[tuple[Clip, list[str]]] = []
+    kept: list[tuple[Clip, str]] = []
+    rejected: list[tuple[Clip, list[str]]] = []
     for clip in clips:
-        try: text, problems = write(clip) if write else (cot_from_cycles(clip, step), [])
-        except ValueError as error: text, problems = None, [f"annotation: {error}"]
-        if text is not None and not problems: problems = check(text, clip) if check else check_cot(text, clip, max(0.5, step), (durations or {}).get(clip.id))
-        if text is not None and not problems: kept.append((clip, text))
-        else: rejected.append((clip, problems or ["no-text: the writer gave none"]))
+        try:
+            text, problems = write(clip) if write else (cot_from_cycles(clip, step), [])
+        except ValueError as error:
+            text, problems = None, [f"annotation: {error}"]
+        if text is not None and not problems:
+            problems = (
+                check(text, clip) if check else check_cot(text, clip, max(0.5, step), (durations or {}).get(clip.id))
+            )
+        if text is not None and not problems:
+            kept.append((clip, text))
+        else:
+            rejected.append((clip, problems or ["no-text: the writer gave none"]))
     return CotSet(kept, rejected)
 
 # %% ../nbs/06_cot.ipynb #5df2dbfa
 def save_cots(
-    cots: CotSet,       # with texts
-    path: str | Path,   # cot.jsonl
+    cots: CotSet,  # with texts
+    path: str | Path,  # cot.jsonl
 ) -> Path:
     "A line for each text, as `load_cots` reads it beside train.jsonl; whole or not at all."
-    rows = [{"video_id": clip.id, "split": clip.split or "train", "action": clip.action, "gt_count": clip.count, "cot": text} for clip, text in cots.kept]
+    rows = [
+        {
+            "video_id": clip.id,
+            "split": clip.split or "train",
+            "action": clip.action,
+            "gt_count": clip.count,
+            "cot": text,
+        }
+        for clip, text in cots.kept
+    ]
     return _write_lines(rows, Path(path))
 
 
-def _write_lines(rows: Iterable[dict], path: Path) -> Path: return write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+def _write_lines(rows: Iterable[dict], path: Path) -> Path:
+    return write_whole(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 # %% ../nbs/06_cot.ipynb #b11f3f7a
 @dataclass(frozen=True)
 class Taught:
     "What a teacher wrote about many clips."
+
     tried: list[tuple[Clip, list[Attempt]]]
 
     def cots(self) -> CotSet:
         "Texts to learn from, and why other clips have none."
-        done = [(clip, attempts[-1] if attempts else Attempt(None, ["not-asked: tries is 0"])) for clip, attempts in self.tried]
-        return CotSet([(clip, last.text) for clip, last in done if last.text is not None and not last.problems], [(clip, last.problems) for clip, last in done if last.problems])
+        done = [
+            (clip, attempts[-1] if attempts else Attempt(None, ["not-asked: tries is 0"]))
+            for clip, attempts in self.tried
+        ]
+        return CotSet(
+            [(clip, last.text) for clip, last in done if last.text is not None and not last.problems],
+            [(clip, last.problems) for clip, last in done if last.problems],
+        )
 
     def table(self) -> "pd.DataFrame":
         "Kind of mistake → texts that had it, clips that had it, and how many of those got a text without any."
@@ -276,63 +351,99 @@ class Taught:
         kinds = lambda attempt: {problem.split(":")[0] for problem in attempt.problems}
         texts = Counter(kind for _, attempts in self.tried for attempt in attempts for kind in kinds(attempt))
         clips = Counter(kind for _, attempts in self.tried for kind in set().union(*map(kinds, attempts)))
-        mended = Counter(kind for _, attempts in self.tried if attempts and not attempts[-1].problems for kind in set().union(*map(kinds, attempts)))
-        return pd.DataFrame([{"mistake": kind, "texts": n, "clips": clips[kind], "mended": mended[kind]} for kind, n in texts.most_common()], columns=["mistake", "texts", "clips", "mended"])
+        mended = Counter(
+            kind
+            for _, attempts in self.tried
+            if attempts and not attempts[-1].problems
+            for kind in set().union(*map(kinds, attempts))
+        )
+        return pd.DataFrame(
+            [
+                {"mistake": kind, "texts": n, "clips": clips[kind], "mended": mended[kind]}
+                for kind, n in texts.most_common()
+            ],
+            columns=["mistake", "texts", "clips", "mended"],
+        )
 
     def save_rejected(self, path: str | Path) -> Path:
         "A line for each rejected text, with its problems; whole or not at all."
-        rows = [{"video_id": clip.id, "try": k, "text": attempt.text, "problems": attempt.problems} for clip, attempts in self.tried for k, attempt in enumerate(attempts, 1) if attempt.problems]
+        rows = [
+            {"video_id": clip.id, "try": k, "text": attempt.text, "problems": attempt.problems}
+            for clip, attempts in self.tried
+            for k, attempt in enumerate(attempts, 1)
+            if attempt.problems
+        ]
         return _write_lines(rows, Path(path))
 
 # %% ../nbs/06_cot.ipynb #6d41dd90
 def teach_all(
-    clips: Iterable[Clip],                              # what to write about
-    ask: Callable[[Clip, Sequence[str]], str],          # clip, turns → text
-    tries: int = 3,                                     # how often to ask about one clip
-    tolerance: float = 0.5,                             # how far a boundary may be off, seconds
-    durations: Mapping[str, float] | None = None,       # id → seconds of the clip
-    hints: bool = False,                                # whether to tell what is annotated after a mistake
-    workers: int = 1,                                   # clips asked about at once
+    clips: Iterable[Clip],  # what to write about
+    ask: Callable[[Clip, Sequence[str]], str],  # clip, turns → text
+    tries: int = 3,  # how often to ask about one clip
+    tolerance: float = 0.5,  # how far a boundary may be off, seconds
+    durations: Mapping[str, float] | None = None,  # id → seconds of the clip
+    hints: bool = False,  # whether to tell what is annotated after a mistake
+    workers: int = 1,  # clips asked about at once
     show: Callable[[Iterable, int], Iterable] = lambda found, total: found,  # shows how far it is
 ) -> Taught:
     "Ask a teacher about every clip, again with what was wrong."
     clips, lengths = list(clips), durations or {}
     with ThreadPoolExecutor(workers) as pool:
-        found = pool.map(lambda clip: (clip, ask_teacher(clip, lambda turns: ask(clip, turns), None, tolerance, tries, lengths.get(clip.id), hints)), clips)
+        found = pool.map(
+            lambda clip: (
+                clip,
+                ask_teacher(clip, lambda turns: ask(clip, turns), None, tolerance, tries, lengths.get(clip.id), hints),
+            ),
+            clips,
+        )
         return Taught(list(show(found, len(clips))))
 
 # %% ../nbs/06_cot.ipynb #06a0d002
 def _contradictions(text: str, clip: Clip) -> list[str]:
     "Where a text ends on another count than its clip has: in its answer, or in the total of its reasoning."
-    if clip.extra.get("task"): return []  # it does not ask for its count
+    if clip.extra.get("task"):
+        return []  # it does not ask for its count
     said, totals = parse_answer(text).count, _TOTAL.findall(text)
     ends = {"count: answered": said, "total: the reasoning ends on": int(totals[-1]) if totals else None}
-    return [f"{what} {number}, annotated {clip.count}" for what, number in ends.items() if number not in (None, clip.count)]
+    return [
+        f"{what} {number}, annotated {clip.count}" for what, number in ends.items() if number not in (None, clip.count)
+    ]
 
 
 def load_cots(
-    data: str | Path,               # folder with train.jsonl and cot.jsonl, or one annotation file whose rows have `cot`
-    videos: str | Path | None = None,  # folder of the videos that such a file names; looked for as `find_videos` does when not given
-) -> CotSet:                        # clips with their texts as they stand; of one file these may be bare reasoning
+    data: str | Path,  # folder with train.jsonl and cot.jsonl, or one annotation file whose rows have `cot`
+    videos: str
+    | Path
+    | None = None,  # folder of the videos that such a file names; looked for as `find_videos` does when not given
+) -> CotSet:  # clips with their texts as they stand; of one file these may be bare reasoning
     "Clips and their reasoning from disk. FileNotFoundError where they are not there, ValueError where no clip has a text."
     data = Path(data)
     if data.is_dir():
         path = data / "train.jsonl"
         clips = need_clips(load_clips(path, videos=find_videos(path)), path)
         rows = read_lines(data / "cot.jsonl", cure="write the reasoning again")
-        if k := next((k for k, row in enumerate(rows, 1) if not {"video_id", "cot"} <= row.keys()), 0): raise ValueError(f"{data / 'cot.jsonl'}, row {k}: it has no video_id or no cot: write the reasoning again")
+        if k := next((k for k, row in enumerate(rows, 1) if not {"video_id", "cot"} <= row.keys()), 0):
+            raise ValueError(f"{data / 'cot.jsonl'}, row {k}: it has no video_id or no cot: write the reasoning again")
         texts = {row["video_id"]: row["cot"] for row in rows}
     else:
         clips = need_clips(load_clips(data, videos=videos or find_videos(data)), data)
         texts = {clip.id: clip.extra["cot"] for clip in clips if clip.extra.get("cot")}
+
     def wrong(clip: Clip) -> list[str]:
-        if clip.id not in texts: return ["no-text: nothing is written about it"]
-        if data.is_dir(): return []  # ours, checked when they were written
-        if clip.split not in (None, "", "train"): return [f"split: it is for {clip.split}"]
+        if clip.id not in texts:
+            return ["no-text: nothing is written about it"]
+        if data.is_dir():
+            return []  # ours, checked when they were written
+        if clip.split not in (None, "", "train"):
+            return [f"split: it is for {clip.split}"]
         return _contradictions(texts[clip.id], clip)
 
     problems = {clip.id: wrong(clip) for clip in clips}
     kept = [(clip, texts[clip.id]) for clip in clips if not problems[clip.id]]
     rejected = [(clip, problems[clip.id]) for clip in clips if problems[clip.id]]
-    if not kept: raise ValueError(f"{data}: none of its {len(clips)} clips has reasoning to learn from (a field `cot`)" + (f"; {len(clips.rejected)} rows are no clips, the first: {clips.rejected[0]}" if clips.rejected else ""))
+    if not kept:
+        raise ValueError(
+            f"{data}: none of its {len(clips)} clips has reasoning to learn from (a field `cot`)"
+            + (f"; {len(clips.rejected)} rows are no clips, the first: {clips.rejected[0]}" if clips.rejected else "")
+        )
     return CotSet(kept, rejected, clips.rejected)

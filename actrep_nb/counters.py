@@ -38,6 +38,7 @@ UNTRAINED = ("period", "lag", "pose", "picture+pose")  # counters that look at m
 @dataclass(frozen=True)
 class Named:
     "A counter as somebody named it."
+
     name: str  # what it is called in a table
     kind: str  # "untrained", "baseline", "api", "blind", "black", "function", "checkpoint"
     what: str  # which one of its kind
@@ -48,22 +49,36 @@ def parse_counter(
 ) -> Named:
     "What a name says. ValueError for one that ends where it should go on."
     name, equals, what = text.partition("=")
-    if not equals or not what or "/" in name or ":" in name or Path(text).exists(): name, what = "", text
+    if not equals or not what or "/" in name or ":" in name or Path(text).exists():
+        name, what = "", text
     head, colon, rest = what.partition(":")
-    if colon and not rest and not Path(what).exists(): raise ValueError(f"{text!r}: nothing follows {head}:")
-    if what in UNTRAINED: kind = "untrained"
-    elif what in COUNTERS: kind = "baseline"
-    elif colon and (head in APIS or head == "blind" and rest.startswith(tuple(f"{api}:" for api in APIS))): kind = "api"
-    elif colon and head in HIDDEN: kind, what = head, rest
-    elif colon and not Path(what).exists() and len(head) > 1: kind = "function"
-    else: kind = "checkpoint"
+    if colon and not rest and not Path(what).exists():
+        raise ValueError(f"{text!r}: nothing follows {head}:")
+    if what in UNTRAINED:
+        kind = "untrained"
+    elif what in COUNTERS:
+        kind = "baseline"
+    elif colon and (head in APIS or head == "blind" and rest.startswith(tuple(f"{api}:" for api in APIS))):
+        kind = "api"
+    elif colon and head in HIDDEN:
+        kind, what = head, rest
+    elif colon and not Path(what).exists() and len(head) > 1:
+        kind = "function"
+    else:
+        kind = "checkpoint"
     return Named(name or _called(kind, what), kind, what)
 
 
 def _called(kind: str, what: str) -> str:
     "A checkpoint is named after its folder, or the folder above where that is called checkpoint."
-    if kind == "api": return f"{_called(kind, what.removeprefix('blind:'))}, blind" if what.startswith("blind:") else what.partition(":")[2]
-    if kind not in ("checkpoint", *HIDDEN): return what.rpartition(":")[2]
+    if kind == "api":
+        return (
+            f"{_called(kind, what.removeprefix('blind:'))}, blind"
+            if what.startswith("blind:")
+            else what.partition(":")[2]
+        )
+    if kind not in ("checkpoint", *HIDDEN):
+        return what.rpartition(":")[2]
     path = Path(what).resolve() if Path(what).is_dir() else Path(what)
     name = path.parent.name if path.name.startswith("checkpoint") and path.parent.name else path.name
     return f"{name}, {kind}" if kind in HIDDEN else name
@@ -74,13 +89,30 @@ def find_checkpoint(
 ) -> str:
     "A checkpoint's folder or name: itself, or the folder `checkpoint` of a run. Raises FileNotFoundError when there can be none. Looks at names and files only."
     folder = Path(model)
-    if "tiny_" in model: folder = shipped_checkpoint(model) or folder
+    if "tiny_" in model:
+        folder = shipped_checkpoint(model) or folder
     if not folder.is_dir():
-        if model.count("/") != 1 or model.startswith((".", "/")): raise FileNotFoundError(f"no model {model!r}: give a folder written by save_pretrained, a run's folder, a name on the hub such as Qwen/Qwen2.5-VL-3B-Instruct, or period, pose, picture+pose")
+        if model.count("/") != 1 or model.startswith((".", "/")):
+            raise FileNotFoundError(
+                f"no model {model!r}: give a folder written by save_pretrained, a run's folder, a name on the hub such as Qwen/Qwen2.5-VL-3B-Instruct, or period, pose, picture+pose"
+            )
         return model
-    found = next((f for f in (folder, folder / "checkpoint") if (f / "config.json").exists() or (f / "adapter_config.json").exists()), None)
-    if found is None and (kept := sorted(p.name for p in folder.glob("checkpoint-[0-9]*"))): raise FileNotFoundError(f"{model} holds {len(kept)} checkpoints of an unfinished run and no finished one: name one of them, as {folder / kept[0]}, or judge all with actrep evaluate")
-    if found is None: raise FileNotFoundError(f"{model} holds no checkpoint (no config.json, no adapter_config.json, in it or in its folder checkpoint)")
+    found = next(
+        (
+            f
+            for f in (folder, folder / "checkpoint")
+            if (f / "config.json").exists() or (f / "adapter_config.json").exists()
+        ),
+        None,
+    )
+    if found is None and (kept := sorted(p.name for p in folder.glob("checkpoint-[0-9]*"))):
+        raise FileNotFoundError(
+            f"{model} holds {len(kept)} checkpoints of an unfinished run and no finished one: name one of them, as {folder / kept[0]}, or judge all with actrep evaluate"
+        )
+    if found is None:
+        raise FileNotFoundError(
+            f"{model} holds no checkpoint (no config.json, no adapter_config.json, in it or in its folder checkpoint)"
+        )
     return str(found)
 
 
@@ -90,30 +122,42 @@ def trained_on(
     "What a checkpoint of a run was trained on, as the run's manifest says."
     for folder in (Path(checkpoint), *list(Path(checkpoint).resolve().parents)[:2]):
         for manifest in (folder / "manifest.json", folder / "run" / "manifest.json"):
-            if not manifest.is_file(): continue
+            if not manifest.is_file():
+                continue
             given = json.loads(manifest.read_text(encoding="utf-8")).get("parameters", {})
-            if found := given.get("data") or given.get("clips"): return str(found)
+            if found := given.get("data") or given.get("clips"):
+                return str(found)
     return ""
 
 # %% ../nbs/16b_counters.ipynb #6de72ea5
 @dataclass
 class FunctionCounter:
     "A function of a clip as a counter."
+
     function: Callable[[Clip], int | Prediction | None]
     text: str = ""  # how it was named
 
     @property
-    def about(self) -> dict[str, Any]: return {"function": self.text}
+    def about(self) -> dict[str, Any]:
+        return {"function": self.text}
 
     def count(self, clip: Clip) -> Prediction:
         "Ask about one clip. Raises what the function raises, and ValueError for something that is no count."
         asked = {k: v for k, v in clip.extra.items() if k in ("problem", "options", "task")}
         said = self.function(replace(clip, count=0, cycles=None, extra=asked))
-        if isinstance(said, Prediction): return replace(said, id=clip.id, true=clip.count)
-        if said is not None and (isinstance(said, bool) or int(said) != said or said < 0): raise ValueError(f"{self.text} returned {said!r}: a count is a whole number, 0 or more, or None")
-        return Prediction(clip.id, None if said is None else int(said), problems=() if said is not None else ("it gave no count",), true=clip.count)
+        if isinstance(said, Prediction):
+            return replace(said, id=clip.id, true=clip.count)
+        if said is not None and (isinstance(said, bool) or int(said) != said or said < 0):
+            raise ValueError(f"{self.text} returned {said!r}: a count is a whole number, 0 or more, or None")
+        return Prediction(
+            clip.id,
+            None if said is None else int(said),
+            problems=() if said is not None else ("it gave no count",),
+            true=clip.count,
+        )
 
-    def predict(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]: return each_counted(self.count, clips, f"asking {self.text}", progress)
+    def predict(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]:
+        return each_counted(self.count, clips, f"asking {self.text}", progress)
 
 
 def function_counter(
@@ -124,26 +168,34 @@ def function_counter(
     try:
         if where.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-            if spec is None or spec.loader is None or not Path(where).is_file(): raise ImportError(f"there is no file {where}")
+            if spec is None or spec.loader is None or not Path(where).is_file():
+                raise ImportError(f"there is no file {where}")
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         else:
-            if os.getcwd() not in sys.path: sys.path.insert(0, os.getcwd())
+            if os.getcwd() not in sys.path:
+                sys.path.insert(0, os.getcwd())
             module = importlib.import_module(where)
         found = getattr(module, name)
-    except (ImportError, AttributeError, SyntaxError, ValueError) as e: raise ValueError(f"no counter {text!r}: {e}; name a function as module:function or file.py:function") from e
+    except (ImportError, AttributeError, SyntaxError, ValueError) as e:
+        raise ValueError(f"no counter {text!r}: {e}; name a function as module:function or file.py:function") from e
     made = found() if isinstance(found, type) else found
-    if hasattr(made, "predict"): return made
-    if not callable(made): raise ValueError(f"{text} is a {type(made).__name__}: neither a function nor something with predict")
+    if hasattr(made, "predict"):
+        return made
+    if not callable(made):
+        raise ValueError(f"{text} is a {type(made).__name__}: neither a function nor something with predict")
     return FunctionCounter(made, text)
 
 # %% ../nbs/16b_counters.ipynb #647e691c
 @dataclass(frozen=True)
 class Asking:
     "How counters are asked."
+
     task: str = "counting"  # a name in TASKS
     max_new_tokens: int = 1024  # token budget of an answer; 0: what the longest answer about `like` needs
-    prompts: tuple[str, ...] = ("",)  # see `parse_prompt`; empty: as a checkpoint was trained. Several: each checkpoint is asked in each way
+    prompts: tuple[str, ...] = (
+        "",
+    )  # see `parse_prompt`; empty: as a checkpoint was trained. Several: each checkpoint is asked in each way
     video: str = ""  # what checkpoints see where that changes, see `parse_spec`
     device: str | None = None  # see `load_model`
     samples: int = 1  # answers that vote; 1: one greedy answer
@@ -160,11 +212,15 @@ class Asking:
 
     def check(self) -> None:
         "ValueError for a text that is no spec or no prompt, before anything is loaded."
-        try: parse_spec(self.video)
-        except ValueError as e: raise ValueError(f"video: {e}") from None
+        try:
+            parse_spec(self.video)
+        except ValueError as e:
+            raise ValueError(f"video: {e}") from None
         for prompt in self.prompts:
-            try: parse_prompt(prompt)
-            except ValueError as e: raise ValueError(f"prompt: {e}") from None
+            try:
+                parse_prompt(prompt)
+            except ValueError as e:
+                raise ValueError(f"prompt: {e}") from None
 
 # %% ../nbs/16b_counters.ipynb #d789b07e
 def untrained_counter(
@@ -174,9 +230,15 @@ def untrained_counter(
     "A counter that looks at movement."
     from actrep_nb.pose import PictureAndPoseCounter, PoseCounter
 
-    def pose() -> Any: return PoseCounter(how.people, folder=how.poses)
+    def pose() -> Any:
+        return PoseCounter(how.people, folder=how.poses)
 
-    made: dict[str, Callable[[], Any]] = {"period": lambda: PeriodCounter(about=how.about), "lag": LagCounter, "pose": pose, "picture+pose": lambda: PictureAndPoseCounter(pose(), PeriodCounter(about=how.about))}
+    made: dict[str, Callable[[], Any]] = {
+        "period": lambda: PeriodCounter(about=how.about),
+        "lag": LagCounter,
+        "pose": pose,
+        "picture+pose": lambda: PictureAndPoseCounter(pose(), PeriodCounter(about=how.about)),
+    }
     return made[name]()
 
 
@@ -186,8 +248,10 @@ def baseline_counter(
 ) -> Counter:
     "A constant, fitted. ValueError where there is nothing to learn from."
     counter = COUNTERS[name]()
-    if not hasattr(counter, "fit"): return counter
-    if not len(how.like): raise ValueError(f"{name} learns its counts from annotated clips: name some to learn from")
+    if not hasattr(counter, "fit"):
+        return counter
+    if not len(how.like):
+        raise ValueError(f"{name} learns its counts from annotated clips: name some to learn from")
     return counter.fit(how.like)
 
 
@@ -201,27 +265,55 @@ def load_counter(
     from actrep_nb.rollout import token_budget
     from actrep_nb.windows import as_it_watches
 
-    how.warn(f"counting with {checkpoint}, " + (f"trained on {trained}" if (trained := trained_on(checkpoint)) else "and nothing beside it says what it was trained on"))
-    options = dict(task=how.task, max_new_tokens=how.max_new_tokens or 256, batch_size=how.batch_size, cache=how.cache, samples=how.samples, temperature=how.temperature, seed=how.seed)
-    try: counter = LocalCounter.from_pretrained(checkpoint, device=how.device, video=how.video, prompt=how.prompts[0], **options)
+    how.warn(
+        f"counting with {checkpoint}, "
+        + (
+            f"trained on {trained}"
+            if (trained := trained_on(checkpoint))
+            else "and nothing beside it says what it was trained on"
+        )
+    )
+    options = dict(
+        task=how.task,
+        max_new_tokens=how.max_new_tokens or 256,
+        batch_size=how.batch_size,
+        cache=how.cache,
+        samples=how.samples,
+        temperature=how.temperature,
+        seed=how.seed,
+    )
+    try:
+        counter = LocalCounter.from_pretrained(
+            checkpoint, device=how.device, video=how.video, prompt=how.prompts[0], **options
+        )
     except OSError as e:
-        if Path(checkpoint).is_dir(): raise
-        raise FileNotFoundError(f"no checkpoint {checkpoint} in the cache here, and none could be fetched from the hub: check the name and the network, or give a folder ({str(e).partition(chr(10))[0][:160]})") from None
-    if counter.note: how.warn(counter.note)
-    if not how.max_new_tokens: counter.max_new_tokens = token_budget(counter.processor, TASKS[how.task], how.like)
-    if how.video and counter.video.pictures != "frames": raise ValueError(f"video {how.video}: {checkpoint} watches likeness, at speeds of its own; leave it out")
-    if not whole or counter.video.pictures == "frames": return counter
-    if how.samples > 1: raise ValueError(f"{checkpoint} watches a clip in many windows, which vote already: leave samples out")
+        if Path(checkpoint).is_dir():
+            raise
+        raise FileNotFoundError(
+            f"no checkpoint {checkpoint} in the cache here, and none could be fetched from the hub: check the name and the network, or give a folder ({str(e).partition(chr(10))[0][:160]})"
+        ) from None
+    if counter.note:
+        how.warn(counter.note)
+    if not how.max_new_tokens:
+        counter.max_new_tokens = token_budget(counter.processor, TASKS[how.task], how.like)
+    if how.video and counter.video.pictures != "frames":
+        raise ValueError(f"video {how.video}: {checkpoint} watches likeness, at speeds of its own; leave it out")
+    if not whole or counter.video.pictures == "frames":
+        return counter
+    if how.samples > 1:
+        raise ValueError(f"{checkpoint} watches a clip in many windows, which vote already: leave samples out")
     return as_it_watches(counter)
 
 # %% ../nbs/16b_counters.ipynb #8a89e2f8
 @dataclass
 class VotingCounter:
     "Several answers of a model behind an API as one: what most of them agree on, see `vote`."
+
     counters: Sequence[Any]  # `APICounter`s out of one purse; their samples follow each other
 
     @property
-    def about(self) -> dict[str, Any]: return about_counter(self.counters[0]) | {"samples": len(self.counters)}
+    def about(self) -> dict[str, Any]:
+        return about_counter(self.counters[0]) | {"samples": len(self.counters)}
 
     def dry_run(self, clips: Sequence[Clip]) -> Any:
         "What `predict` would send, all answers together. Sends nothing."
@@ -240,7 +332,13 @@ def asked_over_network(
     "A model behind an API, asked in the first of its ways. Raises what `api_counter` does."
     from actrep_nb.api import api_counter
 
-    options = {"max_tokens": how.max_new_tokens or 1024, "cache": how.cache, "say": how.warn, "blind": name.startswith("blind:"), **how.api} | ({"temperature": how.temperature} if how.samples > 1 else {})
+    options = {
+        "max_tokens": how.max_new_tokens or 1024,
+        "cache": how.cache,
+        "say": how.warn,
+        "blind": name.startswith("blind:"),
+        **how.api,
+    } | ({"temperature": how.temperature} if how.samples > 1 else {})
     counter = api_counter(name.removeprefix("blind:"), how.task, how.video, how.prompts[0], **options)
     return counter if how.samples == 1 else VotingCounter([counter.drawn(sample) for sample in range(how.samples)])
 
@@ -252,12 +350,17 @@ def make_counter(
     "The one counter that a text names. FileNotFoundError, OSError or ValueError where there is none."
     how.check()
     named = parse_counter(text)
-    if named.kind == "untrained": return untrained_counter(named.what, how)
-    if named.kind == "baseline": return baseline_counter(named.what, how)
-    if named.kind == "function": return function_counter(named.what)
-    if named.kind == "api": return asked_over_network(named.what, how)
+    if named.kind == "untrained":
+        return untrained_counter(named.what, how)
+    if named.kind == "baseline":
+        return baseline_counter(named.what, how)
+    if named.kind == "function":
+        return function_counter(named.what)
+    if named.kind == "api":
+        return asked_over_network(named.what, how)
     checkpoint = find_checkpoint(named.what)
-    if named.kind in HIDDEN: return load_counter(checkpoint, how, whole=False).asked_as(hidden=HIDDEN[named.kind])
+    if named.kind in HIDDEN:
+        return load_counter(checkpoint, how, whole=False).asked_as(hidden=HIDDEN[named.kind])
     return load_counter(checkpoint, how)
 
 # %% ../nbs/16b_counters.ipynb #df4161d4
@@ -265,19 +368,26 @@ def kept_checkpoints(
     path: str,  # a folder
 ) -> dict[int, str]:  # step → folder
     "The checkpoints that are meant by the folder of a run; none by a folder that is one itself."
-    return {} if any((Path(path) / name).exists() for name in ("config.json", "adapter_config.json")) else checkpoints_in(path)
+    return (
+        {}
+        if any((Path(path) / name).exists() for name in ("config.json", "adapter_config.json"))
+        else checkpoints_in(path)
+    )
 
 
 def make_counters(
     texts: Iterable[str],  # as in the table above
     how: Asking = Asking(),
-) -> tuple[dict[str, Any], dict[str, dict[str, int]]]:  # name → counter; and for each folder of checkpoints, name of a counter → step
+) -> tuple[
+    dict[str, Any], dict[str, dict[str, int]]
+]:  # name → counter; and for each folder of checkpoints, name of a counter → step
     "All counters that texts name, in their order; a checkpoint once for each prompt. ValueError for two of one name."
     how.check()
     counters, runs = dict[str, Any](), dict[str, dict[str, int]]()
 
     def add(name: str, counter: Any) -> None:
-        if name in counters: raise ValueError(f"two counters are called {name}: tell them apart, as in {name}_2=…")
+        if name in counters:
+            raise ValueError(f"two counters are called {name}: tell them apart, as in {name}_2=…")
         counters[name] = counter
 
     for named in map(parse_counter, texts):
@@ -285,25 +395,41 @@ def make_counters(
         for prompt in how.prompts if kept else ():
             label = named.name if len(how.prompts) == 1 else f"{named.name}, {prompt or 'own'}"
             runs[label] = {f"{label}@{step}": step for step in kept}
-            for name, path in zip(runs[label], kept.values()): add(name, LoadedWhenAsked(partial(make_counter, _text(named, path), replace(how, prompts=(prompt,))), how.batch_size))
-        if kept: continue
-        if named.kind not in ("checkpoint", "api", *HIDDEN) or len(how.prompts) == 1: add(named.name, make_counter(_text(named, named.what), how))
+            for name, path in zip(runs[label], kept.values()):
+                add(
+                    name,
+                    LoadedWhenAsked(
+                        partial(make_counter, _text(named, path), replace(how, prompts=(prompt,))), how.batch_size
+                    ),
+                )
+        if kept:
+            continue
+        if named.kind not in ("checkpoint", "api", *HIDDEN) or len(how.prompts) == 1:
+            add(named.name, make_counter(_text(named, named.what), how))
         else:
-            for way, counter in _ways(_text(named, named.what), how).items(): add(f"{named.name}, {way}" if way else named.name, counter)
+            for way, counter in _ways(_text(named, named.what), how).items():
+                add(f"{named.name}, {way}" if way else named.name, counter)
     return counters, runs
 
 
-def _text(named: Named, what: str) -> str: return f"{named.kind}:{what}" if named.kind in HIDDEN else what
+def _text(named: Named, what: str) -> str:
+    return f"{named.kind}:{what}" if named.kind in HIDDEN else what
 
 
 def _ways(text: str, how: Asking) -> dict[str, Any]:
     "One checkpoint or model, asked with each prompt; one that watches windows has words of its own, so once. A checkpoint is in memory once, and what its tower has seen is kept."
     first = make_counter(text, replace(how, prompts=how.prompts[:1]))
-    if parse_counter(text).kind == "api": return {prompt or "own": make_counter(text, replace(how, prompts=(prompt,))) if n else first for n, prompt in enumerate(how.prompts)}
+    if parse_counter(text).kind == "api":
+        return {
+            prompt or "own": make_counter(text, replace(how, prompts=(prompt,))) if n else first
+            for n, prompt in enumerate(how.prompts)
+        }
     if not hasattr(first, "asked_as"):
         how.warn(f"{text} watches windows and is asked in its own words: prompts change nothing, so it is asked once")
         return {"": first}
     from actrep_nb.rollout import FeatureStore
 
     first.store = FeatureStore()
-    return {prompt or "own": first.asked_as(prompt, first.hidden) if n else first for n, prompt in enumerate(how.prompts)}
+    return {
+        prompt or "own": first.asked_as(prompt, first.hidden) if n else first for n, prompt in enumerate(how.prompts)
+    }

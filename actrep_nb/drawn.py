@@ -82,11 +82,18 @@ def window_prompts(
     question: str,  # what is asked
 ) -> list[EncodedPrompt]:
     "One prompt for each window, all of one length."
-    if not len(pictures): return []
+    if not len(pictures):
+        return []
     T = len(pictures[0])
-    first = encode(model, processor, Sample(Clip(video="window", action="", count=0), Frames(pictures[0], np.arange(T) / RATE, RATE), question))
+    first = encode(
+        model,
+        processor,
+        Sample(Clip(video="window", action="", count=0), Frames(pictures[0], np.arange(T) / RATE, RATE), question),
+    )
     videos = [torch.from_numpy(np.asarray(p)).permute(0, 3, 1, 2) for p in pictures]
-    cut = processor.video_processor(videos=videos, do_resize=False, do_sample_frames=False, return_tensors="pt", **family_of(model).options)
+    cut = processor.video_processor(
+        videos=videos, do_resize=False, do_sample_frames=False, return_tensors="pt", **family_of(model).options
+    )
     return [replace(first, pixels=pixels) for pixels in cut["pixel_values_videos"].chunk(len(pictures))]
 
 # %% ../nbs/11a_drawn.ipynb #a84372b8
@@ -108,11 +115,14 @@ def rhythm_with(
     tries: int = 2000,  # rhythms that are written before the nearest is taken
 ) -> Rhythm:
     "A rhythm with a count: the first one written that has it, else the nearest."
-    def off(rhythm: Rhythm) -> int: return abs(len(cycles_seen(rhythm.cycles)) - count)
+
+    def off(rhythm: Rhythm) -> int:
+        return abs(len(cycles_seen(rhythm.cycles)) - count)
 
     best = write_rhythm(rng, style)
     for _ in range(tries):
-        if not off(best): break
+        if not off(best):
+            break
         best = min(best, write_rhythm(rng, style), key=off)
     return best
 
@@ -126,7 +136,8 @@ class DrawnWindows(Dataset):
         processor: Any,  # the checkpoint's own
         length: int,  # windows
         seed: int,  # same seed, same windows
-        say: Callable[[Sequence[tuple[float, float]]], str] | None = reason,  # cycles → what to imitate; None: nothing, for GRPO
+        say: Callable[[Sequence[tuple[float, float]]], str]
+        | None = reason,  # cycles → what to imitate; None: nothing, for GRPO
         question: str = render_prompt("count"),  # what is asked
         mistakes: float = 0.5,  # share of windows in which the model reads a `mistaken` answer and learns its phases; in the others it learns the rest
         counts: int = 0,  # draw every count from 0 to this one equally often; 0: as they come
@@ -136,32 +147,50 @@ class DrawnWindows(Dataset):
         self.question, self.mistakes, self.counts, self.style = question, mistakes, counts, style
         self.phase_ids = torch.tensor([processor.tokenizer(f" {phase}").input_ids[0] for phase in PHASES])
 
-    def __len__(self) -> int: return self.length
+    def __len__(self) -> int:
+        return self.length
 
     def __getitem__(self, index: int) -> Example:
         "One window: its likeness, its clip, and what to say of it."
         seed = [self.seed, index]
-        rhythm = rhythm_with(np.random.default_rng([*seed, 1]), index % (self.counts + 1), self.style) if self.counts else None
+        rhythm = (
+            rhythm_with(np.random.default_rng([*seed, 1]), index % (self.counts + 1), self.style)
+            if self.counts
+            else None
+        )
         drawn = draw_motion(seed, self.style, rhythm)
         seen = tuple(cycles_seen(drawn.cycles))
         clip = Clip(video="drawn", action="", count=len(seen), cycles=seen, id=f"drawn-{self.seed}-{index}")
         frames = Frames(likeness(drawn.pictures), np.arange(FRAMES) / RATE, RATE)
         answer = answer_ids(self.processor, self.say(drawn.cycles)) if self.say else None
         rng = np.random.default_rng([*seed, 2])
-        if answer is None: return Example(None, None, clip, index, frames)
+        if answer is None:
+            return Example(None, None, clip, index, frames)
         told = torch.isin(answer, self.phase_ids)
-        if rng.random() >= self.mistakes: return Example(None, answer, clip, index, frames, learned=~told)
+        if rng.random() >= self.mistakes:
+            return Example(None, answer, clip, index, frames, learned=~told)
         until = torch.arange(len(answer)) <= told.nonzero().max()
         return Example(None, answer, clip, index, frames, history=mistaken(answer, self.phase_ids, rng), learned=until)
 
     def content(self) -> str:
         "One word for what decides what is drawn and said."
-        what = [self.length, self.seed, self.say and self.say.__name__, self.question, self.mistakes, self.counts, str(self.style)]
+        what = [
+            self.length,
+            self.seed,
+            self.say and self.say.__name__,
+            self.question,
+            self.mistakes,
+            self.counts,
+            str(self.style),
+        ]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
-    def readable(self, examples: Sequence[Example]) -> list[Example]: return list(examples)
+    def readable(self, examples: Sequence[Example]) -> list[Example]:
+        return list(examples)
 
     def encoded(self, model: Any, examples: Sequence[Example]) -> list[Example]:
         "The same examples with their prompts."
-        prompts = window_prompts(model, self.processor, [e.frames.pixels for e in examples if e.frames is not None], self.question)
+        prompts = window_prompts(
+            model, self.processor, [e.frames.pixels for e in examples if e.frames is not None], self.question
+        )
         return [replace(e, prompt=p, frames=None) for e, p in zip(examples, prompts)]

@@ -29,7 +29,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from .metrics import PROTOCOLS, bootstrap_ci, clip_metrics, count_metrics, cycle_metrics, paired_bootstrap, stratify, under_protocols
+from actrep_nb.metrics import (
+    PROTOCOLS,
+    bootstrap_ci,
+    clip_metrics,
+    count_metrics,
+    cycle_metrics,
+    paired_bootstrap,
+    stratify,
+    under_protocols,
+)
 from .prompts import asked
 from .records import Clip, ClipSet, Prediction, accepted_counts, nearest_accepted
 from .show import append_line, plain, read_lines, write_whole
@@ -63,20 +72,32 @@ def on_true_clock(
 ) -> Prediction:
     "The same with times in seconds of the clip."
     scale = getattr(frames, "scale", 1.0)
-    if scale == 1: return prediction
+    if scale == 1:
+        return prediction
     cycles = None if prediction.cycles is None else tuple((a * scale, b * scale) for a, b in prediction.cycles)
-    return replace(prediction, cycles=cycles, interval=None if prediction.interval is None else (prediction.interval[0] * scale, prediction.interval[1] * scale))
+    return replace(
+        prediction,
+        cycles=cycles,
+        interval=None
+        if prediction.interval is None
+        else (prediction.interval[0] * scale, prediction.interval[1] * scale),
+    )
 
 # %% ../nbs/15_evaluate.ipynb #0436a6db
 def vote(
     said: Sequence[Prediction],  # about one clip, in the order in which they were drawn
 ) -> Prediction:
     "The answer that most agree on; of equally frequent ones the one drawn first. One that cannot be read has no vote, and still is one of those that did not agree."
-    if len(said) == 1: return said[0]
+    if len(said) == 1:
+        return said[0]
     answers = [p.choice if p.choice is not None else p.count for p in said]
     votes = Votes(a for a in answers if a is not None)
     chosen = max(votes, key=lambda a: votes[a]) if votes else None
-    return replace(said[answers.index(chosen)], agreement=sum(a == chosen for a in answers) / len(said) if votes else 0.0, completions=tuple(p.text or "" for p in said))
+    return replace(
+        said[answers.index(chosen)],
+        agreement=sum(a == chosen for a in answers) / len(said) if votes else 0.0,
+        completions=tuple(p.text or "" for p in said),
+    )
 
 # %% ../nbs/15_evaluate.ipynb #d3ed600f
 class LocalCounter:
@@ -99,17 +120,35 @@ class LocalCounter:
     ):
         from actrep_nb.models import prompt_of
 
-        self.model, self.processor, self.task, self.prompt = model, processor, asked(TASKS[task], prompt_of(processor)), prompt_of(processor)
-        self.max_new_tokens, self.batch_size, self.cache, self.workers, self.hidden = max_new_tokens, batch_size, cache, workers, hidden
+        self.model, self.processor, self.task, self.prompt = (
+            model,
+            processor,
+            asked(TASKS[task], prompt_of(processor)),
+            prompt_of(processor),
+        )
+        self.max_new_tokens, self.batch_size, self.cache, self.workers, self.hidden = (
+            max_new_tokens,
+            batch_size,
+            cache,
+            workers,
+            hidden,
+        )
         self.samples, self.temperature, self.seed, self.store = samples, temperature, seed, store
-        self.path, self.note = str(getattr(model, "name_or_path", "")), ""  # what a reader should be told of how the checkpoint is used
-        if samples > 1 and self.task.asks == "grounding": raise ValueError(f"the task {task!r} asks for a moment: answers can vote on a count or an option, not on moments")
+        self.path, self.note = (
+            str(getattr(model, "name_or_path", "")),
+            "",
+        )  # what a reader should be told of how the checkpoint is used
+        if samples > 1 and self.task.asks == "grounding":
+            raise ValueError(
+                f"the task {task!r} asks for a moment: answers can vote on a count or an option, not on moments"
+            )
 
     @classmethod
     def from_pretrained(
         cls,
         path: str | Path,  # folder, or a name on the Hugging Face hub
-        device: str | None = None,  # "cpu", "cuda:1", "auto" (spread over all GPUs, and the CPU's memory where they are full); None picks
+        device: str
+        | None = None,  # "cpu", "cuda:1", "auto" (spread over all GPUs, and the CPU's memory where they are full); None picks
         video: str = "",  # what it sees, where that is not what it was trained on, see `parse_spec`
         prompt: str = "",  # how it is asked, where that is not how it was trained, see `parse_prompt`
         **options,  # for the constructor
@@ -133,10 +172,22 @@ class LocalCounter:
     @property
     def about(self) -> dict[str, Any]:
         "What its answers depend on, beside the clips."
-        drawn = {"samples": self.samples, "temperature": self.temperature, "seed": self.seed} if self.samples > 1 else {}
+        drawn = (
+            {"samples": self.samples, "temperature": self.temperature, "seed": self.seed} if self.samples > 1 else {}
+        )
         patches = self.processor.video_processor
-        slot = {"token_side": patches.patch_size * patches.merge_size, "slot_frames": getattr(patches, "temporal_patch_size", 1)}
-        return {"checkpoint": self.path, "prompt": str(self.prompt), **slot, "sees": "nothing" if self.hidden == "video" else str(self.video) + ", black" * bool(self.hidden), "max_new_tokens": self.max_new_tokens, **drawn}
+        slot = {
+            "token_side": patches.patch_size * patches.merge_size,
+            "slot_frames": getattr(patches, "temporal_patch_size", 1),
+        }
+        return {
+            "checkpoint": self.path,
+            "prompt": str(self.prompt),
+            **slot,
+            "sees": "nothing" if self.hidden == "video" else str(self.video) + ", black" * bool(self.hidden),
+            "max_new_tokens": self.max_new_tokens,
+            **drawn,
+        }
 
     def answer(
         self,
@@ -149,13 +200,38 @@ class LocalCounter:
 
         start = time.perf_counter()
         samples = [Sample(c, f, self.task.ask(c)) for c, f in zip(clips, frames) if not isinstance(f, Exception)]
-        texts = iter(sample_answers(
-            self.model, self.processor, samples, self.samples, self.max_new_tokens, self.temperature if self.samples > 1 else 0.0,
-            [zlib.crc32(f"{self.seed} {s.clip.id}".encode("utf-8", "surrogatepass")) for s in samples], self.batch_size, store=None if self.hidden else self.store, show_progress=False))
-        said = [unreadable(c, f) if isinstance(f, Exception) else vote([self.task.predict(c, text) for text in next(texts)]) for c, f in zip(clips, frames)]
+        texts = iter(
+            sample_answers(
+                self.model,
+                self.processor,
+                samples,
+                self.samples,
+                self.max_new_tokens,
+                self.temperature if self.samples > 1 else 0.0,
+                [zlib.crc32(f"{self.seed} {s.clip.id}".encode("utf-8", "surrogatepass")) for s in samples],
+                self.batch_size,
+                store=None if self.hidden else self.store,
+                show_progress=False,
+            )
+        )
+        said = [
+            unreadable(c, f) if isinstance(f, Exception) else vote([self.task.predict(c, text) for text in next(texts)])
+            for c, f in zip(clips, frames)
+        ]
         each = round((time.perf_counter() - start) / len(clips), 4)
         untold = ["action-untold: it should be told the action's name, which is not known"]
-        return [replace(on_true_clock(p, f), problems=(*getattr(f, "problems", ()), *(untold if self.prompt.action and not c.action else ()), *p.problems), seconds=each) for c, p, f in zip(clips, said, frames)]
+        return [
+            replace(
+                on_true_clock(p, f),
+                problems=(
+                    *getattr(f, "problems", ()),
+                    *(untold if self.prompt.action and not c.action else ()),
+                    *p.problems,
+                ),
+                seconds=each,
+            )
+            for c, p, f in zip(clips, said, frames)
+        ]
 
     def stream(self, clips: Sequence[Clip], progress: bool = True) -> Iterator[Prediction]:
         "One prediction for each clip, in order, as they come; a clip that cannot be read has count None and the reason in `problems`."
@@ -164,12 +240,25 @@ class LocalCounter:
         self.task.check(clips)
         size = max(1, self.batch_size // self.samples)
         batches = [clips[i : i + size] for i in range(0, len(clips), size)]
-        read = ((clip, None) for clip in clips) if self.hidden == "video" else frames_ahead(self.processor, clips, self.cache, self.workers, most=2 * size)
+        read = (
+            ((clip, None) for clip in clips)
+            if self.hidden == "video"
+            else frames_ahead(self.processor, clips, self.cache, self.workers, most=2 * size)
+        )
         for batch in show_progress(batches, desc="answering, batches") if progress else batches:
             frames = [f for _, f in islice(read, len(batch))]
-            yield from self.answer(batch, [replace(f, pixels=np.zeros_like(f.pixels)) if self.hidden == "pictures" and isinstance(f, Frames) else f for f in frames])
+            yield from self.answer(
+                batch,
+                [
+                    replace(f, pixels=np.zeros_like(f.pixels))
+                    if self.hidden == "pictures" and isinstance(f, Frames)
+                    else f
+                    for f in frames
+                ],
+            )
 
-    def predict(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]: return list(self.stream(list(clips), progress))
+    def predict(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]:
+        return list(self.stream(list(clips), progress))
 
     def asked_as(
         self,
@@ -182,12 +271,25 @@ class LocalCounter:
         other = copy(self)
         other.processor = deepcopy(self.processor)
         note = choose_prompt(other.processor, prompt)
-        other.prompt, other.hidden, other.note = prompt_of(other.processor), hidden, "; ".join(x for x in (self.note, note) if x)
+        other.prompt, other.hidden, other.note = (
+            prompt_of(other.processor),
+            hidden,
+            "; ".join(x for x in (self.note, note) if x),
+        )
         other.task = asked(TASKS[self.task.name], other.prompt)
         return other
 
 # %% ../nbs/15_evaluate.ipynb #6b11609a
-COMPARED = ("mae", "abs_mae", "obo", "exact", "miou", "r@0.5", "accuracy", "mra")  # what differences are given for, where a task has it
+COMPARED = (
+    "mae",
+    "abs_mae",
+    "obo",
+    "exact",
+    "miou",
+    "r@0.5",
+    "accuracy",
+    "mra",
+)  # what differences are given for, where a task has it
 
 
 def compare(
@@ -217,24 +319,42 @@ def _clip_metrics(predictions: Sequence[Prediction]) -> dict[str, Any]:
     return clip_metrics([p.count for p in predictions], [p.true for p in predictions if p.true is not None])
 
 # %% ../nbs/15_evaluate.ipynb #69d961a4
-COLUMNS = {"obo": "OBO", "exact": "exact", "mae": "MAE", "miou": "mIoU", "r@0.5": "R@0.5", "accuracy": "accuracy", "mra": "MRA", "r2": "R²", "modal_share": "modal", "parse_rate": "readable"}  # of the table, in order
+COLUMNS = {
+    "obo": "OBO",
+    "exact": "exact",
+    "mae": "MAE",
+    "miou": "mIoU",
+    "r@0.5": "R@0.5",
+    "accuracy": "accuracy",
+    "mra": "MRA",
+    "r2": "R²",
+    "modal_share": "modal",
+    "parse_rate": "readable",
+}  # of the table, in order
 
 
-def _rows(sets: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: Iterable[str], sign: str = "") -> "pd.DataFrame":
+def _rows(
+    sets: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: Iterable[str], sign: str = ""
+) -> "pd.DataFrame":
     "Each metric as `value [lo, hi]`; with a sign, a star marks an interval without 0."
     import pandas as pd
 
     def cell(m):
-        if m["value"] != m["value"]: return "–"
+        if m["value"] != m["value"]:
+            return "–"
         star = " *" if sign and (m["lo"] > 0 or m["hi"] < 0) else ""
         return f"{m['value']:{sign}.3f} [{m['lo']:{sign}.3f}, {m['hi']:{sign}.3f}]{star}"
 
-    return pd.DataFrame.from_dict({name: {COLUMNS.get(k, k): cell(values[k]) for k in metrics if k in values} for name, values in sets.items()}, orient="index")
+    return pd.DataFrame.from_dict(
+        {name: {COLUMNS.get(k, k): cell(values[k]) for k in metrics if k in values} for name, values in sets.items()},
+        orient="index",
+    )
 
 # %% ../nbs/15_evaluate.ipynb #1710f28d
 @dataclass(frozen=True, repr=False)
 class Evaluation:
     "Predictions of several counters for the same clips, with what follows from them."
+
     clips: Sequence[Clip]
     predictions: dict[str, list[Prediction]]  # by counter, in the clips' order
     models: dict[str, dict[str, dict[str, float]]]  # counter → metric → value, lo, hi
@@ -251,7 +371,10 @@ class Evaluation:
     ) -> "pd.DataFrame":
         "Counters and their metrics, each as `value [lo, hi]` with a 95 % interval."
         names = {name: name + (f" ({n} not asked)" if (n := len(self.not_asked(name))) else "") for name in self.models}
-        return _rows({names[name]: values for name, values in self.models.items()}, [m for m in COLUMNS if m in also or m not in ("r2", "modal_share")])
+        return _rows(
+            {names[name]: values for name, values in self.models.items()},
+            [m for m in COLUMNS if m in also or m not in ("r2", "modal_share")],
+        )
 
     def not_asked(
         self,
@@ -263,7 +386,11 @@ class Evaluation:
     def differences(self) -> "pd.DataFrame":
         "Paired differences with 95 % intervals; a star marks an interval without 0."
         names = list(self.predictions)
-        return _rows({f"{b} − {a}": self.paired[f"{b}-{a}"] for k, a in enumerate(names) for b in names[k + 1 :]}, ("mae", "obo", "exact", "miou", "r@0.5", "accuracy"), "+")
+        return _rows(
+            {f"{b} − {a}": self.paired[f"{b}-{a}"] for k, a in enumerate(names) for b in names[k + 1 :]},
+            ("mae", "obo", "exact", "miou", "r@0.5", "accuracy"),
+            "+",
+        )
 
     def protocols(
         self,
@@ -272,23 +399,42 @@ class Evaluation:
         "Counts: what other code would print for these predictions. ValueError for a name that is none."
         import pandas as pd
 
-        if name and name not in PROTOCOLS: raise ValueError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
+        if name and name not in PROTOCOLS:
+            raise ValueError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
         found = {counter: under_protocols(ps, self.clips) for counter, ps in self.predictions.items()}
-        if name: return pd.DataFrame.from_dict({counter: row[name] for counter, row in found.items()}, orient="index").round(3)
-        return pd.DataFrame.from_dict({counter: {f"{COLUMNS[m]}, {protocol}": values[m] for m in ("obo", "mae") for protocol, values in row.items()} for counter, row in found.items()}, orient="index").round(3)
+        if name:
+            return pd.DataFrame.from_dict({counter: row[name] for counter, row in found.items()}, orient="index").round(
+                3
+            )
+        return pd.DataFrame.from_dict(
+            {
+                counter: {
+                    f"{COLUMNS[m]}, {protocol}": values[m] for m in ("obo", "mae") for protocol, values in row.items()
+                }
+                for counter, row in found.items()
+            },
+            orient="index",
+        ).round(3)
 
     def accounts(self) -> str:
         "One line on what happened to every clip."
         without = ", ".join(f"{name} {len(ids)}" for name, ids in self.unread().items() if ids)
-        return f"{len(self.clips)} clips" + (f", {len(self.rejected)} rows rejected" if self.rejected else "") + (f"; without {'a count' if self.task == 'counting' else 'an answer'}: {without}" if without else "")
+        return (
+            f"{len(self.clips)} clips"
+            + (f", {len(self.rejected)} rows rejected" if self.rejected else "")
+            + (f"; without {'a count' if self.task == 'counting' else 'an answer'}: {without}" if without else "")
+        )
 
     def unread(self) -> dict[str, list[str]]:
         "By counter, the clips it gave no answer for."
         read = {name: TASKS[self.task].scores(ps, self.clips)["parse_rate"] for name, ps in self.predictions.items()}
         return {name: [c.id for c, ok in zip(self.clips, read[name]) if not ok] for name in read}
 
-    def __repr__(self) -> str: return f"{self.table().to_string()}\n{self.accounts()}"
-    def _repr_html_(self) -> str: return f"{self.table().to_html()}<p>{html_text(self.accounts())}</p>"
+    def __repr__(self) -> str:
+        return f"{self.table().to_string()}\n{self.accounts()}"
+
+    def _repr_html_(self) -> str:
+        return f"{self.table().to_html()}<p>{html_text(self.accounts())}</p>"
 
     def results(self) -> dict[str, Any]:
         "What `results.json` holds. Nothing in it depends on the machine or the time."
@@ -304,22 +450,63 @@ class Evaluation:
 # %% ../nbs/15_evaluate.ipynb #12b17aee
 def _results(e: Evaluation) -> dict[str, Any]:
     if e.task != "counting":  # what follows the table is about counts
-        return plain({"task": e.task, "clips": e.source, "about": e.about, "models": e.models, "paired": e.paired, "n": len(e.clips), "seed": e.seed, "without_answer": e.unread(), "rejected": list(e.rejected)})
-    return plain({
-        "clips": e.source, "about": e.about, "models": e.models, "paired": e.paired, "n": len(e.clips), "seed": e.seed,
-        "parsed_only": {name: count_metrics([p.count for p in ps], [nearest_accepted(p.count, c) for p, c in zip(ps, e.clips)])["parsed_only"] for name, ps in e.predictions.items()},
-        "protocols": {name: under_protocols(ps, e.clips) for name, ps in e.predictions.items()},
-        "cycles": {name: cycle_metrics([p.cycles for p in ps], [c.cycles for c in e.clips]) for name, ps in e.predictions.items()},
-        "without_count": e.unread(),
-        "strata": {by: {name: stratify(e.clips, ps, by=by) for name, ps in e.predictions.items()} for by in ("count", "action")},
-        "rejected": list(e.rejected)})
+        return plain(
+            {
+                "task": e.task,
+                "clips": e.source,
+                "about": e.about,
+                "models": e.models,
+                "paired": e.paired,
+                "n": len(e.clips),
+                "seed": e.seed,
+                "without_answer": e.unread(),
+                "rejected": list(e.rejected),
+            }
+        )
+    return plain(
+        {
+            "clips": e.source,
+            "about": e.about,
+            "models": e.models,
+            "paired": e.paired,
+            "n": len(e.clips),
+            "seed": e.seed,
+            "parsed_only": {
+                name: count_metrics([p.count for p in ps], [nearest_accepted(p.count, c) for p, c in zip(ps, e.clips)])[
+                    "parsed_only"
+                ]
+                for name, ps in e.predictions.items()
+            },
+            "protocols": {name: under_protocols(ps, e.clips) for name, ps in e.predictions.items()},
+            "cycles": {
+                name: cycle_metrics([p.cycles for p in ps], [c.cycles for c in e.clips])
+                for name, ps in e.predictions.items()
+            },
+            "without_count": e.unread(),
+            "strata": {
+                by: {name: stratify(e.clips, ps, by=by) for name, ps in e.predictions.items()}
+                for by in ("count", "action")
+            },
+            "rejected": list(e.rejected),
+        }
+    )
 
 
-def _row(prediction: Prediction) -> dict[str, Any]: return plain(asdict(prediction))
+def _row(prediction: Prediction) -> dict[str, Any]:
+    return plain(asdict(prediction))
 
 
 def _save(e: Evaluation, folder: Path) -> Path:
-    rows = [{"model": name, "video": c.video, **({"accepted": accepted_counts(c)} if len(accepted_counts(c)) > 1 else {}), **_row(p)} for name, ps in e.predictions.items() for p, c in zip(ps, e.clips)]
+    rows = [
+        {
+            "model": name,
+            "video": c.video,
+            **({"accepted": accepted_counts(c)} if len(accepted_counts(c)) > 1 else {}),
+            **_row(p),
+        }
+        for name, ps in e.predictions.items()
+        for p, c in zip(ps, e.clips)
+    ]
     write_whole(folder / "predictions.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     write_whole(folder / "results.json", json.dumps(e.results(), indent=1, ensure_ascii=False) + "\n")
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # see `kept_answers`: all of it is in the predictions now
@@ -337,16 +524,37 @@ def judge(
     "Metrics, intervals and differences of predictions that are there already. Raises ValueError unless there is one per clip, in order."
     for name, ps in predictions.items():
         wrong = next((i for i, (p, c) in enumerate(zip(ps, clips)) if p.id != c.id), None)
-        if len(ps) != len(clips): raise ValueError(f"counter {name!r} made {len(ps)} predictions for {len(clips)} clips")
-        if wrong is not None: raise ValueError(f"counter {name!r}: prediction {wrong} is about {ps[wrong].id!r}, the clip is {clips[wrong].id!r}")
-    carried = {name: [replace(p, true=nearest_accepted(p.count, c)) for p, c in zip(ps, clips)] for name, ps in predictions.items()}
+        if len(ps) != len(clips):
+            raise ValueError(f"counter {name!r} made {len(ps)} predictions for {len(clips)} clips")
+        if wrong is not None:
+            raise ValueError(
+                f"counter {name!r}: prediction {wrong} is about {ps[wrong].id!r}, the clip is {clips[wrong].id!r}"
+            )
+    carried = {
+        name: [replace(p, true=nearest_accepted(p.count, c)) for p, c in zip(ps, clips)]
+        for name, ps in predictions.items()
+    }
     asked, names = TASKS[task], list(carried)
     tables = {name: asked.judge(ps, clips, seed=seed) for name, ps in carried.items()}
-    models = {name: {m: v for m, v in table.items() if m != "cycles"} for name, table in tables.items()}  # those have no intervals
+    models = {
+        name: {m: v for m, v in table.items() if m != "cycles"} for name, table in tables.items()
+    }  # those have no intervals
     scores = {name: asked.scores(ps, clips) for name, ps in carried.items()}
-    paired = {f"{b}-{a}": _differences(scores[b], scores[a], 2000, seed) for i, a in enumerate(names) for b in names[i + 1 :]}
+    paired = {
+        f"{b}-{a}": _differences(scores[b], scores[a], 2000, seed) for i, a in enumerate(names) for b in names[i + 1 :]
+    }
     rejected = tuple(str(r) for r in clips.rejected) if isinstance(clips, ClipSet) else ()
-    return Evaluation(list(clips), carried, models, paired, seed, rejected, task, {name: dict((about or {}).get(name, {})) for name in names}, source)
+    return Evaluation(
+        list(clips),
+        carried,
+        models,
+        paired,
+        seed,
+        rejected,
+        task,
+        {name: dict((about or {}).get(name, {})) for name in names},
+        source,
+    )
 
 # %% ../nbs/15_evaluate.ipynb #a637c8f5
 UNFINISHED = "unfinished"  # folder of answers of an evaluation that has not been saved
@@ -357,8 +565,11 @@ def about_counter(
 ) -> dict[str, Any]:
     "What a counter's answers depend on, beside the clips: what it says itself, else its class and its plain settings."
     told = getattr(counter, "about", None)
-    if isinstance(told, Mapping): return dict(told)
-    return {"counter": type(counter).__name__} | {k: v for k, v in getattr(counter, "__dict__", {}).items() if isinstance(v, (int, float, str, bool))}
+    if isinstance(told, Mapping):
+        return dict(told)
+    return {"counter": type(counter).__name__} | {
+        k: v for k, v in getattr(counter, "__dict__", {}).items() if isinstance(v, (int, float, str, bool))
+    }
 
 
 def _file_state(path: str) -> Any:
@@ -367,7 +578,8 @@ def _file_state(path: str) -> Any:
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.exists()] or None
 
 
-def _hash(value: Any) -> str: return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def kept_answers(
@@ -381,10 +593,17 @@ def kept_answers(
     about = about_counter(counter)
     path = folder / f"{_hash([about, task, _file_state(str(about.get('checkpoint', '')))])}.jsonl"
     keys = [_hash([c.id, c.video, c.window, c.action, c.extra, _file_state(c.video)]) for c in clips]
-    rows = read_lines(path, going_on=True, cure="delete it, and its clips are asked about again") if path.exists() else []
+    rows = (
+        read_lines(path, going_on=True, cure="delete it, and its clips are asked about again") if path.exists() else []
+    )
     known = {row.pop("clip"): _prediction(row) for row in rows}
     new = [i for i, key in enumerate(keys) if key not in known]
-    if known: print(f"{len(clips) - len(new)} of {len(clips)} clips were answered before this was cut short", file=sys.stderr, flush=True)
+    if known:
+        print(
+            f"{len(clips) - len(new)} of {len(clips)} clips were answered before this was cut short",
+            file=sys.stderr,
+            flush=True,
+        )
     for i, said in zip(new, counter.stream([clips[i] for i in new], progress)):
         known[keys[i]] = said
         append_line(path, {"clip": keys[i], **_row(said)})
@@ -397,10 +616,13 @@ def predict_shared(
     progress: bool = True,  # show how far it is
 ) -> list[Prediction]:  # one per clip, in order, on every rank
     "A counter's predictions; of several ranks each asks about its share of the clips, whole batches of it."
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1: return counter.predict(clips, progress=progress)
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return counter.predict(clips, progress=progress)
     from actrep_nb.parallel import shared_out  # brings torch, which a baseline does not need
 
-    return shared_out(list(clips), lambda mine: counter.predict(mine, progress=progress), getattr(counter, "batch_size", 1))
+    return shared_out(
+        list(clips), lambda mine: counter.predict(mine, progress=progress), getattr(counter, "batch_size", 1)
+    )
 
 
 def evaluate(
@@ -409,18 +631,25 @@ def evaluate(
     seed: int = 0,  # of the bootstrap
     progress: bool = True,  # show how far each counter is
     task: str = "counting",  # a name in TASKS: what is asked; the counters ask it too
-    folder: str | Path | None = None,  # where the evaluation will be saved: what a killed one had answered is there, see `kept_answers`; None: nothing is kept
+    folder: str
+    | Path
+    | None = None,  # where the evaluation will be saved: what a killed one had answered is there, see `kept_answers`; None: nothing is kept
     source: str = "",  # file of the clips, for the record
 ) -> Evaluation:
     "Ask every counter about every clip, on all ranks together. Raises ValueError for a clip that asks something else."
-    if not len(clips): raise ValueError("no clips to evaluate on")
+    if not len(clips):
+        raise ValueError("no clips to evaluate on")
     TASKS[task].check(clips)
     predictions, about = dict[str, list[Prediction]](), dict[str, dict[str, Any]]()
     for name, counter in counters.items():
         ready = counter.load() if hasattr(counter, "load") else counter  # a `LoadedWhenAsked`
         about[name] = about_counter(ready)
         alone = folder is not None and int(os.environ.get("WORLD_SIZE", 1)) == 1
-        predictions[name] = kept_answers(ready, clips, Path(folder or "") / UNFINISHED, task, progress) if alone and hasattr(ready, "stream") else predict_shared(ready, clips, progress)
+        predictions[name] = (
+            kept_answers(ready, clips, Path(folder or "") / UNFINISHED, task, progress)
+            if alone and hasattr(ready, "stream")
+            else predict_shared(ready, clips, progress)
+        )
     return judge(predictions, clips, seed, task, about, source)
 
 # %% ../nbs/15_evaluate.ipynb #833ca558
@@ -431,8 +660,12 @@ def load_predictions(
     path, out = Path(path), dict[str, list[Prediction]]()
     path = path / "predictions.jsonl" if path.is_dir() else path
     for k, row in enumerate(read_lines(path, cure="judge again, or restore it"), 1):
-        try: out.setdefault(row["model"], []).append(_prediction(row))
-        except (KeyError, TypeError, IndexError) as e: raise ValueError(f"{path}, row {k}: not a prediction ({type(e).__name__}: {e}): judge again, or restore it") from None
+        try:
+            out.setdefault(row["model"], []).append(_prediction(row))
+        except (KeyError, TypeError, IndexError) as e:
+            raise ValueError(
+                f"{path}, row {k}: not a prediction ({type(e).__name__}: {e}): judge again, or restore it"
+            ) from None
     return out
 
 
@@ -441,7 +674,15 @@ def _prediction(row: Mapping[str, Any]) -> Prediction:
     pair = lambda x: None if x is None else (x[0], x[1])
     cycles = None if row["cycles"] is None else tuple(map(pair, row["cycles"]))
     rest = {k: v for k, v in row.items() if k in Prediction.__dataclass_fields__}
-    return Prediction(**rest | {"cycles": cycles, "interval": pair(row.get("interval")), "problems": tuple(row["problems"]), "completions": tuple(row.get("completions", ()))})
+    return Prediction(
+        **rest
+        | {
+            "cycles": cycles,
+            "interval": pair(row.get("interval")),
+            "problems": tuple(row["problems"]),
+            "completions": tuple(row.get("completions", ())),
+        }
+    )
 
 # %% ../nbs/15_evaluate.ipynb #a1ad8e8b
 def bench_answers(
@@ -449,7 +690,9 @@ def bench_answers(
     clips: Sequence[Clip],  # to answer about
     sizes: Sequence[int] = (1, 8, 32),  # answers side by side, the first is what others are compared with
     repeats: int = 3,  # passes; medians are given
-) -> dict[str, Any]:  # clips, repeats, sizes → times_as_fast, seconds, differ: answers that are not those of the first size
+) -> dict[
+    str, Any
+]:  # clips, repeats, sizes → times_as_fast, seconds, differ: answers that are not those of the first size
     "Answers side by side against one by one, on the same clips in one run. The videos are read once before."
     other, taken, texts = copy(counter), {size: list[float]() for size in sizes}, dict[int, list[str | None]]()
     with tempfile.TemporaryDirectory() as folder:
@@ -460,7 +703,14 @@ def bench_answers(
                 other.batch_size, start = size, time.perf_counter()
                 texts[size] = [p.text for p in other.predict(clips, progress=False)]
                 taken[size].append(time.perf_counter() - start)
-    rows = {size: {"times_as_fast": median(a / b for a, b in zip(taken[sizes[0]], taken[size])), "seconds": median(taken[size]), "differ": sum(x != y for x, y in zip(texts[sizes[0]], texts[size]))} for size in sizes}
+    rows = {
+        size: {
+            "times_as_fast": median(a / b for a, b in zip(taken[sizes[0]], taken[size])),
+            "seconds": median(taken[size]),
+            "differ": sum(x != y for x, y in zip(texts[sizes[0]], texts[size])),
+        }
+        for size in sizes
+    }
     return {"clips": len(clips), "repeats": repeats, "sizes": rows}
 
 # %% ../nbs/15_evaluate.ipynb #15a0c002
@@ -468,21 +718,29 @@ def checkpoints_in(
     folder: str | Path,  # of a run
 ) -> dict[int, str]:  # step → folder, in the order of training
     "Checkpoints that training kept on its way, as `checkpoint-200`."
-    found = {int(path.name.rpartition("-")[2]): str(path) for path in Path(folder).glob("checkpoint-[0-9]*") if path.name.rpartition("-")[2].isdecimal()}
+    found = {
+        int(path.name.rpartition("-")[2]): str(path)
+        for path in Path(folder).glob("checkpoint-[0-9]*")
+        if path.name.rpartition("-")[2].isdecimal()
+    }
     return {step: found[step] for step in sorted(found)}
 
 
 @dataclass
 class LoadedWhenAsked:
     "A counter that is in memory only while it is asked."
+
     load: Callable[[], Counter]
     batch_size: int = 1  # clips that it takes side by side, for ranks that share out the clips
 
-    def predict(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]: return self.load().predict(clips, progress=progress)
+    def predict(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]:
+        return self.load().predict(clips, progress=progress)
 
 # %% ../nbs/15_evaluate.ipynb #15a0c004
 def best_of(
-    models: Mapping[str, Mapping[str, Mapping[str, float]]],  # counter → metric → value, lo, hi, as in `Evaluation.models`
+    models: Mapping[
+        str, Mapping[str, Mapping[str, float]]
+    ],  # counter → metric → value, lo, hi, as in `Evaluation.models`
     names: Sequence[str],  # those to choose from, in the order of training
 ) -> str:  # empty: they are all alike
     "The best of several counters."

@@ -48,6 +48,7 @@ from .video import FrameCache, fastest_period, nyquist_fps, probe
 @dataclass(frozen=True)
 class Case:
     "A clip, what a counter said of it, and how often it looked."
+
     clip: Clip
     prediction: Prediction
     rate: float | None = None  # frames per second that it saw; None: not known
@@ -67,7 +68,8 @@ class Case:
 # %% ../nbs/17b_failures.ipynb #fcef141e
 def _patches(counter: Any) -> tuple[int, int]:
     "Side of a token in pixels and frames in a slot; a counter without a processor looks at whole frames."
-    if hasattr(counter, "patches"): return counter.patches
+    if hasattr(counter, "patches"):
+        return counter.patches
     patches = counter.processor.video_processor if hasattr(counter, "processor") else None
     return (patches.patch_size * patches.merge_size, getattr(patches, "temporal_patch_size", 1)) if patches else (28, 1)
 
@@ -80,9 +82,15 @@ def seen_rate(
     "How often a counter looks at a clip."
     video, (token, slot) = getattr(counter, "video", None), _patches(counter)
     try:
-        if isinstance(video, VideoSpec): return plan_file(video, clip.video, clip.window, token, slot, cache).fps
-        return min(counter.fps, (cache.info(clip.video) if cache else probe(clip.video)).fps) if hasattr(counter, "fps") else None
-    except (VideoError, OSError, ValueError): return None
+        if isinstance(video, VideoSpec):
+            return plan_file(video, clip.video, clip.window, token, slot, cache).fps
+        return (
+            min(counter.fps, (cache.info(clip.video) if cache else probe(clip.video)).fps)
+            if hasattr(counter, "fps")
+            else None
+        )
+    except (VideoError, OSError, ValueError):
+        return None
 
 
 def cases_of(
@@ -92,8 +100,12 @@ def cases_of(
     cache: FrameCache | None = None,  # remembers what a look at the files told
 ) -> list[Case]:
     "Clips and predictions put together. ValueError unless there is one prediction for each clip, in order."
-    if [c.id for c in clips] != [p.id for p in predictions]: raise ValueError(f"{len(predictions)} predictions for {len(clips)} clips: there must be one for each, in order")
-    return [Case(c, p, None if counter is None else seen_rate(counter, c, cache), _patches(counter)[1]) for c, p in zip(clips, predictions)]
+    if [c.id for c in clips] != [p.id for p in predictions]:
+        raise ValueError(f"{len(predictions)} predictions for {len(clips)} clips: there must be one for each, in order")
+    return [
+        Case(c, p, None if counter is None else seen_rate(counter, c, cache), _patches(counter)[1])
+        for c, p in zip(clips, predictions)
+    ]
 
 # %% ../nbs/17b_failures.ipynb #c54d12a1
 FRAME_BINS = (0, 2, 4, 8, 16)  # frames for one repetition
@@ -109,10 +121,13 @@ def range_name(
     return f"{bins[i]:g}+" if i == len(bins) - 1 else f"{bins[i]:g}–{bins[i + 1]:g}"
 
 
-def _of_clip(value: Callable[[Clip], Any], case: Case) -> Any: return value(case.clip)
+def _of_clip(value: Callable[[Clip], Any], case: Case) -> Any:
+    return value(case.clip)
 
 
-STRATA: dict[str, tuple[Callable[[Case], Any], Callable[[Any], str]]] = {  # a value of the case, None where it is not known; the name of its stratum
+STRATA: dict[
+    str, tuple[Callable[[Case], Any], Callable[[Any], str]]
+] = {  # a value of the case, None where it is not known; the name of its stratum
     **{name: (partial(_of_clip, value), label) for name, (value, label) in BINNED.items()},
     "frames per cycle": (lambda case: case.frames_per_cycle, partial(range_name, bins=FRAME_BINS)),
     "class": (lambda case: case.clip.action or None, str),
@@ -127,10 +142,13 @@ STRATUM_METRICS = ("exact", "obo", "abs_mae", "bias")
 @dataclass(frozen=True)
 class Stratum:
     "Cases that belong together, and how well they were counted."
+
     by: str  # a key of `STRATA`
     name: str  # of the group
     places: tuple[int, ...]  # of its cases, in the list they came from
-    scores: dict[str, dict[str, float]]  # metric → value, lo, hi; without lo and hi where there are fewer than `FEW` cases
+    scores: dict[
+        str, dict[str, float]
+    ]  # metric → value, lo, hi; without lo and hi where there are fewer than `FEW` cases
 
     @property
     def few(self) -> bool:
@@ -139,7 +157,10 @@ class Stratum:
 
     def row(self) -> dict[str, Any]:
         "For a table."
-        cells = {m: f"{s['value']:.2f}" + (f" [{s['lo']:.2f}, {s['hi']:.2f}]" if "lo" in s else "") for m, s in self.scores.items()}
+        cells = {
+            m: f"{s['value']:.2f}" + (f" [{s['lo']:.2f}, {s['hi']:.2f}]" if "lo" in s else "")
+            for m, s in self.scores.items()
+        }
         return {self.by: self.name, "clips": len(self.places), **cells, "": "too few to say" if self.few else ""}
 
 
@@ -152,7 +173,8 @@ def case_scores(
 # %% ../nbs/17b_failures.ipynb #7dc23855
 def _interval(values: np.ndarray, seed: int = 0) -> dict[str, float]:
     "A mean, with its interval where there are enough values."
-    if len(values) < FEW: return {"value": float(np.mean(values))}
+    if len(values) < FEW:
+        return {"value": float(np.mean(values))}
     return dict(zip(("value", "lo", "hi"), bootstrap_ci(values, seed=seed)))
 
 
@@ -162,19 +184,26 @@ def strata(
     seed: int = 0,  # of the intervals
 ) -> list[Stratum]:  # in ascending order, what is not known last; every case is in one
     "How well each group of clips was counted. ValueError for a question that is not in `STRATA`."
-    if by not in STRATA: raise ValueError(f"there are no strata by {by!r}; there are {', '.join(STRATA)}")
+    if by not in STRATA:
+        raise ValueError(f"there are no strata by {by!r}; there are {', '.join(STRATA)}")
     value, name = STRATA[by]
     values, per = [value(case) for case in cases], case_scores(cases)
     groups: dict[str, list[int]] = {}
-    for i in sorted((i for i, v in enumerate(values) if v is not None), key=lambda i: values[i]): groups.setdefault(name(values[i]), []).append(i)
-    if unknown := [i for i, v in enumerate(values) if v is None]: groups["not known"] = unknown
-    return [Stratum(by, label, tuple(sorted(places)), {m: _interval(per[m][places], seed) for m in STRATUM_METRICS}) for label, places in groups.items()]
+    for i in sorted((i for i, v in enumerate(values) if v is not None), key=lambda i: values[i]):
+        groups.setdefault(name(values[i]), []).append(i)
+    if unknown := [i for i, v in enumerate(values) if v is None]:
+        groups["not known"] = unknown
+    return [
+        Stratum(by, label, tuple(sorted(places)), {m: _interval(per[m][places], seed) for m in STRATUM_METRICS})
+        for label, places in groups.items()
+    ]
 
 # %% ../nbs/17b_failures.ipynb #db3904cb
 def _shown_strata(found: Mapping[str, Sequence[Stratum]], by: str, most: int) -> tuple[list[str], int]:
     "Names of the strata to be drawn, in order, and of how many: the largest ones, where there are many."
     sizes: Counter[str] = Counter()
-    for groups in found.values(): sizes.update({s.name: len(s.places) for s in groups})
+    for groups in found.values():
+        sizes.update({s.name: len(s.places) for s in groups})
     ranges = {"frames per cycle": FRAME_BINS, "confidence": CONFIDENCE_BINS}.get(by)
     order = [range_name(b, ranges) for b in ranges] if ranges else [s.name for groups in found.values() for s in groups]
     names = [n for n in dict.fromkeys([*order, *sizes]) if sizes[n] and n != "not known"]
@@ -188,23 +217,45 @@ def _draw_strata(ax: Axes, found: Mapping[str, Sequence[Stratum]], by: str, metr
     for k, groups in enumerate(found.values()):
         shift = 0.5 * ((k + 0.5) / len(found) - 0.5)
         for s in groups:
-            if s.name not in names: continue
+            if s.name not in names:
+                continue
             x, score = names.index(s.name) + shift, s.scores[metric]
-            if "lo" in score: ax.plot([x, x], [score["lo"], score["hi"]], color=f"C{k}", lw=2, alpha=0.5, solid_capstyle="round")
+            if "lo" in score:
+                ax.plot([x, x], [score["lo"], score["hi"]], color=f"C{k}", lw=2, alpha=0.5, solid_capstyle="round")
             ax.plot(x, score["value"], "o", color=f"C{k}", ms=5, mfc="white" if s.few else f"C{k}")
-    sizes = {n: "/".join(dict.fromkeys(str(len(s.places)) for groups in found.values() for s in groups if s.name == n)) for n in names}
+    sizes = {
+        n: "/".join(dict.fromkeys(str(len(s.places)) for groups in found.values() for s in groups if s.name == n))
+        for n in names
+    }
     long = max(map(len, names), default=0) > 9
-    ax.set_xticks(range(len(names)), [f"{figure_text(n.replace('_', ' '))} ({sizes[n]})" if long else f"{figure_text(n)}\n({sizes[n]})" for n in names], rotation=35 if long else 0, ha="right" if long else "center", fontsize="small")
+    ax.set_xticks(
+        range(len(names)),
+        [
+            f"{figure_text(n.replace('_', ' '))} ({sizes[n]})" if long else f"{figure_text(n)}\n({sizes[n]})"
+            for n in names
+        ],
+        rotation=35 if long else 0,
+        ha="right" if long else "center",
+        fontsize="small",
+    )
     ax.set(xlim=(-0.6, max(len(names), 1) - 0.4))
     ax.set_title(by + (f": the largest {len(names)} of {there}" if there > len(names) else ""))
     ax.grid(False, axis="x")
-    if not names: ax.text(0.5, 0.5, "not known of any clip", transform=ax.transAxes, ha="center", va="center", color=SOFT)
+    if not names:
+        ax.text(0.5, 0.5, "not known of any clip", transform=ax.transAxes, ha="center", va="center", color=SOFT)
     return names
 
 # %% ../nbs/17b_failures.ipynb #c4e65428
 def plot_strata(
     cases: Mapping[str, Sequence[Case]],  # by counter
-    by: Sequence[str] = ("count", "period", "frames per cycle", "duration", "class", "confidence"),  # keys of `STRATA`, a panel each
+    by: Sequence[str] = (
+        "count",
+        "period",
+        "frames per cycle",
+        "duration",
+        "class",
+        "confidence",
+    ),  # keys of `STRATA`, a panel each
     metric: str = "abs_mae",  # one of `STRATUM_METRICS`
 ) -> Figure:
     "A metric over strata of clips, with intervals; the number of clips in brackets."
@@ -215,11 +266,27 @@ def plot_strata(
         if question == "frames per cycle" and names:
             below = sum(name in names for name in (range_name(b, FRAME_BINS) for b in FRAME_BINS if b < 2 * slot))
             ax.axvline(below - 0.5, color=WRONG, lw=1, ls="--")
-            ax.text(below - 0.45, 0.98, "Nyquist", color=WRONG, fontsize="small", va="top", transform=ax.get_xaxis_transform())
-        if metric != "bias": ax.set_ylim(-0.02 * (top := 1.0 if metric in ("exact", "obo") else max(1.0, ax.get_ylim()[1])), 1.03 * top)
-    for ax in axes.flat[len(by):]: ax.remove()
-    for row in axes: row[0].set_ylabel(METRIC_TITLES.get(metric, metric))
-    fig.legend([ax.plot([], [], "o", color=f"C{k}")[0] for k in range(len(cases))], [figure_text(name) for name in cases], loc="outside upper right", ncols=4)
+            ax.text(
+                below - 0.45,
+                0.98,
+                "Nyquist",
+                color=WRONG,
+                fontsize="small",
+                va="top",
+                transform=ax.get_xaxis_transform(),
+            )
+        if metric != "bias":
+            ax.set_ylim(-0.02 * (top := 1.0 if metric in ("exact", "obo") else max(1.0, ax.get_ylim()[1])), 1.03 * top)
+    for ax in axes.flat[len(by) :]:
+        ax.remove()
+    for row in axes:
+        row[0].set_ylabel(METRIC_TITLES.get(metric, metric))
+    fig.legend(
+        [ax.plot([], [], "o", color=f"C{k}")[0] for k in range(len(cases))],
+        [figure_text(name) for name in cases],
+        loc="outside upper right",
+        ncols=4,
+    )
     return fig
 
 # %% ../nbs/17b_failures.ipynb #809b8408
@@ -229,7 +296,11 @@ def modal_table(
     "Most frequent answers, and their share."
     counts = {name: [case.prediction.count for case in some] for name, some in cases.items()}
     counts |= {"the truth": [case.clip.count for case in next(iter(cases.values()), [])]}
-    return [{"counter": name, "most frequent": answer, "share": share, "different answers": len(set(said) - {None})} for name, said in counts.items() for answer, share in [modal_answer(said)]]
+    return [
+        {"counter": name, "most frequent": answer, "share": share, "different answers": len(set(said) - {None})}
+        for name, said in counts.items()
+        for answer, share in [modal_answer(said)]
+    ]
 
 # %% ../nbs/17b_failures.ipynb #c0a220e0
 def reliability(
@@ -241,11 +312,17 @@ def reliability(
     "Accuracy against mean confidence, bin by bin; without lo and hi in a bin of fewer than `FEW`."
     sure, hit = np.asarray(confidences, float), np.asarray(right, float)
     order = np.argsort(sure, kind="stable")
-    ends = np.flatnonzero(np.append(np.diff(sure[order]) != 0, True)) + 1 if len(sure) else np.zeros(0, int)  # equally sure ones stay together
+    ends = (
+        np.flatnonzero(np.append(np.diff(sure[order]) != 0, True)) + 1 if len(sure) else np.zeros(0, int)
+    )  # equally sure ones stay together
     cuts = sorted({int(ends[ends >= len(sure) * k / bins][0]) for k in range(1, bins + 1)}) if len(sure) else []
     parts = [order[a:b] for a, b in zip([0, *cuts], cuts)]
     found = [(part, _interval(hit[part], seed)) for part in parts]
-    return [{"n": len(part), "confidence": float(sure[part].mean()), "accuracy": i["value"]} | {k: i[k] for k in ("lo", "hi") if k in i} for part, i in found]
+    return [
+        {"n": len(part), "confidence": float(sure[part].mean()), "accuracy": i["value"]}
+        | {k: i[k] for k in ("lo", "hi") if k in i}
+        for part, i in found
+    ]
 
 
 def calibration_error(
@@ -265,7 +342,9 @@ def risk_coverage(
     "What abstaining gives: the share of wrong answers among the surest."
     sure, wrong = np.asarray(confidences, float), 1 - np.asarray(right, float)
     order = np.argsort(-sure, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(sure[order]) != 0, True)) if len(sure) else np.zeros(0, int)  # equally sure ones are answered together
+    last = (
+        np.flatnonzero(np.append(np.diff(sure[order]) != 0, True)) if len(sure) else np.zeros(0, int)
+    )  # equally sure ones are answered together
     return (last + 1) / max(1, len(sure)), np.cumsum(wrong[order])[last] / (last + 1)
 
 
@@ -276,7 +355,8 @@ def risk_at(
 ) -> tuple[float, float]:  # coverage as near above it as ties allow, and the risk there; NaN without answers
     "The risk when only the surest are answered."
     covered, risk = risk_coverage(confidences, right)
-    if not len(covered): return math.nan, math.nan
+    if not len(covered):
+        return math.nan, math.nan
     k = int(np.flatnonzero(covered >= coverage - 1e-9)[0])
     return float(covered[k]), float(risk[k])
 
@@ -291,7 +371,8 @@ def _draw_reliability(ax: Axes, sure: Sequence[float], right: np.ndarray, color:
     rows = reliability(sure, right)
     ax.plot([r["confidence"] for r in rows], [r["accuracy"] for r in rows], "o-", color=color, ms=4, lw=1.2)
     for r in rows:
-        if "lo" in r: ax.plot([r["confidence"]] * 2, [r["lo"], r["hi"]], color=color, lw=2, alpha=0.4, solid_capstyle="round")
+        if "lo" in r:
+            ax.plot([r["confidence"]] * 2, [r["lo"], r["hi"]], color=color, lw=2, alpha=0.4, solid_capstyle="round")
 
 
 def _draw_risk(ax: Axes, sure: Sequence[float], right: np.ndarray, color: str) -> None:
@@ -310,14 +391,29 @@ def plot_calibration(
     left.plot([0, 1], [0, 1], color=SOFT, lw=1)
     for k, (name, some) in enumerate(cases.items()):
         sure, right = _sure_and_right(some, metric)
-        lines.append(left.plot([], [], "o-", color=f"C{k}", label=f"{figure_text(name)}: " + (f"ECE {calibration_error(sure, right):.2f}, {len(sure)} of {len(some)} clips" if sure else "does not say"))[0])
-        if not sure: continue
+        lines.append(
+            left.plot(
+                [],
+                [],
+                "o-",
+                color=f"C{k}",
+                label=f"{figure_text(name)}: "
+                + (
+                    f"ECE {calibration_error(sure, right):.2f}, {len(sure)} of {len(some)} clips"
+                    if sure
+                    else "does not say"
+                ),
+            )[0]
+        )
+        if not sure:
+            continue
         _draw_reliability(left, sure, right, f"C{k}")
         _draw_risk(right_ax, sure, right, f"C{k}")
     left.set(xlabel="confidence", ylabel=METRIC_TITLES.get(metric, metric), xlim=(-0.02, 1.02), ylim=(-0.02, 1.05))
     right_ax.set(xlabel="coverage: share of clips answered", ylabel="risk: share of them wrong", xlim=(0, 1.02))
     right_ax.set_ylim(0, max(0.05, 1.05 * right_ax.get_ylim()[1]))
-    for axis in (left.yaxis, right_ax.xaxis, right_ax.yaxis): axis.set_major_formatter(PercentFormatter(1))
+    for axis in (left.yaxis, right_ax.xaxis, right_ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
     fig.legend(handles=lines, loc="outside lower center", ncols=2)
     return fig
 
@@ -329,7 +425,8 @@ def at_rate(
 ) -> Any:  # another counter; the first stays as it was
     "The same counter, looking at another rate. ValueError for one that sees no frames, or watches something made of them."
     spec = getattr(counter, "video", None)
-    if isinstance(spec, VideoSpec) and spec.pictures != "frames": raise ValueError(f"it watches {spec.pictures}, at a speed of its own: a frame rate changes nothing")
+    if isinstance(spec, VideoSpec) and spec.pictures != "frames":
+        raise ValueError(f"it watches {spec.pictures}, at a speed of its own: a frame rate changes nothing")
     if isinstance(spec, VideoSpec):
         other, changes = copy(counter), f"{video} fps={fps:g}".strip()
         if not hasattr(counter, "processor"):
@@ -340,7 +437,8 @@ def at_rate(
         other.processor = deepcopy(counter.processor)
         choose_spec(other.processor, changes)
         return other
-    if is_dataclass(counter) and not isinstance(counter, type) and hasattr(counter, "fps"): return replace(counter, fps=float(fps))
+    if is_dataclass(counter) and not isinstance(counter, type) and hasattr(counter, "fps"):
+        return replace(counter, fps=float(fps))
     raise ValueError(f"a {type(counter).__name__} looks at no frames: it has no rate to change")
 
 # %% ../nbs/17b_failures.ipynb #96305246
@@ -350,6 +448,7 @@ RATE_METRICS = ("exact", "obo", "mae")
 @dataclass(frozen=True)
 class RatePoint:
     "What a counter does at one frame rate."
+
     fps: float  # asked for, frames per second
     seen: float  # median of what it saw: less where the film or a limit allows no more; NaN where no clip could be read
     too_fast: float  # share of clips of whose fastest repetitions it sees fewer than two frames, or slots; NaN where no clip tells how long one lasts
@@ -378,9 +477,21 @@ def fps_curve(
     for rate in fps:
         other = at_rate(counter, rate, video)
         cases = cases_of(clips, other.predict(clips, progress=progress), other)
-        fast, rates = [f for case in cases if (f := too_fast(case)) is not None], [case.rate for case in cases if case.rate]
+        fast, rates = (
+            [f for case in cases if (f := too_fast(case)) is not None],
+            [case.rate for case in cases if case.rate],
+        )
         models = judge({"it": [case.prediction for case in cases]}, clips, seed).models["it"]
-        out.append(RatePoint(float(rate), float(np.median(rates)) if rates else math.nan, float(np.mean(fast)) if fast else math.nan, modal_answer([case.prediction.count for case in cases])[1], models, cases))
+        out.append(
+            RatePoint(
+                float(rate),
+                float(np.median(rates)) if rates else math.nan,
+                float(np.mean(fast)) if fast else math.nan,
+                modal_answer([case.prediction.count for case in cases])[1],
+                models,
+                cases,
+            )
+        )
     return out
 
 # %% ../nbs/17b_failures.ipynb #00276208
@@ -401,20 +512,33 @@ def plot_fps_curve(
     fig, ((ax, modal),) = _figure(1, 2, 3.2, width_ratios=[3, 2])
     first = next(iter(curves.values()))
     clips = [case.clip for case in first[0].cases]
-    ax.fill_between([p.fps for p in first], [1 - p.too_fast for p in first], 1, color="0.88", lw=0, label="clips too fast to be seen" + (f" by {figure_text(next(iter(curves)))}" if len(curves) > 1 else ""))
+    ax.fill_between(
+        [p.fps for p in first],
+        [1 - p.too_fast for p in first],
+        1,
+        color="0.88",
+        lw=0,
+        label="clips too fast to be seen" + (f" by {figure_text(next(iter(curves)))}" if len(curves) > 1 else ""),
+    )
     for k, (name, points) in enumerate(curves.items()):
         x, scores = [p.fps for p in points], [p.models[metric] for p in points]
         ax.fill_between(x, [s["lo"] for s in scores], [s["hi"] for s in scores], color=f"C{k}", alpha=0.2, lw=0)
         ax.plot(x, [s["value"] for s in scores], "o-", color=f"C{k}", ms=4, label=figure_text(name))
         modal.plot(x, [p.modal for p in points], "o-", color=f"C{k}", ms=4)
-    limit, (low, high) = fastest_rate(clips, first[0].cases[0].slot), (min(p.fps for p in first), max(p.fps for p in first))
-    if low <= limit <= high: ax.axvline(limit, color=WRONG, lw=1, ls="--", label=f"Nyquist of the fastest clip, {limit:.1f} fps")
-    elif limit: ax.plot([], [], color=WRONG, lw=1, ls="--", label=f"Nyquist of the fastest clip: {limit:.1f} fps")
+    limit, (low, high) = (
+        fastest_rate(clips, first[0].cases[0].slot),
+        (min(p.fps for p in first), max(p.fps for p in first)),
+    )
+    if low <= limit <= high:
+        ax.axvline(limit, color=WRONG, lw=1, ls="--", label=f"Nyquist of the fastest clip, {limit:.1f} fps")
+    elif limit:
+        ax.plot([], [], color=WRONG, lw=1, ls="--", label=f"Nyquist of the fastest clip: {limit:.1f} fps")
     share = modal_answer([clip.count for clip in clips])[1]
     modal.axhline(share, color=INK, lw=1, ls=":", label="share of the most frequent true count")
     ax.set(xlabel="frames per second", ylabel=METRIC_TITLES.get(metric, metric), ylim=(0, 1.02))
     modal.set(xlabel="frames per second", ylim=(0, 1.02), title="share of its most frequent answer")
-    for axis in (ax.yaxis, modal.yaxis): axis.set_major_formatter(PercentFormatter(1))
+    for axis in (ax.yaxis, modal.yaxis):
+        axis.set_major_formatter(PercentFormatter(1))
     fig.legend(loc="outside lower center", ncols=2)
     return fig
 
@@ -422,6 +546,7 @@ def plot_fps_curve(
 @dataclass(frozen=True)
 class Weakness:
     "A stratum that is counted worse than the other clips."
+
     stratum: Stratum
     here: float  # mean error of its clips, repetitions; or share of them without a count
     elsewhere: float  # the same of the other clips
@@ -441,11 +566,13 @@ def weaknesses(
     errors = 1 - per["parse_rate"] if unanswered else per["abs_mae"]
     for s in (s for question in by for s in strata(cases, question, seed) if s.name != "not known" and not s.few):
         inside, outside = errors[list(s.places)], np.delete(errors, list(s.places))
-        if len(outside) < FEW: continue
+        if len(outside) < FEW:
+            continue
         rng = np.random.default_rng(seed)
         means = [part[rng.integers(0, len(part), (resamples, len(part)))].mean(axis=1) for part in (inside, outside)]
         lo, hi = np.quantile(means[0] - means[1], [0.025, 0.975])
-        if lo > 0: out.append(Weakness(s, float(inside.mean()), float(outside.mean()), float(lo), float(hi)))
+        if lo > 0:
+            out.append(Weakness(s, float(inside.mean()), float(outside.mean()), float(lo), float(hi)))
     return sorted(out, key=lambda w: w.elsewhere - w.here)
 
 # %% ../nbs/17b_failures.ipynb #d62045c1
@@ -457,7 +584,10 @@ def outcomes(
 ) -> list[str]:  # one of `OUTCOMES` for each
     "What became of each clip."
     per = case_scores(cases)
-    return [OUTCOMES[3] if not ok else OUTCOMES[0] if exact else OUTCOMES[1] if near else OUTCOMES[2] for ok, exact, near in zip(per["parse_rate"], per["exact"], per["obo"])]
+    return [
+        OUTCOMES[3] if not ok else OUTCOMES[0] if exact else OUTCOMES[1] if near else OUTCOMES[2]
+        for ok, exact, near in zip(per["parse_rate"], per["exact"], per["obo"])
+    ]
 
 
 def _where_it_fails(cases: Sequence[Case], most: int) -> list[str]:
@@ -465,26 +595,55 @@ def _where_it_fails(cases: Sequence[Case], most: int) -> list[str]:
     answered = [case for case in cases if case.prediction.count is not None]
     found, silent = weaknesses(answered), weaknesses(cases, unanswered=True)
     few = [s for by in STRATA for s in strata(cases, by) if s.few and s.name != "not known"]
-    lines = [f"it errs most where {w.stratum.by} is {w.stratum.name}: {w.here:.2f} repetitions on {len(w.stratum.places)} clips, {w.elsewhere:.2f} elsewhere (difference {w.lo:.2f} to {w.hi:.2f})" for w in found[:most]]
-    if answered and not found: lines.append("no group of clips is counted worse than the others, as far as these clips can tell")
-    if len(found) > most: lines.append(f"{len(found) - most} more such group{'s' * (len(found) > most + 1)}: see the pictures")
-    lines += [f"it gives no count most often where {w.stratum.by} is {w.stratum.name}: {w.here:.0%} of {len(w.stratum.places)} clips, {w.elsewhere:.0%} elsewhere" for w in silent[:1]]
-    return lines + ([f"{len(few)} group{'s have' if len(few) > 1 else ' has'} fewer than {FEW} clips: too few to say"] if few and answered else [])
+    lines = [
+        f"it errs most where {w.stratum.by} is {w.stratum.name}: {w.here:.2f} repetitions on {len(w.stratum.places)} clips, {w.elsewhere:.2f} elsewhere (difference {w.lo:.2f} to {w.hi:.2f})"
+        for w in found[:most]
+    ]
+    if answered and not found:
+        lines.append("no group of clips is counted worse than the others, as far as these clips can tell")
+    if len(found) > most:
+        lines.append(f"{len(found) - most} more such group{'s' * (len(found) > most + 1)}: see the pictures")
+    lines += [
+        f"it gives no count most often where {w.stratum.by} is {w.stratum.name}: {w.here:.0%} of {len(w.stratum.places)} clips, {w.elsewhere:.0%} elsewhere"
+        for w in silent[:1]
+    ]
+    return lines + (
+        [f"{len(few)} group{'s have' if len(few) > 1 else ' has'} fewer than {FEW} clips: too few to say"]
+        if few and answered
+        else []
+    )
 
 
 def _what_it_knows(cases: Sequence[Case]) -> list[str]:
     "Sentences on bias, favourite answers, speed and confidence."
     per, lines = case_scores(cases), list[str]()
     bias, lo, hi = bootstrap_ci(per["bias"][per["parse_rate"] > 0]) if per["parse_rate"].any() else (0.0, 0.0, 0.0)
-    if lo > 0 or hi < 0: lines.append(f"it counts too {'many' if bias > 0 else 'few'}: {bias:+.1f} repetitions on average [{lo:+.1f}, {hi:+.1f}]")
-    (answer, share), (_, usual) = modal_answer([c.prediction.count for c in cases]), modal_answer([c.clip.count for c in cases])
-    if answer is not None: lines.append(f"its most frequent answer, {answer}, is {share:.0%} of its answers; the most frequent true count is {usual:.0%}" + ("" if share <= 2 * usual else f", {share / usual:.1f} times as frequent"))
+    if lo > 0 or hi < 0:
+        lines.append(
+            f"it counts too {'many' if bias > 0 else 'few'}: {bias:+.1f} repetitions on average [{lo:+.1f}, {hi:+.1f}]"
+        )
+    (answer, share), (_, usual) = (
+        modal_answer([c.prediction.count for c in cases]),
+        modal_answer([c.clip.count for c in cases]),
+    )
+    if answer is not None:
+        lines.append(
+            f"its most frequent answer, {answer}, is {share:.0%} of its answers; the most frequent true count is {usual:.0%}"
+            + ("" if share <= 2 * usual else f", {share / usual:.1f} times as frequent")
+        )
     fast, slow = (np.array([too_fast(c) is verdict for c in cases], bool) for verdict in (True, False))
-    if fast.any(): lines.append(f"of {fast.sum()} clips it sees fewer than two {'frames' if cases[0].slot == 1 else 'slots'} of a repetition: {per['exact'][fast].mean():.0%} exact there" + (f", {per['exact'][slow].mean():.0%} elsewhere" if slow.any() else ""))
+    if fast.any():
+        lines.append(
+            f"of {fast.sum()} clips it sees fewer than two {'frames' if cases[0].slot == 1 else 'slots'} of a repetition: {per['exact'][fast].mean():.0%} exact there"
+            + (f", {per['exact'][slow].mean():.0%} elsewhere" if slow.any() else "")
+        )
     sure, right = _sure_and_right(cases, "obo")
     if len(sure) >= FEW and len(set(sure)) > 1:
         covered, risk = risk_at(sure, right)
-        if round(1 - risk, 2) != round(right.mean(), 2): lines.append(f"answering only the {covered:.0%} it is surest of, {1 - risk:.0%} are right within one instead of {right.mean():.0%}")
+        if round(1 - risk, 2) != round(right.mean(), 2):
+            lines.append(
+                f"answering only the {covered:.0%} it is surest of, {1 - risk:.0%} are right within one instead of {right.mean():.0%}"
+            )
     return lines
 
 
@@ -493,9 +652,14 @@ def story(
     most: int = 3,  # weaknesses that are named
 ) -> list[str]:  # sentences
     "Why a counter fails, in words and numbers."
-    if not cases: return ["there are no clips"]
+    if not cases:
+        return ["there are no clips"]
     tally = Counter(outcomes(cases))
-    return [f"{len(cases)} clips: " + ", ".join(f"{tally[name]} {name}" for name in OUTCOMES), *_where_it_fails(cases, most), *_what_it_knows(cases)]
+    return [
+        f"{len(cases)} clips: " + ", ".join(f"{tally[name]} {name}" for name in OUTCOMES),
+        *_where_it_fails(cases, most),
+        *_what_it_knows(cases),
+    ]
 
 # %% ../nbs/17b_failures.ipynb #e5caa6e2
 def why_of(
@@ -503,10 +667,21 @@ def why_of(
 ) -> dict[str, Any]:
     "All that this chapter says of a counter, for `why.json`."
     answer, share = modal_answer([case.prediction.count for case in cases])
-    out: dict[str, Any] = {"story": story(cases), "modal": {"answer": answer, "share": share}, "strata": {by: [{"name": s.name, "clips": len(s.places), **s.scores} for s in strata(cases, by)] for by in STRATA}}
+    out: dict[str, Any] = {
+        "story": story(cases),
+        "modal": {"answer": answer, "share": share},
+        "strata": {
+            by: [{"name": s.name, "clips": len(s.places), **s.scores} for s in strata(cases, by)] for by in STRATA
+        },
+    }
     for metric in ("exact", "obo"):
         sure, right = _sure_and_right(cases, metric)
-        out[f"confidence, {metric}"] = {"clips": len(sure), "calibration_error": calibration_error(sure, right), "reliability": reliability(sure, right), "risk_at_half": dict(zip(("coverage", "risk"), risk_at(sure, right)))}
+        out[f"confidence, {metric}"] = {
+            "clips": len(sure),
+            "calibration_error": calibration_error(sure, right),
+            "reliability": reliability(sure, right),
+            "risk_at_half": dict(zip(("coverage", "risk"), risk_at(sure, right))),
+        }
     return out
 
 
@@ -530,7 +705,8 @@ def strip_jpeg(
     info = probe(clip.video)
     begin, end = clip.window or (0.0, info.duration)
     length = min(end, info.duration) - begin
-    if length <= 0: raise VideoError(f"{clip.video} lasts {info.duration:.2f} s: it has no part from {begin:.2f} s")
+    if length <= 0:
+        raise VideoError(f"{clip.video} lasts {info.duration:.2f} s: it has no part from {begin:.2f} s")
     moments = [length * (i + 0.5) / frames for i in range(frames)]
     stills = _stills(clip.video, info, moments, clip.window, 0.8, height)
     blank = np.full_like(next(iter(stills.values())), 128)
@@ -548,8 +724,15 @@ def _bars_svg(
 ) -> str:
     "Numbered bars of one line; numbers where there is room."
     share = lambda t: 100 * min(max(0.0, t), length) / length
-    bars = [f'<rect class="{css} {"ab"[k % 2]}" x="{share(a):.2f}%" y="{y}" width="{max(share(b) - share(a), 0.1):.2f}%" height="16"><title>{k + 1}: {a:.2f}–{b:.2f} s</title></rect>' for k, (a, b) in enumerate(cycles)]
-    numbers = [f'<text class="in" x="{share((a + b) / 2):.2f}%" y="{y + 12}">{k + 1}</text>' for k, (a, b) in enumerate(cycles) if share(b) - share(a) > 1.8 + len(str(k + 1)) / 2]
+    bars = [
+        f'<rect class="{css} {"ab"[k % 2]}" x="{share(a):.2f}%" y="{y}" width="{max(share(b) - share(a), 0.1):.2f}%" height="16"><title>{k + 1}: {a:.2f}–{b:.2f} s</title></rect>'
+        for k, (a, b) in enumerate(cycles)
+    ]
+    numbers = [
+        f'<text class="in" x="{share((a + b) / 2):.2f}%" y="{y + 12}">{k + 1}</text>'
+        for k, (a, b) in enumerate(cycles)
+        if share(b) - share(a) > 1.8 + len(str(k + 1)) / 2
+    ]
     return "".join(bars + numbers)
 
 
@@ -566,10 +749,20 @@ def timeline_svg(
     length: float,  # of the clip, seconds
 ) -> str:  # HTML
     "True and predicted repetitions on one time line."
-    ticks = "".join(f'<line x1="{100 * t / length:.2f}%" x2="{100 * t / length:.2f}%" y1="0" y2="{22 * len(lines)}"/><text class="tick" x="{100 * t / length:.2f}%" y="{22 * len(lines) + 13}">{t:g}{" s" if not t else ""}</text>' for t in _ticks(length))
-    bars = "".join(_bars_svg(cycles, length, 22 * k + 3, css) if cycles is not None else f'<text class="none" x="1%" y="{22 * k + 15}">no times given</text>' for k, (_, cycles, css) in enumerate(lines))
+    ticks = "".join(
+        f'<line x1="{100 * t / length:.2f}%" x2="{100 * t / length:.2f}%" y1="0" y2="{22 * len(lines)}"/><text class="tick" x="{100 * t / length:.2f}%" y="{22 * len(lines) + 13}">{t:g}{" s" if not t else ""}</text>'
+        for t in _ticks(length)
+    )
+    bars = "".join(
+        _bars_svg(cycles, length, 22 * k + 3, css)
+        if cycles is not None
+        else f'<text class="none" x="1%" y="{22 * k + 15}">no times given</text>'
+        for k, (_, cycles, css) in enumerate(lines)
+    )
     labels = "".join(f"<div>{html_text(name)}</div>" for name, _, _ in lines)
-    alt = "; ".join(f"{name}: " + ("no times" if cycles is None else f"{len(cycles)} repetitions") for name, cycles, _ in lines)
+    alt = "; ".join(
+        f"{name}: " + ("no times" if cycles is None else f"{len(cycles)} repetitions") for name, cycles, _ in lines
+    )
     return f'<div class="names">{labels}</div><svg role="img" aria-label="{html.escape(alt, quote=True)}" width="100%" height="{22 * len(lines) + 18}">{ticks}{bars}</svg>'
 
 # %% ../nbs/17b_failures.ipynb #72911dd6
@@ -590,20 +783,34 @@ def _said_row(
     p, css = case.prediction, dict(zip(OUTCOMES, ("good", "fair", "bad", "bad")))[outcome]
     count = "none" if p.count is None else f"{p.count} ({p.count - case.clip.count:+d})" if error else str(p.count)
     text = "" if p.text is None else f"<details><summary>what it wrote</summary>{html_lines(p.text)}</details>"
-    return (f'<tr data-counter="{html.escape(name, quote=True)}" data-outcome="{outcome}" data-error="{error:g}"><td>{html_text(name)}</td><td class="n">{count}</td><td class="{css}">{outcome}</td>'
-            + _number(case.confidence, "{:.2f}") + f'<td class="said">{html_text("; ".join(p.problems))}{text}</td></tr>\n')
+    return (
+        f'<tr data-counter="{html.escape(name, quote=True)}" data-outcome="{outcome}" data-error="{error:g}"><td>{html_text(name)}</td><td class="n">{count}</td><td class="{css}">{outcome}</td>'
+        + _number(case.confidence, "{:.2f}")
+        + f'<td class="said">{html_text("; ".join(p.problems))}{text}</td></tr>\n'
+    )
 
 # %% ../nbs/17b_failures.ipynb #eefa4887
 def _strip(clip: Clip) -> tuple[str, float | None]:
     "The strip of a clip as HTML, or the reason why there is none; and its length in seconds, if it can be read."
-    try: jpeg, length = strip_jpeg(clip)
-    except (VideoError, OSError, ValueError) as e: return f'<p class="gone">{html_text(e)}</p>', None
-    return f'<img class="strip" loading="lazy" alt="frames along time" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">', length
+    try:
+        jpeg, length = strip_jpeg(clip)
+    except (VideoError, OSError, ValueError) as e:
+        return f'<p class="gone">{html_text(e)}</p>', None
+    return (
+        f'<img class="strip" loading="lazy" alt="frames along time" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">',
+        length,
+    )
 
 
 def _annotated_length(clip: Clip) -> float:
     "How long a clip that cannot be read is, as far as its row tells."
-    return max((t for t in (clip_duration(clip) or 0.0, *(end for _, end in clip.cycles or ())) if math.isfinite(t)), default=0.0) or 1.0
+    return (
+        max(
+            (t for t in (clip_duration(clip) or 0.0, *(end for _, end in clip.cycles or ())) if math.isfinite(t)),
+            default=0.0,
+        )
+        or 1.0
+    )
 
 
 def _clip_part(
@@ -614,13 +821,21 @@ def _clip_part(
     clip = next(iter(cases.values())).clip
     strip, length = _strip(clip)
     length = max(_annotated_length(clip) if length is None else length, 0.1)
-    lines = [("true", clip.cycles if clip.count else (), "true"), *((name, case.prediction.cycles, "said") for name, case in cases.items())]
+    lines = [
+        ("true", clip.cycles if clip.count else (), "true"),
+        *((name, case.prediction.cycles, "said") for name, case in cases.items()),
+    ]
     action = clip.action.replace("_", " ") or "class not known"
     rows = "".join(_said_row(name, case, *found[name]) for name, case in cases.items())
-    return (f'<article tabindex="-1" data-name="{html.escape(clip.id, quote=True)}" data-class="{html.escape(clip.action, quote=True)}" data-count="{clip.count}" data-duration="{length:.3f}">'
-            f"<h2>{html_text(clip.id)}</h2><p>{html_text(action)}, true count {true_words(clip)}, {length:.1f} s</p>"
-            f'<div class="time"><div></div><div>{strip}</div>{timeline_svg(lines, length)}</div>'
-            + _table(["counter", "count", "outcome", "confidence", "take care"], []).replace("<tbody></tbody>", f"<tbody>{rows}</tbody>") + "</article>\n")
+    return (
+        f'<article tabindex="-1" data-name="{html.escape(clip.id, quote=True)}" data-class="{html.escape(clip.action, quote=True)}" data-count="{clip.count}" data-duration="{length:.3f}">'
+        f"<h2>{html_text(clip.id)}</h2><p>{html_text(action)}, true count {true_words(clip)}, {length:.1f} s</p>"
+        f'<div class="time"><div></div><div>{strip}</div>{timeline_svg(lines, length)}</div>'
+        + _table(["counter", "count", "outcome", "confidence", "take care"], []).replace(
+            "<tbody></tbody>", f"<tbody>{rows}</tbody>"
+        )
+        + "</article>\n"
+    )
 
 # %% ../nbs/17b_failures.ipynb #1ecedfec
 _FILTER = """(function () {
@@ -690,7 +905,9 @@ def _choices(
     values: Iterable[tuple[str, str]],  # value and words
 ) -> str:
     "A field to choose from."
-    options = "".join(f'<option value="{html.escape(value, quote=True)}">{html_text(words)}</option>' for value, words in values)
+    options = "".join(
+        f'<option value="{html.escape(value, quote=True)}">{html_text(words)}</option>' for value, words in values
+    )
     return f'<label>{label}<select name="{name}">{options}</select></label>'
 
 
@@ -699,11 +916,17 @@ def _form(
     actions: Sequence[str],  # classes of the clips
 ) -> str:
     "The filters, hidden until the script that they need runs."
-    return ("<form hidden>" + _choices("counter", "counter", [("", "all"), *((n, n) for n in counters)]) + _choices("outcome", "outcome", [("", "any"), *((o, o) for o in OUTCOMES)])
-            + _choices("action", "class", [("", "all"), *((a, a.replace("_", " ")) for a in actions)])
-            + '<label>count from<input type="number" name="least" min="0"></label><label>to<input type="number" name="most" min="0"></label>'
-            + _choices("sort", "sort by", [("error", "error"), ("count", "count"), ("duration", "duration"), ("name", "name")])
-            + '<label>search<input type="search" name="text"></label><button type="reset">all clips</button><output id="told" aria-live="polite"></output></form>\n')
+    return (
+        "<form hidden>"
+        + _choices("counter", "counter", [("", "all"), *((n, n) for n in counters)])
+        + _choices("outcome", "outcome", [("", "any"), *((o, o) for o in OUTCOMES)])
+        + _choices("action", "class", [("", "all"), *((a, a.replace("_", " ")) for a in actions)])
+        + '<label>count from<input type="number" name="least" min="0"></label><label>to<input type="number" name="most" min="0"></label>'
+        + _choices(
+            "sort", "sort by", [("error", "error"), ("count", "count"), ("duration", "duration"), ("name", "name")]
+        )
+        + '<label>search<input type="search" name="text"></label><button type="reset">all clips</button><output id="told" aria-live="polite"></output></form>\n'
+    )
 
 
 def _summary_row(
@@ -713,13 +936,24 @@ def _summary_row(
 ) -> str:
     "Cells of a counter's row."
     per, tally = case_scores(cases), Counter(found)
-    shares = "".join(f'<td class="n" data-v="{value:.6g}">{value:.2f} [{lo:.2f}, {hi:.2f}]</td>' for value, lo, hi in (bootstrap_ci(per[m]) for m in ("exact", "obo", "mae")))
-    return f"<td>{html_text(name)}</td>" + shares + "".join(_number(tally[o], "{:.0f}") for o in OUTCOMES[1:]) + _number(modal_answer([c.prediction.count for c in cases])[1], "{:.0%}")
+    shares = "".join(
+        f'<td class="n" data-v="{value:.6g}">{value:.2f} [{lo:.2f}, {hi:.2f}]</td>'
+        for value, lo, hi in (bootstrap_ci(per[m]) for m in ("exact", "obo", "mae"))
+    )
+    return (
+        f"<td>{html_text(name)}</td>"
+        + shares
+        + "".join(_number(tally[o], "{:.0f}") for o in OUTCOMES[1:])
+        + _number(modal_answer([c.prediction.count for c in cases])[1], "{:.0%}")
+    )
 
 # %% ../nbs/17b_failures.ipynb #2754d77d
 def _by_accuracy(cases: Mapping[str, Sequence[Case]]) -> list[str]:
     "Counters, the most accurate first."
-    hits = {name: tuple(float(case_scores(some)[m].mean()) if some else 0.0 for m in ("obo", "exact")) for name, some in cases.items()}
+    hits = {
+        name: tuple(float(case_scores(some)[m].mean()) if some else 0.0 for m in ("obo", "exact"))
+        for name, some in cases.items()
+    }
     return sorted(cases, key=lambda name: hits[name], reverse=True)
 
 
@@ -733,7 +967,8 @@ def _worst_of_each(
     while queues and len(chosen) < min(most, len(errors[0])):
         for queue in queues:
             place = next((i for i in queue if i not in chosen), None)
-            if place is not None and len(chosen) < most: chosen[place] = None
+            if place is not None and len(chosen) < most:
+                chosen[place] = None
     return list(chosen)
 
 # %% ../nbs/17b_failures.ipynb #86a43c4f
@@ -751,11 +986,21 @@ def _browser(
     chosen = set(_worst_of_each([[f[i][1] for i in range(len(clips))] for f in found.values()], most))
     shown, left = [i for i in order if i in chosen], [i for i in order if i not in chosen]
     yield html_head(title, f"{_LOOK}\n{_BROWSER_LOOK}", _SORT, _FILTER) + f"<h1>{html_text(title)}</h1>\n"
-    yield _table(["counter", "exact", "within one", "normalised error", *OUTCOMES[1:], "favourite answer"], (_summary_row(name, some, [o for o, _ in found[name]]) for name, some in cases.items()), "sort")
-    yield f"<p>{len(clips)} clips, the worst first" + (f": by the error of {html_text(ranked[0])}, the most accurate counter" if len(ranked) > 1 else "") + "." + (f" {len(shown)} are shown, the worst of each counter; {len(left)} are left out." if left else "")
+    yield _table(
+        ["counter", "exact", "within one", "normalised error", *OUTCOMES[1:], "favourite answer"],
+        (_summary_row(name, some, [o for o, _ in found[name]]) for name, some in cases.items()),
+        "sort",
+    )
+    yield (
+        f"<p>{len(clips)} clips, the worst first"
+        + (f": by the error of {html_text(ranked[0])}, the most accurate counter" if len(ranked) > 1 else "")
+        + "."
+        + (f" {len(shown)} are shown, the worst of each counter; {len(left)} are left out." if left else "")
+    )
     yield " Times in seconds; frames, true and predicted repetitions lie on one time axis. Keys: <kbd>/</kbd> search, <kbd>j</kbd> <kbd>k</kbd> next and previous clip, <kbd>Escape</kbd> all clips.</p>\n"
     yield _form(list(cases), sorted({clips[i].action for i in shown if clips[i].action})) + '<div id="clips">'
-    for i in show_progress(shown, desc="clips of the page") if progress else shown: yield _clip_part({name: some[i] for name, some in cases.items()}, {name: f[i] for name, f in found.items()})
+    for i in show_progress(shown, desc="clips of the page") if progress else shown:
+        yield _clip_part({name: some[i] for name, some in cases.items()}, {name: f[i] for name, f in found.items()})
     yield f"</div><script>{_SORT}</script><script>{_FILTER}</script></body></html>\n"
 
 
@@ -769,7 +1014,10 @@ def error_page(
 ) -> Path:  # the file
     "Write the error browser: one file that needs no network. ValueError unless each counter has one prediction for each clip, in order."
     cases = {name: cases_of(clips, some) for name, some in predictions.items()}
+
     def write(file):
-        for text in _browser(cases, title, most, progress): file.write(text.encode("utf-8", "replace"))
+        for text in _browser(cases, title, most, progress):
+            file.write(text.encode("utf-8", "replace"))
+
     write_whole(path, write)
     return Path(path)

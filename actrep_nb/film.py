@@ -19,7 +19,18 @@ from pathlib import Path
 from typing import Any
 
 # %% ../nbs/00a_film.ipynb #0e66b85b
-SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".gif")  # of a video whose row leaves it out
+SUFFIXES = (
+    ".mp4",
+    ".avi",
+    ".mkv",
+    ".webm",
+    ".mov",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".gif",
+)  # of a video whose row leaves it out
 
 
 def _alike(name: str) -> str:
@@ -31,15 +42,21 @@ def _alike(name: str) -> str:
 def _entries(folder: str, changed: int) -> dict[str, list[str]]:
     "What lies in a folder, by `_alike`. `changed` is the folder's date: with a new one it is looked through again."
     out: dict[str, list[str]] = {}
-    for name in sorted(os.listdir(folder)): out.setdefault(_alike(name), []).append(name)
+    for name in sorted(os.listdir(folder)):
+        out.setdefault(_alike(name), []).append(name)
     return out
 
 
 def _inside(folder: str, part: str) -> list[str]:
     "The paths in a folder whose name is alike."
-    if part in ("", ".", ".."): return [os.path.join(folder, part)] if part == ".." else [folder]
-    try: return [os.path.join(folder, name) for name in _entries(folder, os.stat(folder).st_mtime_ns).get(_alike(part), [])]
-    except (OSError, ValueError): return []  # no folder, or none that may be read
+    if part in ("", ".", ".."):
+        return [os.path.join(folder, part)] if part == ".." else [folder]
+    try:
+        return [
+            os.path.join(folder, name) for name in _entries(folder, os.stat(folder).st_mtime_ns).get(_alike(part), [])
+        ]
+    except (OSError, ValueError):
+        return []  # no folder, or none that may be read
 
 # %% ../nbs/00a_film.ipynb #1334487d
 def near_names(
@@ -48,12 +65,14 @@ def near_names(
     "Files whose path differs in case, Unicode form, slashes, spaces or a missing suffix only: what to offer where `path` is not there."
     text = str(path)
     root = Path(text).anchor or os.curdir
-    *folders, last = re.split(r"[\\/]+", text[len(Path(text).anchor):])
+    *folders, last = re.split(r"[\\/]+", text[len(Path(text).anchor) :])
     found = [root]
-    for part in folders: found = [inner for folder in found for inner in _inside(folder, part)]
+    for part in folders:
+        found = [inner for folder in found for inner in _inside(folder, part)]
     for suffix in ("", *SUFFIXES):
         files = [os.path.normpath(p) for folder in found for p in _inside(folder, last + suffix) if os.path.isfile(p)]
-        if files: return sorted(files)
+        if files:
+            return sorted(files)
     return []
 
 # %% ../nbs/00a_film.ipynb #e0886f98
@@ -64,43 +83,67 @@ class VideoError(ValueError):
 def _absent(path: str | Path) -> VideoError:
     "What to say of a file that is not there."
     near = near_names(path)
-    hint = f"There is {' and '.join(near[:3])}: did you mean {'it' if len(near) == 1 else 'one of them'}?" if near else "Is it in the folder given as videos=?"
+    hint = (
+        f"There is {' and '.join(near[:3])}: did you mean {'it' if len(near) == 1 else 'one of them'}?"
+        if near
+        else "Is it in the folder given as videos=?"
+    )
     return VideoError(f"{path}: there is no such file. {hint}")
 
 
 def _container(path: str | Path):
     "An open file; VideoError for everything that can be wrong with it."
     p = Path(path)
-    if not p.exists(): raise _absent(p)
-    if not p.is_file(): raise VideoError(f"{p} is not a file")
-    if p.stat().st_size == 0: raise VideoError(f"{p} is empty (0 bytes): fetch it again")
+    if not p.exists():
+        raise _absent(p)
+    if not p.is_file():
+        raise VideoError(f"{p} is not a file")
+    if p.stat().st_size == 0:
+        raise VideoError(f"{p} is empty (0 bytes): fetch it again")
     import av
-    try: return av.open(os.path.abspath(p), options={"pattern_type": "none"})
+
+    try:
+        return av.open(os.path.abspath(p), options={"pattern_type": "none"})
     except (av.FFmpegError, OSError, ValueError) as e:
-        raise VideoError(f"{p} cannot be opened as a video ({getattr(e, 'strerror', None) or e}): damaged, cut off, or not a video. Fetch it again") from None
+        raise VideoError(
+            f"{p} cannot be opened as a video ({getattr(e, 'strerror', None) or e}): damaged, cut off, or not a video. Fetch it again"
+        ) from None
 
 # %% ../nbs/00a_film.ipynb #e85c31b7
 def _frame_counts(path: str | Path, streams: Sequence[Any]) -> dict[int, int]:
     "Stream → its frames: as its header says, or counted packet by packet where a header says nothing."
     import av
-    if all(s.frames for s in streams): return {s.index: s.frames for s in streams}
+
+    if all(s.frames for s in streams):
+        return {s.index: s.frames for s in streams}
     counts = {s.index: 0 for s in streams}
     with _container(path) as other, suppress(av.FFmpegError):
-        for packet in other.demux([s for s in other.streams.video if s.index in counts]): counts[packet.stream_index] += bool(packet.size)
+        for packet in other.demux([s for s in other.streams.video if s.index in counts]):
+            counts[packet.stream_index] += bool(packet.size)
     return counts
 
 
 def _film(path: str | Path, container, trouble: list[str]):
     "The stream that is the film; None if there is none."
     import av
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]  # the cover of a song
-    if len(streams) < 2: return streams[0] if streams else None
+
+    streams = [
+        s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic
+    ]  # the cover of a song
+    if len(streams) < 2:
+        return streams[0] if streams else None
     counts = _frame_counts(path, streams)
-    def area(s): return s.codec_context.width * s.codec_context.height if s.codec_context else 0
+
+    def area(s):
+        return s.codec_context.width * s.codec_context.height if s.codec_context else 0
+
     long = [s for s in streams if 10 * counts[s.index] >= max(counts.values())]
     film = max(long, key=lambda s: (bool(s.disposition & av.stream.Disposition.default), area(s), -s.index))
     others = [s for s in streams if s is not film and counts[s.index] > 1]
-    if others: trouble.append(f"the file holds {1 + len(others)} films; the one read is stream {film.index}, of {counts[film.index]} frames ({', '.join(f'stream {s.index} has {counts[s.index]}' for s in others)})")
+    if others:
+        trouble.append(
+            f"the file holds {1 + len(others)} films; the one read is stream {film.index}, of {counts[film.index]} frames ({', '.join(f'stream {s.index} has {counts[s.index]}' for s in others)})"
+        )
     return film
 
 # %% ../nbs/00a_film.ipynb #c19e5d38
@@ -108,11 +151,17 @@ def _open(path: str | Path, trouble: list[str] | None = None):
     "The container and the stream that is the film; VideoError says why there is none. Other films in the file are told in `trouble`."
     container = _container(path)
     stream = _film(path, container, [] if trouble is None else trouble)
-    if stream is not None and stream.codec_context is not None: return container, stream
+    if stream is not None and stream.codec_context is not None:
+        return container, stream
     kinds = ", ".join(sorted({s.type for s in container.streams}))
     container.close()
-    if stream is not None: raise VideoError(f"{path}: its video is in a format that FFmpeg does not know, or its header is damaged. Convert it or fetch it again")
-    raise VideoError(f"{path} holds no video" + (f", only {kinds}" if kinds else " and no sound: it is damaged, or no video file"))
+    if stream is not None:
+        raise VideoError(
+            f"{path}: its video is in a format that FFmpeg does not know, or its header is damaged. Convert it or fetch it again"
+        )
+    raise VideoError(
+        f"{path} holds no video" + (f", only {kinds}" if kinds else " and no sound: it is damaged, or no video file")
+    )
 
 # %% ../nbs/00a_film.ipynb #f7430a2c
 JUMP = 10.0  # seconds a clock may jump ahead (`ffmpeg -dts_delta_threshold`)
@@ -128,12 +177,16 @@ def _packets(container, stream, trouble: list[str]) -> Iterator[Any]:
             unit, dts = float(packet.time_base), packet.dts + shift
             if due is not None and ((dts - due) * unit > ahead or (dts - last) * unit < -0.1):
                 shift, dts = shift + due - dts, due
-                if not told: trouble.append(f"its clock starts again or jumps after {(due - first) * unit:.2f} s: what follows is taken to go on from there")
+                if not told:
+                    trouble.append(
+                        f"its clock starts again or jumps after {(due - first) * unit:.2f} s: what follows is taken to go on from there"
+                    )
                 told = True
             first, last = dts if first is None else first, dts
             due = dts + (packet.duration or round(1 / (float(stream.average_rate or 25) * unit)))
             packet.dts = dts
-        if packet.pts is not None: packet.pts += shift
+        if packet.pts is not None:
+            packet.pts += shift
         yield packet
 
 # %% ../nbs/00a_film.ipynb #f790a2d5
@@ -143,28 +196,44 @@ TOLERANCE = 1e-3  # seconds: time stamps of some containers are whole millisecon
 def _walk(path: str | Path) -> tuple[float, int]:
     "Duration and number of frames by reading every packet: slow, but not taken on trust."
     import av
+
     container, stream = _open(path)
     with container:
         pts, longest, n = [], 0.0, 0
         try:
             for packet in _packets(container, stream, []):
-                if not packet.size or packet.is_discard: continue  # an edit list leaves out what comes before a cut
+                if not packet.size or packet.is_discard:
+                    continue  # an edit list leaves out what comes before a cut
                 n += 1
-                if packet.pts is not None: pts.append(float(packet.pts * packet.time_base))
-                if packet.duration: longest = max(longest, float(packet.duration * packet.time_base))
-        except av.FFmpegError: pass  # what was read so far is what can be decoded
+                if packet.pts is not None:
+                    pts.append(float(packet.pts * packet.time_base))
+                if packet.duration:
+                    longest = max(longest, float(packet.duration * packet.time_base))
+        except av.FFmpegError:
+            pass  # what was read so far is what can be decoded
         rate = float(stream.average_rate or 25)
-        if n > len(pts): return n / rate, n  # a raw stream has no time stamps
+        if n > len(pts):
+            return n / rate, n  # a raw stream has no time stamps
     span = max(pts) - min(pts) if pts else 0.0
     step = span / (len(pts) - 1) if span > 0 else min(longest, 1.0) or 0.04
     even = n / rate if n and rate <= 1000 else math.inf
-    return (even if abs(even - span - step) < TOLERANCE else span + step), max(n, 1)  # stamps of whole milliseconds round
+    return (even if abs(even - span - step) < TOLERANCE else span + step), max(
+        n, 1
+    )  # stamps of whole milliseconds round
 
 # %% ../nbs/00a_film.ipynb #2f6a9c05
 def _length(path: str | Path, container, stream) -> tuple[float, int]:
     "(seconds, frames) as the header has them where it is credible: it is not where it contradicts itself, or where the clock may jump."
     rate, frames = float(stream.average_rate or 0), stream.frames
-    duration = float(stream.duration * stream.time_base) if stream.duration else 0.0  # the container's own may be the sound's
-    credible = not container.format.flags & MAY_JUMP and 0 < rate <= 1000 and duration > 0 and (not frames or abs(duration - frames / rate) < 2 / rate + 0.02 * duration)
-    if not credible: duration, frames = _walk(path)
+    duration = (
+        float(stream.duration * stream.time_base) if stream.duration else 0.0
+    )  # the container's own may be the sound's
+    credible = (
+        not container.format.flags & MAY_JUMP
+        and 0 < rate <= 1000
+        and duration > 0
+        and (not frames or abs(duration - frames / rate) < 2 / rate + 0.02 * duration)
+    )
+    if not credible:
+        duration, frames = _walk(path)
     return duration, frames or max(1, round(duration * rate))

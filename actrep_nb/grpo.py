@@ -40,8 +40,29 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_callback import PrinterCallback
 
 from .loading import Example, Examples, ReadyExamples
-from .models import EncodedPrompt, Sample, a_few, collate, device_of, encode, family_of, load_model, make_tiny_checkpoint, unwrapped, video_inputs
-from .parallel import calls_count, fsdp2_loading, gathered, largest, left_shared, shared_weights, summed, through
+from actrep_nb.models import (
+    EncodedPrompt,
+    Sample,
+    a_few,
+    collate,
+    device_of,
+    encode,
+    family_of,
+    load_model,
+    make_tiny_checkpoint,
+    unwrapped,
+    video_inputs,
+)
+from actrep_nb.parallel import (
+    calls_count,
+    fsdp2_loading,
+    gathered,
+    largest,
+    left_shared,
+    shared_weights,
+    summed,
+    through,
+)
 from .records import Clip
 from .rewards import combine
 from .rollout import Rollout, RolloutEngine, find_engine, placeholder_ids, sample_group, shuffle_slots
@@ -89,6 +110,7 @@ def by_budget(
 @dataclass(frozen=True)
 class Recipe:
     "What one variant of GRPO does."
+
     weigh: Callable[[Tensor, int], Tensor]  # mask of all answers, token budget → how much each token counts
     scale: bool = False  # divide advantages by the group's standard deviation
     epsilon_low: float = 0.2  # how far below 1 a ratio may fall before it stops pulling
@@ -115,7 +137,11 @@ def find_recipe(
     "A recipe by its name. ValueError with the nearest name for one that RECIPES lacks."
     if name not in RECIPES:
         near = get_close_matches(name, RECIPES, 1)
-        raise ValueError(f"no recipe {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + f" RECIPES has {', '.join(RECIPES)}")
+        raise ValueError(
+            f"no recipe {name!r}"
+            + (f", did you mean {near[0]!r}?" if near else "")
+            + f" RECIPES has {', '.join(RECIPES)}"
+        )
     return RECIPES[name]
 
 # %% ../nbs/13_grpo.ipynb #4b572a51
@@ -151,8 +177,11 @@ def policy_loss(
         return (x.detach() * mask).sum().item() / max(int(mask.sum()), 1)
 
     return loss, {
-        "clip_fraction/low": share((ratio < 1 - recipe.epsilon_low) & (pull < 0)), "clip_fraction/high": share((ratio > 1 + recipe.epsilon_high) & (pull > 0)),
-        "ratio_max": ratio[mask].max().item() if mask.any() else 1.0, "kl/sampler": share(kl_k3(old_logps, logps)), "kl/reference": share(distance),
+        "clip_fraction/low": share((ratio < 1 - recipe.epsilon_low) & (pull < 0)),
+        "clip_fraction/high": share((ratio > 1 + recipe.epsilon_high) & (pull > 0)),
+        "ratio_max": ratio[mask].max().item() if mask.any() else 1.0,
+        "kl/sampler": share(kl_k3(old_logps, logps)),
+        "kl/reference": share(distance),
     }
 
 # %% ../nbs/13_grpo.ipynb #c5716963
@@ -169,6 +198,7 @@ def branch_mask(
 @dataclass(frozen=True)
 class Branches:
     "Where one prompt and its answers lie in a flat stream."
+
     start: int  # of the prompt
     prompt: int  # its tokens, P
     mask: Tensor  # of its answers [A, P + A]
@@ -220,7 +250,11 @@ def why_not_shared(
     if model.training and any(_dropout(m) for m in model.modules()):
         return "it drops something at random"
     attention = text._attn_implementation
-    return None if attention in ALL_ATTENTION_FUNCTIONS else f"its attention ({attention}) cannot be replaced by a registered function"
+    return (
+        None
+        if attention in ALL_ATTENTION_FUNCTIONS
+        else f"its attention ({attention}) cannot be replaced by a registered function"
+    )
 
 
 @cache
@@ -270,7 +304,12 @@ def _stream_states(
     if "pixel_values_videos" in videos:
         videos = {"mm_encoder_outputs": {"video": model.get_video_features(**videos, return_dict=True)}}
     states = model.model(
-        input_ids=torch.cat(ids)[None].to(device), position_ids=torch.cat(positions, dim=1)[:, None].to(device), branches=branches, use_cache=False, **videos)
+        input_ids=torch.cat(ids)[None].to(device),
+        position_ids=torch.cat(positions, dim=1)[:, None].to(device),
+        branches=branches,
+        use_cache=False,
+        **videos,
+    )
     return states.last_hidden_state[0, torch.cat(before).to(device)]
 
 
@@ -291,7 +330,9 @@ def _check_answers(
     completions: Sequence[Sequence[Tensor]],  # token ids of the completions of each prompt
 ) -> None:
     if not prompts or len(prompts) != len(completions):
-        raise ValueError(f"{len(prompts)} prompts and {len(completions)} groups of answers; there must be as many, and at least one")
+        raise ValueError(
+            f"{len(prompts)} prompts and {len(completions)} groups of answers; there must be as many, and at least one"
+        )
     for k, group in enumerate(completions):
         if not group or not all(len(c) for c in group):
             raise ValueError(f"prompt {k} has an answer without tokens" if group else f"prompt {k} has no answers")
@@ -310,7 +351,13 @@ def shared_prefix_logprobs(
     states = _stream_states if shared and share_prompts(model) else _row_states
     flat = [c for group in completions for c in group]
     device = device_of(model)
-    logps, entropy = token_logprobs(model, states(model, prompts, completions), torch.cat(flat).to(device), temperature, placeholder_ids(model.config))
+    logps, entropy = token_logprobs(
+        model,
+        states(model, prompts, completions),
+        torch.cat(flat).to(device),
+        temperature,
+        placeholder_ids(model.config),
+    )
     mask = _pad([torch.ones(len(c), dtype=torch.bool) for c in flat]).to(device)
     empty = torch.zeros(mask.shape, device=device)
     return empty.masked_scatter(mask, logps), empty.masked_scatter(mask, entropy), mask
@@ -331,19 +378,24 @@ def judge(
     clips: Sequence[Clip],  # the truth, one for each group
     rewards: Mapping[str, float] | Task,  # weight of each reward, by name in REWARDS; or the task that has them
     scale: bool = False,  # see `advantages`
-    charges: Mapping[str, Sequence[float]] | None = None,  # more components by name, one value for each completion, added as they are
+    charges: Mapping[str, Sequence[float]]
+    | None = None,  # more components by name, one value for each completion, added as they are
     **context: Any,  # passed on to every reward beside `lengths` (tokens of each completion) and `group_size`
 ) -> list[list[Rollout]]:
     "Fill in rewards and advantages."
     score = rewards.reward if isinstance(rewards, Task) else partial(combine, rewards)
     flat, size = [r for group in groups for r in group], len(groups[0])
     told: dict[str, Any] = {"lengths": [len(r.ids) for r in flat], "group_size": size} | context
-    totals, components = score([r.text for r in flat], [clip for clip, group in zip(clips, groups) for _ in group], **told)
+    totals, components = score(
+        [r.text for r in flat], [clip for clip, group in zip(clips, groups) for _ in group], **told
+    )
     for name, values in (charges or {}).items():
         totals, components = [t + v for t, v in zip(totals, values)], components | {name: list(values)}
     pulls = [a for i in range(0, len(flat), size) for a in advantages(totals[i : i + size], scale)]
     judged = [
-        replace(r, rewards={k: v[i] for k, v in components.items()}, reward=totals[i], advantage=pulls[i]) for i, r in enumerate(flat)]
+        replace(r, rewards={k: v[i] for k, v in components.items()}, reward=totals[i], advantage=pulls[i])
+        for i, r in enumerate(flat)
+    ]
     return [judged[i : i + size] for i in range(0, len(flat), size)]
 
 # %% ../nbs/13_grpo.ipynb #6dc7bf8e
@@ -354,20 +406,30 @@ def group_stats(
 ) -> dict[str, float]:
     "What one wants to watch: rewards by component, lengths, and how many groups are all right, mixed, all wrong or without variance."
     everything = [r for group in groups for r in group]
-    right = [np.mean([task.right(task.predict(clip, r.text), clip) for r in group]) for group, clip in zip(groups, clips)]
+    right = [
+        np.mean([task.right(task.predict(clip, r.text), clip) for r in group]) for group, clip in zip(groups, clips)
+    ]
     spread = [np.std([r.reward for r in group]) for group in groups]
-    stats = {f"reward/{k}": float(np.mean([v for r in everything if (v := r.rewards[k]) is not None] or [0.0])) for k in everything[0].rewards}
+    stats = {
+        f"reward/{k}": float(np.mean([v for r in everything if (v := r.rewards[k]) is not None] or [0.0]))
+        for k in everything[0].rewards
+    }
     return stats | {
-        "reward": float(np.mean([r.reward for r in everything])), "reward_std": float(np.mean(spread)),
-        "completion_length": float(np.mean([len(r.ids) for r in everything])), "truncated": float(np.mean([r.truncated for r in everything])),
-        "group/all_right": float(np.mean([x == 1 for x in right])), "group/mixed": float(np.mean([0 < x < 1 for x in right])),
-        "group/all_wrong": float(np.mean([x == 0 for x in right])), "group/zero_std": float(np.mean([s < 1e-9 for s in spread])),
+        "reward": float(np.mean([r.reward for r in everything])),
+        "reward_std": float(np.mean(spread)),
+        "completion_length": float(np.mean([len(r.ids) for r in everything])),
+        "truncated": float(np.mean([r.truncated for r in everything])),
+        "group/all_right": float(np.mean([x == 1 for x in right])),
+        "group/mixed": float(np.mean([0 < x < 1 for x in right])),
+        "group/all_wrong": float(np.mean([x == 0 for x in right])),
+        "group/zero_std": float(np.mean([s < 1e-9 for s in spread])),
     }
 
 # %% ../nbs/13_grpo.ipynb #aea13b9b
 @dataclass(frozen=True)
 class Practice:
     "One batch of prompts, answered and judged."
+
     clips: list[Clip]
     prompts: list[EncodedPrompt]
     groups: list[list[Rollout]]
@@ -416,11 +478,15 @@ def check_practice(
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
     if group_size < 2:
-        raise ValueError(f"group_size={group_size} must be at least 2: an answer is compared with the others of its group")
+        raise ValueError(
+            f"group_size={group_size} must be at least 2: an answer is compared with the others of its group"
+        )
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be above 0: practice needs answers that differ")
     if save_steps < 0 or save_steps % updates:
-        raise ValueError(f"save_steps={save_steps} must be a multiple of updates={updates}: a checkpoint holds no half-used answers")
+        raise ValueError(
+            f"save_steps={save_steps} must be a multiple of updates={updates}: a checkpoint holds no half-used answers"
+        )
 
 # %% ../nbs/13_grpo.ipynb #e25f7c90
 IDLE_STEPS = 5  # in a row, after which a run says that it learns nothing
@@ -433,7 +499,9 @@ def used(
     recipe: Recipe,  # says whether answers that were cut off are masked
 ) -> float:
     "Share of the answers that have a gradient: an advantage other than 0, and not masked."
-    return float(np.mean([bool(r.advantage) and not (r.truncated and recipe.mask_truncated) for group in groups for r in group]))
+    return float(
+        np.mean([bool(r.advantage) and not (r.truncated and recipe.mask_truncated) for group in groups for r in group])
+    )
 
 
 def signs(
@@ -443,8 +511,13 @@ def signs(
     "The signs of a run that leads nowhere which a row shows."
     idle, entropy = row["used"] == 0, row.get("entropy")
     cut = row["truncated"] == 1 or idle and row["truncated"] > 0.5
-    found = {"cut off": cut, "all right": idle and not cut and row["group/all_right"] == 1, "all the same": idle and not cut and row["group/all_right"] < 1,
-             "too short": row["completion_length"] < max(FEW_TOKENS, length / 4) and not cut, "too certain": entropy is not None and entropy < LEAST_ENTROPY}
+    found = {
+        "cut off": cut,
+        "all right": idle and not cut and row["group/all_right"] == 1,
+        "all the same": idle and not cut and row["group/all_right"] < 1,
+        "too short": row["completion_length"] < max(FEW_TOKENS, length / 4) and not cut,
+        "too certain": entropy is not None and entropy < LEAST_ENTROPY,
+    }
     return {name for name, shown in found.items() if shown}
 
 # %% ../nbs/13_grpo.ipynb #signs001
@@ -457,12 +530,15 @@ def why_idle(
     length: float = 0.0,  # tokens of a completion in the first steps of the run
 ) -> str:
     "What a sign means, with the numbers that show it, and what to do about it."
-    share, lost = "all" if row["truncated"] == 1 else f"{row['truncated']:.0%} of the", "nothing was learned" if row["used"] == 0 else "none came to its end"
+    share, lost = (
+        "all" if row["truncated"] == 1 else f"{row['truncated']:.0%} of the",
+        "nothing was learned" if row["used"] == 0 else "none came to its end",
+    )
     return {
         "cut off": f"{share} answers were cut off at max_new_tokens={max_new_tokens}: {lost}. Raise max_new_tokens, or start from a model that ends its answers",
         "all right": f"all answers were right, the reward stands at its maximum ({row.get('reward', 0):.3g}): nothing was left to learn. Choose harder clips",
         "all the same": f"all answers of each group earned the same ({row.get('reward', 0):.3g}): nothing was learned with group_size={group_size}, temperature={temperature:g}. "
-                        "Raise them, choose clips by the spread of their rewards (experiment 04_select), or start from a model that is sometimes right",
+        "Raise them, choose clips by the spread of their rewards (experiment 04_select), or start from a model that is sometimes right",
         "too short": f"answers have shrunk to {row['completion_length']:.3g} tokens, from {length:.3g}: the reward pays for saying nothing. Weigh the format more, or lower lr",
         "too certain": f"entropy is gone ({row.get('entropy') or 0:.2g} nats per token): all answers are nearly the same one. Raise temperature, lower lr, or stop here",
     }[sign]
@@ -473,39 +549,58 @@ class IdleWarning(TrainerCallback):
 
     def __init__(
         self,
-        why: Callable[[str, Mapping[str, float], float], str],  # a sign, a row of the log that shows it and the first length → what to say
+        why: Callable[
+            [str, Mapping[str, float], float], str
+        ],  # a sign, a row of the log that shows it and the first length → what to say
     ):
         self.why = why
 
     def on_train_begin(self, args, state, control, **kwargs):
         known = [row for row in state.log_history if "used" in row]  # of a run that goes on
-        self.rows, self.length = dict[str, Mapping[str, float]](), 0.0  # the last row that showed a sign; tokens of a completion in the first steps
-        self.lasted, self.counts, self.told = dict[str, int](), dict[str, int](), set[str]()  # by sign: steps up to now, steps in all; those warned of
+        self.rows, self.length = (
+            dict[str, Mapping[str, float]](),
+            0.0,
+        )  # the last row that showed a sign; tokens of a completion in the first steps
+        self.lasted, self.counts, self.told = (
+            dict[str, int](),
+            dict[str, int](),
+            set[str](),
+        )  # by sign: steps up to now, steps in all; those warned of
         self.seen, self.begun = 0, 0 if known else state.global_step  # rows; steps before the first
         self.last = self.begun  # step that was logged
-        for row in known: self.note(row, row["step"])
+        for row in known:
+            self.note(row, row["step"])
 
     def note(self, row: Mapping[str, float], step: int) -> set[str]:  # signs that have lasted
         "Count what a row shows."
         steps, self.last, self.seen = step - self.last, step, self.seen + 1
-        if self.seen <= IDLE_STEPS: self.length += (row["completion_length"] - self.length) / self.seen
+        if self.seen <= IDLE_STEPS:
+            self.length += (row["completion_length"] - self.length) / self.seen
         shown = signs(row, self.length)
         self.rows |= dict.fromkeys(shown, row)
         self.lasted = {sign: self.lasted.get(sign, 0) + steps for sign in shown}
-        for sign in shown: self.counts[sign] = self.counts.get(sign, 0) + steps
+        for sign in shown:
+            self.counts[sign] = self.counts.get(sign, 0) + steps
         return {sign for sign, n in self.lasted.items() if n >= IDLE_STEPS}
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         lasting = {key.removeprefix("warning/") for key in logs or () if key.startswith("warning/")}
-        for sign in sorted(lasting - self.told): self.warn(sign, state)
+        for sign in sorted(lasting - self.told):
+            self.warn(sign, state)
 
     def on_train_end(self, args, state, control, **kwargs):
         ending = {sign for sign, n in self.lasted.items() if n >= min(IDLE_STEPS, self.last - self.begun)}
-        for sign in sorted(self.told | ending): self.warn(sign, state, "at the end of training: ")
+        for sign in sorted(self.told | ending):
+            self.warn(sign, state, "at the end of training: ")
 
     def warn(self, sign: str, state, when: str = ""):
         self.told.add(sign)
-        if state.is_world_process_zero: warnings.warn(f"{when}{self.why(sign, self.rows[sign], self.length)} ({self.counts[sign]} of {self.last - self.begun} steps, up to step {self.last})", RunWarning, stacklevel=2)
+        if state.is_world_process_zero:
+            warnings.warn(
+                f"{when}{self.why(sign, self.rows[sign], self.length)} ({self.counts[sign]} of {self.last - self.begun} steps, up to step {self.last})",
+                RunWarning,
+                stacklevel=2,
+            )
 
 # %% ../nbs/13_grpo.ipynb #d7e4b0c2
 def reference_model(
@@ -513,13 +608,28 @@ def reference_model(
     trainer: ResumableTrainer,  # that will train it
 ) -> Any:
     "The model as it is now, to be kept so."
-    if not shared_weights(model): return deepcopy(model).eval().requires_grad_(False)
+    if not shared_weights(model):
+        return deepcopy(model).eval().requires_grad_(False)
     parts_of = fsdp2_loading(model.name_or_path, trainer.args.bf16) if trainer.is_fsdp_enabled else {}
-    kept = load_model(model.name_or_path, dtype=next(model.parameters()).dtype, attention=model.config._attn_implementation, **parts_of)[0].eval().requires_grad_(False)
-    if trainer.is_fsdp_enabled: return kept
+    kept = (
+        load_model(
+            model.name_or_path,
+            dtype=next(model.parameters()).dtype,
+            attention=model.config._attn_implementation,
+            **parts_of,
+        )[0]
+        .eval()
+        .requires_grad_(False)
+    )
+    if trainer.is_fsdp_enabled:
+        return kept
     import deepspeed
 
-    engine = deepspeed.initialize(model=kept, config=deepcopy(trainer.accelerator.state.deepspeed_plugin.deepspeed_config) | {"train_micro_batch_size_per_gpu": 1})[0]
+    engine = deepspeed.initialize(
+        model=kept,
+        config=deepcopy(trainer.accelerator.state.deepspeed_plugin.deepspeed_config)
+        | {"train_micro_batch_size_per_gpu": 1},
+    )[0]
     engine.eval()
     return engine
 
@@ -530,8 +640,16 @@ def check_logps(
     step: int,  # when
 ) -> None:
     "NotFinite for completions that were drawn with a probability that is no number: such a model says anything."
-    spoiled = [f"completion {k} of {clip.id}" for group, clip in zip(groups, clips) for k, r in enumerate(group) if not r.logps.isfinite().all()]
-    if spoiled: raise NotFinite(f"step {step}: log-probabilities of sampled tokens are not finite: {a_few(spoiled, 8)}. The model's weights or activations have overflowed: lower the learning rate, or compute in float32")
+    spoiled = [
+        f"completion {k} of {clip.id}"
+        for group, clip in zip(groups, clips)
+        for k, r in enumerate(group)
+        if not r.logps.isfinite().all()
+    ]
+    if spoiled:
+        raise NotFinite(
+            f"step {step}: log-probabilities of sampled tokens are not finite: {a_few(spoiled, 8)}. The model's weights or activations have overflowed: lower the learning rate, or compute in float32"
+        )
 
 # %% ../nbs/13_grpo.ipynb #3ae32d61
 class GRPOTrainer(ResumableTrainer):
@@ -560,23 +678,47 @@ class GRPOTrainer(ResumableTrainer):
         gather: str = "whole",  # shared-out weights in the rollout: "whole" on each rank, or one of the "layers" at a time, all ranks in step
         **kwargs: Any,  # for Trainer
     ):
-        super().__init__(model=model, args=args, train_dataset=examples if hasattr(examples, "encoded") else ReadyExamples(examples), data_collator=list, **kwargs)
-        self.model_accepts_loss_kwargs = False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=examples if hasattr(examples, "encoded") else ReadyExamples(examples),
+            data_collator=list,
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = (
+            False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
+        )
         check_practice(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0, temperature)
-        if shuffle not in ("slots", "frames"): raise ValueError(f"shuffle={shuffle!r}: choose 'slots' or 'frames'")
-        if shuffle == "frames" and not hasattr(self.train_dataset, "shuffled"): raise ValueError("shuffle='frames' needs clips to read frames from: use 'slots' with examples that are encoded already")
-        if gather not in ("whole", "layers"): raise ValueError(f"gather={gather!r}: choose 'whole' or 'layers'")
+        if shuffle not in ("slots", "frames"):
+            raise ValueError(f"shuffle={shuffle!r}: choose 'slots' or 'frames'")
+        if shuffle == "frames" and not hasattr(self.train_dataset, "shuffled"):
+            raise ValueError(
+                "shuffle='frames' needs clips to read frames from: use 'slots' with examples that are encoded already"
+            )
+        if gather not in ("whole", "layers"):
+            raise ValueError(f"gather={gather!r}: choose 'whole' or 'layers'")
         without_dropout(model)
         self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
         self.task = replace(task, rewards=rewards) if rewards is not None else task
-        self.group_size, self.budget, self.temperature, self.updates, self.sampling = group_size, max_new_tokens, temperature, updates, {"top_p": top_p, "top_k": top_k, "stop_text": stop_text}
+        self.group_size, self.budget, self.temperature, self.updates, self.sampling = (
+            group_size,
+            max_new_tokens,
+            temperature,
+            updates,
+            {"top_p": top_p, "top_k": top_k, "stop_text": stop_text},
+        )
         self.shuffled_answers, self.shuffle, self.keep_samples = shuffled_answers, shuffle, keep_samples
         sampling = self.sampling | {"max_new_tokens": max_new_tokens, "temperature": temperature}
         self.engine = find_engine(engine)(model, processor, sampling) if isinstance(engine, str) else engine
         self.gather = gathered if gather == "whole" else left_shared
-        if gather == "layers" and not self.engine.exact: raise ValueError("gather='layers' is for the engine 'model': another one takes over whole weights")
-        self.frozen = reference_model(model, self) if self.recipe.beta and not hasattr(model, "disable_adapter") else None
-        self.watch = IdleWarning(lambda sign, row, length: why_idle(sign, row, max_new_tokens, group_size, temperature, length))
+        if gather == "layers" and not self.engine.exact:
+            raise ValueError("gather='layers' is for the engine 'model': another one takes over whole weights")
+        self.frozen = (
+            reference_model(model, self) if self.recipe.beta and not hasattr(model, "disable_adapter") else None
+        )
+        self.watch = IdleWarning(
+            lambda sign, row, length: why_idle(sign, row, max_new_tokens, group_size, temperature, length)
+        )
         self.add_callback(self.watch)
         self.held: list[Practice] = []  # one for each pass of a step
         self.tokens = 0.0  # of all their answers, on all ranks
@@ -596,12 +738,22 @@ class GRPOTrainer(ResumableTrainer):
                 self.held = [self.practise(batch) for batch in self.batches]
             self.tokens = summed(sum(practice.tokens for practice in self.held), self.args.device)
         practice, self.place = self.held[self.place], self.place + 1
-        k = next((k for k, clip in enumerate(practice.clips) if clip.count), 0)  # of a clip in which nothing is repeated a blank one says the same
-        look_once(self, model, lambda: collate(unwrapped(model), practice.prompts[k : k + 1], [practice.groups[k][0].ids], side="right"))
+        k = next(
+            (k for k, clip in enumerate(practice.clips) if clip.count), 0
+        )  # of a clip in which nothing is repeated a blank one says the same
+        look_once(
+            self,
+            model,
+            lambda: collate(unwrapped(model), practice.prompts[k : k + 1], [practice.groups[k][0].ids], side="right"),
+        )
         shares = len(self.held) * self.args.world_size  # passes and ranks, over which gradients are averaged
         portion = practice.tokens * shares / self.tokens if self.recipe.weigh is by_token else 1.0
         loss, parts = self.group_loss(model, practice.prompts, practice.groups, portion, practice.clips)
-        self.notes.append(group_stats(practice.groups, practice.clips, self.task) | {"used": used(practice.groups, self.recipe)} | parts)
+        self.notes.append(
+            group_stats(practice.groups, practice.clips, self.task)
+            | {"used": used(practice.groups, self.recipe)}
+            | parts
+        )
         return loss
 
     def practise(self, examples: list[Example]) -> Practice:
@@ -613,14 +765,22 @@ class GRPOTrainer(ResumableTrainer):
             dull = [i for i, group in enumerate(groups) if not any(r.advantage for r in group)]
             if not (largest(len(dull), self.args.device) if calls_count(self.model) else dull):
                 break
-            for i in dull: seeds[i] = seed_for(seeds[i], "another")
+            for i in dull:
+                seeds[i] = seed_for(seeds[i], "another")
             others = self.train_dataset.readable([self.train_dataset[seeds[i] % len(self.train_dataset)] for i in dull])
-            for i, other in zip(dull, self.train_dataset.encoded(self.model_wrapped, others)): examples[i] = other
+            for i, other in zip(dull, self.train_dataset.encoded(self.model_wrapped, others)):
+                examples[i] = other
             again = dull or [0]  # the other ranks expect this one; what it answers is thrown away
             for i, group in zip(dull, self.answer([examples[i] for i in again], [seeds[i] for i in again])):
                 groups[i] = group
-        if self.keep_samples and self.args.process_index == 0 and self.state.global_step % self.keep_samples < self.updates:
-            write_samples(Path(self.args.output_dir) / "samples.jsonl", self.state.global_step, examples[0].clip, groups[0])
+        if (
+            self.keep_samples
+            and self.args.process_index == 0
+            and self.state.global_step % self.keep_samples < self.updates
+        ):
+            write_samples(
+                Path(self.args.output_dir) / "samples.jsonl", self.state.global_step, examples[0].clip, groups[0]
+            )
         return Practice([e.clip for e in examples], [e.prompt for e in examples], groups)
 
     def answer(self, examples: list[Example], seeds: list[int]) -> list[list[Rollout]]:
@@ -632,63 +792,114 @@ class GRPOTrainer(ResumableTrainer):
         check_logps(groups, clips, self.state.global_step + 1)
         if self.shuffled_answers:
             orders = [seed_for(seed, "order") for seed in seeds]
-            if self.shuffle == "frames": mixed = self.train_dataset.shuffled(self.model_wrapped, examples, orders)
-            else: mixed = [shuffle_slots(prompt, torch.Generator().manual_seed(order)) for prompt, order in zip(prompts, orders)]
-            asked_again = self.engine.generate(mixed, self.shuffled_answers, [seed_for(seed, "shuffled") for seed in seeds])
+            if self.shuffle == "frames":
+                mixed = self.train_dataset.shuffled(self.model_wrapped, examples, orders)
+            else:
+                mixed = [
+                    shuffle_slots(prompt, torch.Generator().manual_seed(order))
+                    for prompt, order in zip(prompts, orders)
+                ]
+            asked_again = self.engine.generate(
+                mixed, self.shuffled_answers, [seed_for(seed, "shuffled") for seed in seeds]
+            )
             context["shuffled"] = [[r.text for r in group] for group in asked_again]
         if self.recipe.overlong:
-            charges["overlong"] = [overlong_penalty(len(r.ids), self.budget, self.recipe.overlong) for group in groups for r in group]
+            charges["overlong"] = [
+                overlong_penalty(len(r.ids), self.budget, self.recipe.overlong) for group in groups for r in group
+            ]
         self.clock["rollout"] += time.perf_counter() - began
         self.clock["rollout tokens"] += sum(len(r.ids) for group in groups for r in group)
         began = time.perf_counter()
-        try: groups = judge(groups, clips, self.task, self.recipe.scale, charges, **context)
-        except NotFinite as e: raise NotFinite(f"step {self.state.global_step + 1}: {e}") from None
+        try:
+            groups = judge(groups, clips, self.task, self.recipe.scale, charges, **context)
+        except NotFinite as e:
+            raise NotFinite(f"step {self.state.global_step + 1}: {e}") from None
         self.clock["judge"] += time.perf_counter() - began
         return groups
 
     @torch.no_grad()
     def scored(self, prompts: list[EncodedPrompt], groups: list[list[Rollout]]) -> list[list[Rollout]]:
         "The same answers with the log-probabilities that training computes."
-        logps, _, mask = shared_prefix_logprobs(self.model, prompts, [[r.ids for r in group] for group in groups], temperature=self.temperature)
+        logps, _, mask = shared_prefix_logprobs(
+            self.model, prompts, [[r.ids for r in group] for group in groups], temperature=self.temperature
+        )
         rows = (row[kept].cpu() for row, kept in zip(logps, mask))
         return [[replace(r, logps=next(rows)) for r in group] for group in groups]
 
-    def group_loss(self, model, prompts: Sequence[EncodedPrompt], groups: Sequence[Sequence[Rollout]], portion: float = 1.0, clips: Sequence[Clip] = ()) -> tuple[Tensor, dict[str, float]]:
+    def group_loss(
+        self,
+        model,
+        prompts: Sequence[EncodedPrompt],
+        groups: Sequence[Sequence[Rollout]],
+        portion: float = 1.0,
+        clips: Sequence[Clip] = (),
+    ) -> tuple[Tensor, dict[str, float]]:
         "Loss of judged groups, times their portion of the step. Groups that pull nowhere cost no forward pass; their tokens still count in the average."
         everyone = [r for group in groups for r in group]
-        weights = portion * self.recipe.weigh(_pad([torch.ones(len(r.ids), dtype=torch.bool) for r in everyone]), self.budget)
+        weights = portion * self.recipe.weigh(
+            _pad([torch.ones(len(r.ids), dtype=torch.bool) for r in everyone]), self.budget
+        )
         useful = [i for i, group in enumerate(groups) if self.recipe.beta or any(r.advantage for r in group)]
-        if self.args.world_size > 1: useful = useful or [0]  # the other ranks expect this one in their collectives
+        if self.args.world_size > 1:
+            useful = useful or [0]  # the other ranks expect this one in their collectives
         rows = [k for k in range(len(everyone)) if k // self.group_size in useful]
         if not rows:
             return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0, {"entropy": float("nan")}
         asked, said = [prompts[i] for i in useful], [[r.ids for r in groups[i]] for i in useful]
-        with self.autocast(): logps, entropy, mask = through(model, lambda inner: shared_prefix_logprobs(inner, asked, said, temperature=self.temperature))
-        if clips: self.passes.append(self.pass_of(logps, mask, clips, rows, asked, said))
+        with self.autocast():
+            logps, entropy, mask = through(
+                model, lambda inner: shared_prefix_logprobs(inner, asked, said, temperature=self.temperature)
+            )
+        if clips:
+            self.passes.append(self.pass_of(logps, mask, clips, rows, asked, said))
         reference = self.reference_logprobs(model, asked, said) if self.recipe.beta else None
         chosen = [everyone[k] for k in rows]
         learn = mask & ~torch.tensor([[r.truncated and self.recipe.mask_truncated] for r in chosen], device=mask.device)
         old, pull = _pad([r.logps for r in chosen]).to(logps), torch.tensor([r.advantage for r in chosen]).to(logps)
-        loss, parts = policy_loss(logps, old, pull, learn, weights[rows, : mask.shape[1]].to(logps), self.recipe, reference)
+        loss, parts = policy_loss(
+            logps, old, pull, learn, weights[rows, : mask.shape[1]].to(logps), self.recipe, reference
+        )
         self.clock["update tokens"] += int(mask.sum())
         return loss, parts | {"entropy": entropy[mask].mean().item()}
 
     def pass_of(self, logps, mask, clips, rows, asked, said) -> Pass:
         "What is kept of a pass, to tell where a number went wrong; a row is a completion."
         names = [f"completion {k % self.group_size} of {clips[k // self.group_size].id}" for k in rows]
-        return Pass([c.id for c in clips], names, (logps.detach().isfinite() | ~mask).all(1), lambda model: shared_prefix_logprobs(model, asked, said, temperature=self.temperature))
+        return Pass(
+            [c.id for c in clips],
+            names,
+            (logps.detach().isfinite() | ~mask).all(1),
+            lambda model: shared_prefix_logprobs(model, asked, said, temperature=self.temperature),
+        )
 
     def settings(self) -> dict[str, Any]:
         "What else decides, besides the training arguments."
-        recipe = {f"recipe {name}": value.__name__ if callable(value) else value for name, value in vars(self.recipe).items()}
-        return recipe | self.sampling | {"rewards": str(self.task.rewards), "group_size": self.group_size, "max_new_tokens": self.budget, "temperature": self.temperature, "updates": self.updates,
-                                         "shuffled_answers": self.shuffled_answers, "shuffle": self.shuffle, "engine": type(self.engine).__name__}
+        recipe = {
+            f"recipe {name}": value.__name__ if callable(value) else value for name, value in vars(self.recipe).items()
+        }
+        return (
+            recipe
+            | self.sampling
+            | {
+                "rewards": str(self.task.rewards),
+                "group_size": self.group_size,
+                "max_new_tokens": self.budget,
+                "temperature": self.temperature,
+                "updates": self.updates,
+                "shuffled_answers": self.shuffled_answers,
+                "shuffle": self.shuffle,
+                "engine": type(self.engine).__name__,
+            }
+        )
 
     @torch.no_grad()
     def reference_logprobs(self, model, prompts, completions) -> Tensor:
         "Under the model without its adapters, or under the copy made before training."
         with nullcontext() if self.frozen else self.model.disable_adapter(), self.autocast():
-            return through(self.frozen or model, lambda inner: shared_prefix_logprobs(inner, prompts, completions, temperature=self.temperature))[0]
+            return through(
+                self.frozen or model,
+                lambda inner: shared_prefix_logprobs(inner, prompts, completions, temperature=self.temperature),
+            )[0]
 
 # %% ../nbs/13_grpo.ipynb #d022a214
 @patch
@@ -698,9 +909,16 @@ def log(self: GRPOTrainer, logs, *args, **kwargs):
         steps = len(self.notes) / self.args.gradient_accumulation_steps
         seconds = {phase: self.clock[phase] / steps for phase in ("rollout", "judge")}
         seconds["update"] = (time.perf_counter() - self.clock["began"]) / steps - sum(seconds.values())
-        speed = {f"tokens_per_second/{phase}": self.clock[f"{phase} tokens"] / steps / seconds[phase] for phase in ("rollout", "update") if seconds[phase]}
+        speed = {
+            f"tokens_per_second/{phase}": self.clock[f"{phase} tokens"] / steps / seconds[phase]
+            for phase in ("rollout", "update")
+            if seconds[phase]
+        }
         self.notes = gather_object(self.notes)  # those of all ranks
-        means = {key: _mean([note[key] for note in self.notes if key in note]) for key in sorted({k for note in self.notes for k in note})}
+        means = {
+            key: _mean([note[key] for note in self.notes if key in note])
+            for key in sorted({k for note in self.notes for k in note})
+        }
         logs = logs | means | {f"seconds/{phase}": value for phase, value in seconds.items()} | speed
         logs |= {f"warning/{sign}": 1.0 for sign in sorted(self.watch.note(logs, self.state.global_step))}
         self.notes, self.clock = [], defaultdict(float)
@@ -719,7 +937,10 @@ def write_samples(
     group: Sequence[Rollout],  # the judged answers
 ) -> None:
     "Keep one judged group for the reader."
-    samples = [{"text": r.text, "reward": r.reward, "rewards": r.rewards, "advantage": r.advantage, "truncated": r.truncated} for r in group]
+    samples = [
+        {"text": r.text, "reward": r.reward, "rewards": r.rewards, "advantage": r.advantage, "truncated": r.truncated}
+        for r in group
+    ]
     append_line(path, plain({"step": step, "clip": clip.id, "true": clip.count, "samples": samples}))
 
 # %% ../nbs/13_grpo.ipynb #f63d88a7
@@ -728,7 +949,9 @@ def _get_train_sampler(self: GRPOTrainer, dataset=None):
     if self.updates == 1:
         return super(GRPOTrainer, self)._get_train_sampler(dataset)
     a = self.args
-    return Blocks(len(self.train_dataset), a.train_batch_size * a.gradient_accumulation_steps * a.world_size, self.updates, a.seed)
+    return Blocks(
+        len(self.train_dataset), a.train_batch_size * a.gradient_accumulation_steps * a.world_size, self.updates, a.seed
+    )
 
 # %% ../nbs/13_grpo.ipynb #32789356
 def _forget_after(
@@ -736,7 +959,14 @@ def _forget_after(
     step: int,  # later lines were written by a run that was killed
 ) -> None:
     if path.exists():
-        write_whole(path, "".join(line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n") and json.loads(line)["step"] <= step))
+        write_whole(
+            path,
+            "".join(
+                line
+                for line in path.read_text().splitlines(keepends=True)
+                if line.endswith("\n") and json.loads(line)["step"] <= step
+            ),
+        )
 
 
 def train_grpo(
@@ -755,7 +985,10 @@ def train_grpo(
     trainer = GRPOTrainer(model, processor, examples, args, rewards, callbacks=[JSONLLog(out / "log.jsonl")], **options)
     trainer.remove_callback(PrinterCallback)
     last = trainer.begin(resume)
-    if args.process_index == 0: _forget_after(out / "samples.jsonl", int(last.rpartition("-")[2]) - 1 if last else -1)  # samples are written before the step is counted
+    if args.process_index == 0:
+        _forget_after(
+            out / "samples.jsonl", int(last.rpartition("-")[2]) - 1 if last else -1
+        )  # samples are written before the step is counted
     trainer.train(resume_from_checkpoint=last)
     finish(trainer, checkpoint)
     return read_log(out / "log.jsonl")
@@ -770,12 +1003,19 @@ def _peak_bytes(
 
     tracker = MemTracker()
     tracker.track_external(model)
-    again = model.register_forward_hook(lambda *_: None if torch.is_grad_enabled() else tracker.reset_mod_stats())  # it refuses a model called twice, as in decoding
+    again = model.register_forward_hook(
+        lambda *_: None if torch.is_grad_enabled() else tracker.reset_mod_stats()
+    )  # it refuses a model called twice, as in decoding
     with tracker:
         run()
     again.remove()
     peak = tracker.get_tracker_snapshot("peak")
-    return sum(size for kinds in peak.values() for kind, size in kinds.items() if str(kind).split(".")[-1] in ("ACT", "TEMP", "OTH"))
+    return sum(
+        size
+        for kinds in peak.values()
+        for kind, size in kinds.items()
+        if str(kind).split(".")[-1] in ("ACT", "TEMP", "OTH")
+    )
 
 
 def _against(
@@ -786,7 +1026,10 @@ def _against(
     other: str,  # what the other way is called
 ) -> dict[str, float]:
     "Seconds and bytes of two ways, done in turn, and how many times less ours takes."
-    memory, seconds = [_peak_bytes(run, model) for run, model in zip((ours, theirs), models)], [list[float](), list[float]()]
+    memory, seconds = (
+        [_peak_bytes(run, model) for run, model in zip((ours, theirs), models)],
+        [list[float](), list[float]()],
+    )
     for _ in range(repeats):
         for run, taken in zip((ours, theirs), seconds):
             began = time.perf_counter()
@@ -795,7 +1038,14 @@ def _against(
                 torch.cuda.synchronize()
             taken.append(time.perf_counter() - began)
     a, b = map(median, seconds)
-    return {"seconds": a, f"seconds_{other}": b, "times_as_fast": b / a, "bytes": memory[0], f"bytes_{other}": memory[1], "times_less_memory": memory[1] / memory[0]}
+    return {
+        "seconds": a,
+        f"seconds_{other}": b,
+        "times_as_fast": b / a,
+        "bytes": memory[0],
+        f"bytes_{other}": memory[1],
+        "times_less_memory": memory[1] / memory[0],
+    }
 
 
 def bench_grpo(
@@ -805,12 +1055,20 @@ def bench_grpo(
     repeats: int = 3,  # the medians count
     dtype: torch.dtype = torch.float32,  # of the model
     **config: Any,  # for `make_tiny_checkpoint`
-) -> dict[str, Any]:  # for each phase: seconds and bytes of both ways, and how many times less ours takes; the largest differences
+) -> dict[
+    str, Any
+]:  # for each phase: seconds and bytes of both ways, and how many times less ours takes; the largest differences
     "Prompts read once against repeated rows: time, memory and agreement in one run."
     with tempfile.TemporaryDirectory() as folder:
-        model, processor = load_model(make_tiny_checkpoint(folder, **{"hidden": 256, "vision_hidden": 128} | config), dtype=dtype)
+        model, processor = load_model(
+            make_tiny_checkpoint(folder, **{"hidden": 256, "vision_hidden": 128} | config), dtype=dtype
+        )
     pixels = np.random.default_rng(0).integers(0, 255, (2 * (prompt_tokens // 16), 112, 112, 3)).astype(np.uint8)
-    prompt = encode(model, processor, Sample(Clip("noise.mp4", "squat", 1), Frames(pixels, np.arange(len(pixels)) / 4, 4.0), "How many?"))
+    prompt = encode(
+        model,
+        processor,
+        Sample(Clip("noise.mp4", "squat", 1), Frames(pixels, np.arange(len(pixels)) / 4, 4.0), "How many?"),
+    )
     generator, least = torch.Generator().manual_seed(0), 3 * answer_tokens // 4
     lengths = [answer_tokens, *torch.randint(least, answer_tokens + 1, (group_size - 1,), generator=generator).tolist()]
     answers = [[torch.randint(300, 500, (n,), generator=generator) for n in lengths]]
@@ -819,7 +1077,9 @@ def bench_grpo(
     def prefill(shared: bool):
         batch = {k: v for k, v in collate(model, [prompt] * (1 if shared else group_size)).items() if k != "labels"}
         with torch.no_grad():
-            model(**batch, use_cache=True, logits_to_keep=1).past_key_values.batch_repeat_interleave(group_size if shared else 1)
+            model(**batch, use_cache=True, logits_to_keep=1).past_key_values.batch_repeat_interleave(
+                group_size if shared else 1
+            )
 
     def score(shared: bool):
         with torch.no_grad():
@@ -830,11 +1090,20 @@ def bench_grpo(
         logps, _, mask = shared_prefix_logprobs(model, [prompt], answers, shared)
         loss, _ = policy_loss(logps, logps.detach() - 0.05, pull.to(logps), mask)
         loss.backward()
-        kept[shared] = logps.detach(), loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        kept[shared] = (
+            logps.detach(),
+            loss.detach(),
+            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]),
+        )
 
-    phases = {name: _against(partial(run, True), partial(run, False), (model, model), repeats, "repeated")
-              for name, run in {"prefill": prefill, "log-probabilities": score, "update": update}.items()}
-    apart = {name: (a - b).abs().max().item() for name, a, b in zip(("log-probabilities", "loss", "gradient"), kept[True], kept[False])}
+    phases = {
+        name: _against(partial(run, True), partial(run, False), (model, model), repeats, "repeated")
+        for name, run in {"prefill": prefill, "log-probabilities": score, "update": update}.items()
+    }
+    apart = {
+        name: (a - b).abs().max().item()
+        for name, a, b in zip(("log-probabilities", "loss", "gradient"), kept[True], kept[False])
+    }
     return {"prompt": len(prompt.input_ids), "answers": lengths, "phases": phases, "largest_difference": apart}
 
 # %% ../nbs/13_grpo.ipynb #e8c35b16
@@ -849,11 +1118,26 @@ def _with_trl(
     from datasets import Dataset
 
     model, processor = load_model(folder)
-    trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = model.config.text_config.vocab_size  # or it would keep logits for 32,768 tokens, most of which a tiny model lacks
+    trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = (
+        model.config.text_config.vocab_size
+    )  # or it would keep logits for 32,768 tokens, most of which a tiny model lacks
     args = trl.GRPOConfig(
-        output_dir=folder, num_generations=group_size, per_device_train_batch_size=group_size, max_completion_length=answer_tokens, gradient_checkpointing=False,
-        bf16=False, report_to="none", use_cpu=not torch.cuda.is_available())
-    trainer = trl.GRPOTrainer(model, lambda completions, **_: list(range(len(completions))), args, Dataset.from_dict({"prompt": [text]}), processing_class=processor)
+        output_dir=folder,
+        num_generations=group_size,
+        per_device_train_batch_size=group_size,
+        max_completion_length=answer_tokens,
+        gradient_checkpointing=False,
+        bf16=False,
+        report_to="none",
+        use_cpu=not torch.cuda.is_available(),
+    )
+    trainer = trl.GRPOTrainer(
+        model,
+        lambda completions, **_: list(range(len(completions))),
+        args,
+        Dataset.from_dict({"prompt": [text]}),
+        processing_class=processor,
+    )
     trainer.current_gradient_accumulation_steps, held = 1, dict[str, Any]()
 
     def rollout():
@@ -881,7 +1165,9 @@ def bench_trl(
         text = " squat count" * (prompt_tokens // len(processor.tokenizer(" squat count").input_ids))
         theirs, their_rollout, their_update = _with_trl(folder, text, answer_tokens, group_size)
     ids, hidden = torch.tensor(processor.tokenizer(text).input_ids), model.config.text_config.hidden_size
-    prompt = EncodedPrompt(ids, torch.arange(len(ids)).expand(3, -1), torch.zeros(3, dtype=torch.long), features=torch.zeros(0, hidden))
+    prompt = EncodedPrompt(
+        ids, torch.arange(len(ids)).expand(3, -1), torch.zeros(3, dtype=torch.long), features=torch.zeros(0, hidden)
+    )
     pull, held = torch.linspace(-1, 1, group_size), list[list[Rollout]]()
 
     def rollout():
@@ -892,5 +1178,8 @@ def bench_trl(
         logps, _, mask = shared_prefix_logprobs(model, [prompt], [[r.ids for r in held[0]]])
         policy_loss(logps, logps.detach(), pull.to(logps), mask)[0].backward()
 
-    phases = {"rollout": _against(rollout, their_rollout, (model, theirs), repeats, "trl"), "update": _against(update, their_update, (model, theirs), repeats, "trl")}
+    phases = {
+        "rollout": _against(rollout, their_rollout, (model, theirs), repeats, "trl"),
+        "update": _against(update, their_update, (model, theirs), repeats, "trl"),
+    }
     return {"prompt": len(ids), "answers": [len(r.ids) for r in held[0]], "phases": phases}

@@ -29,14 +29,35 @@ def views(
 
 # %% ../nbs/03b_likeness.ipynb #3b00000a
 GRID = 6  # cells each way
-SPANS = (((0, 6), (0, 6)), ((0, 4), (0, 4)), ((0, 4), (2, 6)), ((2, 6), (0, 4)), ((2, 6), (2, 6)), ((0, 3), (0, 6)), ((3, 6), (0, 6)), ((0, 6), (0, 3)), ((0, 6), (3, 6)))
-REGION_NAMES = ("whole", "upper left", "upper right", "lower left", "lower right", "upper half", "lower half", "left half", "right half")
+SPANS = (
+    ((0, 6), (0, 6)),
+    ((0, 4), (0, 4)),
+    ((0, 4), (2, 6)),
+    ((2, 6), (0, 4)),
+    ((2, 6), (2, 6)),
+    ((0, 3), (0, 6)),
+    ((3, 6), (0, 6)),
+    ((0, 6), (0, 3)),
+    ((0, 6), (3, 6)),
+)
+REGION_NAMES = (
+    "whole",
+    "upper left",
+    "upper right",
+    "lower left",
+    "lower right",
+    "upper half",
+    "lower half",
+    "left half",
+    "right half",
+)
 
 
 def _regions() -> np.ndarray:
     "Which cells belong to each region, 0 or 1: float32 [9, GRID²]."
     out = np.zeros((len(SPANS), GRID, GRID), np.float32)
-    for region, ((top, bottom), (left, right)) in zip(out, SPANS): region[top:bottom, left:right] = 1
+    for region, ((top, bottom), (left, right)) in zip(out, SPANS):
+        region[top:bottom, left:right] = 1
     return out.reshape(len(SPANS), -1)
 
 
@@ -59,11 +80,19 @@ def _cosine(
 
 def self_similarity(
     pictures: np.ndarray,  # grey levels [T, H, W]; H and W multiples of GRID
-) -> tuple[np.ndarray, np.ndarray]:  # likeness of each moment to each [3 views, 9 regions, T, T], −1 to 1; how much moves [3 views, T], grey levels
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # likeness of each moment to each [3 views, 9 regions, T, T], −1 to 1; how much moves [3 views, T], grey levels
     "How alike the moments of a film are. ValueError where the cells do not fit."
     T, height, width = pictures.shape
-    if height % GRID or width % GRID: raise ValueError(f"pictures of {width}×{height} pixels are not made of {GRID}×{GRID} cells")
-    cells = views(pictures).reshape(3, T, GRID, height // GRID, GRID, width // GRID).transpose(0, 2, 4, 1, 3, 5).reshape(3, GRID**2, T, -1)
+    if height % GRID or width % GRID:
+        raise ValueError(f"pictures of {width}×{height} pixels are not made of {GRID}×{GRID} cells")
+    cells = (
+        views(pictures)
+        .reshape(3, T, GRID, height // GRID, GRID, width // GRID)
+        .transpose(0, 2, 4, 1, 3, 5)
+        .reshape(3, GRID**2, T, -1)
+    )
     products = (cells @ cells.transpose(0, 1, 3, 2)).reshape(3, GRID**2, T * T)
     likeness, moves = _cosine((REGIONS @ products).reshape(3, len(REGIONS), T, T), REGIONS.sum(1) * cells.shape[-1])
     return likeness, moves[:, 0]
@@ -89,7 +118,8 @@ LIKENESS_SIDE = 28  # height and width of a likeness picture, pixels
 LOOKED_AT = 36  # height and width of the pictures of a film that it is made of, pixels
 
 
-def _bytes(x: np.ndarray, zero: float, unit: float) -> np.ndarray: return np.clip(zero + unit * x, 1, 255).astype(np.uint8)
+def _bytes(x: np.ndarray, zero: float, unit: float) -> np.ndarray:
+    return np.clip(zero + unit * x, 1, 255).astype(np.uint8)
 
 
 def likeness(
@@ -99,7 +129,12 @@ def likeness(
     alike, moves = self_similarity(pictures)
     T, side = len(pictures), LIKENESS_SIDE
     out = np.empty((T, side, side, 3), np.uint8)
-    out[:, :-1] = by_lag(_bytes(alike, 135, 120), 0).reshape(3, 9, T, 3, side).transpose(2, 1, 3, 4, 0).reshape(T, side - 1, side, 3)
+    out[:, :-1] = (
+        by_lag(_bytes(alike, 135, 120), 0)
+        .reshape(3, 9, T, 3, side)
+        .transpose(2, 1, 3, 4, 0)
+        .reshape(T, side - 1, side, 3)
+    )
     around = by_lag(np.broadcast_to(_bytes(np.log1p(moves), 20, 60)[:, None], (3, T, T)), 0)[..., side : 2 * side]
     out[:, -1] = around.transpose(1, 2, 0)
     return out
@@ -109,7 +144,8 @@ def square(
     picture: np.ndarray,  # grey levels [H, W]; doubled until each side is at least LOOKED_AT
 ) -> np.ndarray:  # [LOOKED_AT, LOOKED_AT]
     "Means over a grid of that many cells each way."
-    while min(picture.shape) < LOOKED_AT: picture = picture.repeat(2, 0).repeat(2, 1)
+    while min(picture.shape) < LOOKED_AT:
+        picture = picture.repeat(2, 0).repeat(2, 1)
     rows, columns = (np.linspace(0, n, LOOKED_AT + 1).astype(int) for n in picture.shape)
     sums = np.add.reduceat(np.add.reduceat(picture, rows[:-1], 0), columns[:-1], 1)
     return (sums / (np.diff(rows)[:, None] * np.diff(columns))).astype(np.float32)
@@ -138,7 +174,8 @@ def lag_period(
     lags, alike = lag_likeness(pictures)
     inner = alike[1:-1]
     peaks = 1 + np.flatnonzero((inner >= alike[:-2]) & (inner >= alike[2:]) & (inner >= REPEATS))
-    if not len(peaks): return math.inf
+    if not len(peaks):
+        return math.inf
     return float(lags[peaks[alike[peaks] >= 0.8 * alike[peaks].max()][0]] / fps)
 
 

@@ -30,7 +30,14 @@ from .tasks import TASKS
 # %% ../nbs/15d_lmms.ipynb #605a3096
 def _doc(clip: Clip, task: str) -> dict[str, Any]:
     "What lmms-eval is told of a clip."
-    return {"id": clip.id, "video": str(Path(clip.video).resolve()), "action": clip.action, "question": TASKS[task].ask(clip), "count": clip.count, "accepted": list(accepted_counts(clip))}
+    return {
+        "id": clip.id,
+        "video": str(Path(clip.video).resolve()),
+        "action": clip.action,
+        "question": TASKS[task].ask(clip),
+        "count": clip.count,
+        "accepted": list(accepted_counts(clip)),
+    }
 
 
 def task_docs(
@@ -40,10 +47,15 @@ def task_docs(
     "A document of lmms-eval for each clip. ValueError for one that asks for something else, is a window of its file, or has no file."
     docs = []
     for clip in clips:
-        if clip.window: raise ValueError(f"clip {clip.id!r} is a window of {clip.video}, and lmms-eval shows whole files: cut it out first")
-        if not Path(clip.video).is_file(): raise ValueError(f"clip {clip.id!r}: {clip.video} is not there")
+        if clip.window:
+            raise ValueError(
+                f"clip {clip.id!r} is a window of {clip.video}, and lmms-eval shows whole files: cut it out first"
+            )
+        if not Path(clip.video).is_file():
+            raise ValueError(f"clip {clip.id!r}: {clip.video} is not there")
         docs.append(_doc(clip, task))
-    if not docs: raise ValueError("there is no clip to make a task of")
+    if not docs:
+        raise ValueError("there is no clip to make a task of")
     return docs
 
 # %% ../nbs/15d_lmms.ipynb #3f85b3d4
@@ -95,8 +107,15 @@ def task_utils() -> str:
     import actrep_nb
 
     parts = (answers._check_text, answers._shown, answers.read_integer, answers.split_tags, answers._agreed)
-    return _UTILS.format(version=actrep_nb.__version__, most=answers.MAX_COUNT, fillers=sorted(answers.FILLERS), tag=answers._TAG.pattern, unreadable=UNREADABLE, eps=EPS,
-                         reader="\n\n\n".join(inspect.getsource(part).strip() for part in parts))
+    return _UTILS.format(
+        version=actrep_nb.__version__,
+        most=answers.MAX_COUNT,
+        fillers=sorted(answers.FILLERS),
+        tag=answers._TAG.pattern,
+        unreadable=UNREADABLE,
+        eps=EPS,
+        reader="\n\n\n".join(inspect.getsource(part).strip() for part in parts),
+    )
 
 # %% ../nbs/15d_lmms.ipynb #7dd5e6d8
 SCORED = {"exact": True, "obo": True, "mae": False, "abs_mae": False}  # metric → is more better?
@@ -110,14 +129,27 @@ def write_task(
     max_new_tokens: int = 1024,  # of an answer
 ) -> Path:  # the YAML file
     "Write a task that lmms-eval runs over local videos. It holds absolute paths: write it where it is used."
-    if not re.fullmatch(r"[A-Za-z0-9_]+", name): raise ValueError(f"the task's name {name!r} must be letters, digits and underscores")
+    if not re.fullmatch(r"[A-Za-z0-9_]+", name):
+        raise ValueError(f"the task's name {name!r} must be letters, digits and underscores")
     docs, folder = task_docs(clips, task), (Path(folder) / name).resolve()
-    metrics = "".join(f"  - metric: {metric}\n    aggregation: !function utils.mean_score\n    higher_is_better: {str(more).lower()}\n" for metric, more in SCORED.items())
-    functions = "".join(f"{part}: !function utils.{part}\n" for part in ("doc_to_visual", "doc_to_text", "doc_to_target", "process_results"))
-    text = (f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {json.dumps(str(folder / 'clips.jsonl'))}\ntest_split: test\noutput_type: generate_until\n{functions}"
-            f"reasoning_tags: none\ngeneration_kwargs:\n  max_new_tokens: {max_new_tokens}\n  temperature: 0\n  do_sample: false\nmetric_list:\n{metrics}metadata:\n  version: 1.0\n")
+    metrics = "".join(
+        f"  - metric: {metric}\n    aggregation: !function utils.mean_score\n    higher_is_better: {str(more).lower()}\n"
+        for metric, more in SCORED.items()
+    )
+    functions = "".join(
+        f"{part}: !function utils.{part}\n"
+        for part in ("doc_to_visual", "doc_to_text", "doc_to_target", "process_results")
+    )
+    text = (
+        f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {json.dumps(str(folder / 'clips.jsonl'))}\ntest_split: test\noutput_type: generate_until\n{functions}"
+        f"reasoning_tags: none\ngeneration_kwargs:\n  max_new_tokens: {max_new_tokens}\n  temperature: 0\n  do_sample: false\nmetric_list:\n{metrics}metadata:\n  version: 1.0\n"
+    )
     with whole_folder(folder, keep=True) as part:
-        for file, content in (("clips.jsonl", "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)), ("utils.py", task_utils()), (f"{name}.yaml", text)):
+        for file, content in (
+            ("clips.jsonl", "".join(json.dumps(doc, ensure_ascii=False) + "\n" for doc in docs)),
+            ("utils.py", task_utils()),
+            (f"{name}.yaml", text),
+        ):
             write_whole(part / file, content)
     return folder / f"{name}.yaml"
 
@@ -127,24 +159,32 @@ def find_log(
 ) -> Path:  # the newest file of samples
     "The samples that lmms-eval logged. ValueError for several models or tasks, FileNotFoundError where there are none."
     path = Path(path)
-    if path.is_file(): return path
+    if path.is_file():
+        return path
     found = sorted(path.rglob("*_samples_*.jsonl"), key=lambda p: p.name)
     kinds = sorted({f"{p.parent.name}/{p.name.partition('_samples_')[2]}" for p in found})
-    if not found: raise FileNotFoundError(f"{path}: no samples of lmms-eval are there; run it with --log_samples and --output_path")
-    if len(kinds) > 1: raise ValueError(f"{path} holds samples of several models or tasks, {', '.join(kinds)}: name the file")
+    if not found:
+        raise FileNotFoundError(
+            f"{path}: no samples of lmms-eval are there; run it with --log_samples and --output_path"
+        )
+    if len(kinds) > 1:
+        raise ValueError(f"{path} holds samples of several models or tasks, {', '.join(kinds)}: name the file")
     return found[-1]
 
 
 def _completion(row: dict[str, Any]) -> str:
     "The text that was generated, before anything was cut out of it."
     said = row.get("resps", row.get("filtered_resps", ""))
-    while isinstance(said, list): said = said[0] if said else ""
+    while isinstance(said, list):
+        said = said[0] if said else ""
     return said if isinstance(said, str) else str(said)
 
 # %% ../nbs/15d_lmms.ipynb #ff6827cb
 def load_samples(
     path: str | Path,  # see `find_log`
-    clips: Sequence[Clip],  # what was asked about, in the order of the task's documents unless its lines name their clips
+    clips: Sequence[
+        Clip
+    ],  # what was asked about, in the order of the task's documents unless its lines name their clips
     task: str = "counting",  # a name in TASKS: how answers are read
     reader: str | None = None,  # read counts as a published reader does, a key of `answers.LEGACY`
 ) -> list[Prediction]:  # one per clip, in the clips' order
@@ -152,24 +192,45 @@ def load_samples(
     file, by_id = find_log(path), {clip.id: clip for clip in clips}
     said: dict[str, Prediction] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
-        if not line.strip(): continue
-        try: row = json.loads(line)
-        except ValueError as error: raise ValueError(f"{file}, line {number}: not JSON ({error}); was lmms-eval stopped while it wrote?") from None
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"{file}, line {number}: not JSON ({error}); was lmms-eval stopped while it wrote?"
+            ) from None
         clip, text = _clip_of(row, clips, by_id, f"{file}, line {number}"), _completion(row)
-        if str(row.get("target")) != str(TASKS[task].truth(clip)): raise ValueError(f"{file}, line {number}: the target is {row.get('target')!r}, that of clip {clip.id!r} is {TASKS[task].truth(clip)!r}: the clips are not those of the task, or in another order")
-        if clip.id in said and said[clip.id].text != text: raise ValueError(f"{file}, line {number}: a second answer about clip {clip.id!r}; runs with repeats cannot be read")
+        if str(row.get("target")) != str(TASKS[task].truth(clip)):
+            raise ValueError(
+                f"{file}, line {number}: the target is {row.get('target')!r}, that of clip {clip.id!r} is {TASKS[task].truth(clip)!r}: the clips are not those of the task, or in another order"
+            )
+        if clip.id in said and said[clip.id].text != text:
+            raise ValueError(
+                f"{file}, line {number}: a second answer about clip {clip.id!r}; runs with repeats cannot be read"
+            )
         prediction = TASKS[task].predict(clip, text)
-        if reader is not None: prediction = replace(prediction, count=(read := parse_answer(text, reader)).count, problems=read.problems)
+        if reader is not None:
+            prediction = replace(prediction, count=(read := parse_answer(text, reader)).count, problems=read.problems)
         said[clip.id] = prediction
-    return [said.get(clip.id) or Prediction(clip.id, None, problems=("unanswered: not in the log",), true=clip.count) for clip in clips]
+    return [
+        said.get(clip.id) or Prediction(clip.id, None, problems=("unanswered: not in the log",), true=clip.count)
+        for clip in clips
+    ]
 
 
 def _clip_of(row: dict[str, Any], clips: Sequence[Clip], by_id: dict[str, Clip], where: str) -> Clip:
     "The clip that a logged line is about: the one that its scores name, else the one at its place."
-    name, place = next((value["id"] for value in row.values() if isinstance(value, dict) and "id" in value), None), row.get("doc_id")
-    if name is not None and name not in by_id: raise ValueError(f"{where}: it is about {name!r}, which is none of the {len(clips)} clips")
-    if name is not None: return by_id[name]
-    if not isinstance(place, int) or not 0 <= place < len(clips): raise ValueError(f"{where}: it is about document {place!r}, there are {len(clips)} clips")
+    name, place = (
+        next((value["id"] for value in row.values() if isinstance(value, dict) and "id" in value), None),
+        row.get("doc_id"),
+    )
+    if name is not None and name not in by_id:
+        raise ValueError(f"{where}: it is about {name!r}, which is none of the {len(clips)} clips")
+    if name is not None:
+        return by_id[name]
+    if not isinstance(place, int) or not 0 <= place < len(clips):
+        raise ValueError(f"{where}: it is about document {place!r}, there are {len(clips)} clips")
     return clips[place]
 
 # %% ../nbs/15d_lmms.ipynb #a56d866e
@@ -180,9 +241,14 @@ def load_scores(
     file = find_log(path)
     stamp, _, task = file.name.removesuffix(".jsonl").partition("_samples_")
     beside = file.with_name(f"{stamp}_results.json")
-    if not beside.is_file(): raise FileNotFoundError(f"{beside} is not beside its samples: the scores are in it")
+    if not beside.is_file():
+        raise FileNotFoundError(f"{beside} is not beside its samples: the scores are in it")
     found = read_json(beside, "run lmms-eval again")["results"].get(task, {})
-    return {name.partition(",")[0]: value for name, value in found.items() if "," in name and "_stderr" not in name and isinstance(value, (int, float))}
+    return {
+        name.partition(",")[0]: value
+        for name, value in found.items()
+        if "," in name and "_stderr" not in name and isinstance(value, (int, float))
+    }
 
 
 def side_by_side(
@@ -193,7 +259,9 @@ def side_by_side(
     "Their scores and ours of the same answers."
     predictions, theirs = load_samples(path, clips, task), load_scores(path)
     ours = TASKS[task].scores(predictions, clips)
-    return {name: {"lmms-eval": value, "ours": float(ours[name].mean())} for name, value in theirs.items() if name in ours}
+    return {
+        name: {"lmms-eval": value, "ours": float(ours[name].mean())} for name, value in theirs.items() if name in ours
+    }
 
 # %% ../nbs/15d_lmms.ipynb #c7c7abaf
 def save_samples(
@@ -212,7 +280,10 @@ def save_samples(
     judged.judge(predictions, clips)  # says what does not fit
     scores = judged.scores(predictions, clips)
     kept = [metric for metric in SCORED if metric in scores]
-    rows = [_sample(i, p, c, {metric: float(scores[metric][i]) for metric in kept}, task) for i, (p, c) in enumerate(zip(predictions, clips, strict=True))]
+    rows = [
+        _sample(i, p, c, {metric: float(scores[metric][i]) for metric in kept}, task)
+        for i, (p, c) in enumerate(zip(predictions, clips, strict=True))
+    ]
     home = Path(folder) / re.sub(r'["<>:/|\\?*\[\]]+', "__", "/".join(model.split("/")[-2:]))
     home.mkdir(parents=True, exist_ok=True)
     log = home / f"{stamp}_samples_{name}.jsonl"
@@ -222,22 +293,52 @@ def save_samples(
     return log
 
 # %% ../nbs/15d_lmms.ipynb #cba17deb
-def _hash(text: str) -> str: return hashlib.sha256(text.encode("utf-8")).hexdigest()
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
 def _sample(place: int, said: Prediction, clip: Clip, scores: dict[str, float], task: str) -> dict[str, Any]:
     "One line of a sample log, its keys in lmms-eval's order."
     doc = _doc(clip, task)
     text = said.text if said.text is not None else "" if said.count is None else f"<answer>{said.count}</answer>"
-    parts = {metric: {"score": score, "id": clip.id, "pred": said.count, "true": nearest_accepted(said.count, clip)} for metric, score in scores.items()}
-    return {"doc_id": place, "target": str(clip.count), "filtered_resps": text, "token_counts": [None], "doc_hash": _hash(json.dumps(doc, indent=2, ensure_ascii=False)), **parts, "input": doc["question"]}
+    parts = {
+        metric: {"score": score, "id": clip.id, "pred": said.count, "true": nearest_accepted(said.count, clip)}
+        for metric, score in scores.items()
+    }
+    return {
+        "doc_id": place,
+        "target": str(clip.count),
+        "filtered_resps": text,
+        "token_counts": [None],
+        "doc_hash": _hash(json.dumps(doc, indent=2, ensure_ascii=False)),
+        **parts,
+        "input": doc["question"],
+    }
 
 
-def _results_of(rows: Sequence[dict[str, Any]], metrics: Sequence[str], model: str, folder: str, name: str, stamp: str) -> dict[str, Any]:
+def _results_of(
+    rows: Sequence[dict[str, Any]], metrics: Sequence[str], model: str, folder: str, name: str, stamp: str
+) -> dict[str, Any]:
     "What stands in the results file beside a sample log."
     values = {metric: np.array([row[metric]["score"] for row in rows]) for metric in metrics}
     found: dict[str, Any] = {"alias": name}
-    for metric, each in values.items(): found |= {f"{metric},none": each.mean(), f"{metric}_stderr,none": "N/A", f"{metric}_stderr_clt,none": each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else "N/A"}
-    return {"results": {name: found}, "group_subtasks": {name: []}, "versions": {name: 1.0}, "n-shot": {name: 0}, "higher_is_better": {name: {metric: SCORED[metric] for metric in metrics}},
-            "n-samples": {name: {"original": len(rows), "effective": len(rows)}}, "config": {"model": "actrep_nb", "model_args": f"pretrained={model}"}, "date": stamp,
-            "task_hashes": {name: _hash("".join(f"sample_{i}{row['doc_hash']}" for i, row in enumerate(rows)))}, "model_source": "actrep_nb", "model_name": model, "model_name_sanitized": folder}
+    for metric, each in values.items():
+        found |= {
+            f"{metric},none": each.mean(),
+            f"{metric}_stderr,none": "N/A",
+            f"{metric}_stderr_clt,none": each.std(ddof=1) / len(each) ** 0.5 if len(each) > 1 else "N/A",
+        }
+    return {
+        "results": {name: found},
+        "group_subtasks": {name: []},
+        "versions": {name: 1.0},
+        "n-shot": {name: 0},
+        "higher_is_better": {name: {metric: SCORED[metric] for metric in metrics}},
+        "n-samples": {name: {"original": len(rows), "effective": len(rows)}},
+        "config": {"model": "actrep_nb", "model_args": f"pretrained={model}"},
+        "date": stamp,
+        "task_hashes": {name: _hash("".join(f"sample_{i}{row['doc_hash']}" for i, row in enumerate(rows)))},
+        "model_source": "actrep_nb",
+        "model_name": model,
+        "model_name_sanitized": folder,
+    }

@@ -29,7 +29,26 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .models import TOWER_TOKENS, EncodedPrompt, Sample, clock_scale, device_of, encode, frames_for, on_its_clock, opening_of, parts, plan_for, prompt_of, see, spec_of, template_opening, tower_passes, unopened, unwrapped
+from actrep_nb.models import (
+    TOWER_TOKENS,
+    EncodedPrompt,
+    Sample,
+    clock_scale,
+    device_of,
+    encode,
+    frames_for,
+    on_its_clock,
+    opening_of,
+    parts,
+    plan_for,
+    prompt_of,
+    see,
+    spec_of,
+    template_opening,
+    tower_passes,
+    unopened,
+    unwrapped,
+)
 from .parallel import calls_count, largest, through, whole_weights
 from .prompts import asked
 from .records import Clip
@@ -42,6 +61,7 @@ from .video import LEFT_BEHIND, FrameCache, FramePlan, Frames, NotKept, VideoErr
 @dataclass(frozen=True)
 class Example:
     "A prompt, and the answer to imitate where there is one; or a clip on its way to becoming that."
+
     prompt: Any = None  # an `EncodedPrompt`; None: not encoded yet
     answer: Tensor | None = None  # token ids, ending with the end-of-turn token
     clip: Any = None  # a `Clip`; None where only prompt and answer matter
@@ -49,7 +69,9 @@ class Example:
     frames: Frames | None = None  # None: not needed any more, or not to be had
     key: str = ""  # of its features on disk; empty: they are not kept
     problem: str = ""  # why it cannot be read
-    history: Tensor | None = None  # what a model reads in place of the answer while it learns to write that [tokens]; None: the answer itself
+    history: Tensor | None = (
+        None  # what a model reads in place of the answer while it learns to write that [tokens]; None: the answer itself
+    )
     learned: Tensor | None = None  # which tokens of the answer count in the loss [tokens]; None: all
 
 
@@ -58,7 +80,12 @@ def answer_ids(
     text: str,  # what should be said
 ) -> Tensor:
     "Token ids of what is left to say of an answer, its turn closed: without that token the model would never learn to stop."
-    return torch.tensor([*processor.tokenizer(unopened(processor, text), add_special_tokens=False).input_ids, processor.tokenizer.eos_token_id])
+    return torch.tensor(
+        [
+            *processor.tokenizer(unopened(processor, text), add_special_tokens=False).input_ids,
+            processor.tokenizer.eos_token_id,
+        ]
+    )
 
 
 def make_example(
@@ -76,7 +103,8 @@ def tower_digest(
     "One word for the weights that features depend on: the tower's and its mergers'."
     digest = hashlib.blake2b(digest_size=16)
     for name, part in parts(model).items():
-        if name == "language": continue
+        if name == "language":
+            continue
         for key, weight in whole_weights(part):
             digest.update(f"{name} {key} {weight.dtype}".encode())
             digest.update(weight.cpu().contiguous().view(torch.uint8).numpy().data)
@@ -87,8 +115,16 @@ def processor_digest(
     processor: Any,  # a checkpoint's own
 ) -> str:
     "One word for all of a processor that a prompt depends on, but for the spec, which is in each plan, and for how it is asked."
-    settings = {name: value for name, value in processor.video_processor.to_dict().items() if name not in ("video_spec", "prompt_spec")}
-    parts = [json.dumps(settings, sort_keys=True, default=str), str(processor.chat_template), processor.tokenizer.backend_tokenizer.to_str()]
+    settings = {
+        name: value
+        for name, value in processor.video_processor.to_dict().items()
+        if name not in ("video_spec", "prompt_spec")
+    }
+    parts = [
+        json.dumps(settings, sort_keys=True, default=str),
+        str(processor.chat_template),
+        processor.tokenizer.backend_tokenizer.to_str(),
+    ]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -112,9 +148,16 @@ class FeatureCache:
         self,
         folder: str | Path,  # made if need be
         max_bytes: int | None = None,  # drop what was used longest ago beyond this size; None: no cap
-        not_kept: Callable[[OSError], None] | None = None,  # says that the disk cannot be written to; None: once for this cache
+        not_kept: Callable[[OSError], None]
+        | None = None,  # says that the disk cannot be written to; None: once for this cache
     ):
-        self.folder, self.max_bytes, self.room, self.not_kept, self._checked = Path(folder), max_bytes, 0.0, not_kept or NotKept(folder), set[str]()
+        self.folder, self.max_bytes, self.room, self.not_kept, self._checked = (
+            Path(folder),
+            max_bytes,
+            0.0,
+            not_kept or NotKept(folder),
+            set[str](),
+        )
 
     def __contains__(self, key: str) -> bool:
         return (self.folder / f"{key}.safetensors").exists()
@@ -123,13 +166,17 @@ class FeatureCache:
         "A prompt with its features, mapped, or None where there are none or the file is damaged."
         path = self.folder / f"{key}.safetensors"
         try:
-            with safe_open(path, "pt") as file: tensors, note = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
-            if key not in self._checked and (note or {}).get("crc32") != _crc32(tensors): return None
+            with safe_open(path, "pt") as file:
+                tensors, note = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+            if key not in self._checked and (note or {}).get("crc32") != _crc32(tensors):
+                return None
             self._checked.add(key)
             if self.max_bytes is not None:
-                with suppress(OSError): os.utime(path)  # used just now
+                with suppress(OSError):
+                    os.utime(path)  # used just now
             return EncodedPrompt(**tensors)
-        except (OSError, SafetensorError, TypeError): return None
+        except (OSError, SafetensorError, TypeError):
+            return None
 
     def put(self, key: str, prompt: EncodedPrompt) -> None:
         "Keep a prompt with its features."
@@ -137,14 +184,17 @@ class FeatureCache:
         try:
             write_whole(self.folder / f"{key}.safetensors", save(tensors, {"crc32": _crc32(tensors)}), lasting=False)
             self.room -= sum(x.nbytes for x in tensors.values())
-            if self.max_bytes is not None and self.room < 0: self.room = _drop_oldest(self.folder, self.max_bytes)
-        except OSError as e: self.not_kept(e)
+            if self.max_bytes is not None and self.room < 0:
+                self.room = _drop_oldest(self.folder, self.max_bytes)
+        except OSError as e:
+            self.not_kept(e)
 
 
 def _crc32(tensors: Mapping[str, Tensor]) -> str:
     "One word for all their bytes."
     found = 0
-    for name in sorted(tensors): found = zlib.crc32(tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+    for name in sorted(tensors):
+        found = zlib.crc32(tensors[name].cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
     return str(found)
 
 
@@ -152,14 +202,19 @@ def _drop_oldest(folder: Path, cap: int) -> float:
     "Drop what was used longest ago until a tenth of the cap is free. Returns bytes that may be added before it is time again: half of what is free, as other ranks add too."
     files = []
     for entry in list(os.scandir(folder)):
-        try: stat = entry.stat()
-        except OSError: continue  # another rank was faster
-        if entry.name.endswith(".part") and time.time() - stat.st_mtime > LEFT_BEHIND: Path(entry.path).unlink(missing_ok=True)
-        elif entry.name.endswith(".safetensors"): files.append((stat.st_mtime, stat.st_size, entry.path))
+        try:
+            stat = entry.stat()
+        except OSError:
+            continue  # another rank was faster
+        if entry.name.endswith(".part") and time.time() - stat.st_mtime > LEFT_BEHIND:
+            Path(entry.path).unlink(missing_ok=True)
+        elif entry.name.endswith(".safetensors"):
+            files.append((stat.st_mtime, stat.st_size, entry.path))
     files.sort()
     total = sum(size for _, size, _ in files)
     for _, size, path in files[:-1] if total > cap else ():
-        if total <= 0.9 * cap: break
+        if total <= 0.9 * cap:
+            break
         Path(path).unlink(missing_ok=True)
         total -= size
     return (cap - total) / 2
@@ -167,6 +222,7 @@ def _drop_oldest(folder: Path, cap: int) -> float:
 # %% ../nbs/10b_loading.ipynb #bf65dada
 class Examples(Protocol):
     "What trainers take their examples from."
+
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Example: ...
 
@@ -189,16 +245,27 @@ class ReadyExamples(Dataset):
     def __init__(self, examples: Any):  # a sequence, or a map-style dataset
         self.examples = examples
 
-    def __len__(self) -> int: return len(self.examples)
-    def __getitem__(self, index: int) -> Example: return replace(self.examples[index], index=index)
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return replace(self.examples[index], index=index)
+
     def content(self) -> str:
         "One word for them, from how many there are and up to 64 of them."
         some = [self.examples[k] for k in evenly(len(self.examples), 64)]
-        told = sample_digest((name, x) for e in some for name, x in {**vars(e), **vars(e.prompt or e)}.items() if isinstance(x, Tensor))
-        return hashlib.sha256(json.dumps([len(self), told, [e.clip and asdict(e.clip) for e in some]], default=str).encode()).hexdigest()[:16]
+        told = sample_digest(
+            (name, x) for e in some for name, x in {**vars(e), **vars(e.prompt or e)}.items() if isinstance(x, Tensor)
+        )
+        return hashlib.sha256(
+            json.dumps([len(self), told, [e.clip and asdict(e.clip) for e in some]], default=str).encode()
+        ).hexdigest()[:16]
 
-    def readable(self, examples: Sequence[Example]) -> list[Example]: return list(examples)
-    def encoded(self, model: Any, examples: Sequence[Example]) -> list[Example]: return list(examples)
+    def readable(self, examples: Sequence[Example]) -> list[Example]:
+        return list(examples)
+
+    def encoded(self, model: Any, examples: Sequence[Example]) -> list[Example]:
+        return list(examples)
 
 # %% ../nbs/10b_loading.ipynb #fdae498a
 MOST_UNREAD = 0.2  # share of the videos tried that may be unreadable before a run stops; the first four are forgiven
@@ -213,27 +280,52 @@ class ClipExamples(Dataset):
         processor: Any,  # the checkpoint's own; says what the model sees
         clips: Sequence[Clip],  # what to read
         task: str = "counting",  # name in TASKS: which question
-        cache: FrameCache | None = None,  # frames are kept here, and features in a folder `features` inside; None: nothing is kept
+        cache: FrameCache
+        | None = None,  # frames are kept here, and features in a folder `features` inside; None: nothing is kept
         answers: Sequence[str] | None = None,  # what to imitate, one for each clip
         tower_tokens: int = TOWER_TOKENS,  # video tokens that the tower looks at in one pass
         most_unread: float = MOST_UNREAD,  # share of the videos tried that may be unreadable before a run stops; 1: any
     ):
         TASKS[task].check(clips)
-        if not 0 <= most_unread <= 1: raise ValueError(f"most_unread={most_unread} must be a share, from 0 to 1")
-        if answers is not None and len(answers) != len(clips): raise ValueError(f"{len(answers)} answers for {len(clips)} clips")
-        if answers is not None and spec_of(processor).pictures != "frames": raise ValueError("this checkpoint watches clips on a clock of its own, and answers speak of true seconds: it is taught on drawn motion, see the chapter on that")
-        self.clips, self.processor, self.task, self.cache, self.answers, self.tower_tokens = list(clips), processor, task, cache, answers, tower_tokens
+        if not 0 <= most_unread <= 1:
+            raise ValueError(f"most_unread={most_unread} must be a share, from 0 to 1")
+        if answers is not None and len(answers) != len(clips):
+            raise ValueError(f"{len(answers)} answers for {len(clips)} clips")
+        if answers is not None and spec_of(processor).pictures != "frames":
+            raise ValueError(
+                "this checkpoint watches clips on a clock of its own, and answers speak of true seconds: it is taught on drawn motion, see the chapter on that"
+            )
+        self.clips, self.processor, self.task, self.cache, self.answers, self.tower_tokens = (
+            list(clips),
+            processor,
+            task,
+            cache,
+            answers,
+            tower_tokens,
+        )
         spec = prompt_of(processor)
-        self.asked_so = [spec.system, opening_of(processor)] if spec.system or template_opening(processor) else []  # what of the prompt the question does not tell
+        self.asked_so = (
+            [spec.system, opening_of(processor)] if spec.system or template_opening(processor) else []
+        )  # what of the prompt the question does not tell
         asked(TASKS[task], spec)  # refused before any work
         model = unwrapped(model)
         self.config, self.dtype = model.config, next(model.parameters()).dtype
-        self.frozen = not any(p.requires_grad for name, part in parts(model).items() if name != "language" for p in part.parameters())
-        self.features = FeatureCache(cache.folder / "features", cache.max_bytes, cache.not_kept) if cache and self.frozen else None
+        self.frozen = not any(
+            p.requires_grad for name, part in parts(model).items() if name != "language" for p in part.parameters()
+        )
+        self.features = (
+            FeatureCache(cache.folder / "features", cache.max_bytes, cache.not_kept) if cache and self.frozen else None
+        )
         self.made_by = [tower_digest(model), processor_digest(processor)] if self.features else []
-        self.tried, self.broken, self.unread, self.most_unread = set[str](), set[str](), dict[str, str](), most_unread  # files; files; id of a clip → reason
+        self.tried, self.broken, self.unread, self.most_unread = (
+            set[str](),
+            set[str](),
+            dict[str, str](),
+            most_unread,
+        )  # files; files; id of a clip → reason
 
-    def __len__(self) -> int: return len(self.clips)
+    def __len__(self) -> int:
+        return len(self.clips)
 
     @property
     def question(self) -> Task:
@@ -242,28 +334,54 @@ class ClipExamples(Dataset):
 
     def key(self, clip: Clip, plan: FramePlan) -> str:
         "Name of a clip's features; empty where none are kept."
-        if not self.features: return ""
+        if not self.features:
+            return ""
         spec = spec_of(self.processor)
         clock = [] if spec.pictures == "frames" else [spec.pictures, spec.fps]
-        what = [3, *self.made_by, str(self.dtype), os.path.abspath(clip.video), _source(clip.video), asdict(plan), self.question.ask(clip), *clock, *self.asked_so]
+        what = [
+            3,
+            *self.made_by,
+            str(self.dtype),
+            os.path.abspath(clip.video),
+            _source(clip.video),
+            asdict(plan),
+            self.question.ask(clip),
+            *clock,
+            *self.asked_so,
+        ]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
     def __getitem__(self, index: int) -> Example:
         "A clip, read as far as it can be sent to another process."
-        clip, answer = self.clips[index], answer_ids(self.processor, self.answers[index]) if self.answers is not None else None
+        clip, answer = (
+            self.clips[index],
+            answer_ids(self.processor, self.answers[index]) if self.answers is not None else None,
+        )
         try:
             plan = plan_for(self.processor, clip, self.cache)
             key, clip = self.key(clip, plan), on_its_clock(clip, clock_scale(spec_of(self.processor), plan.fps))
             known = self.features is not None and key in self.features
-            return Example(None, answer, clip, index, None if known else frames_for(self.processor, clip, self.cache), key)
-        except (VideoError, OSError, ValueError) as e: return Example(None, answer, clip, index, problem=str(e))
+            return Example(
+                None, answer, clip, index, None if known else frames_for(self.processor, clip, self.cache), key
+            )
+        except (VideoError, OSError, ValueError) as e:
+            return Example(None, answer, clip, index, problem=str(e))
 
     def content(self) -> str:
         "One word for the clips with the names and sizes of their files, what is asked, what a model sees, and what to imitate."
-        def size(path): return os.path.getsize(path) if os.path.exists(path) else None
+
+        def size(path):
+            return os.path.getsize(path) if os.path.exists(path) else None
 
         rows = [[asdict(replace(clip, video=os.path.basename(clip.video))), size(clip.video)] for clip in self.clips]
-        what = [rows, self.answers, self.task, [self.question.ask(clip) for clip in self.clips[:1]], str(spec_of(self.processor)), self.asked_so]
+        what = [
+            rows,
+            self.answers,
+            self.task,
+            [self.question.ask(clip) for clip in self.clips[:1]],
+            str(spec_of(self.processor)),
+            self.asked_so,
+        ]
         return hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()[:16]
 
     def readable(self, examples: Sequence[Example]) -> list[Example]:
@@ -272,7 +390,8 @@ class ClipExamples(Dataset):
         for example in examples:
             for attempt in itertools.count():
                 self.tried.add(example.clip.video)
-                if not example.problem: break
+                if not example.problem:
+                    break
                 self._note(example)
                 example = self[seed_for(example.index, "instead", attempt) % len(self)]
             out.append(example)
@@ -280,23 +399,29 @@ class ClipExamples(Dataset):
 
     def _note(self, example: Example) -> None:
         "Account for a clip that cannot be read."
-        if example.clip.id not in self.unread: print(f"not read, another takes its place: {example.clip.id}: {example.problem}", flush=True)
+        if example.clip.id not in self.unread:
+            print(f"not read, another takes its place: {example.clip.id}: {example.problem}", flush=True)
         self.unread[example.clip.id] = example.problem
         self.broken.add(example.clip.video)
         bad, tried = len(self.broken), len(self.tried)
         if bad == len({clip.video for clip in self.clips}) or (bad > 4 and bad > self.most_unread * tried):
             first = "; ".join(f"{name}: {reason}" for name, reason in list(self.unread.items())[:3])
-            raise VideoError(f"{bad} of the {tried} videos tried so far cannot be read, and more than {self.most_unread:.0%} are too many (most_unread): {first}" + (f"; and {len(self.unread) - 3} clips more" if len(self.unread) > 3 else "")
-                             + ". Mend these files, leave their clips out, or raise most_unread")
+            raise VideoError(
+                f"{bad} of the {tried} videos tried so far cannot be read, and more than {self.most_unread:.0%} are too many (most_unread): {first}"
+                + (f"; and {len(self.unread) - 3} clips more" if len(self.unread) > 3 else "")
+                + ". Mend these files, leave their clips out, or raise most_unread"
+            )
 
     def encoded(self, model: Any, examples: Sequence[Example]) -> list[Example]:
         "The same examples with their prompts: with features where the tower is frozen, else with pixels. Ranks that share out weights must all call."
         prompts = [self._prompt(example) for example in examples]
-        if not self.frozen: return [replace(example, prompt=prompt, frames=None) for example, prompt in zip(examples, prompts)]
+        if not self.frozen:
+            return [replace(example, prompt=prompt, frames=None) for example, prompt in zip(examples, prompts)]
         fresh = [k for k, p in enumerate(prompts) if p.features is None]
         for k, prompt in zip(fresh, self._seen(model, [prompts[k] for k in fresh])):
             prompts[k] = prompt
-            if self.features and examples[k].key: self.features.put(examples[k].key, prompt)
+            if self.features and examples[k].key:
+                self.features.put(examples[k].key, prompt)
         return [replace(example, prompt=prompt, frames=None) for example, prompt in zip(examples, prompts)]
 
     def shuffled(self, model: Any, examples: Sequence[Example], seeds: Sequence[int]) -> list[EncodedPrompt]:
@@ -305,22 +430,36 @@ class ClipExamples(Dataset):
         for example, seed in zip(examples, seeds):
             frames = frames_for(self.processor, example.clip, self.cache)
             order = np.random.default_rng(seed).permutation(len(frames))
-            prompts.append(encode(self.config, self.processor, Sample(example.clip, replace(frames, pixels=np.asarray(frames.pixels)[order]), self.question.ask(example.clip))))
+            prompts.append(
+                encode(
+                    self.config,
+                    self.processor,
+                    Sample(
+                        example.clip,
+                        replace(frames, pixels=np.asarray(frames.pixels)[order]),
+                        self.question.ask(example.clip),
+                    ),
+                )
+            )
         return self._seen(model, prompts) if self.frozen else prompts
 
     def _seen(self, model: Any, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
         "What the tower makes of them, in the precision of its weights. Ranks that share these out call it equally often, if only to look at nothing."
         device = device_of(unwrapped(model))
         with torch.autocast(device.type, enabled=False):
-            if not calls_count(model): return see(unwrapped(model), prompts, self.tower_tokens)
+            if not calls_count(model):
+                return see(unwrapped(model), prompts, self.tower_tokens)
             passes = largest(len(tower_passes(prompts, self.config.video_token_id, self.tower_tokens)), device)
             return through(model, lambda inner: see(inner, prompts, self.tower_tokens, passes)) if passes else []
 
     def _prompt(self, example: Example) -> EncodedPrompt:
         "From its features on disk, or from its frames."
         kept = self.features.get(example.key) if self.features and example.key else None
-        if kept is not None: return kept
-        frames = example.frames or frames_for(self.processor, example.clip, self.cache)  # its features were dropped since it was loaded
+        if kept is not None:
+            return kept
+        frames = example.frames or frames_for(
+            self.processor, example.clip, self.cache
+        )  # its features were dropped since it was loaded
         return encode(self.config, self.processor, Sample(example.clip, frames, self.question.ask(example.clip)))
 
 # %% ../nbs/10b_loading.ipynb #3ea652ff

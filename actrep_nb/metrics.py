@@ -35,35 +35,40 @@ UNREADABLE = 0  # the count that an answer nobody can read is charged as, in err
 # %% ../nbs/08_metrics.ipynb #79439a86
 def _counts(
     preds: Sequence[int | None],  # as answered
-    trues: Sequence[int],         # as annotated
+    trues: Sequence[int],  # as annotated
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # predictions with UNREADABLE for None, truths, which were parsed
     "Checked arrays, float64 and bool, all [n]."
-    if len(preds) != len(trues): raise ValueError(f"{len(preds)} predictions for {len(trues)} true counts")
+    if len(preds) != len(trues):
+        raise ValueError(f"{len(preds)} predictions for {len(trues)} true counts")
     number = lambda x: isinstance(x, (int, float, np.number)) and not isinstance(x, bool) and np.isfinite(x)
     for i, (pred, true) in enumerate(zip(preds, trues)):
-        if not number(true) or true < 0: raise ValueError(f"true count {i} must be a number, 0 or more, not {true!r}")
-        if pred is not None and not number(pred): raise ValueError(f"prediction {i} must be a finite number or None, not {pred!r}")
+        if not number(true) or true < 0:
+            raise ValueError(f"true count {i} must be a number, 0 or more, not {true!r}")
+        if pred is not None and not number(pred):
+            raise ValueError(f"prediction {i} must be a finite number or None, not {pred!r}")
     parsed = np.array([pred is not None for pred in preds], bool)
     return np.array([UNREADABLE if pred is None else pred for pred in preds], float), np.array(trues, float), parsed
 
 # %% ../nbs/08_metrics.ipynb #b08adcaa
-ClipMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # predictions, truths, parsed → one value per clip
+ClipMetric = Callable[
+    [np.ndarray, np.ndarray, np.ndarray], np.ndarray
+]  # predictions, truths, parsed → one value per clip
 
 METRICS: dict[str, ClipMetric] = {
-    "mae": lambda pred, true, parsed: np.abs(pred - true) / (true + EPS),        # normalised error
-    "abs_mae": lambda pred, true, parsed: np.abs(pred - true),                   # error in repetitions
-    "squared": lambda pred, true, parsed: (pred - true) ** 2,                    # its square, for rmse
+    "mae": lambda pred, true, parsed: np.abs(pred - true) / (true + EPS),  # normalised error
+    "abs_mae": lambda pred, true, parsed: np.abs(pred - true),  # error in repetitions
+    "squared": lambda pred, true, parsed: (pred - true) ** 2,  # its square, for rmse
     "obo": lambda pred, true, parsed: (parsed & (np.abs(pred - true) <= 1)) * 1.0,  # off by at most one
-    "exact": lambda pred, true, parsed: (parsed & (pred == true)) * 1.0,         # right
-    "bias": lambda pred, true, parsed: pred - true,                              # positive: counts too many
-    "parse_rate": lambda pred, true, parsed: parsed * 1.0,                       # could be read
+    "exact": lambda pred, true, parsed: (parsed & (pred == true)) * 1.0,  # right
+    "bias": lambda pred, true, parsed: pred - true,  # positive: counts too many
+    "parse_rate": lambda pred, true, parsed: parsed * 1.0,  # could be read
 }
 
 # %% ../nbs/08_metrics.ipynb #65dbd190
 def clip_metrics(
     preds: Sequence[int | None],  # as answered; None where nothing could be read
-    trues: Sequence[int],         # as annotated
-) -> dict[str, np.ndarray]:       # each of `METRICS`, float64 [n]
+    trues: Sequence[int],  # as annotated
+) -> dict[str, np.ndarray]:  # each of `METRICS`, float64 [n]
     "One value per clip and metric: what means, intervals and comparisons are made of."
     arrays = _counts(preds, trues)
     return {name: np.asarray(metric(*arrays), float) for name, metric in METRICS.items()}
@@ -71,18 +76,21 @@ def clip_metrics(
 # %% ../nbs/08_metrics.ipynb #1aab24f2
 def modal_answer(
     preds: Sequence[int | None],  # as answered
-) -> tuple[int | None, float]:    # the most frequent readable answer, of several the smallest, and its share of them; None and NaN for none
+) -> tuple[
+    int | None, float
+]:  # the most frequent readable answer, of several the smallest, and its share of them; None and NaN for none
     "A counter's favourite answer."
     said = Counter(pred for pred in preds if pred is not None)
-    if not said: return None, float("nan")
+    if not said:
+        return None, float("nan")
     favourite = min(said, key=lambda answer: (-said[answer], answer))
     return int(favourite), said[favourite] / said.total()
 
 
 def r_squared(
     preds: Sequence[int | None],  # as answered; None counts as `UNREADABLE`
-    trues: Sequence[int],         # as annotated
-) -> float:                       # at most 1; NaN where all true counts are the same
+    trues: Sequence[int],  # as annotated
+) -> float:  # at most 1; NaN where all true counts are the same
     "The share of the variance of the true counts that the answers explain."
     pred, true, _ = _counts(preds, trues)
     return float(_r_squared(pred[None], true[None])[0])
@@ -90,7 +98,8 @@ def r_squared(
 
 def _r_squared(pred: np.ndarray, true: np.ndarray) -> np.ndarray:
     "R² of each row, [rows, n] → [rows]; NaN where a row's truths are all the same."
-    if not true.shape[1]: return np.full(len(true), np.nan)
+    if not true.shape[1]:
+        return np.full(len(true), np.nan)
     spread = ((true - true.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
     return 1 - ((true - pred) ** 2).sum(axis=1) / np.where(np.ptp(true, axis=1) > 0, spread, np.nan)
 
@@ -102,15 +111,29 @@ def _summary(preds: Sequence[int | None], trues: Sequence[int]) -> dict[str, flo
     mean = lambda values: float(np.mean(values)) if len(values) else float("nan")
     median = float(np.median(per["abs_mae"])) if len(trues) else float("nan")
     modal, share = modal_answer(preds)
-    return {"n": len(trues), "parse_rate": mean(per["parse_rate"]), "mae": mean(per["mae"]), "mae_pos": mean(per["mae"][positive]),
-            "abs_mae": mean(per["abs_mae"]), "median_ae": median, "rmse": mean(per["squared"]) ** 0.5,
-            "obo": mean(per["obo"]), "exact": mean(per["exact"]), "bias": mean(per["bias"]), "r2": r_squared(preds, trues), "modal_answer": modal, "modal_share": share}
+    return {
+        "n": len(trues),
+        "parse_rate": mean(per["parse_rate"]),
+        "mae": mean(per["mae"]),
+        "mae_pos": mean(per["mae"][positive]),
+        "abs_mae": mean(per["abs_mae"]),
+        "median_ae": median,
+        "rmse": mean(per["squared"]) ** 0.5,
+        "obo": mean(per["obo"]),
+        "exact": mean(per["exact"]),
+        "bias": mean(per["bias"]),
+        "r2": r_squared(preds, trues),
+        "modal_answer": modal,
+        "modal_share": share,
+    }
 
 # %% ../nbs/08_metrics.ipynb #858f06ed
 def count_metrics(
     preds: Sequence[int | None],  # as answered; None where nothing could be read
-    trues: Sequence[int],         # as annotated
-) -> dict[str, Any]:              # n, parse_rate, mae, mae_pos, abs_mae, median_ae, rmse, obo, exact, bias, r2, modal_answer, modal_share; and `parsed_only` with the same keys
+    trues: Sequence[int],  # as annotated
+) -> dict[
+    str, Any
+]:  # n, parse_rate, mae, mae_pos, abs_mae, median_ae, rmse, obo, exact, bias, r2, modal_answer, modal_share; and `parsed_only` with the same keys
     """Accuracy over all clips, and beside it over the parsed ones alone (the denominator of ActRep-R1's evaluation).
     Fractions, not percent; NaN where there is no clip to average over."""
     kept = [i for i, pred in enumerate(preds) if pred is not None]
@@ -123,20 +146,26 @@ def _resample(n: int, times: int, seed: int) -> np.ndarray:
 
 # %% ../nbs/08_metrics.ipynb #c80cf3ac
 def bootstrap_ci(
-    values: Sequence[float] | np.ndarray,                     # one per clip, all finite
-    stat: Callable[..., Any] = np.mean,                       # a statistic that takes an array and `axis`
-    n: int = 2000,                                            # resamples
-    seed: int = 0,                                            # same seed, same interval
-    level: float = 0.95,                                      # coverage of the interval
-) -> tuple[float, float, float]:                              # the statistic, lower and upper end
+    values: Sequence[float] | np.ndarray,  # one per clip, all finite
+    stat: Callable[..., Any] = np.mean,  # a statistic that takes an array and `axis`
+    n: int = 2000,  # resamples
+    seed: int = 0,  # same seed, same interval
+    level: float = 0.95,  # coverage of the interval
+) -> tuple[float, float, float]:  # the statistic, lower and upper end
     "A statistic of `values` with its percentile bootstrap interval, vectorised over resamples. Three NaN for no values."
     array = np.asarray(values, float)
-    if array.ndim != 1: raise ValueError(f"values must be one number per clip, not of shape {array.shape}")
-    if bad := int((~np.isfinite(array)).sum()): raise ValueError(f"{bad} of {len(array)} values are NaN or infinite")
-    if not 0 < level < 1 or n < 1: raise ValueError(f"level must lie between 0 and 1 and n be at least 1, not {level!r} and {n!r}")
-    if not len(array): return (float("nan"),) * 3
+    if array.ndim != 1:
+        raise ValueError(f"values must be one number per clip, not of shape {array.shape}")
+    if bad := int((~np.isfinite(array)).sum()):
+        raise ValueError(f"{bad} of {len(array)} values are NaN or infinite")
+    if not 0 < level < 1 or n < 1:
+        raise ValueError(f"level must lie between 0 and 1 and n be at least 1, not {level!r} and {n!r}")
+    if not len(array):
+        return (float("nan"),) * 3
     rows = max(1, 2_000_000 // len(array))  # bounds the memory of one block
-    draws = np.concatenate([stat(array[block], axis=1) for block in np.array_split(_resample(len(array), n, seed), -(-n // rows))])
+    draws = np.concatenate(
+        [stat(array[block], axis=1) for block in np.array_split(_resample(len(array), n, seed), -(-n // rows))]
+    )
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return float(stat(array, axis=0)), float(low), float(high)
 
@@ -144,33 +173,43 @@ def bootstrap_ci(
 def paired_bootstrap(
     a: Sequence[float] | np.ndarray,  # errors (or hits) of one counter, one per clip
     b: Sequence[float] | np.ndarray,  # of the other, same clips, same order
-    n: int = 2000,       # resamples
-    seed: int = 0,       # same seed, same interval
-    level: float = 0.95, # coverage of the interval
-) -> dict[str, float]:   # difference = mean(a) − mean(b), lo, hi
+    n: int = 2000,  # resamples
+    seed: int = 0,  # same seed, same interval
+    level: float = 0.95,  # coverage of the interval
+) -> dict[str, float]:  # difference = mean(a) − mean(b), lo, hi
     "The mean difference a − b with its interval over clips. An interval that excludes 0 is a difference that another draw of clips would show too."
-    if len(a) != len(b): raise ValueError(f"{len(a)} values against {len(b)}: a paired comparison needs the same clips in the same order")
+    if len(a) != len(b):
+        raise ValueError(
+            f"{len(a)} values against {len(b)}: a paired comparison needs the same clips in the same order"
+        )
     value, low, high = bootstrap_ci(np.asarray(a, float) - np.asarray(b, float), n=n, seed=seed, level=level)
     return {"difference": value, "lo": low, "hi": high}
 
 # %% ../nbs/08_metrics.ipynb #28bc28e5
 def intervals(
-    values: Mapping[str, np.ndarray],     # metric → one value per clip
-    n: int = 2000,                        # resamples
-    seed: int = 0,                        # same seed, same intervals
-    level: float = 0.95,                  # coverage
+    values: Mapping[str, np.ndarray],  # metric → one value per clip
+    n: int = 2000,  # resamples
+    seed: int = 0,  # same seed, same intervals
+    level: float = 0.95,  # coverage
     stats: Mapping[str, Callable[..., Any]] | None = None,  # metric → statistic, where it is not the mean
-) -> dict[str, dict[str, float]]:         # metric → value, lo, hi
+) -> dict[str, dict[str, float]]:  # metric → value, lo, hi
     "Every metric with its bootstrap interval."
     stat = dict(stats or {})
-    return {name: dict(zip(("value", "lo", "hi"), bootstrap_ci(array, stat.get(name, np.mean), n, seed, level))) for name, array in values.items()}
+    return {
+        name: dict(zip(("value", "lo", "hi"), bootstrap_ci(array, stat.get(name, np.mean), n, seed, level)))
+        for name, array in values.items()
+    }
 
 
-def _r_squared_ci(preds: Sequence[int | None], trues: Sequence[int], n: int, seed: int, level: float) -> dict[str, float]:
+def _r_squared_ci(
+    preds: Sequence[int | None], trues: Sequence[int], n: int, seed: int, level: float
+) -> dict[str, float]:
     "R² with its interval over the resamples that have one, those with two different true counts at least."
     pred, true, _ = _counts(preds, trues)
     drawn = _resample(len(true), n, seed) if len(true) else np.zeros((0, 0), int)
-    found = np.concatenate([_r_squared(pred[rows], true[rows]) for rows in np.array_split(drawn, -(-max(1, drawn.size) // 2_000_000))])
+    found = np.concatenate(
+        [_r_squared(pred[rows], true[rows]) for rows in np.array_split(drawn, -(-max(1, drawn.size) // 2_000_000))]
+    )
     found = found[np.isfinite(found)]
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]) if len(found) else (np.nan, np.nan)
     return {"value": r_squared(preds, trues), "lo": float(low), "hi": float(high)}
@@ -178,96 +217,136 @@ def _r_squared_ci(preds: Sequence[int | None], trues: Sequence[int], n: int, see
 
 def metrics_table(
     preds: Sequence[int | None],  # as answered
-    trues: Sequence[int],         # as annotated
-    n: int = 2000,                # resamples
-    seed: int = 0,                # same seed, same intervals
-    level: float = 0.95,          # coverage
-) -> dict[str, dict[str, float]]: # metric → value, lo, hi
+    trues: Sequence[int],  # as annotated
+    n: int = 2000,  # resamples
+    seed: int = 0,  # same seed, same intervals
+    level: float = 0.95,  # coverage
+) -> dict[str, dict[str, float]]:  # metric → value, lo, hi
     "Every metric of `count_metrics` over all clips, with bootstrap intervals."
     per = clip_metrics(preds, trues)
     positive = np.asarray(trues, float) >= 1
     root_mean = lambda values, axis: np.sqrt(np.mean(values, axis=axis))
-    values: dict[str, np.ndarray] = {"parse_rate": per["parse_rate"], "mae": per["mae"], "mae_pos": per["mae"][positive], "abs_mae": per["abs_mae"],
-                                     "median_ae": per["abs_mae"], "rmse": per["squared"], "obo": per["obo"], "exact": per["exact"], "bias": per["bias"]}
+    values: dict[str, np.ndarray] = {
+        "parse_rate": per["parse_rate"],
+        "mae": per["mae"],
+        "mae_pos": per["mae"][positive],
+        "abs_mae": per["abs_mae"],
+        "median_ae": per["abs_mae"],
+        "rmse": per["squared"],
+        "obo": per["obo"],
+        "exact": per["exact"],
+        "bias": per["bias"],
+    }
     table = intervals(values, n, seed, level, {"median_ae": np.median, "rmse": root_mean})  # the others are means
     modal = modal_answer(preds)[0]
-    favourite = np.array([pred == modal for pred in preds if pred is not None], float)  # stays the same answer in every resample
-    return table | {"r2": _r_squared_ci(preds, trues, n, seed, level)} | intervals({"modal_share": favourite}, n, seed, level)
+    favourite = np.array(
+        [pred == modal for pred in preds if pred is not None], float
+    )  # stays the same answer in every resample
+    return (
+        table
+        | {"r2": _r_squared_ci(preds, trues, n, seed, level)}
+        | intervals({"modal_share": favourite}, n, seed, level)
+    )
 
 # %% ../nbs/08_metrics.ipynb #774b772e
 COUNT_BINS = (0, 1, 6, 11, 21, 41)  # lower ends: none, 1–5, 6–10, 11–20, 21–40, 41 and more
-PERIOD_BINS = (0, 0.5, 1, 2)        # seconds of one repetition
-DURATION_BINS = (0, 10, 20, 40)     # seconds of the clip
+PERIOD_BINS = (0, 0.5, 1, 2)  # seconds of one repetition
+DURATION_BINS = (0, 10, 20, 40)  # seconds of the clip
+
 
 def count_bin(
-    count: int,                              # a true count
-    bins: Sequence[int] = COUNT_BINS,        # lower ends, ascending
-) -> str:                                    # such as "6–10"
+    count: int,  # a true count
+    bins: Sequence[int] = COUNT_BINS,  # lower ends, ascending
+) -> str:  # such as "6–10"
     "The name of the bin `count` falls in."
-    if count < bins[0]: raise ValueError(f"count {count} lies below the first bin, {bins[0]}")
+    if count < bins[0]:
+        raise ValueError(f"count {count} lies below the first bin, {bins[0]}")
     i = int(np.searchsorted(bins, count, side="right")) - 1
-    if i == len(bins) - 1: return f"{bins[i]}+"
+    if i == len(bins) - 1:
+        return f"{bins[i]}+"
     return str(bins[i]) if bins[i + 1] - bins[i] == 1 else f"{bins[i]}–{bins[i + 1] - 1}"
 
 
 def seconds_bin(
-    seconds: float,               # 0 or more
-    bins: Sequence[float],        # lower ends, ascending, the first 0
-) -> str:                         # such as "0.5–1 s": from 0.5 s on, and less than 1 s
+    seconds: float,  # 0 or more
+    bins: Sequence[float],  # lower ends, ascending, the first 0
+) -> str:  # such as "0.5–1 s": from 0.5 s on, and less than 1 s
     "The name of the bin `seconds` falls in."
     i = int(np.searchsorted(bins, seconds, side="right")) - 1
     return f"{bins[i]:g}+ s" if i == len(bins) - 1 else f"{bins[i]:g}–{bins[i + 1]:g} s"
 
 # %% ../nbs/08_metrics.ipynb #7182bba7
 def clip_period(
-    clip: Clip,        # any clip
-) -> float | None:     # seconds; None without a cycle that lasts
+    clip: Clip,  # any clip
+) -> float | None:  # seconds; None without a cycle that lasts
     "The median length of the clip's annotated cycles. Cycles that end where they start, or before, are labelling errors and have no length."
     lengths = [end - start for start, end in clip.cycles or () if end > start]
     return median(lengths) if lengths else None
 
 
 def clip_duration(
-    clip: Clip,        # any clip
-) -> float | None:     # seconds; None when nothing tells
+    clip: Clip,  # any clip
+) -> float | None:  # seconds; None when nothing tells
     """The length of the clip's window; else of the file, as its row tells (`num_frames` and `fps`, or `duration`); else where its last cycle ends,
     which is a lower bound."""
-    facts = [value if isinstance(value := clip.extra.get(name), (int, float)) and 0 < value < math.inf else None for name in ("num_frames", "fps", "duration")]
-    if clip.window: return clip.window[1] - clip.window[0]
-    if facts[0] and facts[1]: return facts[0] / facts[1]
+    facts = [
+        value if isinstance(value := clip.extra.get(name), (int, float)) and 0 < value < math.inf else None
+        for name in ("num_frames", "fps", "duration")
+    ]
+    if clip.window:
+        return clip.window[1] - clip.window[0]
+    if facts[0] and facts[1]:
+        return facts[0] / facts[1]
     return facts[2] or max((end for _, end in clip.cycles or ()), default=None)
 
 # %% ../nbs/08_metrics.ipynb #92a7760b
 def _said_count(said: Any, clip: Clip) -> int | None:
     "The count of a prediction, or the count itself. `ValueError`, naming the clip, for anything else."
     said = said.count if isinstance(said, Prediction) else said
-    if said is None: return None
-    if isinstance(said, (int, np.integer)) and not isinstance(said, bool): return int(said)
+    if said is None:
+        return None
+    if isinstance(said, (int, np.integer)) and not isinstance(said, bool):
+        return int(said)
     raise ValueError(f"clip {clip.id!r}: a predicted count is an int, a Prediction or None, not {said!r}")
 
 # %% ../nbs/08_metrics.ipynb #cbd30b69
-BINNED: dict[str, tuple[Callable[[Clip], Any], Callable[[Any], str]]] = {  # a number of the clip, None when unknown; the name of its bin
+BINNED: dict[
+    str, tuple[Callable[[Clip], Any], Callable[[Any], str]]
+] = {  # a number of the clip, None when unknown; the name of its bin
     "count": (lambda clip: clip.count, count_bin),
     "period": (clip_period, lambda seconds: seconds_bin(seconds, PERIOD_BINS)),
     "duration": (clip_duration, lambda seconds: seconds_bin(seconds, DURATION_BINS)),
 }
 
+
 def stratify(
-    clips: Sequence[Clip],                                 # what was judged
-    preds: Sequence[int | None | Prediction],              # one per clip, in order
-    by: str | Callable[[Clip], Any] = "count",             # a key of `BINNED`, a field of `Clip` ("action"), or a function of the clip
-) -> dict[Any, dict[str, Any]]:                            # stratum → `count_metrics`; strata in ascending order, what is not known last
+    clips: Sequence[Clip],  # what was judged
+    preds: Sequence[int | None | Prediction],  # one per clip, in order
+    by: str
+    | Callable[[Clip], Any] = "count",  # a key of `BINNED`, a field of `Clip` ("action"), or a function of the clip
+) -> dict[Any, dict[str, Any]]:  # stratum → `count_metrics`; strata in ascending order, what is not known last
     "`count_metrics` within each group of clips. Every clip is in one group."
-    if len(clips) != len(preds): raise ValueError(f"{len(preds)} predictions for {len(clips)} clips")
-    if isinstance(by, str) and by not in BINNED and clips and not hasattr(clips[0], by): raise ValueError(f"a clip has no field {by!r}")
-    value, name = BINNED[by] if isinstance(by, str) and by in BINNED else (by if callable(by) else lambda clip: getattr(clip, by), None)
+    if len(clips) != len(preds):
+        raise ValueError(f"{len(preds)} predictions for {len(clips)} clips")
+    if isinstance(by, str) and by not in BINNED and clips and not hasattr(clips[0], by):
+        raise ValueError(f"a clip has no field {by!r}")
+    value, name = (
+        BINNED[by]
+        if isinstance(by, str) and by in BINNED
+        else (by if callable(by) else lambda clip: getattr(clip, by), None)
+    )
     values = [value(clip) for clip in clips]
     groups: dict[Any, list[int]] = {}
-    for i in sorted((i for i, v in enumerate(values) if v is not None), key=lambda i: values[i]): groups.setdefault(name(values[i]) if name else values[i], []).append(i)
-    if unknown := [i for i, v in enumerate(values) if v is None]: groups["unknown" if name else None] = unknown
+    for i in sorted((i for i, v in enumerate(values) if v is not None), key=lambda i: values[i]):
+        groups.setdefault(name(values[i]) if name else values[i], []).append(i)
+    if unknown := [i for i, v in enumerate(values) if v is None]:
+        groups["unknown" if name else None] = unknown
     counts = [_said_count(pred, clip) for pred, clip in zip(preds, clips)]
     trues = [nearest_accepted(count, clip) for count, clip in zip(counts, clips)]
-    return {stratum: count_metrics([counts[i] for i in group], [trues[i] for i in group]) for stratum, group in groups.items()}
+    return {
+        stratum: count_metrics([counts[i] for i in group], [trues[i] for i in group])
+        for stratum, group in groups.items()
+    }
 
 # %% ../nbs/08_metrics.ipynb #daa2bfdc
 _all_ = ["tiou", "match_cycles"]  # from `rewards`, part of what is measured here
@@ -276,18 +355,30 @@ _all_ = ["tiou", "match_cycles"]  # from `rewards`, part of what is measured her
 def cycle_metrics(
     preds: Sequence[Cycles | None],  # listed repetitions of each clip, seconds; None when none were listed
     trues: Sequence[Cycles | None],  # annotated; clips with None are left out and counted in `left_out`
-    least: float = 0.5,              # tIoU from which a pair is a hit
-) -> dict[str, float]:               # n, left_out, precision, recall, f1 (0 to 1), tiou (mean over hits), edge_error (s, mean over hits)
+    least: float = 0.5,  # tIoU from which a pair is a hit
+) -> dict[
+    str, float
+]:  # n, left_out, precision, recall, f1 (0 to 1), tiou (mean over hits), edge_error (s, mean over hits)
     "How well listed repetitions match annotated ones, one to one, in time order, over all clips together."
-    if len(preds) != len(trues): raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
+    if len(preds) != len(trues):
+        raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
     judged = [(pred or (), true) for pred, true in zip(preds, trues) if true is not None]
-    hits = [(overlap, (abs(pred[i][0] - true[j][0]) + abs(pred[i][1] - true[j][1])) / 2)
-            for pred, true in judged for i, j, overlap in match_cycles(pred, true, least)]
+    hits = [
+        (overlap, (abs(pred[i][0] - true[j][0]) + abs(pred[i][1] - true[j][1])) / 2)
+        for pred, true in judged
+        for i, j, overlap in match_cycles(pred, true, least)
+    ]
     listed, annotated = sum(len(pred) for pred, _ in judged), sum(len(true) for _, true in judged)
     share = lambda part, whole: part / whole if whole else float("nan")
-    return {"n": len(judged), "left_out": len(trues) - len(judged),
-            "precision": share(len(hits), listed), "recall": share(len(hits), annotated), "f1": share(2 * len(hits), listed + annotated),
-            "tiou": share(sum(overlap for overlap, _ in hits), len(hits)), "edge_error": share(sum(edge for _, edge in hits), len(hits))}
+    return {
+        "n": len(judged),
+        "left_out": len(trues) - len(judged),
+        "precision": share(len(hits), listed),
+        "recall": share(len(hits), annotated),
+        "f1": share(2 * len(hits), listed + annotated),
+        "tiou": share(sum(overlap for overlap, _ in hits), len(hits)),
+        "edge_error": share(sum(edge for _, edge in hits), len(hits)),
+    }
 
 # %% ../nbs/08_metrics.ipynb #42069591
 def _most_pairs(
@@ -302,51 +393,74 @@ def _most_pairs(
         queue = [first]
         for i in queue:  # grows while it is walked
             for j in near[i]:
-                if j in found: continue
+                if j in found:
+                    continue
                 found[j] = i
-                if j in taken: queue.append(taken[j]); continue
+                if j in taken:
+                    queue.append(taken[j])
+                    continue
                 free: int | None = j
                 while free is not None:  # everybody on the way back moves on by one
                     i = found[free]
                     taken[free], mine[i], free = i, free, mine.get(i)
                 return
 
-    for i in range(len(near)): place(i)
+    for i in range(len(near)):
+        place(i)
     return sorted(mine.items())
 
 # %% ../nbs/08_metrics.ipynb #f824cf82
 def boundary_metrics(
     preds: Sequence[Cycles | None],  # listed repetitions of each clip, seconds; None when none were listed
     trues: Sequence[Cycles | None],  # annotated; clips with None are left out and counted in `left_out`
-    tolerance: float = 10,           # how far each end may be off, in frames
-    fps: float = 30.0,               # frames per second that the tolerance is meant at; 1: it is in seconds
-) -> dict[str, float]:               # n, left_out, precision, recall, f1 (0 to 1)
+    tolerance: float = 10,  # how far each end may be off, in frames
+    fps: float = 30.0,  # frames per second that the tolerance is meant at; 1: it is in seconds
+) -> dict[str, float]:  # n, left_out, precision, recall, f1 (0 to 1)
     "Listed repetitions both of whose ends are near an annotated one's, one to one, over all clips together."
-    if len(preds) != len(trues): raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
-    if not (0 <= tolerance < math.inf and 0 < fps < math.inf): raise ValueError(f"tolerance must be 0 or more and fps above 0, both finite, not {tolerance!r} and {fps!r}")
+    if len(preds) != len(trues):
+        raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
+    if not (0 <= tolerance < math.inf and 0 < fps < math.inf):
+        raise ValueError(f"tolerance must be 0 or more and fps above 0, both finite, not {tolerance!r} and {fps!r}")
     judged = [(pred or (), true) for pred, true in zip(preds, trues) if true is not None]
     within = lambda a, b: max(abs(a[0] - b[0]), abs(a[1] - b[1])) <= tolerance / fps + 1e-9
-    hits = sum(len(_most_pairs([[j for j, b in enumerate(true) if within(a, b)] for a in pred])) for pred, true in judged)
+    hits = sum(
+        len(_most_pairs([[j for j, b in enumerate(true) if within(a, b)] for a in pred])) for pred, true in judged
+    )
     listed, annotated = sum(len(pred) for pred, _ in judged), sum(len(true) for _, true in judged)
     share = lambda part, whole: part / whole if whole else float("nan")
-    return {"n": len(judged), "left_out": len(trues) - len(judged), "precision": share(hits, listed), "recall": share(hits, annotated), "f1": share(2 * hits, listed + annotated)}
+    return {
+        "n": len(judged),
+        "left_out": len(trues) - len(judged),
+        "precision": share(hits, listed),
+        "recall": share(hits, annotated),
+        "f1": share(2 * hits, listed + annotated),
+    }
 
 # %% ../nbs/08_metrics.ipynb #00625887
 TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # what mAP is averaged over
 
+
 def _verdicts(pred: Cycles, true: Cycles, scores: Sequence[float], least: float) -> list[tuple[float, bool]]:
     "Score and hit or miss of each listed repetition of a clip: the best-scored chooses first, among those that nobody chose the one it overlaps most."
-    pairs = sorted((-scores[i], -overlap, i, j) for i, a in enumerate(pred) for j, b in enumerate(true) if reaches(overlap := tiou(a, b), least))
+    pairs = sorted(
+        (-scores[i], -overlap, i, j)
+        for i, a in enumerate(pred)
+        for j, b in enumerate(true)
+        if reaches(overlap := tiou(a, b), least)
+    )
     chosen: dict[int, int] = {}
     for _, _, i, j in pairs:
-        if i not in chosen and j not in chosen.values(): chosen[i] = j
+        if i not in chosen and j not in chosen.values():
+            chosen[i] = j
     return [(scores[i], i in chosen) for i in range(len(pred))]
 
 
 def _average_precision(verdicts: Sequence[tuple[float, bool]], annotated: int) -> float:
     "Area under the interpolated precision over recall, a step for each distinct score."
     steps = sorted({score for score, _ in verdicts}, reverse=True)
-    curve = [(sum(hit for s, hit in verdicts if s >= step), sum(s >= step for s, _ in verdicts)) for step in steps]  # hits, listed so far
+    curve = [
+        (sum(hit for s, hit in verdicts if s >= step), sum(s >= step for s, _ in verdicts)) for step in steps
+    ]  # hits, listed so far
     best, area, right = 0.0, 0.0, curve[-1][0] if curve else 0
     for hits, listed in reversed(curve):
         area, right = area + best * (right - hits), hits
@@ -355,35 +469,47 @@ def _average_precision(verdicts: Sequence[tuple[float, bool]], annotated: int) -
 
 # %% ../nbs/08_metrics.ipynb #ebe6f2cd
 def cycle_map(
-    preds: Sequence[Cycles | None],   # listed repetitions of each clip, seconds; None when none were listed
-    trues: Sequence[Cycles | None],   # annotated; clips with None are left out and counted in `left_out`
+    preds: Sequence[Cycles | None],  # listed repetitions of each clip, seconds; None when none were listed
+    trues: Sequence[Cycles | None],  # annotated; clips with None are left out and counted in `left_out`
     scores: Sequence[Sequence[float]] | None = None,  # how sure it is of each listed repetition; None: of all alike
-    thresholds: Sequence[float] = TIOUS,              # tIoU from which a listed repetition is a hit
-) -> dict[str, float]:                # n, left_out, map, and "ap@0.3", … for each threshold; NaN without an annotated repetition
+    thresholds: Sequence[float] = TIOUS,  # tIoU from which a listed repetition is a hit
+) -> dict[str, float]:  # n, left_out, map, and "ap@0.3", … for each threshold; NaN without an annotated repetition
     "Mean average precision of listed repetitions over all clips together (ActivityNet's, without classes)."
-    if len(preds) != len(trues): raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
+    if len(preds) != len(trues):
+        raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
     ranks = [[0.0] * len(pred or ()) for pred in preds] if scores is None else scores
-    if not thresholds: raise ValueError("cycle_map needs at least one threshold to average over")
-    if [len(pred or ()) for pred in preds] != [-1 if rank is None else len(rank) for rank in ranks]: raise ValueError("scores need one number for each listed repetition")
-    if bad := [i for i, rank in enumerate(ranks) if not all(isinstance(s, (int, float, np.number)) and math.isfinite(s) for s in rank)]:
+    if not thresholds:
+        raise ValueError("cycle_map needs at least one threshold to average over")
+    if [len(pred or ()) for pred in preds] != [-1 if rank is None else len(rank) for rank in ranks]:
+        raise ValueError("scores need one number for each listed repetition")
+    if bad := [
+        i
+        for i, rank in enumerate(ranks)
+        if not all(isinstance(s, (int, float, np.number)) and math.isfinite(s) for s in rank)
+    ]:
         raise ValueError(f"scores of clip {bad[0]} must be finite numbers, not {list(ranks[bad[0]])}")
     judged = [(pred or (), true, rank) for pred, true, rank in zip(preds, trues, ranks) if true is not None]
     annotated = sum(len(true) for _, true, _ in judged)
-    at = lambda least: _average_precision([v for pred, true, rank in judged for v in _verdicts(pred, true, rank, least)], annotated) if annotated else float("nan")
+    at = lambda least: (
+        _average_precision([v for pred, true, rank in judged for v in _verdicts(pred, true, rank, least)], annotated)
+        if annotated
+        else float("nan")
+    )
     areas = {f"ap@{least:g}": at(least) for least in thresholds}
     return {"n": len(judged), "left_out": len(trues) - len(judged), "map": fmean(areas.values()), **areas}
 
 # %% ../nbs/08_metrics.ipynb #9f069e0e
 def grounding_metrics(
     preds: Sequence[tuple[float, float] | None],  # start, end as answered, seconds; None where nothing could be read
-    trues: Sequence[tuple[float, float]],         # as annotated
+    trues: Sequence[tuple[float, float]],  # as annotated
     thresholds: Sequence[float] = (0.3, 0.5, 0.7),  # of recall: the share of clips with at least this tIoU
-    n: int = 2000,                                # resamples
-    seed: int = 0,                                # same seed, same intervals
-    level: float = 0.95,                          # coverage
-) -> dict[str, dict[str, float]]:                 # "miou", "r@0.3", …, "parse_rate" → value, lo, hi
+    n: int = 2000,  # resamples
+    seed: int = 0,  # same seed, same intervals
+    level: float = 0.95,  # coverage
+) -> dict[str, dict[str, float]]:  # "miou", "r@0.3", …, "parse_rate" → value, lo, hi
     "Temporal grounding with one answer a clip: mean tIoU over all clips, an unreadable answer being 0, and recall at each threshold."
-    if len(preds) != len(trues): raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
+    if len(preds) != len(trues):
+        raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
     overlap = np.array([0.0 if pred is None else tiou(pred, true) for pred, true in zip(preds, trues)], float)
     parsed = np.array([pred is not None for pred in preds], float)
     recall = {f"r@{least:g}": reaches(overlap, least) * 1.0 for least in thresholds}
@@ -391,16 +517,19 @@ def grounding_metrics(
 
 # %% ../nbs/08_metrics.ipynb #e48bbeb4
 def choice_metrics(
-    preds: Sequence[str | None],   # the option as answered; None where nothing could be read
-    trues: Sequence[str],          # the right one
-    n: int = 2000,                 # resamples
-    seed: int = 0,                 # same seed, same intervals
-    level: float = 0.95,           # coverage
+    preds: Sequence[str | None],  # the option as answered; None where nothing could be read
+    trues: Sequence[str],  # the right one
+    n: int = 2000,  # resamples
+    seed: int = 0,  # same seed, same intervals
+    level: float = 0.95,  # coverage
 ) -> dict[str, dict[str, float]]:  # "accuracy", "parse_rate" → value, lo, hi
     "The share of right choices over all clips, an unreadable one being wrong."
-    if len(preds) != len(trues): raise ValueError(f"{len(preds)} predictions for {len(trues)} right answers")
+    if len(preds) != len(trues):
+        raise ValueError(f"{len(preds)} predictions for {len(trues)} right answers")
     right = np.array([pred is not None and pred == true for pred, true in zip(preds, trues)], float)
-    return intervals({"accuracy": right, "parse_rate": np.array([pred is not None for pred in preds], float)}, n, seed, level)
+    return intervals(
+        {"accuracy": right, "parse_rate": np.array([pred is not None for pred in preds], float)}, n, seed, level
+    )
 
 # %% ../nbs/08_metrics.ipynb #8fc6a2e6
 Answers = Sequence[Sequence[int | None]]  # the answers to each clip, the one that counts first
@@ -409,70 +538,90 @@ Judge = Callable[[Answers, Sequence[Clip]], dict[str, float]]  # answers and cli
 
 def judging(
     judge: Judge,  # any protocol
-) -> Judge:        # the same
+) -> Judge:  # the same
     "The protocol, after looking whether each clip asks for a count and has at least one answer."
+
     @wraps(judge)
     def run(answers: Answers, clips: Sequence[Clip]) -> dict[str, float]:
-        if len(answers) != len(clips): raise ValueError(f"answers to {len(answers)} clips, there are {len(clips)}")
+        if len(answers) != len(clips):
+            raise ValueError(f"answers to {len(answers)} clips, there are {len(clips)}")
         for some, clip in zip(answers, clips):
-            if not asks_count(clip): raise ValueError(f"clip {clip.id!r} ({clip.video}) asks for {clip.extra['task']}, not for a count")
-            if not isinstance(some, Sequence) or isinstance(some, str) or not some: raise ValueError(f"clip {clip.id!r} needs a list of at least one answer, not {some!r}")
+            if not asks_count(clip):
+                raise ValueError(f"clip {clip.id!r} ({clip.video}) asks for {clip.extra['task']}, not for a count")
+            if not isinstance(some, Sequence) or isinstance(some, str) or not some:
+                raise ValueError(f"clip {clip.id!r} needs a list of at least one answer, not {some!r}")
         return judge([[_said_count(said, clip) for said in some] for some, clip in zip(answers, clips)], clips)
+
     return run
 
 
-def _share(values: Sequence[float]) -> float: return fmean(values) if values else float("nan")
+def _share(values: Sequence[float]) -> float:
+    return fmean(values) if values else float("nan")
 
 
 def _judge(
     pairs: Sequence[tuple[float, float]],  # predicted and true count of each clip that is judged
-    clips: int,                            # how many there were
-    eps: float = EPS,                      # added to the true count that errors are divided by
+    clips: int,  # how many there were
+    eps: float = EPS,  # added to the true count that errors are divided by
 ) -> dict[str, float]:
     "What all but PushupBench print, of the clips they judge."
-    return {"judged": len(pairs), "left_out": clips - len(pairs), "mae": _share([abs(p - t) / (t + eps) for p, t in pairs]), "obo": _share([abs(p - t) <= 1 for p, t in pairs])}
+    return {
+        "judged": len(pairs),
+        "left_out": clips - len(pairs),
+        "mae": _share([abs(p - t) / (t + eps) for p, t in pairs]),
+        "obo": _share([abs(p - t) <= 1 for p, t in pairs]),
+    }
 
 
-def _number(answer: int | None) -> int: return UNREADABLE if answer is None else answer
+def _number(answer: int | None) -> int:
+    return UNREADABLE if answer is None else answer
 
 # %% ../nbs/08_metrics.ipynb #cbbd8396
 @judging
 def ours(
-    answers: Answers,         # to each clip
-    clips: Sequence[Clip],    # in the same order
-) -> dict[str, float]:        # judged, left_out, mae, obo
+    answers: Answers,  # to each clip
+    clips: Sequence[Clip],  # in the same order
+) -> dict[str, float]:  # judged, left_out, mae, obo
     "`count_metrics` over all clips, each against the nearest of its accepted counts."
-    found = count_metrics([first for first, *_ in answers], [nearest_accepted(first, clip) for (first, *_), clip in zip(answers, clips)])
+    found = count_metrics(
+        [first for first, *_ in answers], [nearest_accepted(first, clip) for (first, *_), clip in zip(answers, clips)]
+    )
     return {"judged": len(clips), "left_out": 0, "mae": found["mae"], "obo": found["obo"]}
 
 
 @judging
 def actrep_r1(
-    answers: Answers,         # to each clip
-    clips: Sequence[Clip],    # in the same order
-) -> dict[str, float]:        # judged, left_out, mae, obo, exact, median_ae
+    answers: Answers,  # to each clip
+    clips: Sequence[Clip],  # in the same order
+) -> dict[str, float]:  # judged, left_out, mae, obo, exact, median_ae
     "ActRep-R1 `eval.py`, `compute_metrics`: unreadable and negative answers take no part; the median of an even number of errors is the upper of the middle two."
     pairs = [(first, clip.count) for (first, *_), clip in zip(answers, clips) if first is not None and first >= 0]
     errors = sorted(abs(said - true) for said, true in pairs)
-    return _judge(pairs, len(clips)) | {"exact": _share([error == 0 for error in errors]), "median_ae": errors[len(errors) // 2] if errors else math.nan}
+    return _judge(pairs, len(clips)) | {
+        "exact": _share([error == 0 for error in errors]),
+        "median_ae": errors[len(errors) // 2] if errors else math.nan,
+    }
 
 
 @judging
 def lmms_eval(
-    answers: Answers,         # to each clip
-    clips: Sequence[Clip],    # in the same order
-) -> dict[str, float]:        # judged, left_out, mae, obo
+    answers: Answers,  # to each clip
+    clips: Sequence[Clip],  # in the same order
+) -> dict[str, float]:  # judged, left_out, mae, obo
     "lmms-eval `tasks/repcount/utils.py`, `repcount_process_results`: an unreadable answer adds the true count itself to a mean of ratios."
-    errors = [clip.count if first is None else abs(first - clip.count) / (clip.count + EPS) for (first, *_), clip in zip(answers, clips)]
+    errors = [
+        clip.count if first is None else abs(first - clip.count) / (clip.count + EPS)
+        for (first, *_), clip in zip(answers, clips)
+    ]
     near = [first is not None and abs(first - clip.count) <= 1 for (first, *_), clip in zip(answers, clips)]
     return {"judged": len(clips), "left_out": 0, "mae": _share(errors), "obo": _share(near)}
 
 # %% ../nbs/08_metrics.ipynb #9c1dcef3
 @judging
 def poserac(
-    answers: Answers,         # to each clip; PoseRAC has one of each of its eight action heads
-    clips: Sequence[Clip],    # in the same order
-) -> dict[str, float]:        # judged, left_out, mae, obo
+    answers: Answers,  # to each clip; PoseRAC has one of each of its eight action heads
+    clips: Sequence[Clip],  # in the same order
+) -> dict[str, float]:  # judged, left_out, mae, obo
     "PoseRAC `eval.py`: of all answers the one nearest to the truth, an oracle that nobody has who wants to count."
     nearest = [min(map(_number, some), key=lambda said: abs(said - clip.count)) for some, clip in zip(answers, clips)]
     return _judge([(said, clip.count) for said, clip in zip(nearest, clips)], len(clips), 1e-9)
@@ -480,19 +629,21 @@ def poserac(
 
 @judging
 def repnet(
-    answers: Answers,         # to each clip
-    clips: Sequence[Clip],    # in the same order
-) -> dict[str, float]:        # judged, left_out, mae, obo_error, obo
+    answers: Answers,  # to each clip
+    clips: Sequence[Clip],  # in the same order
+) -> dict[str, float]:  # judged, left_out, mae, obo_error, obo
     "RepNet (CVPR 2020), section 5: MAE over the count itself, which cannot be 0; the off-by-one *error* is what its tables call OBO."
-    found = _judge([(_number(first), clip.count) for (first, *_), clip in zip(answers, clips) if clip.count > 0], len(clips), 0.0)
+    found = _judge(
+        [(_number(first), clip.count) for (first, *_), clip in zip(answers, clips) if clip.count > 0], len(clips), 0.0
+    )
     return found | {"obo_error": 1 - found["obo"]}
 
 # %% ../nbs/08_metrics.ipynb #e6166ee9
 @judging
 def pushupbench(
-    answers: Answers,         # to each clip
-    clips: Sequence[Clip],    # in the same order
-) -> dict[str, float]:        # judged, left_out, mae (in repetitions), obo, exact (fractions, there percent), r2
+    answers: Answers,  # to each clip
+    clips: Sequence[Clip],  # in the same order
+) -> dict[str, float]:  # judged, left_out, mae (in repetitions), obo, exact (fractions, there percent), r2
     "lmms-eval `tasks/pushupbench/utils.py`: an answer may meet any accepted count, but its error is from the first; R² leaves out unreadable answers and errors above 50, and is 0 where there is none."
     said = [(first, clip) for (first, *_), clip in zip(answers, clips)]
     exact = [first in accepted_counts(clip) for first, clip in said]
@@ -500,36 +651,51 @@ def pushupbench(
     errors = [float(clip.count if first is None else abs(first - clip.count)) for first, clip in said]
     kept = [(first, clip.count) for first, clip in said if first is not None and abs(first - clip.count) <= 50]
     r2 = r_squared(*zip(*kept)) if len(kept) > 1 else math.nan
-    return {"judged": len(clips), "left_out": 0, "mae": _share(errors), "obo": _share(near), "exact": _share(exact), "r2": 0.0 if math.isnan(r2) else r2}
+    return {
+        "judged": len(clips),
+        "left_out": 0,
+        "mae": _share(errors),
+        "obo": _share(near),
+        "exact": _share(exact),
+        "r2": 0.0 if math.isnan(r2) else r2,
+    }
 
 # %% ../nbs/08_metrics.ipynb #e020551f
 def density_count(
-    cycles: Cycles,       # seconds
-    duration: float,      # of the video, seconds
-    bins: int = 64,       # of the density map
-) -> int:                 # what its rounded sum says the count is
+    cycles: Cycles,  # seconds
+    duration: float,  # of the video, seconds
+    bins: int = 64,  # of the density map
+) -> int:  # what its rounded sum says the count is
     "The count that TransRAC is judged against (`dataset/RepCountA_Loader.py`, `label_norm.py`, `testing/test_looping.py`)."
     at = sorted(min(math.ceil(round(t / duration * bins, 9)), bins - 1) for cycle in cycles for t in cycle)
-    below = lambda x, a, b: (1 + math.erf((x - (a + b) / 2) / ((b - a) / 6) / math.sqrt(2))) / 2  # mass of the Gaussian left of x
+    below = lambda x, a, b: (
+        (1 + math.erf((x - (a + b) / 2) / ((b - a) / 6) / math.sqrt(2))) / 2
+    )  # mass of the Gaussian left of x
     density = [0.0] * bins
     for a, b in zip(at[::2], at[1::2]):
-        for k in range(a, b + 1): density[k] = below(k + 0.5, a, b) - below(k - 0.5, a, b) if b > a else 1.0  # overwrites, as published
+        for k in range(a, b + 1):
+            density[k] = below(k + 0.5, a, b) - below(k - 0.5, a, b) if b > a else 1.0  # overwrites, as published
     return round(sum(density))
 
 
 @judging
 def transrac(
-    answers: Answers,         # to each clip
-    clips: Sequence[Clip],    # in the same order
-) -> dict[str, float]:        # judged, left_out, mae, obo
+    answers: Answers,  # to each clip
+    clips: Sequence[Clip],  # in the same order
+) -> dict[str, float]:  # judged, left_out, mae, obo
     "TransRAC `testing/test_looping.py`: the truth is `density_count`. A clip without annotated cycles or a known duration has none, and is left out."
-    timed = [(_number(first), density_count(clip.cycles, seconds)) for (first, *_), clip in zip(answers, clips) if clip.cycles is not None and (seconds := clip_duration(clip))]
+    timed = [
+        (_number(first), density_count(clip.cycles, seconds))
+        for (first, *_), clip in zip(answers, clips)
+        if clip.cycles is not None and (seconds := clip_duration(clip))
+    ]
     return _judge(timed, len(clips))
 
 # %% ../nbs/08_metrics.ipynb #f3f6dcda
 @dataclass(frozen=True)
 class Protocol:
     "A way of judging counts that somebody publishes numbers with."
+
     score: Judge  # answers and clips → judged, left_out, mae, obo
     source: str  # where it is written down
     reader: str | None = None  # how it reads completions, a key of `answers.LEGACY`; None: as we do
@@ -548,27 +714,31 @@ PROTOCOLS: dict[str, Protocol] = {
 
 def under_protocol(
     predictions: Sequence[Prediction],  # one per clip, of one counter
-    clips: Sequence[Clip],              # in the same order
-    name: str,                          # a key of `PROTOCOLS`
-) -> dict[str, float]:                  # judged, left_out, mae, obo, …
+    clips: Sequence[Clip],  # in the same order
+    name: str,  # a key of `PROTOCOLS`
+) -> dict[str, float]:  # judged, left_out, mae, obo, …
     "What one protocol makes of predictions, completions read as it reads them. `ValueError` for a name that `PROTOCOLS` lacks."
-    if name not in PROTOCOLS: raise ValueError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
+    if name not in PROTOCOLS:
+        raise ValueError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
     score, reader = PROTOCOLS[name].score, PROTOCOLS[name].reader
-    return score([[p.count if reader is None or p.text is None else parse_answer(p.text, reader).count] for p in predictions], clips)
+    return score(
+        [[p.count if reader is None or p.text is None else parse_answer(p.text, reader).count] for p in predictions],
+        clips,
+    )
 
 
 def under_protocols(
     predictions: Sequence[Prediction],  # one per clip, of one counter
-    clips: Sequence[Clip],              # in the same order
-) -> dict[str, dict[str, float]]:       # protocol → judged, left_out, mae, obo, …
+    clips: Sequence[Clip],  # in the same order
+) -> dict[str, dict[str, float]]:  # protocol → judged, left_out, mae, obo, …
     "What each protocol makes of the same predictions."
     return {name: under_protocol(predictions, clips, name) for name in PROTOCOLS}
 
 
 def protocol_table(
     predictions: Mapping[str, Sequence[Prediction]],  # by counter, each in the clips' order
-    clips: Sequence[Clip],                            # what was judged
-    name: str,                                        # a key of `PROTOCOLS`
-) -> dict[str, dict[str, float]]:                     # counter → judged, left_out, mae, obo, …
+    clips: Sequence[Clip],  # what was judged
+    name: str,  # a key of `PROTOCOLS`
+) -> dict[str, dict[str, float]]:  # counter → judged, left_out, mae, obo, …
     "Several counters under one protocol: the rows of its table."
     return {counter: under_protocol(some, clips, name) for counter, some in predictions.items()}

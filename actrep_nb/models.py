@@ -59,12 +59,17 @@ VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"  # what chat templates wri
 @dataclass(frozen=True)
 class Family:
     "What differs between families of video models. Whatever is not in here is the same for all of them."
+
     prefix: str  # of its class names in transformers
     processors: tuple[str, str]  # its video and its image processor
     time: str  # how the model is told when a slot was, for the reader
-    vision: Callable[[int, int, int], dict[str, Any]]  # a tiny tower: (width of the language model, width, depth) → its configuration
+    vision: Callable[
+        [int, int, int], dict[str, Any]
+    ]  # a tiny tower: (width of the language model, width, depth) → its configuration
     tower: str = "model.visual"  # where the vision tower is
-    mergers: Mapping[str, str] = field(default_factory=lambda: {"merger": "model.visual.merger"})  # what leads from the tower to the language model
+    mergers: Mapping[str, str] = field(
+        default_factory=lambda: {"merger": "model.visual.merger"}
+    )  # what leads from the tower to the language model
     patch: int = 14  # side of a patch, pixels
     slot: int = 2  # frames that make one slot
     marker: str = VIDEO  # what its processor must find where a video stands
@@ -72,8 +77,12 @@ class Family:
     rope: Mapping[str, Any] | None = field(default_factory=dict)  # M-RoPE: what is special; None: ordinary positions
     options: Mapping[str, Any] = field(default_factory=dict)  # its video processor must be told these
     processor: str = ""  # its processor's class; empty: named as its other classes are
-    inputs: Callable[[Tensor], dict[str, Tensor]] = lambda grids: {}  # grids [B, 3] → what its tower wants to know besides
-    shares_prompt: bool = True  # whether reading a prompt once for several answers is proven exact (see the chapter on GRPO)
+    inputs: Callable[[Tensor], dict[str, Tensor]] = (
+        lambda grids: {}
+    )  # grids [B, 3] → what its tower wants to know besides
+    shares_prompt: bool = (
+        True  # whether reading a prompt once for several answers is proven exact (see the chapter on GRPO)
+    )
 
 
 FAMILIES: dict[str, Family] = {}  # by `model_type`
@@ -93,43 +102,98 @@ def family_of(
 
 # %% ../nbs/10_models.ipynb #064c6611
 def _tower(hidden: int, width: int, depth: int) -> dict[str, Any]:
-    return dict(depth=depth, num_heads=4, patch_size=14, temporal_patch_size=2, spatial_merge_size=2, in_channels=3, hidden_size=width)
+    return dict(
+        depth=depth,
+        num_heads=4,
+        patch_size=14,
+        temporal_patch_size=2,
+        spatial_merge_size=2,
+        in_channels=3,
+        hidden_size=width,
+    )
 
 
 FAMILIES["qwen2_vl"] = Family(
-    prefix="Qwen2VL", processors=("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor"), time="position = number of the slot",
-    vision=lambda hidden, width, depth: _tower(hidden, width, depth) | dict(embed_dim=width, hidden_size=hidden, mlp_ratio=2),
+    prefix="Qwen2VL",
+    processors=("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor"),
+    time="position = number of the slot",
+    vision=lambda hidden, width, depth: (
+        _tower(hidden, width, depth) | dict(embed_dim=width, hidden_size=hidden, mlp_ratio=2)
+    ),
     options={"cap_pixels_per_frame": False},
 )
 
 # %% ../nbs/10_models.ipynb #c102ff43
 FAMILIES["qwen2_5_vl"] = Family(
-    prefix="Qwen2_5_VL", processors=("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor"), time="position = seconds × tokens per second",
-    vision=lambda hidden, width, depth: _tower(hidden, width, depth) | dict(
-        intermediate_size=2 * width, window_size=112, fullatt_block_indexes=[depth - 1], out_hidden_size=hidden, tokens_per_second=2),
+    prefix="Qwen2_5_VL",
+    processors=("Qwen2VLVideoProcessor", "Qwen2VLImageProcessor"),
+    time="position = seconds × tokens per second",
+    vision=lambda hidden, width, depth: (
+        _tower(hidden, width, depth)
+        | dict(
+            intermediate_size=2 * width,
+            window_size=112,
+            fullatt_block_indexes=[depth - 1],
+            out_hidden_size=hidden,
+            tokens_per_second=2,
+        )
+    ),
     options={"cap_pixels_per_frame": False},
 )
 
 # %% ../nbs/10_models.ipynb #b66f135b
 FAMILIES["qwen3_vl"] = Family(
-    prefix="Qwen3VL", processors=("Qwen3VLVideoProcessor", "Qwen2VLImageProcessor"), time="text before each slot: <1.2 seconds>",
-    vision=lambda hidden, width, depth: _tower(hidden, width, depth) | dict(
-        patch_size=16, intermediate_size=2 * width, out_hidden_size=hidden, num_position_embeddings=64, deepstack_visual_indexes=list(range(depth))),
+    prefix="Qwen3VL",
+    processors=("Qwen3VLVideoProcessor", "Qwen2VLImageProcessor"),
+    time="text before each slot: <1.2 seconds>",
+    vision=lambda hidden, width, depth: (
+        _tower(hidden, width, depth)
+        | dict(
+            patch_size=16,
+            intermediate_size=2 * width,
+            out_hidden_size=hidden,
+            num_position_embeddings=64,
+            deepstack_visual_indexes=list(range(depth)),
+        )
+    ),
     mergers={"merger": "model.visual.merger", "deepstack": "model.visual.deepstack_merger_list"},
-    patch=16, marker="<|video_pad|>", rope={"mrope_interleaved": True}, options={"cap_pixels_per_frame": False},
+    patch=16,
+    marker="<|video_pad|>",
+    rope={"mrope_interleaved": True},
+    options={"cap_pixels_per_frame": False},
 )
 
 # %% ../nbs/10_models.ipynb #10a0d002
 FAMILIES["qwen3_vl_moe"] = replace(
-    FAMILIES["qwen3_vl"], prefix="Qwen3VLMoe", processor="Qwen3VLProcessor",
-    text={"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96, "decoder_sparse_step": 1, "mlp_only_layers": []})
+    FAMILIES["qwen3_vl"],
+    prefix="Qwen3VLMoe",
+    processor="Qwen3VLProcessor",
+    text={
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 96,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [],
+    },
+)
 
 # %% ../nbs/10_models.ipynb #30ffc48c
 FAMILIES["video_llama_3"] = Family(
-    prefix="VideoLlama3", processors=("VideoLlama3VideoProcessor", "VideoLlama3ImageProcessor"), time="text before each frame: Time 1.2s:",
-    vision=lambda hidden, width, depth: dict(hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth, num_attention_heads=4, patch_size=14),
-    tower="model.vision_model", mergers={"merger": "model.projector"}, slot=1, marker="<|video_pad|>", text={"model_type": "llama"}, rope=None,
-    options={"use_token_compression": False}, inputs=lambda grids: {"video_merge_sizes": torch.full_like(grids[:, 0], 2)}, shares_prompt=False,
+    prefix="VideoLlama3",
+    processors=("VideoLlama3VideoProcessor", "VideoLlama3ImageProcessor"),
+    time="text before each frame: Time 1.2s:",
+    vision=lambda hidden, width, depth: dict(
+        hidden_size=width, intermediate_size=2 * width, num_hidden_layers=depth, num_attention_heads=4, patch_size=14
+    ),
+    tower="model.vision_model",
+    mergers={"merger": "model.projector"},
+    slot=1,
+    marker="<|video_pad|>",
+    text={"model_type": "llama"},
+    rope=None,
+    options={"use_token_compression": False},
+    inputs=lambda grids: {"video_merge_sizes": torch.full_like(grids[:, 0], 2)},
+    shares_prompt=False,
 )
 
 # %% ../nbs/10_models.ipynb #1c02a18b
@@ -146,19 +210,42 @@ def tiny_config(
     known = _family(family)
     rope = {} if known.rope is None else dict(mrope_section=[hidden // 16, hidden // 32, hidden // 32], **known.rope)
     text = dict(
-        vocab_size=vocab_size, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, head_dim=hidden // 4, max_position_embeddings=4096, tie_word_embeddings=True,
+        vocab_size=vocab_size,
+        hidden_size=hidden,
+        intermediate_size=3 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden // 4,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
         rope_parameters=dict(rope_type="default", rope_theta=10_000.0, **rope),
-        bos_token_id=None, eos_token_id=token_ids["<|im_end|>"], pad_token_id=token_ids["<|endoftext|>"], **known.text,
+        bos_token_id=None,
+        eos_token_id=token_ids["<|im_end|>"],
+        pad_token_id=token_ids["<|endoftext|>"],
+        **known.text,
     )
     return getattr(transformers, f"{known.prefix}Config")(
-        text_config=text, vision_config=known.vision(hidden, vision_hidden, vision_layers), tie_word_embeddings=True,
-        video_token_id=token_ids["<|video_pad|>"], image_token_id=token_ids["<|image_pad|>"],
-        vision_start_token_id=token_ids["<|vision_start|>"], vision_end_token_id=token_ids["<|vision_end|>"],
+        text_config=text,
+        vision_config=known.vision(hidden, vision_hidden, vision_layers),
+        tie_word_embeddings=True,
+        video_token_id=token_ids["<|video_pad|>"],
+        image_token_id=token_ids["<|image_pad|>"],
+        vision_start_token_id=token_ids["<|vision_start|>"],
+        vision_end_token_id=token_ids["<|vision_end|>"],
     )
 
 # %% ../nbs/10_models.ipynb #cf708670
-SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
+SPECIAL_TOKENS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 PHASES = ("idle", "begin", "out", "back", "end")  # what a slot shows: nothing, or one quarter of a repetition
 _PIECES = r"</?[a-z]+>|\n| ?[A-Za-z_]+\d*:?| ?-?\d+(?:\.\d+)?s?,?|\s+| ?[^\s\w]"
 _CHAT = (
@@ -171,8 +258,15 @@ _CHAT = (
 def _vocabulary(seconds: float, step: float, max_count: int) -> list[str]:
     "Texts that hold every word the tiny model should read or write as one token."
     cycles = [((0.0, 1.5),), ((0.0, 1.5), (4.0, 5.5)), ((1.0, 3.0), (2.0, 4.0)), ()]
-    texts = [cot_from_cycles(Clip(video="any.mp4", action=a, count=len(c), cycles=c), step=step) for a in ACTIONS for c in cycles]
-    texts += [render_prompt(name) for name in ("count", "actrep-r1")] + [DESCRIBE, "Action: none.\nPhases: " + " ".join(PHASES) + "."]
+    texts = [
+        cot_from_cycles(Clip(video="any.mp4", action=a, count=len(c), cycles=c), step=step)
+        for a in ACTIONS
+        for c in cycles
+    ]
+    texts += [render_prompt(name) for name in ("count", "actrep-r1")] + [
+        DESCRIBE,
+        "Action: none.\nPhases: " + " ".join(PHASES) + ".",
+    ]
     texts += ["Moments:"] + [f" {p}," for p in PHASES] + [f" {p}." for p in PHASES]
     texts += [f" {t:.1f}s-{t:.1f}s {t:.1f}s-{t:.1f}s," for t in np.arange(0, seconds + step, step)]
     texts += [f"rep{k}: rep{k} {k} {k} >{k}<" for k in range(max_count + 2)]
@@ -194,13 +288,26 @@ def tiny_tokenizer(
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(_PIECES), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        [
+            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=4000, min_frequency=1, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
+        vocab_size=4000,
+        min_frequency=1,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator([*_vocabulary(seconds, step, max_count), *texts], trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", additional_special_tokens=list(SPECIAL_TOKENS[1:]))
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+    )
 
 # %% ../nbs/10_models.ipynb #33ab90ad
 def tiny_processor(
@@ -220,7 +327,9 @@ def tiny_processor(
     video = video_class(**patches, size=size, do_sample_frames=False, **known.options)
     video.video_spec, video.time_step, video.position_rule = asdict(spec), time_step, position_rule
     image = image_class(**patches, size=size)
-    return getattr(transformers, known.processor or f"{known.prefix}Processor")(image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=_CHAT)
+    return getattr(transformers, known.processor or f"{known.prefix}Processor")(
+        image_processor=image, tokenizer=tokenizer, video_processor=video, chat_template=_CHAT
+    )
 
 # %% ../nbs/10_models.ipynb #335244e2
 def init_fan_in(
@@ -252,7 +361,10 @@ def make_tiny_checkpoint(
     ids = {t: processor.tokenizer.convert_tokens_to_ids(t) for t in SPECIAL_TOKENS}
     model_class = getattr(transformers, f"{_family(family).prefix}ForConditionalGeneration")
     model = model_class(tiny_config(len(processor.tokenizer), ids, family=family, **config))
-    model.generation_config.pad_token_id, model.generation_config.eos_token_id = ids["<|endoftext|>"], [ids["<|im_end|>"], ids["<|endoftext|>"]]
+    model.generation_config.pad_token_id, model.generation_config.eos_token_id = (
+        ids["<|endoftext|>"],
+        [ids["<|im_end|>"], ids["<|endoftext|>"]],
+    )
     with whole_folder(folder, keep=True) as part:
         init_fan_in(model, seed).save_pretrained(part)
         processor.save_pretrained(part)
@@ -272,10 +384,14 @@ def from_checkpoint(
     **options: Any,  # for its `from_pretrained`
 ) -> Any:
     "What transformers makes of a checkpoint by its own code. ValueError for one that cannot be read without running code that it brings."
-    try: return kind.from_pretrained(path, trust_remote_code=False, **options)
+    try:
+        return kind.from_pretrained(path, trust_remote_code=False, **options)
     except ValueError as e:
-        if "trust_remote_code" not in str(e): raise
-        raise ValueError(f"{path} brings code of its own, which is never run here: take a checkpoint of a family that transformers knows ({', '.join(FAMILIES)})") from None
+        if "trust_remote_code" not in str(e):
+            raise
+        raise ValueError(
+            f"{path} brings code of its own, which is never run here: take a checkpoint of a family that transformers knows ({', '.join(FAMILIES)})"
+        ) from None
 
 # %% ../nbs/10_models.ipynb #10a0d003
 def adapter_base(
@@ -283,13 +399,20 @@ def adapter_base(
 ) -> str:
     "The model that adapters belong to: a folder named from theirs, from the current one, or from one around theirs; else a name on the hub. FileNotFoundError where it can be neither."
     folder = Path(folder).resolve()
-    named = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
-    places = [place / Path(named).expanduser() for place in (folder, Path.cwd(), *list(folder.parents)[:4])] if named else []
+    named = (
+        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
+    )
+    places = (
+        [place / Path(named).expanduser() for place in (folder, Path.cwd(), *list(folder.parents)[:4])] if named else []
+    )
     found = next((place for place in places if (place / "config.json").is_file()), None)
-    if found: return os.path.normpath(found)
+    if found:
+        return os.path.normpath(found)
     looked = f"it is not in {places[0]}, nor in {places[1]}, nor around {folder}" if named else "it names none"
     if named.count("/") != 1 or named.startswith((".", "/", "~")) or Path(named).parts[0] in ("data", "runs"):
-        raise FileNotFoundError(f"{folder}: the model that these adapters belong to, {named!r}, is not here ({looked}): correct base_model_name_or_path in its adapter_config.json")
+        raise FileNotFoundError(
+            f"{folder}: the model that these adapters belong to, {named!r}, is not here ({looked}): correct base_model_name_or_path in its adapter_config.json"
+        )
     return named
 
 
@@ -300,7 +423,15 @@ def relate_base(
     path = Path(folder) / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     base = Path(config.get("base_model_name_or_path") or "")
-    if config and base.is_dir(): write_whole(path, json.dumps(config | {"base_model_name_or_path": os.path.relpath(base.resolve(), path.parent.resolve())}, indent=2, sort_keys=True))
+    if config and base.is_dir():
+        write_whole(
+            path,
+            json.dumps(
+                config | {"base_model_name_or_path": os.path.relpath(base.resolve(), path.parent.resolve())},
+                indent=2,
+                sort_keys=True,
+            ),
+        )
 
 # %% ../nbs/10_models.ipynb #6d32fe20
 def device_of(
@@ -318,7 +449,12 @@ def _four_bits(family: Family, dtype: torch.dtype) -> Any:
         raise ImportError("four_bit=True needs the package bitsandbytes: pip install bitsandbytes")
     untouched = [family.tower, *family.mergers.values(), "lm_head"]
     return transformers.BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=untouched)
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=untouched,
+    )
 
 # %% ../nbs/10_models.ipynb #10a0d006
 def checkpoint_folder(
@@ -326,7 +462,8 @@ def checkpoint_folder(
 ) -> str | Path:
     "The same, or the finished checkpoint in the folder of a run."
     inside = Path(path) / "checkpoint"
-    if any((Path(path) / name).exists() for name in ("config.json", "adapter_config.json")): return path
+    if any((Path(path) / name).exists() for name in ("config.json", "adapter_config.json")):
+        return path
     return inside if any((inside / name).exists() for name in ("config.json", "adapter_config.json")) else path
 
 
@@ -334,18 +471,32 @@ def adapter_folder(
     path: str | Path,  # folder, or a name on the hub
 ) -> str | None:  # None: they are none
     "Where adapters lie, if it is adapters that are named; those on the hub are fetched with their processor."
-    if Path(path).is_dir(): return str(path) if (Path(path) / "adapter_config.json").exists() else None
-    if str(path).count("/") != 1 or (config := find_adapter_config_file(str(path))) is None: return None
-    for name in ("adapter_model.safetensors", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json"):
+    if Path(path).is_dir():
+        return str(path) if (Path(path) / "adapter_config.json").exists() else None
+    if str(path).count("/") != 1 or (config := find_adapter_config_file(str(path))) is None:
+        return None
+    for name in (
+        "adapter_model.safetensors",
+        "processor_config.json",
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "chat_template.json",
+    ):
         cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
     return str(Path(config).parent)
 
 # %% ../nbs/10_models.ipynb #10a0d007
 def _at_hand(name: str) -> bool:
     "Whether a model is a folder, in the cache, or the hub answers: one question, not a minute of retries."
-    if Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str): return True
-    try: get_session().head(hf_hub_url(name, "config.json"), timeout=5)
-    except Exception: return False  # no network, or none wanted
+    if Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return True
+    try:
+        get_session().head(hf_hub_url(name, "config.json"), timeout=5)
+    except Exception:
+        return False  # no network, or none wanted
     return True
 
 
@@ -356,11 +507,15 @@ def _load_adapters(folder: str, *options: Any, **more: Any) -> tuple[Any, Any]:
 
     base = adapter_base(folder)
     gone = f"{folder}: the model that these adapters belong to, {base!r}, is not here and could not be fetched: check the network, or correct base_model_name_or_path in its adapter_config.json"
-    if not _at_hand(base): raise FileNotFoundError(gone)
-    try: model, processor = load_model(base, *options, **more)
-    except OSError as e: raise FileNotFoundError(f"{gone} ({str(e).partition(chr(10))[0][:160]})") from None
+    if not _at_hand(base):
+        raise FileNotFoundError(gone)
+    try:
+        model, processor = load_model(base, *options, **more)
+    except OSError as e:
+        raise FileNotFoundError(f"{gone} ({str(e).partition(chr(10))[0][:160]})") from None
     own = list(Path(folder).glob("*processor_config.json"))
-    with reading(folder): kept = set(load_peft_weights(folder, device="cpu"))
+    with reading(folder):
+        kept = set(load_peft_weights(folder, device="cpu"))
     adapted = PeftModel.from_pretrained(model, folder)
     needed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     refuse_gaps(folder, needed - kept, kept - needed - set(adapted.state_dict()), (), adapted)
@@ -378,7 +533,14 @@ def not_finite(
     model: nn.Module,  # any model
 ) -> list[str]:
     "Names of the weights that hold NaN or infinity, as far as this rank has them."
-    def spoiled(x): return x.is_floating_point() and x.numel() > 0 and not x.is_meta and not all(bool(end.isfinite()) for end in x.aminmax())
+
+    def spoiled(x):
+        return (
+            x.is_floating_point()
+            and x.numel() > 0
+            and not x.is_meta
+            and not all(bool(end.isfinite()) for end in x.aminmax())
+        )
 
     return [name for name, p in model.named_parameters() if spoiled(_here(p))]
 
@@ -400,10 +562,19 @@ def refuse_gaps(
     model: nn.Module,  # as it was loaded
 ) -> None:
     "ValueError that names the weights which a checkpoint lacks, has too many of or in another shape; NotFinite for those that hold NaN or infinity."
-    told = {"missing weights": missing, "weights that the model has no place for": unknown, "weights of another shape": shaped}
+    told = {
+        "missing weights": missing,
+        "weights that the model has no place for": unknown,
+        "weights of another shape": shaped,
+    }
     if found := [f"{what}: {a_few(sorted(names))}" for what, names in told.items() if names]:
-        raise ValueError(f"{path}: {'; '.join(found)}. The checkpoint is damaged, or its config is another model's: fetch or save it again")
-    if spoiled := not_finite(model): raise NotFinite(f"{path}: weights that hold NaN or infinity: {a_few(spoiled)}. Its training had gone wrong: take an earlier checkpoint, or train again at a lower learning rate")
+        raise ValueError(
+            f"{path}: {'; '.join(found)}. The checkpoint is damaged, or its config is another model's: fetch or save it again"
+        )
+    if spoiled := not_finite(model):
+        raise NotFinite(
+            f"{path}: weights that hold NaN or infinity: {a_few(spoiled)}. Its training had gone wrong: take an earlier checkpoint, or train again at a lower learning rate"
+        )
 
 
 @contextmanager
@@ -411,15 +582,21 @@ def reading(
     path: str | Path,  # of a checkpoint
 ) -> Iterator[None]:
     "While it is read: ValueError that names the file which is torn."
+
     def torn(file: Path) -> bool:
         try:
-            with safe_open(file, "pt"): return False
-        except SafetensorError: return True
+            with safe_open(file, "pt"):
+                return False
+        except SafetensorError:
+            return True
 
-    try: yield
+    try:
+        yield
     except SafetensorError as e:
         file = next((file.name for file in sorted(Path(path).glob("*.safetensors")) if torn(file)), "a file of weights")
-        raise ValueError(f"{path}: {file} cannot be read ({e}): it was not written to its end, or damaged since. Fetch or save the checkpoint again") from None
+        raise ValueError(
+            f"{path}: {file} cannot be read ({e}): it was not written to its end, or damaged since. Fetch or save the checkpoint again"
+        ) from None
 
 
 def whole_model(
@@ -428,8 +605,11 @@ def whole_model(
     **options: Any,  # for `from_pretrained`
 ) -> Any:
     "A model all of whose weights are its checkpoint's. ValueError as from `refuse_gaps` and `reading`."
-    with reading(path): model, told = kind.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **options)
-    refuse_gaps(path, told["missing_keys"], told["unexpected_keys"], [name for name, *_ in told["mismatched_keys"]], model)
+    with reading(path):
+        model, told = kind.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    refuse_gaps(
+        path, told["missing_keys"], told["unexpected_keys"], [name for name, *_ in told["mismatched_keys"]], model
+    )
     return model
 
 # %% ../nbs/10_models.ipynb #b9cb3f22
@@ -441,7 +621,9 @@ def _one_row(module, args, kwargs):
 
 def load_model(
     path: str | Path,  # folder, of a model or of adapters, or a name on the Hugging Face hub
-    device: str | torch.device | None = None,  # where to put it; "auto": over all GPUs, and what does not fit there into the computer's memory; None picks
+    device: str
+    | torch.device
+    | None = None,  # where to put it; "auto": over all GPUs, and what does not fit there into the computer's memory; None picks
     dtype: torch.dtype | None = None,  # None: float32 on a CPU, bfloat16 elsewhere
     attention: str | None = None,  # "sdpa", "flash_attention_2", "eager"; None: what transformers prefers
     four_bit: bool = False,  # store the language model's weights in four bits, to train adapters
@@ -449,23 +631,34 @@ def load_model(
 ) -> tuple[Any, Any]:
     "Model and processor of a checkpoint. Raises ValueError for a family we do not know and for a checkpoint that is not whole, OSError when there is nothing to load, ImportError when a package is missing."
     path = checkpoint_folder(path)
-    if adapters := adapter_folder(path): return _load_adapters(adapters, device, dtype, attention, four_bit, **more)
-    if device == "auto" and int(os.environ.get("WORLD_SIZE", 1)) > 1: raise ValueError("device='auto' spreads one model over all GPUs: use it in one process, not on several ranks")
+    if adapters := adapter_folder(path):
+        return _load_adapters(adapters, device, dtype, attention, four_bit, **more)
+    if device == "auto" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("device='auto' spreads one model over all GPUs: use it in one process, not on several ranks")
     where = pick_device() if device in (None, "auto") else torch.device(device)
     dtype = dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
     if str(path).startswith((".", "/", "data/", "runs/")) and not (Path(path) / "config.json").exists():
-        raise FileNotFoundError(f"{path} holds no checkpoint (no config.json). Give a folder written by save_pretrained, or a name on the hub.")
+        raise FileNotFoundError(
+            f"{path} holds no checkpoint (no config.json). Give a folder written by save_pretrained, or a name on the hub."
+        )
     if attention == "flash_attention_2" and not is_flash_attn_2_available():
-        raise ImportError("attention='flash_attention_2' needs a CUDA GPU and the package flash-attn: pip install flash-attn, or take attention='sdpa'")
+        raise ImportError(
+            "attention='flash_attention_2' needs a CUDA GPU and the package flash-attn: pip install flash-attn, or take attention='sdpa'"
+        )
     family = family_of(from_checkpoint(AutoConfig, path))
     if Path(path).is_dir() and not list(Path(path).glob("*processor_config.json")):
-        raise FileNotFoundError(f"{path} holds a model without its processor, as checkpoints in the middle of training do. Take the finished checkpoint, or save the processor beside the weights: "
-                                "processor.save_pretrained(folder)")
-    if four_bit: more = dict(quantization_config=_four_bits(family, dtype), device_map={"": where}) | more
-    if device == "auto": more |= {"device_map": "auto"}
+        raise FileNotFoundError(
+            f"{path} holds a model without its processor, as checkpoints in the middle of training do. Take the finished checkpoint, or save the processor beside the weights: "
+            "processor.save_pretrained(folder)"
+        )
+    if four_bit:
+        more = dict(quantization_config=_four_bits(family, dtype), device_map={"": where}) | more
+    if device == "auto":
+        more |= {"device_map": "auto"}
     more["trust_remote_code"] = False  # never, and no question at the terminal; see `from_checkpoint`
     model = whole_model(AutoModelForImageTextToText, path, dtype=dtype, attn_implementation=attention, **more)
-    if not {"device_map", "distributed_config"} & more.keys(): model = model.to(where)
+    if not {"device_map", "distributed_config"} & more.keys():
+        model = model.to(where)
     if family.rope is None:
         model.model.language_model.register_forward_pre_hook(_one_row, with_kwargs=True)
     return model, from_checkpoint(AutoProcessor, path)
@@ -474,6 +667,7 @@ def load_model(
 @dataclass(frozen=True)
 class Sample:
     "Frames of a clip, the times they were taken at, and what is asked about them."
+
     clip: Clip
     frames: Frames | None  # None: it is asked without a video
     prompt: str
@@ -484,8 +678,12 @@ def spec_of(
 ) -> VideoSpec:
     "What a checkpoint sees of a video: what it was trained on, or the defaults where it does not say. ValueError where it says what this version does not know."
     kept = getattr(processor.video_processor, "video_spec", None)
-    try: return VideoSpec(**kept) if kept else VideoSpec()
-    except TypeError as e: raise ValueError(f"the checkpoint's video_spec {kept} is not of this version ({e}): correct it in its processor's file, or take the version that wrote it") from None
+    try:
+        return VideoSpec(**kept) if kept else VideoSpec()
+    except TypeError as e:
+        raise ValueError(
+            f"the checkpoint's video_spec {kept} is not of this version ({e}): correct it in its processor's file, or take the version that wrote it"
+        ) from None
 
 
 def choose_spec(
@@ -496,7 +694,8 @@ def choose_spec(
     trained, known = spec_of(processor), hasattr(processor.video_processor, "video_spec")
     used = parse_spec(text, trained)
     processor.video_processor.video_spec = asdict(used)
-    if known: return f"it sees {changes}: not what it was trained on" if (changes := spec_changes(trained, used)) else ""
+    if known:
+        return f"it sees {changes}: not what it was trained on" if (changes := spec_changes(trained, used)) else ""
     return f"it does not say what it was trained on, and sees {used}"
 
 # %% ../nbs/10_models.ipynb #10a0c002
@@ -505,8 +704,12 @@ def prompt_of(
 ) -> PromptSpec:
     "How a checkpoint is asked: as it was trained, or with the task's own text where it does not say. ValueError where it says what this version does not know."
     kept = getattr(processor.video_processor, "prompt_spec", None)
-    try: return PromptSpec(**kept) if kept else PromptSpec()
-    except (TypeError, ValueError) as e: raise ValueError(f"the checkpoint's prompt_spec {kept} is not of this version ({e}): correct it in its processor's file, or take the version that wrote it") from None
+    try:
+        return PromptSpec(**kept) if kept else PromptSpec()
+    except (TypeError, ValueError) as e:
+        raise ValueError(
+            f"the checkpoint's prompt_spec {kept} is not of this version ({e}): correct it in its processor's file, or take the version that wrote it"
+        ) from None
 
 
 def choose_prompt(
@@ -527,7 +730,14 @@ def plan_for(
 ) -> FramePlan:
     "The frames that a checkpoint sees of a clip. Raises VideoError naming the file when it cannot be read."
     spec, patches = spec_of(processor), processor.video_processor
-    return plan_file(spec, clip.video, clip.window, patches.patch_size * patches.merge_size, getattr(patches, "temporal_patch_size", 1), cache)
+    return plan_file(
+        spec,
+        clip.video,
+        clip.window,
+        patches.patch_size * patches.merge_size,
+        getattr(patches, "temporal_patch_size", 1),
+        cache,
+    )
 
 
 def frames_for(
@@ -537,9 +747,14 @@ def frames_for(
 ) -> Frames:
     "Frames of a clip as the model sees them. Raises VideoError naming the file when it cannot be read."
     spec, plan = spec_of(processor), plan_for(processor, clip, cache)
-    if spec.pictures == "likeness": plan = replace(plan, height=LOOKED_AT, width=LOOKED_AT)
+    if spec.pictures == "likeness":
+        plan = replace(plan, height=LOOKED_AT, width=LOOKED_AT)
     frames = cache.get(clip.video, plan) if cache else read_frames(clip.video, plan)
-    return frames if spec.pictures == "frames" else played(likeness(frames.pixels.mean(-1, dtype=np.float32)), spec, frames)
+    return (
+        frames
+        if spec.pictures == "frames"
+        else played(likeness(frames.pixels.mean(-1, dtype=np.float32)), spec, frames)
+    )
 
 
 def played(
@@ -548,7 +763,13 @@ def played(
     frames: Frames,  # what they were made of
 ) -> Frames:
     "Pictures on the clock of a model that always watches at one rate: a clip of any length is played slower or faster."
-    return Frames(pictures, np.arange(len(pictures)) / float(spec.fps), float(spec.fps), frames.problems, clock_scale(spec, frames.fps))
+    return Frames(
+        pictures,
+        np.arange(len(pictures)) / float(spec.fps),
+        float(spec.fps),
+        frames.problems,
+        clock_scale(spec, frames.fps),
+    )
 
 
 def clock_scale(
@@ -564,7 +785,11 @@ def on_its_clock(
     scale: float,  # of its frames
 ) -> Clip:
     "A clip whose cycles are on the clock that the model sees."
-    return clip if scale == 1 or clip.cycles is None else replace(clip, cycles=tuple((a / scale, b / scale) for a, b in clip.cycles))
+    return (
+        clip
+        if scale == 1 or clip.cycles is None
+        else replace(clip, cycles=tuple((a / scale, b / scale) for a, b in clip.cycles))
+    )
 
 # %% ../nbs/10_models.ipynb #c008a2ce
 def frames_ahead(
@@ -575,9 +800,12 @@ def frames_ahead(
     most: int = 32,  # videos that may wait in memory
 ) -> Iterator[tuple[Clip, Frames | Exception]]:  # in the order of `clips`
     "Each clip with its frames, or with the reason why there are none. While one is looked at, the next are decoded in other threads."
+
     def read(clip: Clip) -> Frames | Exception:
-        try: return frames_for(processor, clip, cache)
-        except (VideoError, OSError, ValueError) as e: return e
+        try:
+            return frames_for(processor, clip, cache)
+        except (VideoError, OSError, ValueError) as e:
+            return e
 
     waiting: deque[tuple[Clip, Future]] = deque()
     with ThreadPoolExecutor(workers) as pool:
@@ -586,7 +814,8 @@ def frames_ahead(
             if len(waiting) >= most:
                 clip, frames = waiting.popleft()
                 yield clip, frames.result()
-        for clip, frames in waiting: yield clip, frames.result()
+        for clip, frames in waiting:
+            yield clip, frames.result()
 
 # %% ../nbs/10_models.ipynb #5c1e6b8c
 def make_sample(
@@ -621,7 +850,9 @@ def mrope_positions(
         piece = torch.arange(length).expand(3, -1)
         if video:
             time = (torch.arange(length // (rows * columns)) * per_slot + 1e-6).long()
-            piece = torch.stack(torch.meshgrid(time, torch.arange(rows), torch.arange(columns), indexing="ij")).reshape(3, -1)
+            piece = torch.stack(torch.meshgrid(time, torch.arange(rows), torch.arange(columns), indexing="ij")).reshape(
+                3, -1
+            )
         pieces.append(piece + start)
         start += max(rows, columns) if video and rule == "transformers" else int(piece.max()) + 1
     return torch.cat(pieces, dim=1)
@@ -630,6 +861,7 @@ def mrope_positions(
 @dataclass(frozen=True)
 class EncodedPrompt:
     "One sample as a model reads it."
+
     input_ids: Tensor  # [P]
     position_ids: Tensor  # [3, P]
     grid_thw: Tensor  # patches in time, height and width [3]
@@ -646,10 +878,13 @@ def template_opening(
     processor: Any,  # a checkpoint's own
 ) -> str:
     "What its chat template writes of every answer: all from the first tag on that ends a question; mostly nothing."
-    asks, ends = (processor.apply_chat_template(messages("?"), add_generation_prompt=begin, tokenize=False) for begin in (True, False))
+    asks, ends = (
+        processor.apply_chat_template(messages("?"), add_generation_prompt=begin, tokenize=False)
+        for begin in (True, False)
+    )
     tail = asks.removeprefix(ends)
     found = _OPENING.search(tail)
-    return tail[found.start():] if found else ""
+    return tail[found.start() :] if found else ""
 
 
 def opening_of(
@@ -666,7 +901,10 @@ def question(
 ) -> tuple[str, str]:  # all that comes before the model's words, and its end that belongs to the answer
     "A prompt in the checkpoint's chat template. Words of it that look like tokens of the template, as the name of an action may, are words."
     turns = messages(prompt.replace("<|", "< |"), system=prompt_of(processor).system or None)
-    text, opening = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False), opening_of(processor)
+    text, opening = (
+        processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False),
+        opening_of(processor),
+    )
     return text.removesuffix(template_opening(processor)) + opening, opening
 
 # %% ../nbs/10_models.ipynb #10a0c006
@@ -677,8 +915,11 @@ def unopened(
     "What of a completion is left to say. ValueError for one that begins otherwise than its chat template does."
     opening = opening_of(processor)
     mark = opening.rstrip()
-    if not text.lstrip().startswith(mark): raise ValueError(f"the chat template of this checkpoint begins every answer with {mark!r}, and this one to learn begins with {text[:40]!r}: ask with a prompt of its style")
-    return text.lstrip().removeprefix(mark).removeprefix(opening[len(mark):]) if opening else text
+    if not text.lstrip().startswith(mark):
+        raise ValueError(
+            f"the chat template of this checkpoint begins every answer with {mark!r}, and this one to learn begins with {text[:40]!r}: ask with a prompt of its style"
+        )
+    return text.lstrip().removeprefix(mark).removeprefix(opening[len(mark) :]) if opening else text
 
 
 def _tokens_of(
@@ -687,8 +928,11 @@ def _tokens_of(
     end: str,  # how the text ends
 ) -> int:
     "How many tokens are that end. ValueError where a token lies across its beginning."
-    found = next((k for k in range(1, len(ids) + 1) if len(said := processor.tokenizer.decode(ids[-k:])) >= len(end)), 0)
-    if not found or said != end: raise ValueError(f"the tokenizer cuts {end!r} into no tokens of its own")
+    found = next(
+        (k for k in range(1, len(ids) + 1) if len(said := processor.tokenizer.decode(ids[-k:])) >= len(end)), 0
+    )
+    if not found or said != end:
+        raise ValueError(f"the tokenizer cuts {end!r} into no tokens of its own")
     return found
 
 
@@ -698,7 +942,12 @@ def begun(
 ) -> EncodedPrompt:
     "The same prompt with more of its answer written."
     after = prompt.position_ids[:, -1:] + 1 + torch.arange(len(ids))
-    return replace(prompt, input_ids=torch.cat([prompt.input_ids, ids]), position_ids=torch.cat([prompt.position_ids, after], dim=1), opened=ids if prompt.opened is None else torch.cat([prompt.opened, ids]))
+    return replace(
+        prompt,
+        input_ids=torch.cat([prompt.input_ids, ids]),
+        position_ids=torch.cat([prompt.position_ids, after], dim=1),
+        opened=ids if prompt.opened is None else torch.cat([prompt.opened, ids]),
+    )
 
 # %% ../nbs/10_models.ipynb #14147031
 def _blind(
@@ -709,8 +958,13 @@ def _blind(
 ) -> EncodedPrompt:
     "A question without a video: nothing to see, and positions that count its tokens."
     ids = processor.tokenizer(text, return_tensors="pt")["input_ids"][0]
-    return EncodedPrompt(ids, torch.arange(len(ids)).expand(3, -1), torch.zeros(3, dtype=torch.long), features=torch.empty(0, config.text_config.hidden_size),
-                         opened=ids[-_tokens_of(processor, ids, opening):] if opening else None)
+    return EncodedPrompt(
+        ids,
+        torch.arange(len(ids)).expand(3, -1),
+        torch.zeros(3, dtype=torch.long),
+        features=torch.empty(0, config.text_config.hidden_size),
+        opened=ids[-_tokens_of(processor, ids, opening) :] if opening else None,
+    )
 
 # %% ../nbs/10_models.ipynb #3a84bab9
 def encode(
@@ -721,16 +975,35 @@ def encode(
     "Tokens, positions and patches of one sample."
     family, frames, config = family_of(model), sample.frames, getattr(model, "config", model)
     text, opening = question(processor, sample.prompt)
-    if frames is None: return _blind(processor, config, text.replace(VIDEO, ""), opening)
-    metadata = dict(total_num_frames=len(frames.pixels), fps=frames.fps, frames_indices=(frames.times * frames.fps).tolist())  # the true times, in frames
+    if frames is None:
+        return _blind(processor, config, text.replace(VIDEO, ""), opening)
+    metadata = dict(
+        total_num_frames=len(frames.pixels), fps=frames.fps, frames_indices=(frames.times * frames.fps).tolist()
+    )  # the true times, in frames
     pixels = torch.from_numpy(np.array(frames.pixels)).permute(0, 3, 1, 2)
     out = processor(
-        text=[text.replace(VIDEO, family.marker)], videos=[pixels], video_metadata=[metadata], do_sample_frames=False, do_resize=False,
-        return_tensors="pt", **family.options)
+        text=[text.replace(VIDEO, family.marker)],
+        videos=[pixels],
+        video_metadata=[metadata],
+        do_sample_frames=False,
+        do_resize=False,
+        return_tensors="pt",
+        **family.options,
+    )
     ids, grid = out["input_ids"][0], out["video_grid_thw"][0]
     rule = getattr(processor.video_processor, "position_rule", "reference")
-    positions = torch.arange(len(ids)).expand(3, -1) if family.rope is None else mrope_positions(ids, grid, family.slot / frames.fps, config, rule)
-    return EncodedPrompt(ids, positions, grid, pixels=out["pixel_values_videos"], opened=ids[-_tokens_of(processor, ids, opening):] if opening else None)
+    positions = (
+        torch.arange(len(ids)).expand(3, -1)
+        if family.rope is None
+        else mrope_positions(ids, grid, family.slot / frames.fps, config, rule)
+    )
+    return EncodedPrompt(
+        ids,
+        positions,
+        grid,
+        pixels=out["pixel_values_videos"],
+        opened=ids[-_tokens_of(processor, ids, opening) :] if opening else None,
+    )
 
 # %% ../nbs/10_models.ipynb #c04358d6
 TOWER_TOKENS = 16_384  # video tokens that the tower looks at in one pass
@@ -741,7 +1014,8 @@ def _slots(
     first: int,  # slot to begin with
     many: int,  # slots
 ) -> tuple[Tensor, Tensor]:  # their patches [N, …] and their grid [3]
-    if prompt.pixels is None: raise ValueError("a prompt without pixels cannot be seen: it has features already")
+    if prompt.pixels is None:
+        raise ValueError("a prompt without pixels cannot be seen: it has features already")
     size = len(prompt.pixels) // int(prompt.grid_thw[0])
     pixels = prompt.pixels[first * size : (first + many) * size]
     return pixels, torch.tensor([len(pixels) // size, *prompt.grid_thw[1:].tolist()])
@@ -751,7 +1025,9 @@ def tower_passes(
     prompts: Sequence[EncodedPrompt],  # with pixels
     video_token: int,  # id of the token that stands for a piece of video
     max_tokens: int = TOWER_TOKENS,  # in one pass, or one slot where that has more
-) -> list[list[tuple[int, Tensor, Tensor]]]:  # for each pass: index of a prompt, some of its patches [N, …], their grid [3]
+) -> list[
+    list[tuple[int, Tensor, Tensor]]
+]:  # for each pass: index of a prompt, some of its patches [N, …], their grid [3]
     "What the tower looks at together. No tower looks across slots, so many short clips are seen in one pass and a long one in several."
     passes, room = list[list[tuple[int, Tensor, Tensor]]](), 0
     for k, prompt in enumerate(prompts):
@@ -760,7 +1036,8 @@ def tower_passes(
         many = max(1, max_tokens // tokens)
         for first in range(0, slots, many):
             pixels, grid = _slots(prompt, first, many)
-            if int(grid[0]) * tokens > room: passes, room = [*passes, []], max_tokens
+            if int(grid[0]) * tokens > room:
+                passes, room = [*passes, []], max_tokens
             passes[-1].append((k, pixels, grid))
             room -= int(grid[0]) * tokens
     return passes
@@ -776,16 +1053,25 @@ def see(
     device, family, config = device_of(model), family_of(model), model.config.vision_config
     planned = tower_passes(prompts, model.config.video_token_id, max_tokens)
     nothing = (len(prompts), torch.zeros(4, 3 * family.slot * config.patch_size**2), torch.tensor([1, 2, 2]))
-    features, depths = [list[Tensor]() for _ in range(len(prompts) + 1)], [list[Tensor]() for _ in range(len(prompts) + 1)]
+    features, depths = (
+        [list[Tensor]() for _ in range(len(prompts) + 1)],
+        [list[Tensor]() for _ in range(len(prompts) + 1)],
+    )
     for some in planned + [[nothing]] * (passes - len(planned)):
         grids = torch.stack([grid for *_, grid in some]).to(device)
         with torch.no_grad():
-            seen = model.get_video_features(torch.cat([pixels for _, pixels, _ in some]).to(device), grids, **family.inputs(grids), return_dict=True)
+            seen = model.get_video_features(
+                torch.cat([pixels for _, pixels, _ in some]).to(device), grids, **family.inputs(grids), return_dict=True
+            )
         deep = list(zip(*(getattr(seen, "deepstack_features", None) or ())))
         for n, (k, *_) in enumerate(some):
             features[k].append(seen.pooler_output[n].cpu())
-            if deep: depths[k].append(torch.stack(deep[n]).cpu())
-    return [replace(p, pixels=None, features=torch.cat(f), deepstack=torch.cat(d, 1) if d else None) for p, f, d in zip(prompts, features, depths)]
+            if deep:
+                depths[k].append(torch.stack(deep[n]).cpu())
+    return [
+        replace(p, pixels=None, features=torch.cat(f), deepstack=torch.cat(d, 1) if d else None)
+        for p, f, d in zip(prompts, features, depths)
+    ]
 
 # %% ../nbs/10_models.ipynb #763f0584
 def video_inputs(
@@ -795,15 +1081,25 @@ def video_inputs(
     "The videos of prompts, as the model's forward pass takes them."
     device, dtype = device_of(model), next(model.parameters()).dtype
     prompts = [p for p in prompts if int(p.grid_thw[0])]  # the others have none
-    if not prompts: return {}
+    if not prompts:
+        return {}
     if not all(p.features is not None for p in prompts):
-        pixels, grids = torch.cat([p.pixels for p in prompts if p.pixels is not None]).to(device, dtype), torch.stack([p.grid_thw for p in prompts]).to(device)
+        pixels, grids = (
+            torch.cat([p.pixels for p in prompts if p.pixels is not None]).to(device, dtype),
+            torch.stack([p.grid_thw for p in prompts]).to(device),
+        )
         return dict(pixel_values_videos=pixels, video_grid_thw=grids, **family_of(model).inputs(grids))
     seen = [p.features.to(device, dtype) for p in prompts if p.features is not None]
     depths = [[layer.to(device, dtype) for layer in p.deepstack] for p in prompts if p.deepstack is not None]
     if not depths:
         return dict(mm_encoder_outputs={"video": BaseModelOutputWithPooling(pooler_output=seen)})
-    return dict(mm_encoder_outputs={"video": BaseModelOutputWithDeepstackFeatures(pooler_output=seen, deepstack_features=[list(d) for d in zip(*depths)])})
+    return dict(
+        mm_encoder_outputs={
+            "video": BaseModelOutputWithDeepstackFeatures(
+                pooler_output=seen, deepstack_features=[list(d) for d in zip(*depths)]
+            )
+        }
+    )
 
 # %% ../nbs/10_models.ipynb #c949c5de
 def collate(
@@ -834,9 +1130,12 @@ def unwrapped(
 ) -> Any:
     "The transformers model itself; LoRA layers inside it stay active."
     while True:
-        if isinstance(model, nn.Module) and hasattr(model, "get_base_model"): model = model.get_base_model()
-        elif isinstance(getattr(model, "module", None), nn.Module): model = model.module
-        else: return model
+        if isinstance(model, nn.Module) and hasattr(model, "get_base_model"):
+            model = model.get_base_model()
+        elif isinstance(getattr(model, "module", None), nn.Module):
+            model = model.module
+        else:
+            return model
 
 
 def parts(
@@ -845,8 +1144,14 @@ def parts(
     "The parts one may freeze: `vision` (the tower without its mergers), `merger`, `deepstack` where there is one, `language` (with its head)."
     family, model = family_of(model), unwrapped(model)
     mergers = {name: model.get_submodule(path) for name, path in family.mergers.items()}
-    tower = [m for m in model.get_submodule(family.tower).children() if not any(m is merger for merger in mergers.values())]
-    return {"vision": nn.ModuleList(tower), **mergers, "language": nn.ModuleList([model.model.language_model, model.lm_head])}
+    tower = [
+        m for m in model.get_submodule(family.tower).children() if not any(m is merger for merger in mergers.values())
+    ]
+    return {
+        "vision": nn.ModuleList(tower),
+        **mergers,
+        "language": nn.ModuleList([model.model.language_model, model.lm_head]),
+    }
 
 
 def freeze(
@@ -855,7 +1160,8 @@ def freeze(
 ) -> Any:
     "Freeze the named parts and unfreeze the others."
     known = parts(model)
-    if "merger" in names: names = (*names, *family_of(model).mergers)
+    if "merger" in names:
+        names = (*names, *family_of(model).mergers)
     if unknown := set(names) - set(known):
         raise ValueError(f"no part called {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     for name, part in known.items():
@@ -893,8 +1199,10 @@ def merge_adapters(
     out: str | Path,  # folder for the model
 ) -> Path:
     "Write a model with its adapters added in, and the processor. ValueError for what are no adapters, and for a folder with something in it."
-    if Path(out).is_dir() and any(Path(out).iterdir()): raise ValueError(f"{out}: there is something in it already; name another folder")
-    if (folder := adapter_folder(path)) is None: raise ValueError(f"{path} holds no adapters (no adapter_config.json): there is nothing to merge")
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        raise ValueError(f"{out}: there is something in it already; name another folder")
+    if (folder := adapter_folder(path)) is None:
+        raise ValueError(f"{path} holds no adapters (no adapter_config.json): there is nothing to merge")
     model, processor = load_model(folder, device="cpu", dtype=torch.float32)
     stored = getattr(from_checkpoint(AutoConfig, adapter_base(folder)), "dtype", None) or torch.float32
     with whole_folder(out) as part:

@@ -26,13 +26,29 @@ SIDE = 24  # height and width of a picture, pixels
 TIMES = np.arange(FRAMES) / RATE  # when each picture is taken, seconds as played
 
 # %% ../nbs/03a_motion.ipynb #3a000009
-NOTHING = {"still": 0.15, "noise": 0.15, "pan": 0.15, "half": 0.25, "wander": 0.2, "drift": 0.1}  # what there is to see where nothing repeats, and how often
-WAYS = (("shift", 0.2), ("limb", 0.25), ("figure", 0.25), ("scale", 0.07), ("turn", 0.1), ("round", 0.1), ("light", 0.03))  # how things move, and how often
+NOTHING = {
+    "still": 0.15,
+    "noise": 0.15,
+    "pan": 0.15,
+    "half": 0.25,
+    "wander": 0.2,
+    "drift": 0.1,
+}  # what there is to see where nothing repeats, and how often
+WAYS = (
+    ("shift", 0.2),
+    ("limb", 0.25),
+    ("figure", 0.25),
+    ("scale", 0.07),
+    ("turn", 0.1),
+    ("round", 0.1),
+    ("light", 0.03),
+)  # how things move, and how often
 
 
 @dataclass(frozen=True)
 class MotionStyle:
     "What is drawn how often: shares of all windows, and ranges in seconds as played."
+
     nothing: float = 0.15  # windows in which nothing repeats
     single: float = 0.05  # windows with one slow repetition
     fastest: float = 1.1  # seconds of the quickest repetition: four pictures, two slots
@@ -50,7 +66,10 @@ class MotionStyle:
 @dataclass(frozen=True)
 class Rhythm:
     "When something repeats, and how one repetition goes."
-    cycles: tuple[tuple[float, float], ...]  # start and end of each repetition, seconds as played; the first and the last may lie partly outside
+
+    cycles: tuple[
+        tuple[float, float], ...
+    ]  # start and end of each repetition, seconds as played; the first and the last may lie partly outside
     reach: tuple[float, ...]  # how far each goes, as a multiple of the usual
     quicker: float = 1.0  # power of the phase: above 1 the way out takes longer than the way back, below 1 the way back
     rest: float = 0.0  # share of a repetition spent at its ends
@@ -58,7 +77,8 @@ class Rhythm:
     kind: str = "many"  # "many", "one", or a key of NOTHING
 
 
-def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float: return math.exp(rng.uniform(math.log(low), math.log(high)))
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 # %% ../nbs/03a_motion.ipynb #3a00000c
 def _repeat(
@@ -75,18 +95,26 @@ def _repeat(
     cycles: list[tuple[float, float]] = []
     while not cycles or t < SECONDS:
         length = max(period * math.exp(rng.normal(0, jitter) + drift * (t / SECONDS - 0.5)), 0.8 * style.fastest)
-        if cycles and t + length > stop: break
-        if t + length > 0: cycles.append((t, t + length))
+        if cycles and t + length > stop:
+            break
+        if t + length > 0:
+            cycles.append((t, t + length))
         t += length
-        if rng.random() < pausing: t += rng.uniform(0.3, 1.2) * period
+        if rng.random() < pausing:
+            t += rng.uniform(0.3, 1.2) * period
     first, last = cycles[0][0], cycles[-1][1]
-    longer = (stop - first) / (last - first) if after and len(cycles) > 1 else 1.0  # the last repetition ends where idle time begins
+    longer = (
+        (stop - first) / (last - first) if after and len(cycles) > 1 else 1.0
+    )  # the last repetition ends where idle time begins
     return tuple((first + (start - first) * longer, first + (end - first) * longer) for start, end in cycles)
 
 
 def _idle(rng: np.random.Generator, style: MotionStyle, period: float) -> float:
     "Seconds before or after the repetitions: mostly a part of one."
-    return min(style.longest_idle, period * _log_uniform(rng, 0.1, 1.6) if rng.random() < 0.8 else rng.uniform(0.3, style.longest_idle))
+    return min(
+        style.longest_idle,
+        period * _log_uniform(rng, 0.1, 1.6) if rng.random() < 0.8 else rng.uniform(0.3, style.longest_idle),
+    )
 
 # %% ../nbs/03a_motion.ipynb #3a00000e
 def write_rhythm(
@@ -95,7 +123,8 @@ def write_rhythm(
 ) -> Rhythm:
     "When the repetitions of a window happen: many, one, or none."
     chance = rng.random()
-    if chance < style.nothing: return Rhythm((), (), kind=str(rng.choice(list(NOTHING), p=list(NOTHING.values()))))
+    if chance < style.nothing:
+        return Rhythm((), (), kind=str(rng.choice(list(NOTHING), p=list(NOTHING.values()))))
     quicker, (rest, hold) = math.exp(rng.normal(0, 0.25)), rng.uniform(0, 0.3, 2) * (rng.random(2) < 0.4)
     if chance < style.nothing + style.single:
         length = rng.uniform(3, 12)
@@ -148,6 +177,7 @@ def out_and_back(
 @dataclass(frozen=True)
 class Movement:
     "How far what moves has moved, at each picture of a window."
+
     out: np.ndarray  # for what goes out and back [T]: 0 at rest, 1 at the usual reach
     turn: np.ndarray  # for what goes round and round [T], radians
     phase: np.ndarray  # bent, 0 to 1 [T]; 0 where idle
@@ -169,13 +199,17 @@ def smooth_noise(
 
 def _step(rng: np.random.Generator, edge: float, sharp: float, soft: float) -> np.ndarray:
     "From 0 to 1 once, at any time but the first and the last share of the window, over some pictures [T]."
-    return gaussian_filter1d((np.linspace(0, 1, FRAMES) > rng.uniform(edge, 1 - edge)).astype(float), rng.uniform(sharp, soft))
+    return gaussian_filter1d(
+        (np.linspace(0, 1, FRAMES) > rng.uniform(edge, 1 - edge)).astype(float), rng.uniform(sharp, soft)
+    )
 
 # %% ../nbs/03a_motion.ipynb #3a00001d
 def _unrepeated(rng: np.random.Generator, kind: str) -> np.ndarray:
     "How far out something is that does not repeat [T]."
-    if kind == "half": return _step(rng, 0.15, 1, 10)
-    if kind == "wander": return smooth_noise(rng, rng.uniform(0.4, 3))[:, 0] * 0.5
+    if kind == "half":
+        return _step(rng, 0.15, 1, 10)
+    if kind == "wander":
+        return smooth_noise(rng, rng.uniform(0.4, 3))[:, 0] * 0.5
     return np.linspace(0, 1, FRAMES) if kind == "drift" else np.zeros(FRAMES)
 
 
@@ -192,7 +226,13 @@ def move(
         return Movement(_unrepeated(rng, rhythm.kind), turn, bent, reach, index)
     harmonic = rng.normal(0, 0.3) * (rng.random() < 0.4)
     restless = _restless(rng, rhythm, phase < 0) * (rng.random() < restlessness)
-    return Movement(reach * (out_and_back(bent) + harmonic * np.sin(2 * np.pi * bent) ** 2) + np.abs(restless), 2 * np.pi * bent + 2 * restless, bent, reach, index)
+    return Movement(
+        reach * (out_and_back(bent) + harmonic * np.sin(2 * np.pi * bent) ** 2) + np.abs(restless),
+        2 * np.pi * bent + 2 * restless,
+        bent,
+        reach,
+        index,
+    )
 
 
 def _restless(rng: np.random.Generator, rhythm: Rhythm, idle: np.ndarray) -> np.ndarray:
@@ -215,11 +255,14 @@ def texture(
     pace = np.exp(rng.uniform(math.log(coarse), math.log(fine), waves))
     heading, start = rng.uniform(0, 2 * np.pi, (2, waves))
     height = pace ** -rng.uniform(0, 0.8)
-    rows = np.stack([pace * np.cos(heading), pace * np.sin(heading), start, 1.4 * height / np.linalg.norm(height)], 1).astype(np.float32)
+    rows = np.stack(
+        [pace * np.cos(heading), pace * np.sin(heading), start, 1.4 * height / np.linalg.norm(height)], 1
+    ).astype(np.float32)
 
     def at(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         total = np.zeros(1, np.float32)
-        for a, b, s, h in rows: total = total + h * np.cos(a * x + b * y + s)
+        for a, b, s, h in rows:
+            total = total + h * np.cos(a * x + b * y + s)
         return total
 
     return at
@@ -228,7 +271,8 @@ def texture(
 _EDGE = 0.35 * SIDE  # how sharp an edge is, 1 / half pictures
 
 
-def _capsule(x: np.ndarray, y: np.ndarray, a: float, b: float) -> np.ndarray: return np.sqrt(np.maximum(np.abs(y) - (b - a), 0) ** 2 + x**2) / a
+def _capsule(x: np.ndarray, y: np.ndarray, a: float, b: float) -> np.ndarray:
+    return np.sqrt(np.maximum(np.abs(y) - (b - a), 0) ** 2 + x**2) / a
 
 
 SHAPES: dict[str, Callable] = {  # how far a place is from a thing's middle, 1 at its edge
@@ -250,12 +294,15 @@ def mask(
     return np.clip((1 - SHAPES[shape](x, y, width, height)) * (_EDGE * min(width, height)) + 0.5, 0, 1)
 
 # %% ../nbs/03a_motion.ipynb #3a000025
-_ROWS, _COLUMNS = (v.astype(np.float32) for v in np.meshgrid(np.linspace(-1, 1, SIDE), np.linspace(-1, 1, SIDE), indexing="ij"))
+_ROWS, _COLUMNS = (
+    v.astype(np.float32) for v in np.meshgrid(np.linspace(-1, 1, SIDE), np.linspace(-1, 1, SIDE), indexing="ij")
+)
 
 
 @dataclass(frozen=True)
 class Camera:
     "How a camera is held, at each picture of a window."
+
     shift: np.ndarray  # [T, 2], right and down, half pictures
     zoom: np.ndarray  # [T]; above 1 everything looks smaller
     aspect: float  # how many times wider than high a pixel is
@@ -263,13 +310,18 @@ class Camera:
     def world(self) -> tuple[np.ndarray, np.ndarray]:
         "Where each pixel looks, x and y: float32 [T, SIDE, SIDE], or [1, SIDE, SIDE] where the camera stands still."
         x, y = (self.aspect * _COLUMNS)[None], _ROWS[None]
-        if not self.shift.any() and (self.zoom == 1).all(): return x, y
-        right, down, zoom = (v.astype(np.float32)[:, None, None] for v in (self.shift[:, 0], self.shift[:, 1], self.zoom))
+        if not self.shift.any() and (self.zoom == 1).all():
+            return x, y
+        right, down, zoom = (
+            v.astype(np.float32)[:, None, None] for v in (self.shift[:, 0], self.shift[:, 1], self.zoom)
+        )
         return (x + right) * zoom, (y + down) * zoom
 
     def pixels(self, centre: np.ndarray, radius: np.ndarray) -> tuple[slice, slice]:
         "Rows and columns that see anything within a distance [T] of places [T, 2], at any time."
-        low, high = (((centre + side * radius[:, None]) / self.zoom[:, None] - self.shift) / [self.aspect, 1] for side in (-1, 1))
+        low, high = (
+            ((centre + side * radius[:, None]) / self.zoom[:, None] - self.shift) / [self.aspect, 1] for side in (-1, 1)
+        )
         first = np.floor((low.min(0) + 1) / 2 * (SIDE - 1)).clip(0, SIDE).astype(int)
         last = np.ceil((high.max(0) + 1) / 2 * (SIDE - 1)).clip(-1, SIDE - 1).astype(int) + 1
         return slice(first[1], last[1]), slice(first[0], last[0])
@@ -283,10 +335,14 @@ def hold_camera(
     "Shakes, slow pans and zooms; mostly none."
     shift, zoom = np.zeros((FRAMES, 2)), np.ones(FRAMES)
     if not clean:
-        if rng.random() < 0.4: shift = shift + smooth_noise(rng, rng.uniform(0.1, 1.5), 2) * rng.uniform(0, 0.06)
-        if rng.random() < 0.15: shift = shift + np.outer(np.linspace(-0.5, 0.5, FRAMES), rng.normal(0, 0.5, 2))
-        if rng.random() < 0.1: zoom = np.exp(np.linspace(-0.5, 0.5, FRAMES) * rng.normal(0, 0.3))
-    if kind == "pan": shift = shift + np.outer(_step(rng, 0.2, 2, 12), rng.normal(0, 1.2, 2))
+        if rng.random() < 0.4:
+            shift = shift + smooth_noise(rng, rng.uniform(0.1, 1.5), 2) * rng.uniform(0, 0.06)
+        if rng.random() < 0.15:
+            shift = shift + np.outer(np.linspace(-0.5, 0.5, FRAMES), rng.normal(0, 0.5, 2))
+        if rng.random() < 0.1:
+            zoom = np.exp(np.linspace(-0.5, 0.5, FRAMES) * rng.normal(0, 0.3))
+    if kind == "pan":
+        shift = shift + np.outer(_step(rng, 0.2, 2, 12), rng.normal(0, 1.2, 2))
     return Camera(shift, zoom, math.exp(rng.normal(0, 0.2)))
 
 # %% ../nbs/03a_motion.ipynb #3a000028
@@ -308,13 +364,17 @@ def background(
     surface = texture(rng, int(rng.integers(3, 7)), 0.8, rng.uniform(3, 22))
     x, y = camera.world()
     pictures = level + contrast * surface(*_warped(rng, x, y, movement.out) if rng.random() < 0.15 else (x, y))
-    if rng.random() < 0.3: pictures = np.where(surface(x * 0.7 + 3, y * 0.7) > rng.normal(0, 0.5), pictures, pictures * 0.5 + rng.uniform(0, 128))
+    if rng.random() < 0.3:
+        pictures = np.where(
+            surface(x * 0.7 + 3, y * 0.7) > rng.normal(0, 0.5), pictures, pictures * 0.5 + rng.uniform(0, 128)
+        )
     return np.array(np.broadcast_to(pictures, (FRAMES, SIDE, SIDE)), np.float32)
 
 # %% ../nbs/03a_motion.ipynb #3a00002b
 @dataclass(frozen=True)
 class Thing:
     "Something in front of the background, at each picture of a window."
+
     shape: str  # key of SHAPES
     width: float  # half of it, half pictures
     height: float  # half of it, half pictures
@@ -336,8 +396,16 @@ def lay(
     softness = 1 + 0.5 / (_EDGE * min(thing.width, thing.height))
     rows, columns = camera.pixels(thing.centre, math.hypot(thing.width, thing.height) * softness * thing.size)
     seen = pictures[:, rows, columns]
-    right, down, cos, sin, light = (v.astype(np.float32)[:, None, None] for v in (
-        thing.centre[:, 0], thing.centre[:, 1], np.cos(thing.angle) / thing.size, np.sin(thing.angle) / thing.size, thing.light))
+    right, down, cos, sin, light = (
+        v.astype(np.float32)[:, None, None]
+        for v in (
+            thing.centre[:, 0],
+            thing.centre[:, 1],
+            np.cos(thing.angle) / thing.size,
+            np.sin(thing.angle) / thing.size,
+            thing.light,
+        )
+    )
     x, y = (v[:, rows, columns] for v in camera.world())
     x, y = x - right, y - down
     x, y = cos * x + sin * y, cos * y - sin * x
@@ -348,6 +416,7 @@ def lay(
 @dataclass(frozen=True)
 class Body:
     "What things belong to."
+
     place: np.ndarray  # [T, 2], half pictures
     shift: np.ndarray  # of it with the movement [T, 2], half pictures
     scale: float  # its size
@@ -360,11 +429,16 @@ def _stand(rng: np.random.Generator, rhythm: Rhythm, clean: bool) -> np.ndarray:
     place = rng.uniform(-0.4, 0.4, 2) + np.zeros((FRAMES, 2))
     first, last = (rhythm.cycles[0][0], rhythm.cycles[-1][1]) if rhythm.cycles else (0.0, SECONDS)
     gone = []
-    if first > 1 and rng.random() < 0.3: gone.append((first - TIMES) / min(first, rng.uniform(1, 3)))
-    if last < SECONDS - 1 and rng.random() < 0.3: gone.append((TIMES - last) / rng.uniform(1, 3))
-    for away in gone: place = place + np.outer(gaussian_filter1d(np.clip(away, 0, 1), 1.5), rng.normal(0, 1.2, 2))
-    if rng.random() < 0.6: place = place + smooth_noise(rng, rng.uniform(0.3, 2), 2) * rng.uniform(0, 0.03)
-    if not clean and rng.random() < 0.3: place = place + smooth_noise(rng, rng.uniform(2, 5), 2) * rng.uniform(0, 0.12)
+    if first > 1 and rng.random() < 0.3:
+        gone.append((first - TIMES) / min(first, rng.uniform(1, 3)))
+    if last < SECONDS - 1 and rng.random() < 0.3:
+        gone.append((TIMES - last) / rng.uniform(1, 3))
+    for away in gone:
+        place = place + np.outer(gaussian_filter1d(np.clip(away, 0, 1), 1.5), rng.normal(0, 1.2, 2))
+    if rng.random() < 0.6:
+        place = place + smooth_noise(rng, rng.uniform(0.3, 2), 2) * rng.uniform(0, 0.03)
+    if not clean and rng.random() < 0.3:
+        place = place + smooth_noise(rng, rng.uniform(2, 5), 2) * rng.uniform(0, 0.12)
     return place
 
 
@@ -377,9 +451,14 @@ def stand(
     clean: bool,  # it does not wander
 ) -> Body:
     "A body, and how it moves as a whole."
-    place, scale, strength = _stand(rng, rhythm, clean), _log_uniform(rng, 0.4, 1.2), _log_uniform(rng, 0.15, 1.0) * style.reach
+    place, scale, strength = (
+        _stand(rng, rhythm, clean),
+        _log_uniform(rng, 0.4, 1.2),
+        _log_uniform(rng, 0.15, 1.0) * style.reach,
+    )
     way = np.array([rng.normal(0, 0.3), 1.0]) if figure else rng.normal(0, 1, 2)
-    if not figure: way = way / np.linalg.norm(way)
+    if not figure:
+        way = way / np.linalg.norm(way)
     shift = np.outer(movement.out, way * strength * scale * 0.6 * (figure and rng.random() < 0.8))
     return Body(place, shift, scale, strength, way)
 
@@ -388,10 +467,19 @@ def _thing(rng: np.random.Generator, body: Body, aside: bool) -> Thing:
     "Something on a body that does not move yet; `aside`: not in its middle."
     width, height = body.scale * rng.uniform(0.12, 0.5, 2)
     place = rng.normal(0, 0.25, 2) * body.scale * aside
-    return Thing(str(rng.choice(list(SHAPES))), width, height, body.place + place, np.full(FRAMES, rng.uniform(0, 6.28)), np.ones(FRAMES), np.zeros(FRAMES))
+    return Thing(
+        str(rng.choice(list(SHAPES))),
+        width,
+        height,
+        body.place + place,
+        np.full(FRAMES, rng.uniform(0, 6.28)),
+        np.ones(FRAMES),
+        np.zeros(FRAMES),
+    )
 
 
-def _either_way(rng: np.random.Generator) -> int: return 1 if rng.random() < 0.5 else -1
+def _either_way(rng: np.random.Generator) -> int:
+    return 1 if rng.random() < 0.5 else -1
 
 
 def _shift(rng: np.random.Generator, body: Body, thing: Thing, out: np.ndarray, turn: np.ndarray) -> Thing:
@@ -404,7 +492,14 @@ def _limb(rng: np.random.Generator, body: Body, thing: Thing, out: np.ndarray, t
     joint = body.place + 1.2 * (thing.centre - body.place) + body.shift
     angle = thing.angle + out * _either_way(rng) * rng.uniform(0.4, 2.6) * min(1, body.strength * 1.5)
     centre = joint + length / 2 * np.stack([np.sin(angle), np.cos(angle)], 1)
-    return replace(thing, shape=str(rng.choice(["capsule", "box", "ellipse"])), width=length * rng.uniform(0.1, 0.25), height=length / 2, centre=centre, angle=-angle)
+    return replace(
+        thing,
+        shape=str(rng.choice(["capsule", "box", "ellipse"])),
+        width=length * rng.uniform(0.1, 0.25),
+        height=length / 2,
+        centre=centre,
+        angle=-angle,
+    )
 
 # %% ../nbs/03a_motion.ipynb #3a000030
 def _scale(rng: np.random.Generator, body: Body, thing: Thing, out: np.ndarray, turn: np.ndarray) -> Thing:
@@ -425,14 +520,24 @@ def _light(rng: np.random.Generator, body: Body, thing: Thing, out: np.ndarray, 
     return replace(thing, light=out * rng.uniform(15, 100) * _either_way(rng))
 
 
-_MOVES: dict[str, Callable[..., Thing]] = {"shift": _shift, "limb": _limb, "figure": _limb, "scale": _scale, "turn": _turn, "round": _round, "light": _light}
+_MOVES: dict[str, Callable[..., Thing]] = {
+    "shift": _shift,
+    "limb": _limb,
+    "figure": _limb,
+    "scale": _scale,
+    "turn": _turn,
+    "round": _round,
+    "light": _light,
+}
 
 # %% ../nbs/03a_motion.ipynb #3a000032
 def _together(rng: np.random.Generator, movement: Movement, n: int) -> tuple[np.ndarray, np.ndarray]:
     "All things move at once, some less, the other way, or twice."
     turn = movement.turn + rng.uniform(0, 6.28)
-    if n and rng.random() < 0.25: return movement.out * rng.uniform(-0.6, 1.2), turn
-    if n and rng.random() < 0.1: return movement.reach * out_and_back(2 * movement.phase) * rng.uniform(0.3, 0.8), turn
+    if n and rng.random() < 0.25:
+        return movement.out * rng.uniform(-0.6, 1.2), turn
+    if n and rng.random() < 0.1:
+        return movement.reach * out_and_back(2 * movement.phase) * rng.uniform(0.3, 0.8), turn
     return movement.out, turn
 
 
@@ -452,11 +557,15 @@ def pair_up(
     style: MotionStyle,  # how often
     way: str,  # how things move
     rhythm: Rhythm,  # only what repeats many times has two sides
-) -> Callable[..., tuple[np.ndarray, np.ndarray]]:  # from a movement and the number of a thing to its displacement and its angle
+) -> Callable[
+    ..., tuple[np.ndarray, np.ndarray]
+]:  # from a movement and the number of a thing to its displacement and its angle
     "What left and right have to do with each other."
     chance, limbs = rng.random(), way in ("limb", "figure")
-    if rhythm.kind != "many": return _together
-    if limbs and chance < style.alternating: return _alternating
+    if rhythm.kind != "many":
+        return _together
+    if limbs and chance < style.alternating:
+        return _alternating
     return _antiphase if (limbs or way == "round") and 1 - chance < style.antiphase else _together
 
 # %% ../nbs/03a_motion.ipynb #3a000033
@@ -470,13 +579,19 @@ def draw_things(
     clean: bool,  # the body does not wander
 ) -> None:
     "Draw everything that moves as the rhythm says."
-    way = str(rng.choice([name for name, _ in style.ways], p=np.array([share for _, share in style.ways]) / sum(share for _, share in style.ways)))
+    way = str(
+        rng.choice(
+            [name for name, _ in style.ways],
+            p=np.array([share for _, share in style.ways]) / sum(share for _, share in style.ways),
+        )
+    )
     pair = pair_up(rng, style, way, rhythm)
     if pair is _antiphase:  # what never rests does not wait either
         movement = move(rng, replace(rhythm, rest=0.0, hold=0.0))
     body = stand(rng, style, rhythm, movement, way == "figure", clean)
     number = rng.integers(2, 6) if way == "figure" else rng.choice([1, 2, 3, 4], p=[0.3, 0.3, 0.25, 0.15])
-    if way == "figure" or (way == "limb" and rng.random() < 0.6): lay(rng, pictures, camera, _trunk(rng, body, movement))
+    if way == "figure" or (way == "limb" and rng.random() < 0.6):
+        lay(rng, pictures, camera, _trunk(rng, body, movement))
     for n in range(number if pair is _together else max(2, number)):
         lay(rng, pictures, camera, _MOVES[way](rng, body, _thing(rng, body, n > 0), *pair(rng, movement, n)))
 
@@ -485,7 +600,15 @@ def _trunk(rng: np.random.Generator, body: Body, movement: Movement) -> Thing:
     "What limbs hang on; it leans a little, some of it with the movement."
     width, height = body.scale * rng.uniform(0.15, 0.35), body.scale * rng.uniform(0.3, 0.6)
     angle = rng.normal(0, 0.4) + movement.out * body.strength * rng.normal(0, 0.5) * (rng.random() < 0.4)
-    return Thing(str(rng.choice(["ellipse", "box"])), width, height, body.place + body.shift, angle, np.ones(FRAMES), np.zeros(FRAMES))
+    return Thing(
+        str(rng.choice(["ellipse", "box"])),
+        width,
+        height,
+        body.place + body.shift,
+        angle,
+        np.ones(FRAMES),
+        np.zeros(FRAMES),
+    )
 
 # %% ../nbs/03a_motion.ipynb #3a000035
 def distract(
@@ -496,18 +619,38 @@ def distract(
     "Passers-by, flicker and blur over pictures, some of each."
     for _ in range(rng.choice([0, 1, 2], p=[0.6, 0.3, 0.1])):
         place = rng.uniform(-0.9, 0.9, 2) + smooth_noise(rng, rng.uniform(0.3, 3), 2) * rng.uniform(0.02, 0.25)
-        if rng.random() < 0.3: place = place + np.outer(np.linspace(-1, 1, FRAMES), rng.normal(0, 0.8, 2))
+        if rng.random() < 0.3:
+            place = place + np.outer(np.linspace(-1, 1, FRAMES), rng.normal(0, 0.8, 2))
         width, height = rng.uniform(0.08, 0.3, 2)
-        lay(rng, pictures, camera, Thing("ellipse", width, height, place, np.full(FRAMES, rng.uniform(0, 6.28)), np.ones(FRAMES), np.zeros(FRAMES)))
-    if rng.random() < 0.2: pictures = pictures * (1 + smooth_noise(rng, rng.uniform(0.1, 2))[:, :, None] * rng.uniform(0, 0.06)).astype(np.float32)
+        lay(
+            rng,
+            pictures,
+            camera,
+            Thing(
+                "ellipse",
+                width,
+                height,
+                place,
+                np.full(FRAMES, rng.uniform(0, 6.28)),
+                np.ones(FRAMES),
+                np.zeros(FRAMES),
+            ),
+        )
+    if rng.random() < 0.2:
+        pictures = pictures * (1 + smooth_noise(rng, rng.uniform(0.1, 2))[:, :, None] * rng.uniform(0, 0.06)).astype(
+            np.float32
+        )
     return gaussian_filter(pictures, (0, 0.6, 0.6)) if rng.random() < 0.3 else pictures
 
 # %% ../nbs/03a_motion.ipynb #3a000037
 @dataclass(frozen=True)
 class DrawnMotion:
     "A window with the truth that made it."
+
     pictures: np.ndarray  # grey levels, float32 [FRAMES, SIDE, SIDE]
-    cycles: tuple[tuple[float, float], ...]  # start and end of each repetition, seconds as played; the first and the last may lie partly outside
+    cycles: tuple[
+        tuple[float, float], ...
+    ]  # start and end of each repetition, seconds as played; the first and the last may lie partly outside
     kind: str  # "many", "one", or a key of NOTHING
 
 
@@ -524,7 +667,8 @@ def _draw(rng: np.random.Generator, style: MotionStyle, rhythm: Rhythm) -> tuple
     camera = hold_camera(rng, rhythm.kind, clean)
     pictures = background(rng, camera, movement)
     draw_things(rng, pictures, camera, style, rhythm, movement, clean)
-    if not clean: pictures = distract(rng, pictures, camera)
+    if not clean:
+        pictures = distract(rng, pictures, camera)
     noise = rng.uniform(4, 30) if rhythm.kind == "noise" else rng.uniform(0, 1.5 if clean else 6)
     return np.clip(pictures, 0, 255), noise
 
@@ -543,5 +687,9 @@ def draw_motion(
         drawn = rhythm or write_rhythm(rng, style)
         pictures, noise = _draw(rng, style, drawn)
         if not drawn.cycles or contrast(pictures) > 0.6 + 0.15 * noise:
-            return DrawnMotion(pictures + np.float32(noise) * rng.standard_normal(pictures.shape, np.float32), drawn.cycles, drawn.kind)
-    raise ValueError(f"nothing could be seen to move in {TRIES} windows: let the reach be larger, or a repetition lie in the window")
+            return DrawnMotion(
+                pictures + np.float32(noise) * rng.standard_normal(pictures.shape, np.float32), drawn.cycles, drawn.kind
+            )
+    raise ValueError(
+        f"nothing could be seen to move in {TRIES} windows: let the reach be larger, or a repetition lie in the window"
+    )

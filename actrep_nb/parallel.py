@@ -35,17 +35,29 @@ from .show import write_whole
 
 # %% ../nbs/10a_parallel.ipynb #8ef78e7b
 _DEEPSPEED: dict[str, Any] = {
-    "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "gradient_clipping": "auto", "bf16": {"enabled": "auto"},
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "bf16": {"enabled": "auto"},
     "zero_allow_untested_optimizer": True,  # the Trainer's AdamW
 }
 _CPU = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-_ZERO3 = {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True}  # so that a checkpoint is one that `from_pretrained` reads
+_ZERO3 = {
+    "stage": 3,
+    "stage3_gather_16bit_weights_on_model_save": True,
+}  # so that a checkpoint is one that `from_pretrained` reads
 
 STRATEGIES: dict[str, dict[str, Any]] = {  # name → what TrainingArguments takes
     "ddp": {},
     "zero2": {"deepspeed": _DEEPSPEED | {"zero_optimization": {"stage": 2}}},
     "zero3": {"deepspeed": _DEEPSPEED | {"zero_optimization": _ZERO3}},
-    "zero3_offload": {"deepspeed": _DEEPSPEED | {"zero_force_ds_cpu_optimizer": False, "zero_optimization": _ZERO3 | {"offload_optimizer": _CPU, "offload_param": _CPU}}},
+    "zero3_offload": {
+        "deepspeed": _DEEPSPEED
+        | {
+            "zero_force_ds_cpu_optimizer": False,
+            "zero_optimization": _ZERO3 | {"offload_optimizer": _CPU, "offload_param": _CPU},
+        }
+    },
     "fsdp2": {"fsdp": "full_shard", "fsdp_config": {"version": 2, "reshard_after_forward": True}},
 }
 
@@ -56,12 +68,16 @@ def strategy_arguments(
     **zero: Any,  # more for DeepSpeed's `zero_optimization`, as stage3_param_persistence_threshold
 ) -> dict[str, Any]:
     "What TrainingArguments takes for a strategy. ValueError for a name that STRATEGIES lacks."
-    if name not in STRATEGIES: raise ValueError(f"no strategy {name!r}; STRATEGIES has {', '.join(STRATEGIES)}")
+    if name not in STRATEGIES:
+        raise ValueError(f"no strategy {name!r}; STRATEGIES has {', '.join(STRATEGIES)}")
     chosen = copy.deepcopy(STRATEGIES[name])
-    if zero and "deepspeed" not in chosen: raise ValueError(f"{name} takes no DeepSpeed settings: {', '.join(zero)}")
-    if zero: chosen["deepspeed"]["zero_optimization"] |= zero
+    if zero and "deepspeed" not in chosen:
+        raise ValueError(f"{name} takes no DeepSpeed settings: {', '.join(zero)}")
+    if zero:
+        chosen["deepspeed"]["zero_optimization"] |= zero
     if precision == "bfloat16" and "deepspeed" in chosen:
-        if "offload" in name: raise ValueError(f"{name} keeps float32 weights in the computer's memory: take precision='mixed'")
+        if "offload" in name:
+            raise ValueError(f"{name} keeps float32 weights in the computer's memory: take precision='mixed'")
         chosen["deepspeed"]["bf16"] |= {"bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
     return chosen | {"bf16": precision == "mixed" or (precision == "bfloat16" and "deepspeed" in chosen)}
 
@@ -72,7 +88,8 @@ def save_strategy(
 ) -> None:
     "Write the configuration of a strategy for DeepSpeed. ValueError when it has none."
     chosen = strategy_arguments(name)
-    if "deepspeed" not in chosen: raise ValueError(f"{name} needs no DeepSpeed configuration")
+    if "deepspeed" not in chosen:
+        raise ValueError(f"{name} needs no DeepSpeed configuration")
     write_whole(path, json.dumps(chosen["deepspeed"], indent=2) + "\n")
 
 # %% ../nbs/10a_parallel.ipynb #b1e1a6f2
@@ -84,9 +101,13 @@ def find_precision(
 ) -> str:
     "A precision by its name. ValueError for one that PRECISIONS lacks; a warning for pure bfloat16."
     name = name or ("mixed" if torch.cuda.is_available() else "float32")
-    if name not in PRECISIONS: raise ValueError(f"no precision {name!r}; PRECISIONS has {', '.join(PRECISIONS)}")
+    if name not in PRECISIONS:
+        raise ValueError(f"no precision {name!r}; PRECISIONS has {', '.join(PRECISIONS)}")
     if name == "bfloat16":
-        warnings.warn("precision='bfloat16' rounds weights and the optimiser's state to 8 bits after each step: at lr 1e-6 all but a few per cent of the weights stay where they are. 'mixed' computes in bfloat16 too, and keeps them in float32", stacklevel=2)
+        warnings.warn(
+            "precision='bfloat16' rounds weights and the optimiser's state to 8 bits after each step: at lr 1e-6 all but a few per cent of the weights stay where they are. 'mixed' computes in bfloat16 too, and keeps them in float32",
+            stacklevel=2,
+        )
     return name
 
 # %% ../nbs/10a_parallel.ipynb #b1e1a6f6
@@ -94,8 +115,14 @@ def set_up_fsdp2(
     args: TrainingArguments,  # changed in place
 ) -> None:
     "What transformers does not tell accelerate: to add up gradients in float32, to leave what a model returns as it is, and that CPUs can share out as well."
-    if args.bf16: args.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    if args.use_cpu: args.distributed_state.distributed_type = DistributedType.MULTI_GPU  # else accelerate would take DDP, and not say so
+    if args.bf16:
+        args.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+        )
+    if args.use_cpu:
+        args.distributed_state.distributed_type = (
+            DistributedType.MULTI_GPU
+        )  # else accelerate would take DDP, and not say so
 
 # %% ../nbs/10a_parallel.ipynb #cbc7b49d
 def state_bytes(
@@ -104,39 +131,111 @@ def state_bytes(
     strategy: str = "ddp",  # a name in STRATEGIES
     gpus: int = 1,  # ranks
     precision: str = "mixed",  # see `find_precision`
-) -> dict[str, float]:  # "weights", "gradients", "optimiser" on each GPU, and "cpu": what each rank keeps in the computer's memory
+) -> dict[
+    str, float
+]:  # "weights", "gradients", "optimiser" on each GPU, and "cpu": what each rank keeps in the computer's memory
     "What a strategy keeps where, in bytes, before any activation."
-    if strategy not in STRATEGIES: raise ValueError(f"no strategy {strategy!r}; STRATEGIES has {', '.join(STRATEGIES)}")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"no strategy {strategy!r}; STRATEGIES has {', '.join(STRATEGIES)}")
     zero, all_out = strategy.startswith("zero"), strategy in ("zero3", "zero3_offload", "fsdp2")
-    each = 2 if precision == "bfloat16" or precision == "mixed" and zero else 4  # of a trained weight, and of its gradient
+    each = (
+        2 if precision == "bfloat16" or precision == "mixed" and zero else 4
+    )  # of a trained weight, and of its gradient
     averages = 4 if precision == "bfloat16" else 8
     frozen = 4 if precision == "float32" or precision == "mixed" and strategy == "fsdp2" else 2
-    copy = {"mixed": 4, "float32": 4, "bfloat16": 2}[precision] if zero else 0  # of its own, that DeepSpeed's optimiser works on
+    copy = (
+        {"mixed": 4, "float32": 4, "bfloat16": 2}[precision] if zero else 0
+    )  # of its own, that DeepSpeed's optimiser works on
     parts = gpus if all_out else 1
-    kept = {"weights": (trained * each + (weights - trained) * frozen) / parts, "gradients": trained * each / (1 if strategy == "ddp" else gpus),
-            "optimiser": trained * (averages + copy) / (1 if strategy == "ddp" else gpus)}
-    if strategy != "zero3_offload": return kept | {"cpu": 0.0}
-    return {"weights": 0.0, "gradients": kept["gradients"], "optimiser": 0.0, "cpu": kept["weights"] + kept["optimiser"]}
+    kept = {
+        "weights": (trained * each + (weights - trained) * frozen) / parts,
+        "gradients": trained * each / (1 if strategy == "ddp" else gpus),
+        "optimiser": trained * (averages + copy) / (1 if strategy == "ddp" else gpus),
+    }
+    if strategy != "zero3_offload":
+        return kept | {"cpu": 0.0}
+    return {
+        "weights": 0.0,
+        "gradients": kept["gradients"],
+        "optimiser": 0.0,
+        "cpu": kept["weights"] + kept["optimiser"],
+    }
 
 # %% ../nbs/10a_parallel.ipynb #6825277d
 def _text(hidden: int, inner: int, layers: int, heads: int, kv: int, **more: Any) -> dict[str, Any]:
     "The part of a configuration that sizes the language model."
-    return {"hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": heads, "num_key_value_heads": kv, **more}
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        **more,
+    }
 
 
-_SMALL = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}  # tower of the smaller Qwen3-VL
+_SMALL = {
+    "depth": 24,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "deepstack_visual_indexes": [5, 11, 17],
+}  # tower of the smaller Qwen3-VL
 
 PUBLISHED: dict[str, dict[str, Any]] = {  # name on the hub → the sizes in its configuration
-    "Qwen/Qwen2-VL-2B-Instruct": {"model_type": "qwen2_vl", "tie_word_embeddings": True, "text_config": _text(1536, 8960, 28, 12, 2, vocab_size=151936), "vision_config": {"hidden_size": 1536}},
-    "Qwen/Qwen2-VL-7B-Instruct": {"model_type": "qwen2_vl", "text_config": _text(3584, 18944, 28, 28, 4), "vision_config": {"hidden_size": 3584}},
-    "Qwen/Qwen2.5-VL-3B-Instruct": {"model_type": "qwen2_5_vl", "tie_word_embeddings": True, "text_config": _text(2048, 11008, 36, 16, 2, vocab_size=151936), "vision_config": {"hidden_size": 1280, "out_hidden_size": 2048}},
-    "Qwen/Qwen2.5-VL-7B-Instruct": {"model_type": "qwen2_5_vl", "text_config": _text(3584, 18944, 28, 28, 4), "vision_config": {"hidden_size": 1280, "out_hidden_size": 3584}},
-    "Qwen/Qwen2.5-VL-32B-Instruct": {"model_type": "qwen2_5_vl", "text_config": _text(5120, 27648, 64, 40, 8), "vision_config": {"hidden_size": 1280, "intermediate_size": 3456, "out_hidden_size": 5120}},
-    "Qwen/Qwen2.5-VL-72B-Instruct": {"model_type": "qwen2_5_vl", "text_config": _text(8192, 29568, 80, 64, 8), "vision_config": {"hidden_size": 1280, "intermediate_size": 3456, "out_hidden_size": 8192}},
-    "Qwen/Qwen3-VL-2B-Instruct": {"model_type": "qwen3_vl", "tie_word_embeddings": True, "text_config": _text(2048, 6144, 28, 16, 8, head_dim=128), "vision_config": _SMALL | {"out_hidden_size": 2048}},
-    "Qwen/Qwen3-VL-4B-Instruct": {"model_type": "qwen3_vl", "tie_word_embeddings": True, "text_config": _text(2560, 9728, 36, 32, 8, head_dim=128), "vision_config": _SMALL | {"out_hidden_size": 2560}},
-    "Qwen/Qwen3-VL-8B-Instruct": {"model_type": "qwen3_vl", "text_config": _text(4096, 12288, 36, 32, 8, head_dim=128), "vision_config": {"out_hidden_size": 4096}},
-    "Qwen/Qwen3-VL-32B-Instruct": {"model_type": "qwen3_vl", "text_config": _text(5120, 25600, 64, 64, 8, head_dim=128), "vision_config": {"out_hidden_size": 5120}},
+    "Qwen/Qwen2-VL-2B-Instruct": {
+        "model_type": "qwen2_vl",
+        "tie_word_embeddings": True,
+        "text_config": _text(1536, 8960, 28, 12, 2, vocab_size=151936),
+        "vision_config": {"hidden_size": 1536},
+    },
+    "Qwen/Qwen2-VL-7B-Instruct": {
+        "model_type": "qwen2_vl",
+        "text_config": _text(3584, 18944, 28, 28, 4),
+        "vision_config": {"hidden_size": 3584},
+    },
+    "Qwen/Qwen2.5-VL-3B-Instruct": {
+        "model_type": "qwen2_5_vl",
+        "tie_word_embeddings": True,
+        "text_config": _text(2048, 11008, 36, 16, 2, vocab_size=151936),
+        "vision_config": {"hidden_size": 1280, "out_hidden_size": 2048},
+    },
+    "Qwen/Qwen2.5-VL-7B-Instruct": {
+        "model_type": "qwen2_5_vl",
+        "text_config": _text(3584, 18944, 28, 28, 4),
+        "vision_config": {"hidden_size": 1280, "out_hidden_size": 3584},
+    },
+    "Qwen/Qwen2.5-VL-32B-Instruct": {
+        "model_type": "qwen2_5_vl",
+        "text_config": _text(5120, 27648, 64, 40, 8),
+        "vision_config": {"hidden_size": 1280, "intermediate_size": 3456, "out_hidden_size": 5120},
+    },
+    "Qwen/Qwen2.5-VL-72B-Instruct": {
+        "model_type": "qwen2_5_vl",
+        "text_config": _text(8192, 29568, 80, 64, 8),
+        "vision_config": {"hidden_size": 1280, "intermediate_size": 3456, "out_hidden_size": 8192},
+    },
+    "Qwen/Qwen3-VL-2B-Instruct": {
+        "model_type": "qwen3_vl",
+        "tie_word_embeddings": True,
+        "text_config": _text(2048, 6144, 28, 16, 8, head_dim=128),
+        "vision_config": _SMALL | {"out_hidden_size": 2048},
+    },
+    "Qwen/Qwen3-VL-4B-Instruct": {
+        "model_type": "qwen3_vl",
+        "tie_word_embeddings": True,
+        "text_config": _text(2560, 9728, 36, 32, 8, head_dim=128),
+        "vision_config": _SMALL | {"out_hidden_size": 2560},
+    },
+    "Qwen/Qwen3-VL-8B-Instruct": {
+        "model_type": "qwen3_vl",
+        "text_config": _text(4096, 12288, 36, 32, 8, head_dim=128),
+        "vision_config": {"out_hidden_size": 4096},
+    },
+    "Qwen/Qwen3-VL-32B-Instruct": {
+        "model_type": "qwen3_vl",
+        "text_config": _text(5120, 25600, 64, 64, 8, head_dim=128),
+        "vision_config": {"out_hidden_size": 5120},
+    },
 }
 PUBLISHED |= {name.replace("Instruct", "Thinking"): sizes for name, sizes in PUBLISHED.items() if "Qwen3" in name}
 
@@ -149,7 +248,8 @@ def _built(
 
     known = PUBLISHED.get(model, {}) if not Path(model).exists() else {}
     config = AutoConfig.for_model(**known) if known else from_checkpoint(AutoConfig, model)
-    with torch.device("meta"): return AutoModelForImageTextToText.from_config(config)
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config)
 
 
 def parameter_counts(
@@ -179,7 +279,10 @@ def rank_share(
     "The share of one rank in one pass. ValueError when the batch does not divide."
     ranks = ranks or world_size()
     share, rest = divmod(batch_size, ranks * accumulation)
-    if rest or not share: raise ValueError(f"a batch of {batch_size} does not divide into {ranks} ranks × {accumulation} passes: choose a multiple of {ranks * accumulation}")
+    if rest or not share:
+        raise ValueError(
+            f"a batch of {batch_size} does not divide into {ranks} ranks × {accumulation} passes: choose a multiple of {ranks * accumulation}"
+        )
     return share
 
 # %% ../nbs/10a_parallel.ipynb #080640e6
@@ -189,13 +292,19 @@ def through(
 ) -> Any:  # what `call` returned
     "Call a function of the inner model inside the wrappers' forward pass."
     inner = unwrapped(model)
-    if inner is model and not isinstance(inner, FSDPModule): return call(inner)
+    if inner is model and not isinstance(inner, FSDPModule):
+        return call(inner)
     own = inner.__dict__.get("forward")
     inner.forward = lambda *args, **kwargs: call(inner)
-    try: return inner() if isinstance(inner, FSDPModule) else model()  # FSDP2 is no wrapper: its hooks are on the model itself
+    try:
+        return (
+            inner() if isinstance(inner, FSDPModule) else model()
+        )  # FSDP2 is no wrapper: its hooks are on the model itself
     finally:
-        if own is None: del inner.forward
-        else: inner.forward = own
+        if own is None:
+            del inner.forward
+        else:
+            inner.forward = own
 
 # %% ../nbs/10a_parallel.ipynb #34308ab2
 def zero3_of(
@@ -203,7 +312,11 @@ def zero3_of(
 ) -> Any | None:  # what shares out its parameters, or None
     "DeepSpeed's owner of a model's shared-out parameters, if it has one."
     optimizer = getattr(model, "optimizer", None)
-    return getattr(optimizer, "parameter_offload", None) if hasattr(model, "zero_optimization_stage") and model.zero_optimization_stage() == 3 else None
+    return (
+        getattr(optimizer, "parameter_offload", None)
+        if hasattr(model, "zero_optimization_stage") and model.zero_optimization_stage() == 3
+        else None
+    )
 
 
 def shared_weights(
@@ -229,8 +342,10 @@ def whole_weights(
         if hasattr(p, "ds_id"):
             import deepspeed
 
-            with deepspeed.zero.GatheredParameters([p]): yield name, p.detach()
-        else: yield name, p.detach().full_tensor() if hasattr(p, "full_tensor") else p.detach()
+            with deepspeed.zero.GatheredParameters([p]):
+                yield name, p.detach()
+        else:
+            yield name, p.detach().full_tensor() if hasattr(p, "full_tensor") else p.detach()
 
 
 @contextmanager
@@ -242,13 +357,17 @@ def _whole_zero3(
     import deepspeed
 
     with deepspeed.zero.GatheredParameters(list(model.parameters())):
-        for p in model.parameters(): getattr(p, "ds_active_sub_modules", set()).clear()
-        for hook in [*owner.forward_hooks, *owner.backward_hooks]: hook.remove()
+        for p in model.parameters():
+            getattr(p, "ds_active_sub_modules", set()).clear()
+        for hook in [*owner.forward_hooks, *owner.backward_hooks]:
+            hook.remove()
         owner.forward_hooks, owner.backward_hooks = [], []
-        try: yield
+        try:
+            yield
         finally:
             coordinator = owner.get_param_coordinator()
-            if not coordinator.is_invalid_trace(): coordinator._invalidate_trace()  # the order in which layers come next is learnt anew
+            if not coordinator.is_invalid_trace():
+                coordinator._invalidate_trace()  # the order in which layers come next is learnt anew
             owner._register_deepspeed_module(owner.module)
 
 
@@ -263,10 +382,13 @@ def _whole_fsdp2(
     for module, _ in shards:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
-    try: yield
+    try:
+        yield
     finally:
-        for group, info in before: group.post_forward_mesh_info = info
-        for module, _ in shards: module.reshard()
+        for group, info in before:
+            group.post_forward_mesh_info = info
+        for module, _ in shards:
+            module.reshard()
 
 
 @contextmanager
@@ -283,10 +405,14 @@ def gathered(
 ) -> Iterator[Any]:  # the inner model, whole
     "Whole weights on every rank, to generate with. Every rank must enter as often as the others."
     inner, owner = unwrapped(model), zero3_of(model)
-    with _whole_zero3(model, owner) if owner else _whole_fsdp2(inner) if isinstance(inner, FSDPModule) else nullcontext():
+    with (
+        _whole_zero3(model, owner) if owner else _whole_fsdp2(inner) if isinstance(inner, FSDPModule) else nullcontext()
+    ):
         inner._whole = True
-        try: yield inner
-        finally: del inner._whole
+        try:
+            yield inner
+        finally:
+            del inner._whole
 
 # %% ../nbs/10a_parallel.ipynb #e5f0a2b2
 def collected_at_once(
@@ -294,7 +420,9 @@ def collected_at_once(
 ) -> int:  # weights
     "The most that FSDP2 collects at a time: a layer and the next, and what is in no layer."
     built = _built(model)
-    layers = [sum(p.numel() for p in m.parameters()) for m in built.modules() if type(m).__name__ in built._no_split_modules]
+    layers = [
+        sum(p.numel() for p in m.parameters()) for m in built.modules() if type(m).__name__ in built._no_split_modules
+    ]
     return sum(p.numel() for p in built.parameters()) - sum(layers) + 2 * max(layers)
 
 
@@ -308,9 +436,12 @@ def rollout_bytes(
 ) -> int:
     "What each GPU needs for the weights of a rollout, beside `state_bytes`: collected from the other ranks, or rounded to compute with."
     each = 4 if precision == "float32" else 2
-    if strategy == "ddp": return 2 * trained if precision == "mixed" else 0
-    if strategy == "zero2": return 0
-    if gather == "whole": return each * weights
+    if strategy == "ddp":
+        return 2 * trained if precision == "mixed" else 0
+    if strategy == "zero2":
+        return 0
+    if gather == "whole":
+        return each * weights
     return each * (at_once if strategy == "fsdp2" else min(weights, 10**9))  # DeepSpeed's stage3_max_live_parameters
 
 # %% ../nbs/10a_parallel.ipynb #c3a1f0d2
@@ -321,10 +452,21 @@ def fsdp2_loading(
     "What `from_pretrained` takes so that each rank reads its part of every weight."
     from transformers.distributed import DistributedConfig
 
-    if (Path(path) / "adapter_config.json").exists(): path = json.loads((Path(path) / "adapter_config.json").read_text())["base_model_name_or_path"]
+    if (Path(path) / "adapter_config.json").exists():
+        path = json.loads((Path(path) / "adapter_config.json").read_text())["base_model_name_or_path"]
     built = _built(str(path))
-    blocks = {re.sub(r"\d+", "*", name) for name, module in built.named_modules() if type(module).__name__ in built._no_split_modules}
-    return {"distributed_config": DistributedConfig(fsdp_size=world_size(), fsdp_mixed_precision=mixed, fsdp_plan=dict.fromkeys(sorted(blocks), "free_full_weight"))}
+    blocks = {
+        re.sub(r"\d+", "*", name)
+        for name, module in built.named_modules()
+        if type(module).__name__ in built._no_split_modules
+    }
+    return {
+        "distributed_config": DistributedConfig(
+            fsdp_size=world_size(),
+            fsdp_mixed_precision=mixed,
+            fsdp_plan=dict.fromkeys(sorted(blocks), "free_full_weight"),
+        )
+    }
 
 
 def handed_over(
@@ -336,13 +478,17 @@ def handed_over(
     inner = unwrapped(model)
     inner._is_distributed_loading_by_transformers = False
     del inner.config.distributed_config  # or it is written into checkpoints
-    if model is not inner: fully_shard(model, ignored_params=set(model.parameters()))  # nothing left to share out: or accelerate would do it once more
+    if model is not inner:
+        fully_shard(
+            model, ignored_params=set(model.parameters())
+        )  # nothing left to share out: or accelerate would do it once more
 
 
 def averaged_gradients(
     model: Any,  # each rank has the same trained weights, whole, beside frozen ones that are shared out
 ) -> None:
     "Give each rank the first one's trained weights, and the mean of all ranks' gradients after every backward pass."
+
     def average(p: nn.Parameter) -> None:
         torch.distributed.all_reduce(p.grad)
         p.grad /= world_size()
@@ -358,7 +504,8 @@ def summed(
     device: torch.device | str = "cpu",  # where the ranks can add up
 ) -> float:  # of all ranks
     "The sum of a number over the ranks."
-    if not torch.distributed.is_initialized(): return float(value)
+    if not torch.distributed.is_initialized():
+        return float(value)
     total = torch.tensor([float(value)], dtype=torch.float64, device=device)
     torch.distributed.all_reduce(total)
     return total.item()
@@ -369,7 +516,8 @@ def largest(
     device: torch.device | str = "cpu",  # where the ranks can compare
 ) -> int:  # of all ranks
     "The largest of a number over the ranks."
-    if not torch.distributed.is_initialized(): return value
+    if not torch.distributed.is_initialized():
+        return value
     found = torch.tensor([value], device=device)
     torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX)
     return int(found)
@@ -397,9 +545,11 @@ def from_all(
     mine: _T,  # this rank's; anything that can be pickled
 ) -> list[_T]:  # of every rank, in their order
     "What each rank has, on every rank. All must call it, in the same order."
-    if world_size() == 1: return [mine]
+    if world_size() == 1:
+        return [mine]
     dist, found = torch.distributed, [mine] * world_size()
-    if not dist.is_initialized(): dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
     group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     dist.all_gather_object(found, mine, group=group)
     dist.destroy_process_group(group)
@@ -414,10 +564,12 @@ def shared_out(
     "What `call` makes of the items, each rank calling it with its share. ValueError when it makes more or fewer things than it was given."
     mine = share(items, size)
     made = list(call(mine)) if mine else []
-    if len(made) != len(mine): raise ValueError(f"rank {this_rank()} made {len(made)} things of {len(mine)}")
+    if len(made) != len(mine):
+        raise ValueError(f"rank {this_rank()} made {len(made)} things of {len(mine)}")
     whole: list[Any] = [None] * len(items)
     for rank, theirs in enumerate(from_all(made)):
-        for i, one in zip(share(range(len(items)), size, rank), theirs): whole[i] = one
+        for i, one in zip(share(range(len(items)), size, rank), theirs):
+            whole[i] = one
     return whole
 
 # %% ../nbs/10a_parallel.ipynb #062d9406
@@ -437,6 +589,12 @@ def joined_answers(
     from_all(None)  # nobody adds to a file any more
     if this_rank() == 0:
         parts = sorted(path.parent.glob(f"{path.stem}.rank*.jsonl"))
-        if parts: write_answers(path, {name: said for file in [path, *parts] for name, said in read_answers(file, settings).items()}, settings)
-        for file in parts: file.unlink()
+        if parts:
+            write_answers(
+                path,
+                {name: said for file in [path, *parts] for name, said in read_answers(file, settings).items()},
+                settings,
+            )
+        for file in parts:
+            file.unlink()
     return from_all(read_answers(path, settings) if this_rank() == 0 else {})[0]

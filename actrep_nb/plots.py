@@ -32,7 +32,9 @@ INK, SOFT = "0.25", "0.6"  # text and secondary lines
 RIGHT, MIXED, WRONG = "#2a9d8f", "#e9c46a", "#c8553d"  # outcomes, told apart by lightness too
 
 
-def _figure(rows: int = 1, columns: int = 1, height: float = 3.0, width: float = 8.0, **kw) -> tuple[Figure, np.ndarray]:
+def _figure(
+    rows: int = 1, columns: int = 1, height: float = 3.0, width: float = 8.0, **kw
+) -> tuple[Figure, np.ndarray]:
     "A figure at page width that pyplot does not keep, and its axes [rows, columns]; `height` in inches per row."
     fig, axes = plt.subplots(rows, columns, figsize=(width, height * rows), squeeze=False, layout="constrained", **kw)
     plt.close(fig)
@@ -67,14 +69,16 @@ def smooth(
 def _curve(ax: Axes, log: Sequence[Mapping[str, Any]], name: str, color: str = "C0", label: str | None = None) -> None:
     "One column over steps: faint steps, running mean on top."
     x, y = _column(log, name)
-    if not len(y): ax.text(0.5, 0.5, "nothing was logged", transform=ax.transAxes, ha="center", va="center", color=SOFT)
+    if not len(y):
+        ax.text(0.5, 0.5, "nothing was logged", transform=ax.transAxes, ha="center", va="center", color=SOFT)
     ax.plot(x, y, color=color, alpha=0.25, lw=0.8)
     ax.plot(x, smooth(y), color=color, lw=2, label=label)
     ax.set_xlabel("step")
 
 # %% ../nbs/17_plots.ipynb #102362da
 def plot_loss(
-    logs: Mapping[str, Sequence[Mapping[str, Any]]] | Sequence[Mapping[str, Any]],  # rows with step and loss; several runs by name
+    logs: Mapping[str, Sequence[Mapping[str, Any]]]
+    | Sequence[Mapping[str, Any]],  # rows with step and loss; several runs by name
     log_scale: bool = True,  # losses fall by factors
 ) -> Figure:
     "Training loss over optimiser steps."
@@ -83,9 +87,11 @@ def plot_loss(
     for k, (name, log) in enumerate(runs.items()):
         _need(log, "loss")
         _curve(ax, log, "loss", f"C{k}", figure_text(name))
-    if log_scale: ax.set_yscale("log")
+    if log_scale:
+        ax.set_yscale("log")
     ax.set_ylabel("loss")
-    if len(runs) > 1: ax.legend()
+    if len(runs) > 1:
+        ax.legend()
     return fig
 
 # %% ../nbs/17_plots.ipynb #8c946d6c
@@ -100,7 +106,8 @@ def plot_reward_curves(
     for ax, name in zip(axes.flat, names):
         _curve(ax, log, name, INK if name == "reward" else "C0")
         ax.set_title("weighted sum" if name == "reward" else figure_text(name.removeprefix("reward/")))
-    for ax in axes.flat[len(names):]: ax.remove()
+    for ax in axes.flat[len(names) :]:
+        ax.remove()
     axes[0, 0].set_ylabel("mean reward")
     return fig
 
@@ -109,11 +116,17 @@ def plot_group_mix(
     log: Sequence[Mapping[str, Any]],  # rows with group/all_right, group/mixed, group/all_wrong
 ) -> Figure:
     "Share of groups whose answers were all right, mixed, or all wrong, over steps (running means)."
-    parts = {"all wrong": ("group/all_wrong", WRONG), "mixed": ("group/mixed", MIXED), "all right": ("group/all_right", RIGHT)}
+    parts = {
+        "all wrong": ("group/all_wrong", WRONG),
+        "mixed": ("group/mixed", MIXED),
+        "all right": ("group/all_right", RIGHT),
+    }
     _need(log, *(name for name, _ in parts.values()))
     fig, ((ax,),) = _figure(height=2.8)
     x, _ = _column(log, "group/mixed")
-    bands = ax.stackplot(x, [smooth(_column(log, name)[1]) for name, _ in parts.values()], colors=[c for _, c in parts.values()], lw=0)
+    bands = ax.stackplot(
+        x, [smooth(_column(log, name)[1]) for name, _ in parts.values()], colors=[c for _, c in parts.values()], lw=0
+    )
     ax.set(xlabel="step", ylabel="share of groups", ylim=(0, 1), xlim=(x.min(), x.max() if len(x) > 1 else x.min() + 1))
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     fig.legend(bands, list(parts), loc="outside right center", reverse=True)
@@ -131,7 +144,9 @@ def plot_completion_length(
     axes[0, 0].set(title="completion length, tokens", ylim=(0, None))
     if cut:
         _curve(axes[0, 1], log, "truncated", WRONG)
-        axes[0, 1].set(title="cut off at the limit", ylim=(0, max(0.05, 1.1 * _column(log, "truncated")[1].max(initial=0.0))))
+        axes[0, 1].set(
+            title="cut off at the limit", ylim=(0, max(0.05, 1.1 * _column(log, "truncated")[1].max(initial=0.0)))
+        )
         axes[0, 1].yaxis.set_major_formatter(PercentFormatter(1))
     return fig
 
@@ -153,11 +168,14 @@ def plot_runs(
 ) -> Figure:
     "The learning curves of several runs in one picture, running means. Raises ValueError when a run lacks the column."
     column = column or ("reward" if all(any("reward" in row for row in log) for log in logs.values()) else "loss")
-    for log in logs.values(): _need(log, column)
+    for log in logs.values():
+        _need(log, column)
     fig, axes = _figure()
     for k, (name, log) in enumerate(logs.items()):
         steps, values = _column(log, column)
-        axes[0, 0].plot(steps, smooth(values), color=f"C{k % 10}", label=figure_text(name), linestyle="-" if k < 10 else "--")
+        axes[0, 0].plot(
+            steps, smooth(values), color=f"C{k % 10}", label=figure_text(name), linestyle="-" if k < 10 else "--"
+        )
     axes[0, 0].set(xlabel="step", ylabel=figure_text(column))
     axes[0, 0].legend(fontsize="small", ncols=1 + len(logs) // 12)
     return fig
@@ -169,14 +187,22 @@ def plot_count_distribution(
     names: tuple[str, str] = ("as annotated", "after random count sampling"),  # titles
 ) -> Figure:
     "How many clips there are of each count, before and after sampling; long tails are binned."
-    sets = [(name, [c.count if isinstance(c, Clip) else int(c) for c in clips]) for name, clips in zip(names, (before, after)) if clips is not None]
+    sets = [
+        (name, [c.count if isinstance(c, Clip) else int(c) for c in clips])
+        for name, clips in zip(names, (before, after))
+        if clips is not None
+    ]
     top = max((max(counts, default=0) for _, counts in sets), default=0)
     width = max(1, math.ceil((top + 1) / 40))
     edges = np.arange(0, top + width + 1, width) - 0.5
     fig, axes = _figure(len(sets), 1, 1.9, sharex=True)
     for ax, (name, counts), color in zip(axes[:, 0], sets, (SOFT, "C0")):
         ax.hist(counts, edges, color=color, rwidth=0.9)
-        ax.set_title(f"{figure_text(name)}: {len(counts)} clips, median count {np.median(counts):.0f}" if counts else f"{figure_text(name)}: no clips")
+        ax.set_title(
+            f"{figure_text(name)}: {len(counts)} clips, median count {np.median(counts):.0f}"
+            if counts
+            else f"{figure_text(name)}: no clips"
+        )
         ax.yaxis.set_major_locator(MaxNLocator(4, integer=True))
         ax.set_ylabel("clips")
     axes[-1, 0].set_xlabel("true count" + (f" (bins of {width})" if width > 1 else ""))
@@ -188,7 +214,9 @@ def plot_count_distribution(
 def _pairs(predictions: Sequence[Prediction]) -> list[tuple[int, int | None]]:
     "True and predicted counts. Raises ValueError for a prediction that does not carry its true count."
     if missing := [p.id for p in predictions if p.true is None]:
-        raise ValueError(f"{len(missing)} predictions do not carry the true count (field `true`), the first is {missing[0]}")
+        raise ValueError(
+            f"{len(missing)} predictions do not carry the true count (field `true`), the first is {missing[0]}"
+        )
     return [(p.true, p.count) for p in predictions if p.true is not None]
 
 
@@ -202,9 +230,18 @@ def _scatter_counts(ax: Axes, pairs: Sequence[tuple[int, int | None]], top: int)
     for (true, pred), n in cells.items():
         missed, beyond = pred is None, pred is not None and pred > top
         y = -1.5 if pred is None else min(pred, top + 1)
-        ax.scatter(true, y, s=25 if missed else max(6, scale * n / largest), color=WRONG if missed or beyond else "C0", marker="x" if missed else "^" if beyond else "o", alpha=0.8, lw=1)
+        ax.scatter(
+            true,
+            y,
+            s=25 if missed else max(6, scale * n / largest),
+            color=WRONG if missed or beyond else "C0",
+            marker="x" if missed else "^" if beyond else "o",
+            alpha=0.8,
+            lw=1,
+        )
     ax.set(xlim=(-0.8, top + 0.8), ylim=(-2.3, top + 1.8))
-    for axis in (ax.xaxis, ax.yaxis): axis.set_major_locator(MaxNLocator(6, integer=True))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(6, integer=True))
     ticks = [t for t in ax.get_yticks() if 0 <= t <= top]
     ax.set_yticks([-1.5, *ticks], ["none", *(f"{t:.0f}" for t in ticks)])
 
@@ -223,7 +260,8 @@ def plot_predicted_vs_true(
         _scatter_counts(ax, ps, limit)
         ax.set_title(figure_text(name))
         ax.set_aspect("equal")
-    for ax in axes.flat[len(pairs):]: ax.remove()
+    for ax in axes.flat[len(pairs) :]:
+        ax.remove()
     fig.supxlabel("true count", fontsize="medium")
     fig.supylabel("predicted count", fontsize="medium")
     return fig
@@ -245,15 +283,33 @@ def plot_error_by_count(
         x = np.arange(len(groups)) + 0.5 * ((k + 0.5) / len(predictions) - 0.5)
         sets = [[v for v, (t, _) in zip(values, pairs) if name_of(t) == g] for g in groups]
         stats = np.array([bootstrap_ci(v, n=500) for v in sets])
-        ax.errorbar(x, stats[:, 0], [stats[:, 0] - stats[:, 1], stats[:, 2] - stats[:, 0]], color=f"C{k}", marker="o", ms=4, lw=1.2, elinewidth=0.8, label=figure_text(name))
+        ax.errorbar(
+            x,
+            stats[:, 0],
+            [stats[:, 0] - stats[:, 1], stats[:, 2] - stats[:, 0]],
+            color=f"C{k}",
+            marker="o",
+            ms=4,
+            lw=1.2,
+            elinewidth=0.8,
+            label=figure_text(name),
+        )
     ax.set_xticks(range(len(groups)), groups)
     ax.set(xlabel="true count", ylabel=ylabel)
     fig.legend(loc="outside right center")
     return fig
 
 # %% ../nbs/17_plots.ipynb #e102c5ff
-METRIC_TITLES = {"obo": "off by at most one", "exact": "exactly right", "mae": "normalised error (MAE)", "abs_mae": "error, repetitions", "parse_rate": "readable answers",
-                 "miou": "overlap (mIoU)", "r@0.5": "overlap of half or more", "accuracy": "right option"}
+METRIC_TITLES = {
+    "obo": "off by at most one",
+    "exact": "exactly right",
+    "mae": "normalised error (MAE)",
+    "abs_mae": "error, repetitions",
+    "parse_rate": "readable answers",
+    "miou": "overlap (mIoU)",
+    "r@0.5": "overlap of half or more",
+    "accuracy": "right option",
+}
 _SHARES = ("obo", "exact", "parse_rate", "miou", "r@0.5", "accuracy")  # from 0 to 1, more is better
 
 
@@ -269,21 +325,36 @@ def plot_metric_table(
             m = results["models"][name][metric]
             ax.plot([m["lo"], m["hi"]], [k, k], color=f"C{k}", lw=2.5, alpha=0.45, solid_capstyle="round")
             ax.plot(m["value"], k, "o", color=f"C{k}", ms=6)
-            ax.annotate(f"{m['value']:.2f}", (m["value"], k), (0, 6), textcoords="offset points", ha="center", fontsize="small", color=INK)
+            ax.annotate(
+                f"{m['value']:.2f}",
+                (m["value"], k),
+                (0, 6),
+                textcoords="offset points",
+                ha="center",
+                fontsize="small",
+                color=INK,
+            )
         ax.set_title(METRIC_TITLES.get(metric, metric) + (" →" if metric in _SHARES else " ←"))
-        if metric in _SHARES: ax.set(xlim=(-0.06, 1.06), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "", "0.5", "", "1"])
-        else: ax.set_xlim(-0.04 * ax.get_xlim()[1], None)
+        if metric in _SHARES:
+            ax.set(xlim=(-0.06, 1.06), xticks=[0, 0.25, 0.5, 0.75, 1], xticklabels=["0", "", "0.5", "", "1"])
+        else:
+            ax.set_xlim(-0.04 * ax.get_xlim()[1], None)
     axes[0, 0].set_yticks(range(len(names)), [figure_text(name) for name in names])
     axes[0, 0].set_ylim(len(names) - 0.4, -0.8)
     return fig
 
 
 def plot_paired(
-    results: Mapping[str, Any],  # {"models": {name: …}, "paired": {"sft-base": {metric: {"value", "lo", "hi"}}}}, as in results.json
+    results: Mapping[
+        str, Any
+    ],  # {"models": {name: …}, "paired": {"sft-base": {metric: {"value", "lo", "hi"}}}}, as in results.json
     metrics: Sequence[str] = ("obo", "mae"),  # which, left to right
 ) -> Figure:
     "Differences between models on the same clips, with paired intervals; red where the interval contains 0."
-    pairs, named = list(results["paired"]), {f"{b}-{a}": f"{b} − {a}" for a in results["models"] for b in results["models"]}
+    pairs, named = (
+        list(results["paired"]),
+        {f"{b}-{a}": f"{b} − {a}" for a in results["models"] for b in results["models"]},
+    )
     fig, axes = _figure(1, len(metrics), 0.9 + 0.32 * len(pairs), sharey=True)
     for ax, metric in zip(axes[0], metrics):
         ax.axvline(0, color=SOFT, lw=1)
@@ -306,13 +377,15 @@ def plot_checkpoints(
 ) -> Figure:
     "Each metric over the steps of training. ValueError for a checkpoint that was not judged."
     names = sorted(steps, key=lambda name: steps[name])
-    if missing := [name for name in names if name not in results["models"]]: raise ValueError(f"not judged: {', '.join(missing)}")
+    if missing := [name for name in names if name not in results["models"]]:
+        raise ValueError(f"not judged: {', '.join(missing)}")
     fig, axes = _figure(1, len(metrics), 2.6)
     for ax, metric in zip(axes[0], metrics):
         x, found = [steps[name] for name in names], [results["models"][name][metric] for name in names]
         ax.fill_between(x, [m["lo"] for m in found], [m["hi"] for m in found], color="C0", alpha=0.15, lw=0)
         ax.plot(x, [m["value"] for m in found], "o-", color="C0", ms=4)
-        if best: ax.plot(steps[best], results["models"][best][metric]["value"], "*", color="C1", ms=13)
+        if best:
+            ax.plot(steps[best], results["models"][best][metric]["value"], "*", color="C1", ms=13)
         ax.set(xlabel="step", ylim=(0, 1.02) if metric in _SHARES else (0, None))
         ax.set_title(METRIC_TITLES.get(metric, metric) + (" →" if metric in _SHARES else " ←"))
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -326,7 +399,8 @@ def crop_to_motion(
     "The columns in which the picture changes most over time, [T, H, W', 3]; narrow frames stay as they are."
     height, width = pixels.shape[1:3]
     keep = max(1, round(height * aspect))
-    if keep >= width or len(pixels) < 2: return pixels
+    if keep >= width or len(pixels) < 2:
+        return pixels
     change = np.abs(np.diff(pixels[..., 1].astype(np.int16), axis=0)).mean(axis=(0, 1))
     sums = np.concatenate([[0.0], np.cumsum(change)])
     start = int(np.argmax(sums[keep:] - sums[:-keep]))
@@ -339,7 +413,8 @@ def _strip(ax: Axes, pixels: np.ndarray, times: np.ndarray, duration: float, slo
     for a, b in zip(edges, edges[1:]):
         k = int(np.argmin(np.abs(times - (a + b) / 2)))
         ax.imshow(pixels[k], extent=(a, b, 0, 1), aspect="auto", interpolation="bilinear")
-    for t in edges[1:-1]: ax.axvline(t, color="white", lw=1.5)
+    for t in edges[1:-1]:
+        ax.axvline(t, color="white", lw=1.5)
     ax.set(xlim=(0, duration), ylim=(0, 1), yticks=[])
     ax.tick_params(bottom=False, labelbottom=False)
     ax.grid(False)
@@ -349,7 +424,8 @@ def _bars(ax: Axes, cycles: Cycles, y: float, color: str) -> None:
     "One numbered bar per repetition."
     for k, (a, b) in enumerate(cycles, 1):
         ax.barh(y, b - a, left=a, height=0.62, color=color, edgecolor="white", lw=1.2)
-        if len(cycles) <= 40: ax.text((a + b) / 2, y, str(k), ha="center", va="center", color="white", fontsize="small")
+        if len(cycles) <= 40:
+            ax.text((a + b) / 2, y, str(k), ha="center", va="center", color="white", fontsize="small")
 
 
 def plot_timeline(
@@ -361,26 +437,40 @@ def plot_timeline(
 ) -> Figure:
     "Annotated and predicted repetitions along time, under the frames they happen in."
     rows = [(f"true: {clip.count}", clip.cycles, INK)] if clip and (clip.cycles or clip.count == 0) else []
-    if prediction: rows.append((f"counted: {'none' if prediction.count is None else prediction.count}", prediction.cycles, "C0"))
+    if prediction:
+        rows.append((f"counted: {'none' if prediction.count is None else prediction.count}", prediction.cycles, "C0"))
     step = float(np.median(np.diff(frames.times))) if frames is not None and len(frames) > 1 else 0.0
-    ends = [b for _, cycles, _ in rows for _, b in cycles or ()] + ([float(frames.times[-1]) + step] if frames is not None else [])
+    ends = [b for _, cycles, _ in rows for _, b in cycles or ()] + (
+        [float(frames.times[-1]) + step] if frames is not None else []
+    )
     span = max(duration or max(ends, default=1.0), 0.1)  # a clip of one moment still needs an axis
     pixels = crop_to_motion(frames.pixels) if frames is not None else np.zeros((1, 1, 1, 3), np.uint8)
     aspect = pixels.shape[2] / pixels.shape[1]
     slots = int(np.clip(round(9 / max(aspect, 0.3)), 4, 14))
     strip = 7.0 / slots / aspect if frames is not None else 0.0
     bars = 0.45 * max(len(rows), 1)
-    fig, axes = _figure(1 + (frames is not None), 1, (strip + bars + 0.8) / (1 + (frames is not None)),
-                        gridspec_kw={"height_ratios": [strip, bars] if frames is not None else [1], "hspace": 0.02})
-    if frames is not None: _strip(axes[0, 0], pixels, frames.times, span, slots)
+    fig, axes = _figure(
+        1 + (frames is not None),
+        1,
+        (strip + bars + 0.8) / (1 + (frames is not None)),
+        gridspec_kw={"height_ratios": [strip, bars] if frames is not None else [1], "hspace": 0.02},
+    )
+    if frames is not None:
+        _strip(axes[0, 0], pixels, frames.times, span, slots)
     ax = axes[-1, 0]
-    for y, (_, cycles, color) in enumerate(rows): _bars(ax, cycles or (), y, color)
+    for y, (_, cycles, color) in enumerate(rows):
+        _bars(ax, cycles or (), y, color)
     for y, (name, cycles, _) in enumerate(rows):
-        if cycles is None: ax.text(span / 2, y, "no times given", ha="center", va="center", color=SOFT, fontsize="small")
+        if cycles is None:
+            ax.text(span / 2, y, "no times given", ha="center", va="center", color=SOFT, fontsize="small")
     ax.set(xlim=(0, span), ylim=(len(rows) - 0.4, -0.6), xlabel="seconds")
     ax.set_yticks(range(len(rows)), [name for name, _, _ in rows])
     ax.grid(False, axis="y")
     said = "; ".join(p for p in (prediction.problems if prediction else ()) if p)
-    title = title if title is not None else (clip.id if clip else prediction.id if prediction else "") + (f"  ({said})" if said else "")
+    title = (
+        title
+        if title is not None
+        else (clip.id if clip else prediction.id if prediction else "") + (f"  ({said})" if said else "")
+    )
     fig.suptitle(figure_text(title if len(title) <= 100 else title[:99] + "…"), fontsize="medium", x=0.01, ha="left")
     return fig

@@ -38,27 +38,64 @@ from .video import READERS, Frames, VideoError, plan_frames, probe
 
 # %% ../nbs/14a_pose.ipynb #43df85d0
 _SIDES = ("left", "right")
-BODY = ("nose", *(f"{side}_{joint}" for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in _SIDES))
+BODY = (
+    "nose",
+    *(f"{side}_{joint}" for joint in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle") for side in _SIDES),
+)
 BLAZEPOSE = (
-    "nose", "left_eye_inner", "left_eye", "left_eye_outer", "right_eye_inner", "right_eye", "right_eye_outer", "left_ear", "right_ear", "mouth_left", "mouth_right",
-    *(f"{side}_{joint}" for joint in ("shoulder", "elbow", "wrist", "pinky", "index", "thumb", "hip", "knee", "ankle", "heel", "foot_index") for side in _SIDES))
+    "nose",
+    "left_eye_inner",
+    "left_eye",
+    "left_eye_outer",
+    "right_eye_inner",
+    "right_eye",
+    "right_eye_outer",
+    "left_ear",
+    "right_ear",
+    "mouth_left",
+    "mouth_right",
+    *(
+        f"{side}_{joint}"
+        for joint in (
+            "shoulder",
+            "elbow",
+            "wrist",
+            "pinky",
+            "index",
+            "thumb",
+            "hip",
+            "knee",
+            "ankle",
+            "heel",
+            "foot_index",
+        )
+        for side in _SIDES
+    ),
+)
 COCO = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", *BODY[1:])
 
 # %% ../nbs/14a_pose.ipynb #20c23f37
 @dataclass(frozen=True)
 class Poses:
     "The joints of people in a film, over time."
+
     times: np.ndarray  # float [T], seconds from the clip's start, ascending
-    points: np.ndarray  # float [T, P, K, 3]: x to the right and y down in pixels, visibility 0 to 1; NaN where a person was not found
+    points: (
+        np.ndarray
+    )  # float [T, P, K, 3]: x to the right and y down in pixels, visibility 0 to 1; NaN where a person was not found
     names: tuple[str, ...] = BLAZEPOSE  # of the K points
     problems: tuple[str, ...] = ()  # what the film or file did not deliver
 
     def __post_init__(self):
         if self.points.shape != (len(self.times), self.points.shape[1], len(self.names), 3):
-            raise ValueError(f"{len(self.times)} times and {len(self.names)} names do not belong to points {self.points.shape}: they must be [T, P, K, 3]")
-        if np.any(np.diff(self.times) <= 0): raise ValueError("times must ascend, each later than the one before")
+            raise ValueError(
+                f"{len(self.times)} times and {len(self.names)} names do not belong to points {self.points.shape}: they must be [T, P, K, 3]"
+            )
+        if np.any(np.diff(self.times) <= 0):
+            raise ValueError("times must ascend, each later than the one before")
 
-    def __len__(self): return len(self.times)
+    def __len__(self):
+        return len(self.times)
 
     @property
     def seen(self) -> np.ndarray:
@@ -71,8 +108,11 @@ class Poses:
         return self.seen.mean(axis=0) if len(self) else np.zeros(self.points.shape[1])
 
 # %% ../nbs/14a_pose.ipynb #77943c84
-BONES = tuple((f"{side}_{a}", f"{side}_{b}") for side in _SIDES for a, b in (("shoulder", "elbow"), ("elbow", "wrist"), ("shoulder", "hip"), ("hip", "knee"), ("knee", "ankle"))) \
-    + tuple((f"left_{joint}", f"right_{joint}") for joint in ("shoulder", "hip"))
+BONES = tuple(
+    (f"{side}_{a}", f"{side}_{b}")
+    for side in _SIDES
+    for a, b in (("shoulder", "elbow"), ("elbow", "wrist"), ("shoulder", "hip"), ("hip", "knee"), ("knee", "ankle"))
+) + tuple((f"left_{joint}", f"right_{joint}") for joint in ("shoulder", "hip"))
 
 
 def skeleton(
@@ -91,15 +131,24 @@ def fill_gaps(
     "Straight lines across gaps in time. ValueError if there is nothing at all."
     flat = np.array(points, dtype=np.float64).reshape(len(points), -1)
     here = np.isfinite(flat)
-    if not here.any(): raise ValueError("there is no point in this sequence: nobody was found")
+    if not here.any():
+        raise ValueError("there is no point in this sequence: nobody was found")
     t = np.arange(len(flat))
     for k in range(flat.shape[1]):
         flat[:, k] = np.interp(t, t[here[:, k]], flat[here[:, k], k]) if here[:, k].any() else 0.0
     return flat.reshape(points.shape)
 
 # %% ../nbs/14a_pose.ipynb #6797ccf5
-_ANGLES = tuple(tuple(f"{side}_{joint}" for joint in joints) for side in _SIDES for joints in (
-    ("shoulder", "elbow", "wrist"), ("elbow", "shoulder", "hip"), ("shoulder", "hip", "knee"), ("hip", "knee", "ankle")))
+_ANGLES = tuple(
+    tuple(f"{side}_{joint}" for joint in joints)
+    for side in _SIDES
+    for joints in (
+        ("shoulder", "elbow", "wrist"),
+        ("elbow", "shoulder", "hip"),
+        ("shoulder", "hip", "knee"),
+        ("hip", "knee", "ankle"),
+    )
+)
 
 
 def _angle(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -130,11 +179,17 @@ def pose_features(
     at, weight = ({n: full[:, names.index(n), :2] for n in wanted}, {n: float(seen[names.index(n)]) for n in wanted})
     centre, torso = _hips_and_torso(at)
     joints = [weight[n] * (at[n] - centre) / torso for n in wanted]
-    angles = [min(weight[n] for n in bend) * _angle(*(at[n] for n in bend))[:, None] for bend in _ANGLES if all(n in at for n in bend)]
+    angles = [
+        min(weight[n] for n in bend) * _angle(*(at[n] for n in bend))[:, None]
+        for bend in _ANGLES
+        if all(n in at for n in bend)
+    ]
     return np.concatenate([*joints, *angles, (centre - np.median(centre, axis=0)) / torso], axis=1)
 
 # %% ../nbs/14a_pose.ipynb #4878ee32
-_ROWS = {len(names) * c: (names, c) for names in (BLAZEPOSE, COCO) for c in (2, 3, 4)}  # width of a row → names, coordinates of each
+_ROWS = {
+    len(names) * c: (names, c) for names in (BLAZEPOSE, COCO) for c in (2, 3, 4)
+}  # width of a row → names, coordinates of each
 
 
 def joint_names(
@@ -149,7 +204,8 @@ def _lost_as_nan(
 ) -> np.ndarray:
     "Who has nothing but zeros in a frame was not found in it. ValueError for a visibility that is none."
     v = points[..., 2][np.isfinite(points[..., 2])]
-    if len(v) and not (0 <= v.min() and v.max() <= 1): raise ValueError(f"visibilities go from {v.min():g} to {v.max():g}; they must be shares, 0 to 1")
+    if len(v) and not (0 <= v.min() and v.max() <= 1):
+        raise ValueError(f"visibilities go from {v.min():g} to {v.max():g}; they must be shares, 0 to 1")
     return np.where((points[..., :2] == 0).all(axis=(2, 3))[..., None, None], np.nan, points)
 
 
@@ -159,22 +215,38 @@ def _as_points(
     "Two coordinates and a visibility, 1 where the file has none."
     third = values[..., -1:]
     known = third[np.isfinite(third)]
-    is_visibility = values.shape[-1] == 4 or (values.shape[-1] == 3 and len(known) > 0 and known.min() >= 0 and known.max() <= 1)
-    return np.concatenate([values[..., :2], third if is_visibility else np.where(np.isfinite(values[..., :1]), 1.0, np.nan)], -1)
+    is_visibility = values.shape[-1] == 4 or (
+        values.shape[-1] == 3 and len(known) > 0 and known.min() >= 0 and known.max() <= 1
+    )
+    return np.concatenate(
+        [values[..., :2], third if is_visibility else np.where(np.isfinite(values[..., :1]), 1.0, np.nan)], -1
+    )
 
 # %% ../nbs/14a_pose.ipynb #bf0b0476
 def _read_array(path: Path, fps: float | None) -> Poses:
     "Poses from .npy."
-    try: values = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as e: raise ValueError(f"{path} is no array of numbers, or it was cut off ({e}): save it with np.save, as float") from None
-    if values.dtype.kind not in "fiu": raise ValueError(f"{path} holds {values.dtype}, not numbers: save it as float")
-    if values.ndim == 2 and values.shape[1] in _ROWS: values = values.reshape(len(values), -1, _ROWS[values.shape[1]][1])
-    if values.ndim == 3: values = values[:, None]
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as e:
+        raise ValueError(
+            f"{path} is no array of numbers, or it was cut off ({e}): save it with np.save, as float"
+        ) from None
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"{path} holds {values.dtype}, not numbers: save it as float")
+    if values.ndim == 2 and values.shape[1] in _ROWS:
+        values = values.reshape(len(values), -1, _ROWS[values.shape[1]][1])
+    if values.ndim == 3:
+        values = values[:, None]
     if values.ndim != 4 or values.shape[-1] not in (2, 3, 4):
-        raise ValueError(f"{path} has shape {values.shape}: [T, K, 2 to 4], [T, P, K, 2 to 4], or rows of {', '.join(map(str, sorted(_ROWS)))} numbers are read")
-    if fps is None: raise ValueError(f"{path} does not tell its frame rate: give fps=")
-    try: points = _lost_as_nan(_as_points(values.astype(np.float64)))
-    except ValueError as e: raise ValueError(f"{path}: {e}") from None
+        raise ValueError(
+            f"{path} has shape {values.shape}: [T, K, 2 to 4], [T, P, K, 2 to 4], or rows of {', '.join(map(str, sorted(_ROWS)))} numbers are read"
+        )
+    if fps is None:
+        raise ValueError(f"{path} does not tell its frame rate: give fps=")
+    try:
+        points = _lost_as_nan(_as_points(values.astype(np.float64)))
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
     return Poses(np.arange(len(points)) / fps, points, joint_names(points.shape[2]))
 
 
@@ -184,27 +256,62 @@ def save_poses(
 ) -> Path:
     "Write poses with their times and names, whole or not at all."
     path = Path(path)
-    if path.suffix != ".npz": raise ValueError(f"{path}: the name must end in .npz, to hold times and names too")
-    write_whole(path, lambda file: np.savez_compressed(file, times=poses.times, points=poses.points, names=np.array(poses.names), problems=np.array(poses.problems, dtype=np.str_)))
+    if path.suffix != ".npz":
+        raise ValueError(f"{path}: the name must end in .npz, to hold times and names too")
+    write_whole(
+        path,
+        lambda file: np.savez_compressed(
+            file,
+            times=poses.times,
+            points=poses.points,
+            names=np.array(poses.names),
+            problems=np.array(poses.problems, dtype=np.str_),
+        ),
+    )
     return path
 
 
 def _read_saved(path: Path, fps: float | None) -> Poses:
     "Poses from what `save_poses` wrote; it has its own times."
     try:
-        with np.load(path, allow_pickle=False) as f: return Poses(f["times"], f["points"], tuple(map(str, f["names"])), tuple(map(str, f["problems"])))
-    except (KeyError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as e: raise ValueError(f"{path} was not written by save_poses, or it was cut off ({e}): find its points again, or read them as .npy or .csv") from None
+        with np.load(path, allow_pickle=False) as f:
+            return Poses(f["times"], f["points"], tuple(map(str, f["names"])), tuple(map(str, f["problems"])))
+    except (KeyError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as e:
+        raise ValueError(
+            f"{path} was not written by save_poses, or it was cut off ({e}): find its points again, or read them as .npy or .csv"
+        ) from None
 
 # %% ../nbs/14a_pose.ipynb #98374750
-_TIMES = {"time": 1.0, "time_s": 1.0, "t": 1.0, "seconds": 1.0, "timestamp": 1.0, "timestamp_s": 1.0, "time_ms": 1e-3, "timestamp_ms": 1e-3, "ms": 1e-3}  # → seconds
+_TIMES = {
+    "time": 1.0,
+    "time_s": 1.0,
+    "t": 1.0,
+    "seconds": 1.0,
+    "timestamp": 1.0,
+    "timestamp_s": 1.0,
+    "time_ms": 1e-3,
+    "timestamp_ms": 1e-3,
+    "ms": 1e-3,
+}  # → seconds
 _FRAMES = ("frame", "frame_id", "frame_no", "frame_num", "frame_number", "frame_index", "frame_idx")
 _PEOPLE = ("person", "person_id", "track_id", "id")
-_COORDINATES = {"x": 0, "y": 1, "z": 2, **dict.fromkeys(("v", "vis", "visibility", "score", "confidence", "presence"), 3)}
+_COORDINATES = {
+    "x": 0,
+    "y": 1,
+    "z": 2,
+    **dict.fromkeys(("v", "vis", "visibility", "score", "confidence", "presence"), 3),
+}
 _COORDINATE = "|".join(_COORDINATES)
-_FORMS = (rf"(?P<c>{_COORDINATE})_?(?P<k>\d+)", rf"(?:(?:landmark|keypoint|point|kp|lm)_?)?(?P<k>\d+)_?(?P<c>{_COORDINATE})", rf"(?P<k>[a-z]\w*)_(?P<c>{_COORDINATE})", rf"(?P<c>{_COORDINATE})_(?P<k>[a-z]\w*)")
+_FORMS = (
+    rf"(?P<c>{_COORDINATE})_?(?P<k>\d+)",
+    rf"(?:(?:landmark|keypoint|point|kp|lm)_?)?(?P<k>\d+)_?(?P<c>{_COORDINATE})",
+    rf"(?P<k>[a-z]\w*)_(?P<c>{_COORDINATE})",
+    rf"(?P<c>{_COORDINATE})_(?P<k>[a-z]\w*)",
+)
 
 
-def _tidy(column: str) -> str: return re.sub(r"[^a-z0-9]+", "_", column.strip().lower()).strip("_")
+def _tidy(column: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", column.strip().lower()).strip("_")
 
 
 def _point_columns(columns: Iterable[str]) -> dict[str, tuple[str, int]]:
@@ -212,26 +319,36 @@ def _point_columns(columns: Iterable[str]) -> dict[str, tuple[str, int]]:
     out = {}
     for column in columns:
         match = next((m for form in _FORMS if (m := re.fullmatch(form, _tidy(column)))), None)
-        if match: out[column] = match["k"], _COORDINATES[match["c"]]
+        if match:
+            out[column] = match["k"], _COORDINATES[match["c"]]
     return out
 
 # %% ../nbs/14a_pose.ipynb #14cbf9ee
 def _clock(path: Path, columns: Sequence[str], fps: float | None) -> tuple[str, float]:
     "The column that tells the time, and what one of its units is in seconds. ValueError if there is none."
     for column in columns:
-        if _tidy(column) in _TIMES: return column, _TIMES[_tidy(column)]
+        if _tidy(column) in _TIMES:
+            return column, _TIMES[_tidy(column)]
     for column in columns:
         if _tidy(column) in _FRAMES:
-            if fps is None: raise ValueError(f"{path}: column {column} counts frames: give fps= to make seconds of them")
+            if fps is None:
+                raise ValueError(f"{path}: column {column} counts frames: give fps= to make seconds of them")
             return column, 1 / fps
-    raise ValueError(f"{path}: no column tells the time; one must be called {', '.join(_TIMES)}, or {', '.join(_FRAMES)}")
+    raise ValueError(
+        f"{path}: no column tells the time; one must be called {', '.join(_TIMES)}, or {', '.join(_FRAMES)}"
+    )
 
 
 def _number(path: Path, row: int, column: str, text: str | None) -> float:
     "One cell of a table; an empty one is NaN."
-    if not (text or "").strip(): return math.nan
-    try: return float(text or "")
-    except ValueError: raise ValueError(f"{path}, row {row}, column {column}: {text!r} is not a number; correct it, or leave it empty where nobody was found") from None
+    if not (text or "").strip():
+        return math.nan
+    try:
+        return float(text or "")
+    except ValueError:
+        raise ValueError(
+            f"{path}, row {row}, column {column}: {text!r} is not a number; correct it, or leave it empty where nobody was found"
+        ) from None
 
 
 def _layout(path: Path, columns: Sequence[str]) -> tuple[dict[str, tuple[int, int]], list[str]]:
@@ -240,7 +357,10 @@ def _layout(path: Path, columns: Sequence[str]) -> tuple[dict[str, tuple[int, in
     known = {name: i for i, name in enumerate(BLAZEPOSE)}
     joints = sorted({k for k, _ in where.values()}, key=lambda k: int(k) if k.isdigit() else known.get(k, len(known)))
     missing = [f"{k} has no {'xy'[c]}" for k in joints for c in (0, 1) if (k, c) not in where.values()]
-    if missing or not joints: raise ValueError(f"{path}: {'; '.join(missing[:3]) or 'no column is a coordinate'}; columns may be called x0, y0, v0 or nose_x, nose_y, nose_visibility")
+    if missing or not joints:
+        raise ValueError(
+            f"{path}: {'; '.join(missing[:3]) or 'no column is a coordinate'}; columns may be called x0, y0, v0 or nose_x, nose_y, nose_visibility"
+        )
     return {column: (joints.index(k), c) for column, (k, c) in where.items()}, joints
 
 # %% ../nbs/14a_pose.ipynb #527ac1e5
@@ -250,9 +370,14 @@ def _times(path: Path, rows: Sequence[dict[str, str]], clock: str, unit: float) 
     which = []
     for row, r in enumerate(rows, 2):
         t = unit * _number(path, row, clock, r[clock])
-        if not math.isfinite(t): raise ValueError(f"{path}, row {row}, column {clock}: there is no time; write it")
-        if times and t < times[-1]: raise ValueError(f"{path}, row {row}, column {clock}: {r[clock]} is before the row above; sort the rows by time")
-        if not times or t > times[-1]: times.append(t)
+        if not math.isfinite(t):
+            raise ValueError(f"{path}, row {row}, column {clock}: there is no time; write it")
+        if times and t < times[-1]:
+            raise ValueError(
+                f"{path}, row {row}, column {clock}: {r[clock]} is before the row above; sort the rows by time"
+            )
+        if not times or t > times[-1]:
+            times.append(t)
         which.append(len(times) - 1)
     return times, which
 
@@ -261,8 +386,10 @@ def _read_table(path: Path, fps: float | None) -> Poses:
     "Poses from a CSV table with a header."
     table = csv.DictReader(io.StringIO(_ended(path, path.read_text(encoding="utf-8-sig"))))
     rows, names = list(table), list(filter(None, table.fieldnames or ()))
-    if twice := sorted({name for name in names if names.count(name) > 1}): raise ValueError(f"{path}: two columns are named {twice[0]}; rename or delete one")
-    if not rows: raise ValueError(f"{path} has no row below its header")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}: two columns are named {twice[0]}; rename or delete one")
+    if not rows:
+        raise ValueError(f"{path} has no row below its header")
     columns = [c for c in rows[0] if c]
     clock, unit = _clock(path, columns, fps)
     (where, joints), (times, which) = _layout(path, [c for c in columns if c != clock]), _times(path, rows, clock, unit)
@@ -270,17 +397,33 @@ def _read_table(path: Path, fps: float | None) -> Poses:
     ids = [(r[who] or "").strip() if who else "" for r in rows]
     people, taken, values = sorted(set(ids)), set(), np.full((len(times), len(set(ids)), len(joints), 4), np.nan)
     for row, (r, t, person) in enumerate(zip(rows, which, ids), 2):
-        if (t, person) in taken: raise ValueError(f"{path}, row {row}: a second row for the same time" + (f" and {who}" if who else "; a column called person tells people apart"))
+        if (t, person) in taken:
+            raise ValueError(
+                f"{path}, row {row}: a second row for the same time"
+                + (f" and {who}" if who else "; a column called person tells people apart")
+            )
         taken.add((t, person))
-        for column, (joint, c) in where.items(): values[t, people.index(person), joint, c] = _number(path, row, column, r[column])
-    for joint in set(range(len(joints))) - {j for j, c in where.values() if c == 3}: values[:, :, joint, 3] = np.where(np.isfinite(values[:, :, joint, 0]), 1.0, np.nan)
-    try: points = _lost_as_nan(values[..., [0, 1, 3]])
-    except ValueError as e: raise ValueError(f"{path}: {e}") from None
-    numbered = joint_names(len(joints)) if joints == [str(i) for i in range(len(joints))] else tuple(f"point_{k}" if k.isdigit() else k for k in joints)
+        for column, (joint, c) in where.items():
+            values[t, people.index(person), joint, c] = _number(path, row, column, r[column])
+    for joint in set(range(len(joints))) - {j for j, c in where.values() if c == 3}:
+        values[:, :, joint, 3] = np.where(np.isfinite(values[:, :, joint, 0]), 1.0, np.nan)
+    try:
+        points = _lost_as_nan(values[..., [0, 1, 3]])
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
+    numbered = (
+        joint_names(len(joints))
+        if joints == [str(i) for i in range(len(joints))]
+        else tuple(f"point_{k}" if k.isdigit() else k for k in joints)
+    )
     return Poses(np.array(times), points, numbered)
 
 # %% ../nbs/14a_pose.ipynb #a567ee71
-POSE_FILES: dict[str, Callable[[Path, float | None], Poses]] = {".npy": _read_array, ".npz": _read_saved, ".csv": _read_table}  # ending → reader; more may be added
+POSE_FILES: dict[str, Callable[[Path, float | None], Poses]] = {
+    ".npy": _read_array,
+    ".npz": _read_saved,
+    ".csv": _read_table,
+}  # ending → reader; more may be added
 
 
 def read_poses(
@@ -290,18 +433,33 @@ def read_poses(
 ) -> Poses:
     "Read joints from a file. ValueError that names the file, and the row and column where there are some, and the cure."
     path = Path(path)
-    if not path.is_file(): raise ValueError(f"{path}: there is no such file")
-    if path.suffix.lower() not in POSE_FILES: raise ValueError(f"{path}: poses are read from {', '.join(POSE_FILES)}")
-    if fps is not None and not 0 < fps < math.inf: raise ValueError(f"fps={fps}: a number above 0")
+    if not path.is_file():
+        raise ValueError(f"{path}: there is no such file")
+    if path.suffix.lower() not in POSE_FILES:
+        raise ValueError(f"{path}: poses are read from {', '.join(POSE_FILES)}")
+    if fps is not None and not 0 < fps < math.inf:
+        raise ValueError(f"fps={fps}: a number above 0")
     poses = POSE_FILES[path.suffix.lower()](path, fps)
     xy = poses.points[..., :2][np.isfinite(poses.points[..., :2])]
-    if not len(xy): raise ValueError(f"{path} holds no point: nobody was found in it")
-    if np.abs(xy).max() > 4: return poses  # pixels; a share is 0 to 1, or little more for a joint outside of the picture
-    if size: return replace(poses, points=poses.points * (*size, 1))
-    return replace(poses, problems=(*poses.problems, f"{path.name}: points are shares of the picture, taken as if it were square; give size=(width, height)"))
+    if not len(xy):
+        raise ValueError(f"{path} holds no point: nobody was found in it")
+    if np.abs(xy).max() > 4:
+        return poses  # pixels; a share is 0 to 1, or little more for a joint outside of the picture
+    if size:
+        return replace(poses, points=poses.points * (*size, 1))
+    return replace(
+        poses,
+        problems=(
+            *poses.problems,
+            f"{path.name}: points are shares of the picture, taken as if it were square; give size=(width, height)",
+        ),
+    )
 
 # %% ../nbs/14a_pose.ipynb #ed82c063
-MODELS = {"detector": "mediapipe/modules/pose_detection/pose_detection.tflite", "landmarks": "mediapipe/modules/pose_landmark/pose_landmark_full.tflite"}  # in the wheel
+MODELS = {
+    "detector": "mediapipe/modules/pose_detection/pose_detection.tflite",
+    "landmarks": "mediapipe/modules/pose_landmark/pose_landmark_full.tflite",
+}  # in the wheel
 _CURE = "pip install 'actrep_nb[pose]'; on Python 3.13 or later: pip download --no-deps --only-binary=:all: --python-version 3.12 mediapipe==0.10.14, and let ACTREP_POSE_MODELS name that file"
 
 
@@ -311,21 +469,32 @@ def _model(
     "A model's file, out of the wheel that `ACTREP_POSE_MODELS` names or the package mediapipe as installed. ImportError where it is in neither."
     wheel = os.environ.get("ACTREP_POSE_MODELS")
     try:
-        if not wheel: return Path(str(metadata.distribution("mediapipe").locate_file(MODELS[name]))).read_bytes()
-        with zipfile.ZipFile(wheel) as f: return f.read(MODELS[name])
-    except metadata.PackageNotFoundError: raise ImportError(f"the models for body points are not here: {_CURE}") from None
+        if not wheel:
+            return Path(str(metadata.distribution("mediapipe").locate_file(MODELS[name]))).read_bytes()
+        with zipfile.ZipFile(wheel) as f:
+            return f.read(MODELS[name])
+    except metadata.PackageNotFoundError:
+        raise ImportError(f"the models for body points are not here: {_CURE}") from None
     except (OSError, KeyError, zipfile.BadZipFile) as e:
         place = f"ACTREP_POSE_MODELS={wheel}" if wheel else f"mediapipe {metadata.version('mediapipe')}"
-        raise ImportError(f"{place} holds no {MODELS[name]} ({type(e).__name__}), and version 0.10.14 does: {_CURE}") from None
+        raise ImportError(
+            f"{place} holds no {MODELS[name]} ({type(e).__name__}), and version 0.10.14 does: {_CURE}"
+        ) from None
 
 
 def pose_missing() -> str:
     "Why people cannot be found in film here, and the cure; empty where they can."
-    if importlib.util.find_spec("ai_edge_litert") is None: return "the package ai-edge-litert is not installed: pip install 'actrep_nb[pose]'"
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        return "the package ai-edge-litert is not installed: pip install 'actrep_nb[pose]'"
     try:
-        for name in MODELS: _Network(name)
+        for name in MODELS:
+            _Network(name)
     except Exception as e:  # a runtime that does not load on this machine raises whatever it likes
-        return f"{e}" if isinstance(e, ImportError) else f"ai-edge-litert does not run here ({type(e).__name__}: {str(e)[:120]})"
+        return (
+            f"{e}"
+            if isinstance(e, ImportError)
+            else f"ai-edge-litert does not run here ({type(e).__name__}: {str(e)[:120]})"
+        )
     return ""
 
 # %% ../nbs/14a_pose.ipynb #00ef3042
@@ -333,12 +502,18 @@ class _Network:
     "One of the two models, ready to run on one thread. ImportError where it or its runtime is missing."
 
     def __init__(self, name: str):
-        try: from ai_edge_litert.interpreter import Interpreter
-        except ImportError as e: raise ImportError(f"body points need the package ai-edge-litert ({e}): pip install 'actrep_nb[pose]'") from None
+        try:
+            from ai_edge_litert.interpreter import Interpreter
+        except ImportError as e:
+            raise ImportError(
+                f"body points need the package ai-edge-litert ({e}): pip install 'actrep_nb[pose]'"
+            ) from None
         self.net = Interpreter(model_content=_model(name), num_threads=1)
         self.net.allocate_tensors()
         self.input = self.net.get_input_details()[0]["index"]
-        self.outputs = {tuple(d["shape"]): d["index"] for d in self.net.get_output_details()}  # no two have the same shape
+        self.outputs = {
+            tuple(d["shape"]): d["index"] for d in self.net.get_output_details()
+        }  # no two have the same shape
 
     def __call__(
         self,
@@ -352,6 +527,7 @@ class _Network:
 # %% ../nbs/14a_pose.ipynb #4acc4562
 class Region(NamedTuple):
     "A square in a frame, turned."
+
     x: float  # its middle, pixels
     y: float
     size: float  # its side, pixels
@@ -367,7 +543,8 @@ def region_of(
     return Region(float(hips[0]), float(hips[1]), 2.5 * math.hypot(dx, dy), math.atan2(dx, -dy))
 
 
-def _axes(region: Region) -> tuple[float, float]: return math.cos(region.angle) * region.size, math.sin(region.angle) * region.size
+def _axes(region: Region) -> tuple[float, float]:
+    return math.cos(region.angle) * region.size, math.sin(region.angle) * region.size
 
 
 def crop(
@@ -378,7 +555,12 @@ def crop(
     "What lies in the region, upright."
     c, s = _axes(region)
     corner = region.x - (c - s) / 2, region.y - (s + c) / 2
-    picture = Image.fromarray(rgb).transform((side, side), Image.Transform.AFFINE, (c / side, -s / side, corner[0], s / side, c / side, corner[1]), Image.Resampling.BILINEAR)
+    picture = Image.fromarray(rgb).transform(
+        (side, side),
+        Image.Transform.AFFINE,
+        (c / side, -s / side, corner[0], s / side, c / side, corner[1]),
+        Image.Resampling.BILINEAR,
+    )
     return np.asarray(picture, np.float32)[None] / 255
 
 
@@ -393,7 +575,10 @@ def uncrop(
 # %% ../nbs/14a_pose.ipynb #c8dfbc23
 def _anchors() -> np.ndarray:
     "The middles of the detector's places, [2254, 2], shares of its picture: 2, 2 and 6 for each cell of grids of 28, 14 and 7."
-    grids = [np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n] * 2), -1).reshape(-1, 2).repeat(k, axis=0) for n, k in ((28, 2), (14, 2), (7, 6))]
+    grids = [
+        np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n] * 2), -1).reshape(-1, 2).repeat(k, axis=0)
+        for n, k in ((28, 2), (14, 2), (7, 6))
+    ]
     return np.concatenate(grids)
 
 
@@ -407,7 +592,8 @@ def box_overlap(
     return both / ((box[2:] - box[:2]).prod() + (others[..., 2:] - others[..., :2]).prod(-1) - both + 1e-12)
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray: return 1 / (1 + np.exp(-np.clip(x.astype(np.float64), -100, 100)))
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.clip(x.astype(np.float64), -100, 100)))
 
 
 def views(
@@ -416,8 +602,11 @@ def views(
 ) -> list[Region]:  # the whole, then squares of its short side at its beginning, middle and end
     "Where to look for people: in a wide frame shrunk to 224 pixels they may be too small."
     short, long = sorted((height, width))
-    places = ((short / 2, long / 2, long - short / 2) if long > 1.2 * short else ())
-    return [Region(width / 2, height / 2, float(long), 0.0), *(Region(*((p, height / 2) if width > height else (width / 2, p)), float(short), 0.0) for p in places)]
+    places = (short / 2, long / 2, long - short / 2) if long > 1.2 * short else ()
+    return [
+        Region(width / 2, height / 2, float(long), 0.0),
+        *(Region(*((p, height / 2) if width > height else (width / 2, p)), float(short), 0.0) for p in places),
+    ]
 
 
 def find_people(
@@ -431,7 +620,10 @@ def find_people(
     raw, score = detector(2 * crop(rgb, view, 224) - 1, (1, 2254, 12), (1, 2254, 1))
     score = _sigmoid(score[0, :, 0])
     likely = np.argsort(-score)[: int((score >= least).sum())]
-    score, numbers = score[likely], raw[0, likely].reshape(-1, 6, 2) / 224  # middle of the face's box, its sides, hips, top, and two for the upper body
+    score, numbers = (
+        score[likely],
+        raw[0, likely].reshape(-1, 6, 2) / 224,
+    )  # middle of the face's box, its sides, hips, top, and two for the upper body
     half, at = numbers[:, 1] / 2, numbers + _anchors()[likely][:, None]
     boxes, regions, left = np.concatenate([at[:, 0] - half, at[:, 0] + half], -1), [], np.arange(len(score))
     while len(left):
@@ -449,11 +641,22 @@ def _refined(
     "Points moved to the weight of their maps."
     n, out = len(heat), points.copy()
     for k, (x, y) in enumerate((points * n).astype(int)):
-        if not (0 <= x < n and 0 <= y < n): continue
+        if not (0 <= x < n and 0 <= y < n):
+            continue
         top, left = max(0, y - 3), max(0, x - 3)
         w = _sigmoid(heat[top : y + 4, left : x + 4, k])
-        if w.max() < 0.5: continue
-        out[k] = np.array([(w.sum(0) * np.arange(left, left + w.shape[1])).sum(), (w.sum(1) * np.arange(top, top + w.shape[0])).sum()]) / w.sum() / n
+        if w.max() < 0.5:
+            continue
+        out[k] = (
+            np.array(
+                [
+                    (w.sum(0) * np.arange(left, left + w.shape[1])).sum(),
+                    (w.sum(1) * np.arange(top, top + w.shape[0])).sum(),
+                ]
+            )
+            / w.sum()
+            / n
+        )
     return out
 
 
@@ -491,7 +694,8 @@ class PoseFinder:
         models: Sequence[Callable[..., list[np.ndarray]]] | None = None,  # detector and landmarks; None: BlazePose
         patience: int = 10,  # frames between looks for people who are missing, while others are followed
     ):
-        if people < 1: raise ValueError(f"people={people}: 1 or more")
+        if people < 1:
+            raise ValueError(f"people={people}: 1 or more")
         self.detector, self.landmarks = models or [_Network(name) for name in MODELS]
         self.now: list[Region | None] = [None] * people
         self.last: list[Region | None] = [None] * people
@@ -503,28 +707,40 @@ class PoseFinder:
     ) -> np.ndarray:  # float32 [people, 33, 3]: x, y in pixels, visibility; NaN for who is not found
         "The joints of everybody in the next frame."
         rgb = np.ascontiguousarray(rgb)
-        if None in self.now: self._look(rgb)
+        if None in self.now:
+            self._look(rgb)
         points = np.full((len(self.now), 33, 3), np.nan, np.float32)
         for i, region in enumerate(self.now):
-            if region is None: continue
+            if region is None:
+                continue
             present, found, following = read_person(self.landmarks, rgb, region)
-            twin = any(np.median(np.hypot(*(found - other)[:, :2].T)) < TWINS * region.size for other in points[:i] if np.isfinite(other[0, 0]))
+            twin = any(
+                np.median(np.hypot(*(found - other)[:, :2].T)) < TWINS * region.size
+                for other in points[:i]
+                if np.isfinite(other[0, 0])
+            )
             self.now[i] = following if present >= 0.5 and not twin else None
-            if self.now[i]: points[i], self.last[i] = found, following
-            elif not twin: self.wait = 0  # just lost: look everywhere in the next frame
+            if self.now[i]:
+                points[i], self.last[i] = found, following
+            elif not twin:
+                self.wait = 0  # just lost: look everywhere in the next frame
         return points
 
     def _look(self, rgb: np.ndarray) -> None:
         "Look for who is missing: in the whole frame while there is nobody, in its parts too every `patience` frames."
         rested = self.wait <= 0
         self.wait = self.patience - 1 if rested else self.wait - 1
-        if not rested and any(self.now): return
+        if not rested and any(self.now):
+            return
         for view in views(*rgb.shape[:2])[: None if rested else 1]:
             for region in find_people(self.detector, rgb, view):
                 free = [i for i, r in enumerate(self.now) if r is None]
                 if free and not any(overlap(region, r) > SAME for r in self.now if r):
-                    self.now[max(free, key=lambda i: overlap(region, last) if (last := self.last[i]) else 0.05)] = region
-            if None not in self.now: return
+                    self.now[max(free, key=lambda i: overlap(region, last) if (last := self.last[i]) else 0.05)] = (
+                        region
+                    )
+            if None not in self.now:
+                return
 
 # %% ../nbs/14a_pose.ipynb #4d29ae68
 def _watch(
@@ -536,24 +752,42 @@ def _watch(
     progress: bool,
 ) -> tuple[np.ndarray, list[np.ndarray], tuple[str, ...]]:  # times [T], what was kept of each, problems
     "Look at every frame of a film in turn, in bounded memory. Raises VideoError."
-    if reader not in READERS: raise VideoError(f"reader {reader!r} is unknown; there are {', '.join(READERS)}")
+    if reader not in READERS:
+        raise VideoError(f"reader {reader!r} is unknown; there are {', '.join(READERS)}")
     info = probe(path)
     plan = plan_frames(info, min(fps, info.fps), 2 * math.ceil(info.duration * fps) + 8, size=(1, 1), window=window)
     times, begin = np.unique(plan.times), plan.window[0] if plan.window else 0.0
     steps = iter(show_progress(range(len(times)), desc="finding people") if progress else ())
+
     def finish(rgb):
         next(steps, None)
         return see(rgb)
-    try: taken = READERS[reader](str(path), list(begin + times), finish)
-    except (OSError, RuntimeError, MemoryError) as e: raise VideoError(f"{path} cannot be read to its end ({type(e).__name__}: {str(e)[:120]}). Fetch it again") from None
-    for _ in steps: pass
+
+    try:
+        taken = READERS[reader](str(path), list(begin + times), finish)
+    except (OSError, RuntimeError, MemoryError) as e:
+        raise VideoError(
+            f"{path} cannot be read to its end ({type(e).__name__}: {str(e)[:120]}). Fetch it again"
+        ) from None
+    for _ in steps:
+        pass
     short = len(times) - len(taken.pixels)
-    problems = (*taken.problems, *([f"the video ends at {taken.end:.2f} s: {len(taken.pixels)} of {len(times)} frames were read"] if short > 1 else []))
+    problems = (
+        *taken.problems,
+        *(
+            [f"the video ends at {taken.end:.2f} s: {len(taken.pixels)} of {len(times)} frames were read"]
+            if short > 1
+            else []
+        ),
+    )
     return times[: len(taken.pixels)], list(taken.pixels), problems
 
 # %% ../nbs/14a_pose.ipynb #75478c5b
 def find_poses(
-    video: str | Path | Frames | Iterable[tuple[float, np.ndarray]],  # a file, frames, or (time in seconds, uint8 [H, W, 3]) one after the other
+    video: str
+    | Path
+    | Frames
+    | Iterable[tuple[float, np.ndarray]],  # a file, frames, or (time in seconds, uint8 [H, W, 3]) one after the other
     people: int = 1,  # most people to follow
     fps: float = 30.0,  # most frames per second of a file to look at
     window: tuple[float, float] | None = None,  # part of a file, seconds
@@ -563,16 +797,19 @@ def find_poses(
 ) -> Poses:  # of everybody who was found at all, in pixels of the film
     "Find people in film and follow them, in bounded memory. ImportError where `pose_missing` says why; VideoError for the file."
     see = finder or PoseFinder(people)
-    if isinstance(video, (str, Path)): times, points, problems = _watch(video, see, fps, window, reader, progress)
+    if isinstance(video, (str, Path)):
+        times, points, problems = _watch(video, see, fps, window, reader, progress)
     else:
         seen_at: list[float] = []
         points = []
         for t, rgb in zip(video.times, video.pixels) if isinstance(video, Frames) else video:
-            if seen_at and t <= seen_at[-1]: continue  # the last of `Frames` may be there twice, to make their number even
+            if seen_at and t <= seen_at[-1]:
+                continue  # the last of `Frames` may be there twice, to make their number even
             seen_at.append(float(t))
             points.append(see(rgb))
         times, problems = np.array(seen_at), video.problems if isinstance(video, Frames) else ()
-    if not points: raise VideoError("there is not one frame to find people in")
+    if not points:
+        raise VideoError("there is not one frame to find people in")
     found = np.stack(points)
     seen = np.isfinite(found[..., 0]).any(axis=(0, 2))
     names = joint_names(found.shape[2])
@@ -590,6 +827,7 @@ def body_repetition(
 @dataclass(frozen=True)
 class PersonSwings:
     "How one person moves."
+
     person: int  # index in `Poses.points`
     found: float  # share of frames in which they were found
     swings: Swings
@@ -606,7 +844,8 @@ def person_features(
 ) -> tuple[np.ndarray, np.ndarray, float]:  # times [T] evenly spaced, features [T, D], features per second
     "What a counter looks at. ValueError where the person is seen in fewer than five frames."
     seen = np.flatnonzero(poses.seen[:, person])
-    if len(seen) < 5: raise ValueError(f"person {person} is seen in {len(seen)} frames: too few to count by")
+    if len(seen) < 5:
+        raise ValueError(f"person {person} is seen in {len(seen)} frames: too few to count by")
     span = slice(seen[0], seen[-1] + 1)
     times, points = poses.times[span], fill_gaps(poses.points[span, person])
     fps = 1 / float(np.median(np.diff(times)))
@@ -623,10 +862,18 @@ def people_swings(
     "How each person moves; who is seen in fewer than five frames is left out."
     out = []
     for i, found in enumerate(poses.found):
-        try: times, features, fps = person_features(poses, i)
-        except ValueError: continue
+        try:
+            times, features, fps = person_features(poses, i)
+        except ValueError:
+            continue
         s = method(features, fps)
-        out.append(PersonSwings(i, float(found), replace(s, times=s.times + times[0], cycles=tuple((a + times[0], b + times[0]) for a, b in s.cycles))))
+        out.append(
+            PersonSwings(
+                i,
+                float(found),
+                replace(s, times=s.times + times[0], cycles=tuple((a + times[0], b + times[0]) for a, b in s.cycles)),
+            )
+        )
     return sorted(out, key=lambda p: -p.confidence)
 
 # %% ../nbs/14a_pose.ipynb #be75fb47
@@ -637,10 +884,12 @@ def clip_poses(
     "Read what was found in a clip before. Frame rate and size are the film's, where the file does not tell them. Raises what `read_poses` raises."
     stem = Path(clip.video).stem
     file = next((f for ending in POSE_FILES if (f := Path(folder) / f"{stem}{ending}").is_file()), None)
-    if file is None: raise ValueError(f"{folder} holds no {stem} that ends in {', '.join(POSE_FILES)}")
+    if file is None:
+        raise ValueError(f"{folder} holds no {stem} that ends in {', '.join(POSE_FILES)}")
     info = probe(clip.video) if Path(clip.video).is_file() else None
     poses = read_poses(file, info.fps if info else None, (info.width, info.height) if info else None)
-    if not clip.window: return poses
+    if not clip.window:
+        return poses
     inside = (poses.times >= clip.window[0]) & (poses.times <= clip.window[1])
     return replace(poses, times=poses.times[inside] - clip.window[0], points=poses.points[inside])
 
@@ -654,12 +903,15 @@ class PoseCounter:
 
     people: int = 1  # most people to follow; the most regular is counted
     fps: float = 15.0  # most frames looked at per second
-    folder: str | Path | None = None  # sequences of points, one file for each clip, named as the clip's file; None: found in the film
+    folder: str | Path | None = (
+        None  # sequences of points, one file for each clip, named as the clip's file; None: found in the film
+    )
     reader: str = "pyav"  # a name in `READERS`
 
     def poses(self, clip: Clip) -> Poses:
         "The joints in a clip. Raises what finding or reading them raises."
-        if self.folder is not None: return clip_poses(clip, self.folder)
+        if self.folder is not None:
+            return clip_poses(clip, self.folder)
         return find_poses(clip.video, self.people, self.fps, clip.window, self.reader, progress=False)
 
     def measure(self, clip: Clip) -> tuple[list[PersonSwings], Poses]:
@@ -671,12 +923,29 @@ class PoseCounter:
         "Count one clip; raises what `poses` raises."
         start = time.perf_counter()
         people, poses = self.measure(clip)
-        if not people: return Prediction(clip.id, None, problems=(*poses.problems, "nobody can be followed"), true=clip.count, seconds=time.perf_counter() - start)
+        if not people:
+            return Prediction(
+                clip.id,
+                None,
+                problems=(*poses.problems, "nobody can be followed"),
+                true=clip.count,
+                seconds=time.perf_counter() - start,
+            )
         best = people[0]
         said = [*poses.problems, *best.swings.problems]
-        if best.found < SEEN: said.append(f"the person was found in {best.found:.0%} of the frames")
-        if len(people) > 1: said.append(f"{len(people)} people; counted person {best.person + 1}, the most regular")
-        return Prediction(clip.id, len(best.swings.cycles), best.swings.cycles, tuple(said), true=clip.count, seconds=time.perf_counter() - start, regularity=best.confidence)
+        if best.found < SEEN:
+            said.append(f"the person was found in {best.found:.0%} of the frames")
+        if len(people) > 1:
+            said.append(f"{len(people)} people; counted person {best.person + 1}, the most regular")
+        return Prediction(
+            clip.id,
+            len(best.swings.cycles),
+            best.swings.cycles,
+            tuple(said),
+            true=clip.count,
+            seconds=time.perf_counter() - start,
+            regularity=best.confidence,
+        )
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
@@ -701,9 +970,11 @@ def points_at(
     size: tuple[int, int],  # width and height that the points are in
 ) -> Callable[[float], np.ndarray | None]:  # seconds → [K, 3] in shares of the picture
     "Where a person's joints are at a time: in the nearest frame, if they were found there."
+
     def at(t: float) -> np.ndarray | None:
         points = poses.points[int(np.argmin(np.abs(poses.times - t))), person]
         return points / (*size, 1) if np.isfinite(points[:, :2]).any() else None
+
     return at
 
 
@@ -722,13 +993,33 @@ class PictureAndPoseCounter:
         picture, info = self.picture.watch(clip), probe(clip.video)
         begin, end = clip.window or (0.0, info.duration)
         said = picture.prediction.problems
-        if end - begin > WHOLE and self.pose.folder is None: return replace(picture, prediction=replace(picture.prediction, problems=(*said, "more than a minute: counted by the picture alone")))
-        try: people, poses = self.pose.measure(clip)
-        except Exception as e: return replace(picture, prediction=replace(picture.prediction, problems=(*said, f"counted without body points: {type(e).__name__}: {e}")))
+        if end - begin > WHOLE and self.pose.folder is None:
+            return replace(
+                picture,
+                prediction=replace(
+                    picture.prediction, problems=(*said, "more than a minute: counted by the picture alone")
+                ),
+            )
+        try:
+            people, poses = self.pose.measure(clip)
+        except Exception as e:
+            return replace(
+                picture,
+                prediction=replace(
+                    picture.prediction, problems=(*said, f"counted without body points: {type(e).__name__}: {e}")
+                ),
+            )
         best = people[0] if people else None
-        if best is None or not joints_decide(best.found, best.swings.regularity, picture.prediction.regularity): return picture
+        if best is None or not joints_decide(best.found, best.swings.regularity, picture.prediction.regularity):
+            return picture
         said = (*poses.problems, *best.swings.problems, "counted by body points")
-        told = replace(picture.prediction, count=len(best.swings.cycles), cycles=best.swings.cycles, problems=said, regularity=best.confidence)
+        told = replace(
+            picture.prediction,
+            count=len(best.swings.cycles),
+            cycles=best.swings.cycles,
+            problems=said,
+            regularity=best.confidence,
+        )
         return Watched(told, best.swings, points_at(poses, best.person, (info.width, info.height)))
 
     def count(self, clip: Clip) -> Prediction:

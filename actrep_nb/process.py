@@ -35,8 +35,10 @@ def end_with_parent(
     watch: bool = sys.platform != "linux",  # look for the parent instead of being told by the system
 ) -> None:
     "Let this process end when its parent does."
+
     def look():
-        while os.getppid() == parent: time.sleep(1)
+        while os.getppid() == parent:
+            time.sleep(1)
         os.kill(os.getpid(), by)
 
     if watch:
@@ -45,7 +47,8 @@ def end_with_parent(
     import ctypes
 
     ctypes.CDLL(None).prctl(1, int(by), 0, 0, 0)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent: os.kill(os.getpid(), by)  # it was gone before it could be asked for
+    if os.getppid() != parent:
+        os.kill(os.getpid(), by)  # it was gone before it could be asked for
 
 # %% ../nbs/00c_process.ipynb #0b000014
 @cache
@@ -53,17 +56,22 @@ def forks_end_too() -> None:
     "Let what this process forks from now on end with it, and what that forks end with that."
     here = {"parent": 0, "main": True}
 
-    def before(): here.update(parent=os.getpid(), main=threading.current_thread() is threading.main_thread())
-    def after(): end_with_parent(here["parent"], watch=sys.platform != "linux" or not here["main"])
+    def before():
+        here.update(parent=os.getpid(), main=threading.current_thread() is threading.main_thread())
 
-    if hasattr(os, "register_at_fork"): os.register_at_fork(before=before, after_in_child=after)
+    def after():
+        end_with_parent(here["parent"], watch=sys.platform != "linux" or not here["main"])
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=before, after_in_child=after)
 
 # %% ../nbs/00c_process.ipynb #0b000017
 def kernel() -> None:
     "Be the kernel of a notebook, and end with the process that started it."
     import runpy
 
-    if os.name == "posix" and (parent := int(os.environ.get("JPY_PARENT_PID") or 0)): end_with_parent(parent)
+    if os.name == "posix" and (parent := int(os.environ.get("JPY_PARENT_PID") or 0)):
+        end_with_parent(parent)
     forks_end_too()
     runpy.run_module("ipykernel_launcher", run_name="__main__")
 
@@ -77,12 +85,21 @@ def kernel_command() -> list[str]:
 @contextmanager
 def stoppable() -> Iterator[None]:
     "Let SIGTERM and SIGHUP end what runs inside as Ctrl-C does. A signal that is ignored stays so; outside of the main thread nothing changes."
-    def stop(number, frame): raise KeyboardInterrupt("terminated")
+
+    def stop(number, frame):
+        raise KeyboardInterrupt("terminated")
 
     here = threading.current_thread() is threading.main_thread()
     names = [name for name in ("SIGTERM", "SIGHUP") if here and hasattr(signal, name)]
-    before = {number: signal.getsignal(number) for name in names if signal.getsignal(number := getattr(signal, name)) is not signal.SIG_IGN}
-    for number in before: signal.signal(number, stop)
-    try: yield
+    before = {
+        number: signal.getsignal(number)
+        for name in names
+        if signal.getsignal(number := getattr(signal, name)) is not signal.SIG_IGN
+    }
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
     finally:
-        for number, handler in before.items(): signal.signal(number, handler or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)

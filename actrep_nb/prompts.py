@@ -22,6 +22,7 @@ from .tasks import Task
 @dataclass(frozen=True)
 class PromptSpec:
     "How a question is put. ValueError for a text that `PROMPTS` lacks."
+
     name: str = ""  # a key of `answers.PROMPTS`; empty: the task's own
     action: bool = False  # whether the name of the action is told
     system: str = ""  # a system turn before the question; empty: none but what a chat template has of its own
@@ -29,7 +30,11 @@ class PromptSpec:
     def __post_init__(self):
         if self.name and self.name not in PROMPTS:
             near = get_close_matches(self.name, PROMPTS, 1)
-            raise ValueError(f"no prompt {self.name!r}" + (f", did you mean {near[0]!r}?" if near else ".") + f" There are {', '.join(PROMPTS)}")
+            raise ValueError(
+                f"no prompt {self.name!r}"
+                + (f", did you mean {near[0]!r}?" if near else ".")
+                + f" There are {', '.join(PROMPTS)}"
+            )
 
     @property
     def style(self) -> str:
@@ -46,6 +51,7 @@ SYSTEMS: dict[str, str] = {
     "temporal-r1": "First think the question through, as you would to yourself, in <think></think>. Then give the answer in <answer></answer>.",
 }
 
+
 def parse_prompt(
     text: str,  # as "actrep-r1 action", "count-no-think", "count system=You count repetitions."; empty: the task's own
 ) -> PromptSpec:
@@ -53,8 +59,10 @@ def parse_prompt(
     head, marked, system = text.partition("system=")
     words = head.replace(",", " ").split()
     names = [word for word in words if word not in ("action", "own")]
-    if len(names) > 1: raise ValueError(f"prompt {text!r}: {' and '.join(names)} are two; name one of {', '.join(PROMPTS)}")
-    if marked and not system.strip(): raise ValueError(f"prompt {text!r}: nothing follows system=")
+    if len(names) > 1:
+        raise ValueError(f"prompt {text!r}: {' and '.join(names)} are two; name one of {', '.join(PROMPTS)}")
+    if marked and not system.strip():
+        raise ValueError(f"prompt {text!r}: nothing follows system=")
     return PromptSpec(names[0] if names else "", "action" in words, SYSTEMS.get(system.strip(), system.strip()))
 
 # %% ../nbs/09a_prompts.ipynb #9a0c000b
@@ -64,18 +72,31 @@ def final_part(
 ) -> str:
     "What counts of a completion: where its style begins with an answer and goes on, what follows that answer."
     layout = STYLES[style]
-    guess = re.match(r"\s*<answer>[^<]*</answer>", text) if layout.startswith("<answer>") and layout.count("{answer}") > 1 else None
-    return text[guess.end():] if guess else text
+    guess = (
+        re.match(r"\s*<answer>[^<]*</answer>", text)
+        if layout.startswith("<answer>") and layout.count("{answer}") > 1
+        else None
+    )
+    return text[guess.end() :] if guess else text
 
 # %% ../nbs/09a_prompts.ipynb #9a0c000e
 @dataclass(frozen=True)
 class AskedTask(Task):
     "A task whose question is put in a certain way, and whose completions are read and scored in the style of that."
+
     style: str = "think"  # a key of `STYLES`
 
-    def reward(self, completions: Sequence[str], clips: Sequence[Clip], **context) -> tuple[list[float], dict[str, list[float | None]]]:
+    def reward(
+        self, completions: Sequence[str], clips: Sequence[Clip], **context
+    ) -> tuple[list[float], dict[str, list[float | None]]]:
         "As for any task; rewards that look at the form get the `whole` completions and their `style`."
-        return super().reward([final_part(text, self.style) for text in completions], clips, **context, style=self.style, whole=completions)
+        return super().reward(
+            [final_part(text, self.style) for text in completions],
+            clips,
+            **context,
+            style=self.style,
+            whole=completions,
+        )
 
     def predict(self, clip: Clip, completion: str, seconds: float | None = None) -> Prediction:
         "The prediction that `completion` makes about `clip`."
@@ -87,15 +108,23 @@ def asked(
     spec: PromptSpec,  # how its question is put
 ) -> Task:
     "The task, asked in this way. ValueError for a text that asks for something else, or has no place for what it should tell."
-    if not spec.name and not spec.action: return task
+    if not spec.name and not spec.action:
+        return task
     name = spec.name or ("count" if task.asks is None else "")
-    if not name: raise ValueError(f"prompt {str(spec)!r}: name the text that the task {task.name!r} is to be asked with")
+    if not name:
+        raise ValueError(f"prompt {str(spec)!r}: name the text that the task {task.name!r} is to be asked with")
     for place, wanted in (("question", task.asks is not None), ("options", task.asks == "choice")):
-        if (f"{{{place}}}" in PROMPTS[name]) != wanted: raise ValueError(f"prompt {name!r} is not for the task {task.name!r}: it {'lacks' if wanted else 'wants'} {place}")
-    if spec.action and "{action}" not in PROMPTS[name]: raise ValueError(f"prompt {name!r} has no place for the name of the action")
+        if (f"{{{place}}}" in PROMPTS[name]) != wanted:
+            raise ValueError(
+                f"prompt {name!r} is not for the task {task.name!r}: it {'lacks' if wanted else 'wants'} {place}"
+            )
+    if spec.action and "{action}" not in PROMPTS[name]:
+        raise ValueError(f"prompt {name!r} has no place for the name of the action")
 
     def prompt(clip: Clip) -> str:
-        return render_prompt(name, clip.action if spec.action else None, clip.extra.get("problem"), clip.extra.get("options"))
+        return render_prompt(
+            name, clip.action if spec.action else None, clip.extra.get("problem"), clip.extra.get("options")
+        )
 
     own = {f.name: getattr(task, f.name) for f in fields(Task)}
     return AskedTask(**own | {"prompt": prompt}, style=spec.style)
@@ -108,8 +137,13 @@ def completion(
 ) -> str:
     "A completion to learn from. ValueError for a text with tags that does not hold one answer."
     reasoning, said, problems = split_tags(told)
-    if not reasoning and not said and not problems: reasoning, said = told.strip(), [str(answer)]
-    if problems or len(said) != 1: raise ValueError(f"{told[:60]!r} is not reasoning with one answer: {'; '.join(problems) or f'{len(said)} answers'}")
-    if style == "think" and "<answer>" in told and "<thinking>" not in told: return told  # as it stands
+    if not reasoning and not said and not problems:
+        reasoning, said = told.strip(), [str(answer)]
+    if problems or len(said) != 1:
+        raise ValueError(
+            f"{told[:60]!r} is not reasoning with one answer: {'; '.join(problems) or f'{len(said)} answers'}"
+        )
+    if style == "think" and "<answer>" in told and "<thinking>" not in told:
+        return told  # as it stands
     parts = {"{reasoning}": reasoning, "{answer}": said[0].strip()}
     return re.sub(r"\{reasoning\}|\{answer\}", lambda place: parts[place[0]], STYLES[style])

@@ -47,7 +47,15 @@ from .text import csv_cell, csv_value, figure_text, html_head, html_text, markdo
 Cycles = tuple[tuple[float, float], ...]
 
 # %% ../nbs/01_records.ipynb #0d68a385
-_SPLIT_NAMES = {"train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid", "test": "test", "testing": "test"}
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "valid",
+    "valid": "valid",
+    "validation": "valid",
+    "test": "test",
+    "testing": "test",
+}
 
 
 def split_name(
@@ -60,28 +68,41 @@ def split_name(
 @dataclass(frozen=True)
 class Clip:
     "A video, or a window of one, with what is annotated about it."
+
     video: str  # path of the file
     action: str  # canonical action name ("push_up"); "" when unknown
     count: int  # number of complete repetitions, 0 or more
-    cycles: Cycles | None = None  # start and end of each repetition, seconds from the clip's start; None when not annotated
+    cycles: Cycles | None = (
+        None  # start and end of each repetition, seconds from the clip's start; None when not annotated
+    )
     split: str | None = None  # "train", "valid", "test", …; see `split_name`
     source: str | None = None  # what the video was cut from, for leakage checks
     id: str = ""  # unique within a `ClipSet`; the file's stem unless given
-    window: tuple[float, float] | None = None  # the part of the file that is the clip, in seconds of the file; None: all of it
-    extra: dict[str, Any] = field(default_factory=dict, hash=False)  # what else the row says: see "What else a row says"
+    window: tuple[float, float] | None = (
+        None  # the part of the file that is the clip, in seconds of the file; None: all of it
+    )
+    extra: dict[str, Any] = field(
+        default_factory=dict, hash=False
+    )  # what else the row says: see "What else a row says"
 
     def __post_init__(self):
-        if not self.video: raise ValueError("a clip needs the path of its video")
+        if not self.video:
+            raise ValueError("a clip needs the path of its video")
         if isinstance(self.count, bool) or not isinstance(self.count, int) or self.count < 0:
             raise ValueError(f"{self.video}: count must be a whole number, 0 or more, not {self.count!r}")
         put = partial(object.__setattr__, self)  # the only way to set a field of a frozen dataclass
-        if not isinstance(self.video, str): put("video", str(self.video))
-        if not self.id: put("id", Path(self.video).stem)
-        if self.split is not None: put("split", split_name(self.split))
-        if self.cycles is not None: put("cycles", tuple([(float(a), float(b)) for a, b in self.cycles]))
+        if not isinstance(self.video, str):
+            put("video", str(self.video))
+        if not self.id:
+            put("id", Path(self.video).stem)
+        if self.split is not None:
+            put("split", split_name(self.split))
+        if self.cycles is not None:
+            put("cycles", tuple([(float(a), float(b)) for a, b in self.cycles]))
         if self.window is not None:
             start, end = (float(t) for t in self.window)
-            if not 0 <= start < end: raise ValueError(f"{self.video}: the window {self.window} must be (start, end) with 0 <= start < end")
+            if not 0 <= start < end:
+                raise ValueError(f"{self.video}: the window {self.window} must be (start, end) with 0 <= start < end")
             put("window", (start, end))
 
 # %% ../nbs/01_records.ipynb #d100bd3d
@@ -103,6 +124,7 @@ def nearest_accepted(
 @dataclass(frozen=True)
 class Prediction:
     "What one counter answered for one clip."
+
     id: str  # the clip's id
     count: int | None  # None: nothing usable was answered
     cycles: Cycles | None = None  # the repetitions it claims, seconds from the clip's start
@@ -111,14 +133,29 @@ class Prediction:
     true: int | None = None  # the clip's own count, carried along for reports
     action: str | None = None  # the action it named
     seconds: float | None = None  # time it took
-    interval: tuple[float, float] | None = None  # when it says the event is, seconds from the clip's start, where that was asked
+    interval: tuple[float, float] | None = (
+        None  # when it says the event is, seconds from the clip's start, where that was asked
+    )
     choice: str | None = None  # the letter of the option it chose, where options were given
     regularity: float | None = None  # how alike the repetitions are, 0 to 1, where that was measured: a confidence
-    agreement: float | None = None  # share of several sampled answers that are this count, where several were sampled: another confidence
+    agreement: float | None = (
+        None  # share of several sampled answers that are this count, where several were sampled: another confidence
+    )
     completions: tuple[str, ...] = ()  # all that were generated, where several were sampled
 
 # %% ../nbs/01_records.ipynb #2224902b
-REPCOUNT_ACTIONS = ("bench_pressing", "front_raise", "jump_jack", "pull_up", "push_up", "squat", "battle_rope", "pommelhorse", "sit_up", "others")
+REPCOUNT_ACTIONS = (
+    "bench_pressing",
+    "front_raise",
+    "jump_jack",
+    "pull_up",
+    "push_up",
+    "squat",
+    "battle_rope",
+    "pommelhorse",
+    "sit_up",
+    "others",
+)
 SPELLINGS = {"squant": "squat", "benchpress": "bench_pressing"}  # letters only → canonical, beyond what plurals explain
 
 
@@ -135,18 +172,21 @@ def canonical_action(
 @dataclass(frozen=True)
 class Rejected:
     "A row that did not become a clip."
+
     file: str  # the annotation file
     row: int  # its line in the file, from 1
     field: str  # the column at fault
     reason: str  # what was wrong, and the cure
     raw: dict[str, Any]  # the row as read
 
-    def __str__(self): return f"{self.file}, row {self.row}, {self.field}: {self.reason}"
+    def __str__(self):
+        return f"{self.file}, row {self.row}, {self.field}: {self.reason}"
 
 # %% ../nbs/01_records.ipynb #84ad55e3
 @dataclass(frozen=True)
 class Finding:
     "Something a person should know about an annotation."
+
     rule: str  # short name of the check
     severity: str  # "error" | "warning" | "note"
     message: str  # what was seen
@@ -170,7 +210,8 @@ def unique_ids(
     "Give every clip an id of its own, since predictions are matched to clips by id."
     clips = list(clips)
     taken = {c.id for c in clips}
-    if len(taken) == len(clips): return clips
+    if len(taken) == len(clips):
+        return clips
     seen, tried, out = set(), Counter[str](), []
     for c in clips:
         name = c.id
@@ -192,18 +233,32 @@ class ClipSet(Sequence[Clip]):
         findings: Iterable[Finding] = (),  # oddities seen while loading
         rows: dict[str, tuple[str, int]] | None = None,  # clip id → (file, row) it came from
     ):
-        self.kept, self.rejected, self.findings, self.rows = unique_ids(kept), list(rejected), list(findings), dict(rows or {})
+        self.kept, self.rejected, self.findings, self.rows = (
+            unique_ids(kept),
+            list(rejected),
+            list(findings),
+            dict(rows or {}),
+        )
 
-    def __len__(self): return len(self.kept)
-    def __iter__(self) -> Iterator[Clip]: return iter(self.kept)
+    def __len__(self):
+        return len(self.kept)
+
+    def __iter__(self) -> Iterator[Clip]:
+        return iter(self.kept)
+
     @overload
     def __getitem__(self, i: int) -> Clip: ...
     @overload
     def __getitem__(self, i: slice) -> "ClipSet": ...
     def __getitem__(self, i):
         return self.of(self.kept[i]) if isinstance(i, slice) else self.kept[i]
-    def __eq__(self, other): return isinstance(other, ClipSet) and self.kept == other.kept and self.rejected == other.rejected
-    def __repr__(self): return f"ClipSet({len(self.kept)} kept, {len(self.rejected)} rejected)"
+
+    def __eq__(self, other):
+        return isinstance(other, ClipSet) and self.kept == other.kept and self.rejected == other.rejected
+
+    def __repr__(self):
+        return f"ClipSet({len(self.kept)} kept, {len(self.rejected)} rejected)"
+
     __hash__ = None  # type: ignore[assignment]
 
     def of(
@@ -213,7 +268,9 @@ class ClipSet(Sequence[Clip]):
         "A set of these clips that still knows which rows they came from."
         clips = list(clips)
         ids = {c.id for c in clips}
-        return ClipSet(clips, (), [f for f in self.findings if f.id in ids], {i: r for i, r in self.rows.items() if i in ids})
+        return ClipSet(
+            clips, (), [f for f in self.findings if f.id in ids], {i: r for i, r in self.rows.items() if i in ids}
+        )
 
     def filter(self, keep: Callable[[Clip], bool]) -> "ClipSet":
         "The clips for which `keep(clip)` holds."
@@ -223,14 +280,19 @@ class ClipSet(Sequence[Clip]):
         "The clips of one split; an unknown name is an error that lists the splits there are."
         name = split_name(name)
         splits = sorted({str(c.split) for c in self.kept})
-        if self.kept and name not in splits: raise ValueError(f"no clip is in split {name!r}; the splits are {', '.join(splits)}")
+        if self.kept and name not in splits:
+            raise ValueError(f"no clip is in split {name!r}; the splits are {', '.join(splits)}")
         return self.filter(lambda c: c.split == name)
 
     @classmethod
     def joined(cls, parts: "Iterable[ClipSet]") -> "ClipSet":
         "Several sets as one, in order. A clash of ids renames the later clip, and what is known of it."
         sets = list(parts)
-        kept, rows, findings = unique_ids(c for one in sets for c in one.kept), dict[str, tuple[str, int]](), list[Finding]()
+        kept, rows, findings = (
+            unique_ids(c for one in sets for c in one.kept),
+            dict[str, tuple[str, int]](),
+            list[Finding](),
+        )
         named = iter(kept)
         for one in sets:
             now = {was.id: clip.id for was, clip in zip(one.kept, islice(named, len(one.kept)))}
@@ -238,27 +300,45 @@ class ClipSet(Sequence[Clip]):
             rows |= {now.get(i, i): r for i, r in one.rows.items()}
         return cls(kept, [r for one in sets for r in one.rejected], findings, rows)
 
-    def __add__(self, other: "ClipSet | Iterable[Clip]") -> "ClipSet": return ClipSet.joined((self, other if isinstance(other, ClipSet) else ClipSet(other)))
+    def __add__(self, other: "ClipSet | Iterable[Clip]") -> "ClipSet":
+        return ClipSet.joined((self, other if isinstance(other, ClipSet) else ClipSet(other)))
 
 # %% ../nbs/01_records.ipynb #fb3de53b
 def _report(self: ClipSet, most: int = 20) -> str:
     "The rows kept and rejected, the first `most` of the rejected ones and of the errors in words."
     total = len(self.kept) + len(self.rejected)
     lines = [f"{total} rows: {len(self.kept)} kept, {len(self.rejected)} rejected, {len(self.findings)} findings"]
-    for words in ([f"  rejected: {r}" for r in self.rejected], [f"  {f}" for f in self.findings if f.severity == "error"]):
-        lines += words[:most] + ([f"  and {len(words) - most} more of that kind: see `.rejected` and `.findings`, or actrep audit"] if len(words) > most else [])
+    for words in (
+        [f"  rejected: {r}" for r in self.rejected],
+        [f"  {f}" for f in self.findings if f.severity == "error"],
+    ):
+        lines += words[:most] + (
+            [f"  and {len(words) - most} more of that kind: see `.rejected` and `.findings`, or actrep audit"]
+            if len(words) > most
+            else []
+        )
     return "\n".join(lines)
 
 
 def _repr_markdown(self: ClipSet) -> str:
     counts = [c.count for c in self.kept]
-    lines = ["| | |", "|---|---|", f"| rows | {len(self.kept) + len(self.rejected)} |", f"| kept | {len(self.kept)} |",
-             f"| rejected | {len(self.rejected)} |", f"| findings | {len(self.findings)} |"]
+    lines = [
+        "| | |",
+        "|---|---|",
+        f"| rows | {len(self.kept) + len(self.rejected)} |",
+        f"| kept | {len(self.kept)} |",
+        f"| rejected | {len(self.rejected)} |",
+        f"| findings | {len(self.findings)} |",
+    ]
     if counts:
-        lines += [f"| actions | {len({c.action for c in self.kept})} |", f"| with cycles | {sum(c.cycles is not None for c in self.kept)} |",
-                  f"| counts | {min(counts)} to {max(counts)}, median {sorted(counts)[len(counts) // 2]} |"]
+        lines += [
+            f"| actions | {len({c.action for c in self.kept})} |",
+            f"| with cycles | {sum(c.cycles is not None for c in self.kept)} |",
+            f"| counts | {min(counts)} to {max(counts)}, median {sorted(counts)[len(counts) // 2]} |",
+        ]
     lines += [f"| rejected | {markdown_text(r)} |" for r in self.rejected[:10]]
-    if len(self.rejected) > 10: lines.append(f"| | and {len(self.rejected) - 10} more: see `.rejected` |")
+    if len(self.rejected) > 10:
+        lines.append(f"| | and {len(self.rejected) - 10} more: see `.rejected` |")
     return "\n".join(lines)
 
 
@@ -273,11 +353,16 @@ def read_count(
 ) -> int:  # 0 or more
     "Read an annotated count; ValueError says what is wrong with it. `6` and `6.0` are counts; `6.5`, `-1`, `NaN`, `1e1` and blanks are not."
     text = "" if value is None else str(value).strip()
-    if found := _COUNT.fullmatch(text): return int(found[1])
-    if isinstance(value, bool): raise ValueError(f"{value!r} is not a count")
-    if text == "" or text.lower() in ("nan", "none", "null"): raise ValueError("the count is missing (blank or NaN): fill it in or delete the row")
-    if text.startswith("-"): raise ValueError(f"the count {text[:40]} is negative")
-    if re.fullmatch(r"\+?[0-9]{10,}(\.0*)?", text): raise ValueError(f"the count {text[:40]} is too large to be one")
+    if found := _COUNT.fullmatch(text):
+        return int(found[1])
+    if isinstance(value, bool):
+        raise ValueError(f"{value!r} is not a count")
+    if text == "" or text.lower() in ("nan", "none", "null"):
+        raise ValueError("the count is missing (blank or NaN): fill it in or delete the row")
+    if text.startswith("-"):
+        raise ValueError(f"the count {text[:40]} is negative")
+    if re.fullmatch(r"\+?[0-9]{10,}(\.0*)?", text):
+        raise ValueError(f"the count {text[:40]} is too large to be one")
     raise ValueError(f"the count {text[:40]!r} is not a whole number")
 
 # %% ../nbs/01_records.ipynb #a462e2b5
@@ -285,15 +370,18 @@ def read_accepted(
     value: Any,  # `6|7`, `6;7`, `[6, 7]` as text or as a list, or one count
 ) -> list[int]:  # in the order written, each once; empty for a blank
     "Read the counts that are accepted for a clip; ValueError says what is wrong with one of them."
-    if value is None or value == "": return []
-    if isinstance(value, str) and value.strip().startswith("["): value = json.loads(value)
+    if value is None or value == "":
+        return []
+    if isinstance(value, str) and value.strip().startswith("["):
+        value = json.loads(value)
     members = value if isinstance(value, (list, tuple)) else re.split(r"[|;]", str(value))
     return list(dict.fromkeys(read_count(m) for m in members)) if any(str(m).strip() for m in members) else []
 
 # %% ../nbs/01_records.ipynb #8c661868
 def _number(value: Any) -> float:
     number = float(value if isinstance(value, (float, str)) else str(value))
-    if not math.isfinite(number): raise ValueError(f"{value!r} is not a time")
+    if not math.isfinite(number):
+        raise ValueError(f"{value!r} is not a time")
     return number
 
 
@@ -302,11 +390,15 @@ def pair_up(
 ) -> list[tuple[float, float]]:  # pairs, in the unit of the cells
     "Pairs from a flat list; ValueError when they cannot be told apart."
     end = len(cells)
-    while end and (cells[end - 1] in (None, "") or str(cells[end - 1]).strip() in ("", "nan")): end -= 1
+    while end and (cells[end - 1] in (None, "") or str(cells[end - 1]).strip() in ("", "nan")):
+        end -= 1
     values = cells[:end]
-    if len(values) % 2: raise ValueError(f"{len(values)} boundaries cannot be paired into cycles")
-    try: numbers = [_number(v) for v in values]
-    except ValueError as e: raise ValueError(f"a cycle boundary is not a number ({e})") from None
+    if len(values) % 2:
+        raise ValueError(f"{len(values)} boundaries cannot be paired into cycles")
+    try:
+        numbers = [_number(v) for v in values]
+    except ValueError as e:
+        raise ValueError(f"a cycle boundary is not a number ({e})") from None
     return list(zip(numbers[::2], numbers[1::2]))
 
 # %% ../nbs/01_records.ipynb #281f140b
@@ -319,8 +411,10 @@ def read_cycles_s(
     "Cycles from the `start-end;start-end` notation of a plain table."
     out = []
     for pair in text.split(";"):
-        if found := _SPAN.fullmatch(pair.strip()): out.append((_number(found[1]), _number(found[2])))
-        elif pair.strip(): raise ValueError(f"{pair.strip()[:40]!r} is not start-end in seconds")
+        if found := _SPAN.fullmatch(pair.strip()):
+            out.append((_number(found[1]), _number(found[2])))
+        elif pair.strip():
+            raise ValueError(f"{pair.strip()[:40]!r} is not start-end in seconds")
     return out
 
 # %% ../nbs/01_records.ipynb #b5feba01
@@ -330,19 +424,29 @@ def clip_findings(
 ) -> list[Finding]:  # in the order of the rules
     "Count against cycles, and each cycle against its neighbours."
     out: list[Finding] = []
-    def add(rule, severity, message): out.append(Finding(rule, severity, message, "kept as annotated", clip.id))
+
+    def add(rule, severity, message):
+        out.append(Finding(rule, severity, message, "kept as annotated", clip.id))
+
     cycles = clip.cycles
-    if cycles is None: return out
-    if len(cycles) != clip.count: add("count_cycles", "error", f"count is {clip.count} but {len(cycles)} cycles are listed")
+    if cycles is None:
+        return out
+    if len(cycles) != clip.count:
+        add("count_cycles", "error", f"count is {clip.count} but {len(cycles)} cycles are listed")
     for k, (start, end) in enumerate(cycles, 1):
-        if start == end: add("zero_length", "error", f"cycle {k} starts and ends at {start:.3f} s")
-        if end < start: add("reversed", "error", f"cycle {k} ends at {end:.3f} s, before it starts at {start:.3f} s")
-        if start < 0: add("out_of_range", "error", f"cycle {k} starts at {start:.3f} s, before the clip does")
+        if start == end:
+            add("zero_length", "error", f"cycle {k} starts and ends at {start:.3f} s")
+        if end < start:
+            add("reversed", "error", f"cycle {k} ends at {end:.3f} s, before it starts at {start:.3f} s")
+        if start < 0:
+            add("out_of_range", "error", f"cycle {k} starts at {start:.3f} s, before the clip does")
         if clip.window and end > clip.window[1] - clip.window[0] + tolerance:
             add("out_of_range", "error", f"cycle {k} ends at {end:.3f} s, after the clip's window does")
     for k, ((a, b), (c, d)) in enumerate(zip(cycles, cycles[1:]), 1):
-        if c < a: add("out_of_order", "error", f"cycle {k + 1} starts at {c:.3f} s, before cycle {k} at {a:.3f} s")
-        elif c < b - tolerance: add("overlap", "warning", f"cycles {k} and {k + 1} overlap by {b - c:.3f} s")
+        if c < a:
+            add("out_of_order", "error", f"cycle {k + 1} starts at {c:.3f} s, before cycle {k} at {a:.3f} s")
+        elif c < b - tolerance:
+            add("overlap", "warning", f"cycles {k} and {k + 1} overlap by {b - c:.3f} s")
     return out
 
 # %% ../nbs/01_records.ipynb #eba5937c
@@ -351,27 +455,48 @@ def label_findings(
 ) -> list[Finding]:  # empty where the row says nothing about its file
     "A count of 0, and the cycles and lengths of the row against the length it gives for the file."
     out: list[Finding] = []
-    def add(rule, severity, message): out.append(Finding(rule, severity, message, "kept as annotated", clip.id))
-    facts = {k: v for k in ("fps", "duration", "num_frames") if isinstance(v := clip.extra.get(k), (int, float)) and not isinstance(v, bool) and 0 < v < math.inf}
+
+    def add(rule, severity, message):
+        out.append(Finding(rule, severity, message, "kept as annotated", clip.id))
+
+    facts = {
+        k: v
+        for k in ("fps", "duration", "num_frames")
+        if isinstance(v := clip.extra.get(k), (int, float)) and not isinstance(v, bool) and 0 < v < math.inf
+    }
     fps, length, frames = (facts.get(k) for k in ("fps", "duration", "num_frames"))
-    if clip.count == 0 and not clip.extra.get("task"): add("zero_count", "warning", "the count is 0: a relative error has nothing to divide by")
+    if clip.count == 0 and not clip.extra.get("task"):
+        add("zero_count", "warning", "the count is 0: a relative error has nothing to divide by")
     if fps and frames:
         if length and abs(frames / fps - length) > max(0.5, 0.02 * length):
-            add("duration", "warning", f"{frames:g} frames at {fps:g} fps last {frames / fps:.2f} s, the row says {length:.2f} s")
+            add(
+                "duration",
+                "warning",
+                f"{frames:g} frames at {fps:g} fps last {frames / fps:.2f} s, the row says {length:.2f} s",
+            )
         length = frames / fps
     last = clip.window[1] if clip.window else max((end for _, end in clip.cycles or ()), default=0)
-    if length and last > length + 0.05: add("out_of_range", "error", f"{'the window' if clip.window else 'a cycle'} ends at {last:.3f} s, the video at {length:.3f} s")
-    elif length and fps and not clip.window and round(last * fps) == frames: add("past_last_frame", "note", f"the last cycle ends at frame {frames:g}, one after the last")
+    if length and last > length + 0.05:
+        add(
+            "out_of_range",
+            "error",
+            f"{'the window' if clip.window else 'a cycle'} ends at {last:.3f} s, the video at {length:.3f} s",
+        )
+    elif length and fps and not clip.window and round(last * fps) == frames:
+        add("past_last_frame", "note", f"the last cycle ends at frame {frames:g}, one after the last")
     return out
 
 # %% ../nbs/01_records.ipynb #efa0d34a
 @dataclass
 class Row:
     "One row of an annotation file, read but not judged."
+
     video: str  # file name as written
     action: str  # action as written
     count: Any  # count as written
-    cycles: Callable[[Callable[[], float]], Cycles | None] = lambda fps: None  # cycles in seconds, given a way to learn the fps
+    cycles: Callable[[Callable[[], float]], Cycles | None] = lambda fps: (
+        None
+    )  # cycles in seconds, given a way to learn the fps
     split: str | None = None  # split as written
     source: str | None = None  # source as written
     id: str = ""  # id as written
@@ -382,6 +507,7 @@ class Row:
 @dataclass(frozen=True)
 class Format:
     "A way of writing annotated clips down."
+
     name: str  # as given to `load_clips(format=…)`
     needs: str  # what a file of this format must have, in words
     recognise: Callable[[dict[str, Any]], bool]  # is this row (column → value) one of ours?
@@ -389,7 +515,11 @@ class Format:
     header: tuple[str, ...] | None = None  # column names, for CSV files that have no header line
     json: bool = False  # JSON objects, not CSV
     line: str = ""  # a regular expression with named groups, for text that is neither CSV nor JSON
-    expand: Callable[[dict[str, Any], Path], list[dict[str, Any]]] = lambda entry, path: [entry]  # the rows of an entry that holds several, or lies partly in a file beside
+    expand: Callable[[dict[str, Any], Path], list[dict[str, Any]]] = lambda entry, path: [
+        entry
+    ]  # the rows of an entry that holds several, or lies partly in a file beside
+
+
 FORMATS: dict[str, Format] = {}
 
 # %% ../nbs/01_records.ipynb #b59094e4
@@ -397,7 +527,8 @@ def _text(row: dict[str, Any], *names: str) -> str:
     "The first of these columns that holds something, as text."
     for name in names:
         value = row.get(name)
-        if value is not None and (text := str(value).strip()): return text
+        if value is not None and (text := str(value).strip()):
+            return text
     return ""
 
 
@@ -414,9 +545,12 @@ def _cells(row: dict[str, Any]) -> list[Any]:
 
 def _measure(row: dict[str, Any], name: str) -> float:
     "A column that must hold a finite number."
-    try: return _number(row[name])
-    except KeyError: raise LookupError(name, "is missing") from None
-    except (ValueError, TypeError): raise LookupError(name, f"{str(row[name])[:40]!r} is not a number") from None
+    try:
+        return _number(row[name])
+    except KeyError:
+        raise LookupError(name, "is missing") from None
+    except (ValueError, TypeError):
+        raise LookupError(name, f"{str(row[name])[:40]!r} is not a number") from None
 
 
 _FACTS = {k: k for k in ("fps", "duration", "num_frames")}
@@ -427,61 +561,113 @@ def _facts(row: dict[str, Any], **names: str) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for ours, theirs in (names or _FACTS).items():
         if row.get(theirs) not in (None, ""):
-            with suppress(LookupError): out[ours] = _measure(row, theirs)
+            with suppress(LookupError):
+                out[ours] = _measure(row, theirs)
     return out
 
 # %% ../nbs/01_records.ipynb #de1737db
 def _frame_cycles(row: dict[str, Any], fps: Callable[[], float]) -> Cycles | None:
     "Cycles of the frame numbers L1, L2, …"
     pairs = pair_up(_cells(row))
-    if not pairs: return () if str(row.get("count")).strip() in ("0", "0.0") else None  # no cycles listed for a count of 0 is an annotation
+    if not pairs:
+        return (
+            () if str(row.get("count")).strip() in ("0", "0.0") else None
+        )  # no cycles listed for a count of 0 is an annotation
     rate = float(_text(row, "fps")) if _text(row, "fps") else fps()
-    if not (rate > 0 and math.isfinite(rate)): raise LookupError(f"the fps {_text(row, 'fps')!r} is not a frame rate")
+    if not (rate > 0 and math.isfinite(rate)):
+        raise LookupError(f"the fps {_text(row, 'fps')!r} is not a frame rate")
     return tuple((a / rate, b / rate) for a, b in pairs)
 
 
 def _with_accepted(row: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     "The count of a table's row and, where its column `accepted` names several, those: the count first, which a row without one takes from them."
-    try: several = read_accepted(row.get("accepted"))
-    except ValueError as e: raise LookupError("accepted", str(e)) from None
+    try:
+        several = read_accepted(row.get("accepted"))
+    except ValueError as e:
+        raise LookupError("accepted", str(e)) from None
     count = row.get("count") if _text(row, "count") or not several else several[0]
-    if not several: return count, {}
-    try: first = read_count(count)
-    except ValueError as e: raise LookupError("count", str(e)) from None
-    if first not in several: raise LookupError("accepted", f"the count {first} is none of those accepted, {', '.join(map(str, several))}")
+    if not several:
+        return count, {}
+    try:
+        first = read_count(count)
+    except ValueError as e:
+        raise LookupError("count", str(e)) from None
+    if first not in several:
+        raise LookupError("accepted", f"the count {first} is none of those accepted, {', '.join(map(str, several))}")
     return count, {"accepted": [first, *(n for n in several if n != first)]} if len(several) > 1 else {}
 
 
 def _read_repcount(row: dict[str, Any]) -> Row:
-    def cycles(fps): return tuple(_spans(text)) if (text := _text(row, "cycles_s", "cycles")) else _frame_cycles(row, fps)
+    def cycles(fps):
+        return tuple(_spans(text)) if (text := _text(row, "cycles_s", "cycles")) else _frame_cycles(row, fps)
+
     count, several = _with_accepted(row)
-    return Row(_text(row, "name"), _text(row, "type"), count, cycles, _text(row, "split") or None, _text(row, "source") or None, _text(row, "id"),
-               extra=_facts(row) | several)
-FORMATS["repcount"] = Format("repcount", "columns type, name, count and L1, L2, … (frame numbers), better with fps",
-                             lambda r: {"name", "type", "count"} <= set(r), _read_repcount)
+    return Row(
+        _text(row, "name"),
+        _text(row, "type"),
+        count,
+        cycles,
+        _text(row, "split") or None,
+        _text(row, "source") or None,
+        _text(row, "id"),
+        extra=_facts(row) | several,
+    )
+
+
+FORMATS["repcount"] = Format(
+    "repcount",
+    "columns type, name, count and L1, L2, … (frame numbers), better with fps",
+    lambda r: {"name", "type", "count"} <= set(r),
+    _read_repcount,
+)
 
 # %% ../nbs/01_records.ipynb #57482315
 def _spans(text: str) -> list[tuple[float, float]]:
     "Pairs in seconds, as `start-end;start-end` or as lists are printed: `[[0.5, 1.5], [1.5, 2.6]]`, `[2.0 4.0]`, `[array([0.5, 1.5])]`."
-    if not text: return []
-    if not text.startswith("["): return read_cycles_s(text)
+    if not text:
+        return []
+    if not text.startswith("["):
+        return read_cycles_s(text)
     pair = r"\[\s*([^\s,\[\]]+)[\s,]+([^\s,\[\]]+)\s*\]"
-    if rest := re.sub(r"array|[\s,()\[\]]", "", re.sub(pair, "", text)): raise ValueError(f"{rest[:40]!r} is not [start, end] in seconds")
+    if rest := re.sub(r"array|[\s,()\[\]]", "", re.sub(pair, "", text)):
+        raise ValueError(f"{rest[:40]!r} is not [start, end] in seconds")
     return [(_number(a), _number(b)) for a, b in re.findall(pair, text)]
 
 
 def _read_table(row: dict[str, Any]) -> Row:
-    def cycles(fps): return tuple(_spans(text)) if (text := _text(row, "cycles_s", "cycles")) else _frame_cycles(row, fps) if "l1" in row else None
+    def cycles(fps):
+        return (
+            tuple(_spans(text))
+            if (text := _text(row, "cycles_s", "cycles"))
+            else _frame_cycles(row, fps)
+            if "l1" in row
+            else None
+        )
+
     windows = _spans(_text(row, "window_s", "window").removeprefix("None"))
-    if len(windows) > 1: raise LookupError("window", f"{len(windows)} windows are named: give each a row of its own, with its own count")
+    if len(windows) > 1:
+        raise LookupError("window", f"{len(windows)} windows are named: give each a row of its own, with its own count")
     extra = _facts(row) | (_extra(row["extra"]) if _text(row, "extra").startswith("{") else {})
     count, several = _with_accepted(row)
-    return Row(_text(row, "file", "video"), _text(row, "action"), count, cycles, _text(row, "split") or None,
-               _text(row, "source") or None, _text(row, "id"), windows[0] if windows else None, extra | several)
+    return Row(
+        _text(row, "file", "video"),
+        _text(row, "action"),
+        count,
+        cycles,
+        _text(row, "split") or None,
+        _text(row, "source") or None,
+        _text(row, "id"),
+        windows[0] if windows else None,
+        extra | several,
+    )
 
 
-FORMATS["table"] = Format("table", "columns file, action and count, and if known cycles_s (start-end;start-end in seconds)",
-                          lambda r: {"action", "count"} <= set(r) and ("file" in r or "video" in r) and isinstance(r.get("cycles", ""), str), _read_table)
+FORMATS["table"] = Format(
+    "table",
+    "columns file, action and count, and if known cycles_s (start-end;start-end in seconds)",
+    lambda r: {"action", "count"} <= set(r) and ("file" in r or "video" in r) and isinstance(r.get("cycles", ""), str),
+    _read_table,
+)
 
 # %% ../nbs/01_records.ipynb #7d9b6d93
 _SPLITS = ("train", "valid", "test", "dev", "eval")
@@ -490,226 +676,458 @@ _SPLITS = ("train", "valid", "test", "dev", "eval")
 def _read_actrep(row: dict[str, Any]) -> Row:
     truth = row.get("ground_truth")
     truth = truth if isinstance(truth, dict) else row
-    return Row(_text(row, "video_id"), _text(truth, "action"), next((truth[k] for k in ("gt_count", "count") if k in truth), None),
-               split=_text(row, "split") or None, extra={"cot": row["cot"]} if row.get("cot") else {})
+    return Row(
+        _text(row, "video_id"),
+        _text(truth, "action"),
+        next((truth[k] for k in ("gt_count", "count") if k in truth), None),
+        split=_text(row, "split") or None,
+        extra={"cot": row["cot"]} if row.get("cot") else {},
+    )
 
 
-FORMATS["actrep_csv"] = Format("actrep_csv", "four columns in this order: video_id, split, action, count",
-                               lambda r: {"video_id", "split", "action", "count"} <= set(r), _read_actrep, ("video_id", "split", "action", "count"))
-FORMATS["actrep_jsonl"] = Format("actrep_jsonl", 'objects with "video_id" and "gt_count", or with "ground_truth": {"action", "count"}',
-                                 lambda r: "video_id" in r and ("gt_count" in r or "ground_truth" in r), _read_actrep, json=True)
+FORMATS["actrep_csv"] = Format(
+    "actrep_csv",
+    "four columns in this order: video_id, split, action, count",
+    lambda r: {"video_id", "split", "action", "count"} <= set(r),
+    _read_actrep,
+    ("video_id", "split", "action", "count"),
+)
+FORMATS["actrep_jsonl"] = Format(
+    "actrep_jsonl",
+    'objects with "video_id" and "gt_count", or with "ground_truth": {"action", "count"}',
+    lambda r: "video_id" in r and ("gt_count" in r or "ground_truth" in r),
+    _read_actrep,
+    json=True,
+)
 
 # %% ../nbs/01_records.ipynb #f6893ded
 def _extra(value: Any) -> dict[str, Any]:
     "The extra of a clip, which a table holds as JSON text."
-    if isinstance(value, str) and value.strip(): value = json.loads(value)
-    if value in (None, ""): return {}
-    if not isinstance(value, dict): raise LookupError("extra", f"{str(value)[:40]!r} is not an object")
+    if isinstance(value, str) and value.strip():
+        value = json.loads(value)
+    if value in (None, ""):
+        return {}
+    if not isinstance(value, dict):
+        raise LookupError("extra", f"{str(value)[:40]!r} is not an object")
     return value
 
 
 def _read_clips(row: dict[str, Any]) -> Row:
     def cycles(fps):
         value = row.get("cycles", row.get("cycles_s"))
-        if value is None: return None
-        if isinstance(value, str): return tuple(_spans(value)) if value else None
-        if not isinstance(value, list) or any(not isinstance(p, list) or len(p) != 2 for p in value): raise ValueError("cycles must be a list of [start, end]")
+        if value is None:
+            return None
+        if isinstance(value, str):
+            return tuple(_spans(value)) if value else None
+        if not isinstance(value, list) or any(not isinstance(p, list) or len(p) != 2 for p in value):
+            raise ValueError("cycles must be a list of [start, end]")
         return tuple((_number(a), _number(b)) for a, b in value)
+
     name = lambda key: None if row.get(key) is None else str(row[key])
-    return Row(name("video") or "", name("action") or "", row.get("count"), cycles, name("split"), name("source"), name("id") or "", row.get("window"),
-               extra=_extra(row.get("extra")))
+    return Row(
+        name("video") or "",
+        name("action") or "",
+        row.get("count"),
+        cycles,
+        name("split"),
+        name("source"),
+        name("id") or "",
+        row.get("window"),
+        extra=_extra(row.get("extra")),
+    )
 
 
-FORMATS["clips"] = Format("clips", 'objects with "video", "action" and "count"', lambda r: {"video", "count"} <= set(r), _read_clips, json=True)
+FORMATS["clips"] = Format(
+    "clips",
+    'objects with "video", "action" and "count"',
+    lambda r: {"video", "count"} <= set(r),
+    _read_clips,
+    json=True,
+)
 
 # %% ../nbs/01_records.ipynb #d5960d7d
 def _read_ucfrep(row: dict[str, Any]) -> Row:
     name, start, end = _text(row, "name"), _measure(row, "start_frame"), _measure(row, "end_frame")
     folder = Path(name).parent.name
     group = re.fullmatch(r"(.+_g[0-9]+)_c[0-9]+", Path(name).stem)
+
     def cycles(fps):
         pairs = pair_up(_cells(row))
         return tuple(((a - start) / fps(), (b - start) / fps()) for a, b in pairs) or None
-    return Row(name, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", folder), row.get("counts"), cycles, source=group[1] if group else None,
-               window=lambda fps: ((start - 1) / fps(), end / fps()), extra={"start_frame": start})
+
+    return Row(
+        name,
+        re.sub(r"(?<=[a-z])(?=[A-Z])", "_", folder),
+        row.get("counts"),
+        cycles,
+        source=group[1] if group else None,
+        window=lambda fps: ((start - 1) / fps(), end / fps()),
+        extra={"start_frame": start},
+    )
 
 
-FORMATS["ucfrep"] = Format("ucfrep", "columns name, counts, start_frame, end_frame and L1, L2, … (frame numbers from 1)",
-                           lambda r: {"name", "counts", "start_frame", "end_frame"} <= set(r), _read_ucfrep)
+FORMATS["ucfrep"] = Format(
+    "ucfrep",
+    "columns name, counts, start_frame, end_frame and L1, L2, … (frame numbers from 1)",
+    lambda r: {"name", "counts", "start_frame", "end_frame"} <= set(r),
+    _read_ucfrep,
+)
 
 # %% ../nbs/01_records.ipynb #ff2cf60c
 def _read_countix(row: dict[str, Any]) -> Row:
     first, last = _measure(row, "kinetics_start"), _measure(row, "kinetics_end")
     start, end = _measure(row, "repetition_start") - first, _measure(row, "repetition_end") - first
     video = _text(row, "video_id")
-    if not video: raise LookupError("video_id", "no video is named")
-    return Row(f"{video}_{first:06.0f}_{last:06.0f}.mp4", _text(row, "class"), row.get("count"), source=video, window=(round(start, 6), round(end, 6)),
-               extra={"duration": last - first})
+    if not video:
+        raise LookupError("video_id", "no video is named")
+    return Row(
+        f"{video}_{first:06.0f}_{last:06.0f}.mp4",
+        _text(row, "class"),
+        row.get("count"),
+        source=video,
+        window=(round(start, 6), round(end, 6)),
+        extra={"duration": last - first},
+    )
 
 
-FORMATS["countix"] = Format("countix", "columns video_id, kinetics_start, kinetics_end, repetition_start, repetition_end, count, and class if known",
-                            lambda r: {"video_id", "repetition_start", "repetition_end", "kinetics_start", "count"} <= set(r), _read_countix)
+FORMATS["countix"] = Format(
+    "countix",
+    "columns video_id, kinetics_start, kinetics_end, repetition_start, repetition_end, count, and class if known",
+    lambda r: {"video_id", "repetition_start", "repetition_end", "kinetics_start", "count"} <= set(r),
+    _read_countix,
+)
 
 # %% ../nbs/01_records.ipynb #d6792f10
 def _beside_quva(entry: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     name = _text(entry, "name")
-    found = (p for p in (path.parent / "npy" / f"{name}.npy", path.parent / f"{name}.npy") if name and os.path.isfile(p))
+    found = (
+        p for p in (path.parent / "npy" / f"{name}.npy", path.parent / f"{name}.npy") if name and os.path.isfile(p)
+    )
     return [entry if "npy" in entry else entry | {"npy": next(found, None)}]
 
 
 def _cycle_ends(path: Path | None) -> list[float]:
     import numpy as np
-    if path is None: raise ValueError("no .npy with the cycle ends is beside the index")
-    try: ends = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header that promises more than the file holds is refused
-    except Exception as e: raise ValueError(f"{Path(path).name} is not an array of numbers ({e})") from None
-    if not isinstance(ends, np.ndarray) or ends.ndim != 1 or ends.dtype.kind not in "iuf": raise ValueError(f"{Path(path).name} is not a list of frame numbers")
+
+    if path is None:
+        raise ValueError("no .npy with the cycle ends is beside the index")
+    try:
+        ends = np.load(
+            path, mmap_mode="r", allow_pickle=False
+        )  # mapped: a header that promises more than the file holds is refused
+    except Exception as e:
+        raise ValueError(f"{Path(path).name} is not an array of numbers ({e})") from None
+    if not isinstance(ends, np.ndarray) or ends.ndim != 1 or ends.dtype.kind not in "iuf":
+        raise ValueError(f"{Path(path).name} is not a list of frame numbers")
     return [_number(e) for e in ends]
 
 
 def _read_quva(row: dict[str, Any]) -> Row:
     npy = row.get("npy")
     count = row.get("count") if "count" in row else len(_cycle_ends(npy))
+
     def cycles(fps):
         rate, ends = _facts(row).get("fps") or fps(), _cycle_ends(npy)
-        if rate <= 0: raise LookupError(f"the fps {rate:g} is not a frame rate")
+        if rate <= 0:
+            raise LookupError(f"the fps {rate:g} is not a frame rate")
         return tuple((a / rate, b / rate) for a, b in zip([0.0, *ends], ends))
-    return Row(f"{_text(row, 'name')}.mp4", _text(row, "action"), count, cycles, extra=_facts(row, fps="fps", duration="dur", num_frames="nb"))
+
+    return Row(
+        f"{_text(row, 'name')}.mp4",
+        _text(row, "action"),
+        count,
+        cycles,
+        extra=_facts(row, fps="fps", duration="dur", num_frames="nb"),
+    )
 
 
-FORMATS["quva"] = Format("quva", "a .npy of cycle ends, a folder of them, or an index with columns name, count, first, last beside them",
-                         lambda r: "npy" in r or {"name", "count", "first", "last"} <= set(r), _read_quva, expand=_beside_quva)
+FORMATS["quva"] = Format(
+    "quva",
+    "a .npy of cycle ends, a folder of them, or an index with columns name, count, first, last beside them",
+    lambda r: "npy" in r or {"name", "count", "first", "last"} <= set(r),
+    _read_quva,
+    expand=_beside_quva,
+)
 
 # %% ../nbs/01_records.ipynb #cd7b91dd
 def _expand_list(key: str) -> Callable[[dict[str, Any], Path], list[dict[str, Any]]]:
     "One row for each member of the entry's list `key`; an entry without any stays a row, to be rejected."
+
     def expand(entry: dict[str, Any], path: Path) -> list[dict[str, Any]]:
         members = entry.get(key)
-        if not isinstance(members, list) or not members: return [entry]
+        if not isinstance(members, list) or not members:
+            return [entry]
         return [{k: v for k, v in entry.items() if k != key} | {"member": m} for m in members]
+
     return expand
 
 
 def _read_ovr(row: dict[str, Any]) -> Row:
     one = row.get("member")
-    if not isinstance(one, dict): raise LookupError("ovr_annotations", "holds no object with start_time, end_time, count and description")
+    if not isinstance(one, dict):
+        raise LookupError("ovr_annotations", "holds no object with start_time, end_time, count and description")
     video = _text(row, "video_id")
     stamp = f"@{row['timestamp_sec']}" if "timestamp_sec" in row else ""  # Ego4D: several clips of one video
-    return Row(video, _text(one, "description"), one.get("count"), source=video or None, id=video + stamp, window=(_measure(one, "start_time"), _measure(one, "end_time")))
+    return Row(
+        video,
+        _text(one, "description"),
+        one.get("count"),
+        source=video or None,
+        id=video + stamp,
+        window=(_measure(one, "start_time"), _measure(one, "end_time")),
+    )
 
 
-FORMATS["ovr"] = Format("ovr", 'a list of objects with "video_id" and "ovr_annotations"', lambda r: "ovr_annotations" in r or "member" in r, _read_ovr, json=True,
-                        expand=_expand_list("ovr_annotations"))
+FORMATS["ovr"] = Format(
+    "ovr",
+    'a list of objects with "video_id" and "ovr_annotations"',
+    lambda r: "ovr_annotations" in r or "member" in r,
+    _read_ovr,
+    json=True,
+    expand=_expand_list("ovr_annotations"),
+)
 
 # %% ../nbs/01_records.ipynb #051b1148
 def _read_pushupbench(row: dict[str, Any]) -> Row:
-    try: several = read_accepted(row.get("count"))
-    except ValueError as e: raise LookupError("count", str(e)) from None
+    try:
+        several = read_accepted(row.get("count"))
+    except ValueError as e:
+        raise LookupError("count", str(e)) from None
     extra: dict[str, Any] = {k: row[k] for k in ("fuzzy_action", "complex_action") if row.get(k) is not None}
-    return Row(_text(row, "video_path"), _text(row, "name"), several[0] if several else None, split=_text(row, "split") or None, extra=extra | ({"accepted": several} if len(several) > 1 else {}))
+    return Row(
+        _text(row, "video_path"),
+        _text(row, "name"),
+        several[0] if several else None,
+        split=_text(row, "split") or None,
+        extra=extra | ({"accepted": several} if len(several) > 1 else {}),
+    )
 
 
-FORMATS["pushupbench"] = Format("pushupbench", 'objects with "name", "video_path" and "count", a list of accepted values', lambda r: {"name", "video_path", "count"} <= set(r),
-                                _read_pushupbench, json=True)
+FORMATS["pushupbench"] = Format(
+    "pushupbench",
+    'objects with "name", "video_path" and "count", a list of accepted values',
+    lambda r: {"name", "video_path", "count"} <= set(r),
+    _read_pushupbench,
+    json=True,
+)
 
 # %% ../nbs/01_records.ipynb #39c1eeff
 def _answer_in(solution: Any) -> str:
     "What stands between the answer tags, or the whole where there are none."
     text = "" if solution is None else str(solution)
     found = re.search(r"<answer>(.*?)</answer>", text, re.S)
-    if not (found[1] if found else text).strip(): raise LookupError("solution", "is missing")
+    if not (found[1] if found else text).strip():
+        raise LookupError("solution", "is missing")
     return (found[1] if found else text).strip()
 
 
 def _read_dvd(row: dict[str, Any]) -> Row:
-    return Row(_text(row, "video_filename"), "", _answer_in(row.get("solution")), split=_text(row, "split") or None,
-               extra={"task": "dvd_counting", "problem": _text(row, "problem"), "solution": row["solution"]})
+    return Row(
+        _text(row, "video_filename"),
+        "",
+        _answer_in(row.get("solution")),
+        split=_text(row, "split") or None,
+        extra={"task": "dvd_counting", "problem": _text(row, "problem"), "solution": row["solution"]},
+    )
 
 
 def _read_video_r1(row: dict[str, Any]) -> Row:
     kind = _text(row, "problem_type").lower().replace(" ", "_").replace("-", "_")
-    extra = {"task": "choice" if kind == "multiple_choice" else kind or "free_form", "problem": _text(row, "problem"), "solution": _answer_in(row.get("solution"))}
-    extra |= {k: row[k] for k in ("options", "data_type", "data_source", "process", "problem_id") if row.get(k) not in (None, "", [])}
+    extra = {
+        "task": "choice" if kind == "multiple_choice" else kind or "free_form",
+        "problem": _text(row, "problem"),
+        "solution": _answer_in(row.get("solution")),
+    }
+    extra |= {
+        k: row[k]
+        for k in ("options", "data_type", "data_source", "process", "problem_id")
+        if row.get(k) not in (None, "", [])
+    }
     return Row(_text(row, "path"), "", 0, extra=extra)
 
 
-FORMATS["dvd_counting"] = Format("dvd_counting", 'objects with "video_filename", "problem" and "solution"', lambda r: {"video_filename", "solution"} <= set(r), _read_dvd, json=True)
-FORMATS["video_r1"] = Format("video_r1", 'objects with "path", "problem", "problem_type" and "solution"',
-                             lambda r: {"path", "problem", "problem_type", "solution"} <= set(r), _read_video_r1, json=True)
+FORMATS["dvd_counting"] = Format(
+    "dvd_counting",
+    'objects with "video_filename", "problem" and "solution"',
+    lambda r: {"video_filename", "solution"} <= set(r),
+    _read_dvd,
+    json=True,
+)
+FORMATS["video_r1"] = Format(
+    "video_r1",
+    'objects with "path", "problem", "problem_type" and "solution"',
+    lambda r: {"path", "problem", "problem_type", "solution"} <= set(r),
+    _read_video_r1,
+    json=True,
+)
 
 # %% ../nbs/01_records.ipynb #892004ab
 def _read_mvbench(row: dict[str, Any]) -> Row:
     options, answer = row.get("candidates"), _text(row, "answer")
-    if not isinstance(options, list) or not options: raise LookupError("candidates", "holds no list of options")
-    if [str(o).strip() for o in options].count(answer) != 1: raise LookupError("answer", f"{answer[:40]!r} is not one of the candidates, or is several")
-    window = (_measure(row, "start"), _measure(row, "end")) if row.get("start") is not None and row.get("end") is not None else None
-    return Row(_text(row, "video"), "", 0, window=window, extra={"task": "choice", "problem": _text(row, "question"), "options": list(map(str, options)), "solution": answer})
+    if not isinstance(options, list) or not options:
+        raise LookupError("candidates", "holds no list of options")
+    if [str(o).strip() for o in options].count(answer) != 1:
+        raise LookupError("answer", f"{answer[:40]!r} is not one of the candidates, or is several")
+    window = (
+        (_measure(row, "start"), _measure(row, "end"))
+        if row.get("start") is not None and row.get("end") is not None
+        else None
+    )
+    return Row(
+        _text(row, "video"),
+        "",
+        0,
+        window=window,
+        extra={
+            "task": "choice",
+            "problem": _text(row, "question"),
+            "options": list(map(str, options)),
+            "solution": answer,
+        },
+    )
 
 
-FORMATS["mvbench"] = Format("mvbench", 'objects with "video", "question", "candidates" and "answer"', lambda r: {"video", "question", "candidates", "answer"} <= set(r), _read_mvbench, json=True)
+FORMATS["mvbench"] = Format(
+    "mvbench",
+    'objects with "video", "question", "candidates" and "answer"',
+    lambda r: {"video", "question", "candidates", "answer"} <= set(r),
+    _read_mvbench,
+    json=True,
+)
 
 # %% ../nbs/01_records.ipynb #08169027
 def _event(video: str, sentence: str, start: Any, end: Any, **extra: Any) -> Row:
     "A sentence to be found in time: one event, from start to end."
-    if not sentence: raise LookupError("sentence", "is missing")
+    if not sentence:
+        raise LookupError("sentence", "is missing")
     times = _measure({"start": start}, "start"), _measure({"end": end}, "end")
     return Row(video, "", 1, lambda fps: (times,), extra={"task": "grounding", "problem": sentence} | extra)
 
 
 def _pair_of(value: Any, name: str) -> list[Any]:
-    if not isinstance(value, (list, tuple)) or len(value) != 2: raise LookupError(name, f"{str(value)[:40]!r} is not [start, end]")
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise LookupError(name, f"{str(value)[:40]!r} is not [start, end]")
     return list(value)
 
 
 def _read_temporal_r1(row: dict[str, Any]) -> Row:
     start, end = (_measure({"solution": v}, "solution") for v in _pair_of(row.get("solution"), "solution"))
     length = _measure(row, "video_length")
-    if not (0 <= start <= 1 and 0 <= end <= 1): raise LookupError("solution", f"[{start:g}, {end:g}] must be shares of the video's length, 0 to 1")
-    return replace(_event(_text(row, "video"), _text(row, "problem"), start * length, end * length, solution=[start, end], duration=length), source=_text(row, "source") or None)
+    if not (0 <= start <= 1 and 0 <= end <= 1):
+        raise LookupError("solution", f"[{start:g}, {end:g}] must be shares of the video's length, 0 to 1")
+    return replace(
+        _event(
+            _text(row, "video"),
+            _text(row, "problem"),
+            start * length,
+            end * length,
+            solution=[start, end],
+            duration=length,
+        ),
+        source=_text(row, "source") or None,
+    )
 
 
-FORMATS["temporal_r1"] = Format("temporal_r1", 'objects with "video", "problem", "solution": [start, end] from 0 to 1, and "video_length"',
-                                lambda r: {"video", "problem", "solution", "video_length"} <= set(r), _read_temporal_r1, json=True)
+FORMATS["temporal_r1"] = Format(
+    "temporal_r1",
+    'objects with "video", "problem", "solution": [start, end] from 0 to 1, and "video_length"',
+    lambda r: {"video", "problem", "solution", "video_length"} <= set(r),
+    _read_temporal_r1,
+    json=True,
+)
 
 # %% ../nbs/01_records.ipynb #7801cdc7
 def _expand_charades(entry: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     "One row for each sentence of a video."
     times, sentences = entry.get("timestamps"), entry.get("sentences")
-    if not isinstance(times, list) or not isinstance(sentences, list) or not times: return [entry]
-    if len(times) != len(sentences): return [entry | {"odd": f"{len(times)} timestamps beside {len(sentences)} sentences"}]
-    return [{"video": entry.get("video", entry.get("key")), "duration": entry.get("duration"), "timestamp": t, "sentence": s} for t, s in zip(times, sentences)]
+    if not isinstance(times, list) or not isinstance(sentences, list) or not times:
+        return [entry]
+    if len(times) != len(sentences):
+        return [entry | {"odd": f"{len(times)} timestamps beside {len(sentences)} sentences"}]
+    return [
+        {
+            "video": entry.get("video", entry.get("key")),
+            "duration": entry.get("duration"),
+            "timestamp": t,
+            "sentence": s,
+        }
+        for t, s in zip(times, sentences)
+    ]
 
 
 def _read_charades(row: dict[str, Any]) -> Row:
-    if "odd" in row: raise LookupError("timestamps", row["odd"])
+    if "odd" in row:
+        raise LookupError("timestamps", row["odd"])
     start, end = _pair_of(row.get("timestamp"), "timestamp") if "start" not in row else (row["start"], row["end"])
-    return _event(_text(row, "video"), _text(row, "sentence", "caption"), start, end, **_facts(row, duration="duration"))
+    return _event(
+        _text(row, "video"), _text(row, "sentence", "caption"), start, end, **_facts(row, duration="duration")
+    )
 
 
-FORMATS["charades_json"] = Format("charades_json", 'an object: video → "timestamps", "sentences" and "duration"; or objects with "video", "timestamp" and "caption"',
-                                  lambda r: {"timestamps", "sentences"} <= set(r) or ("video" in r and "timestamp" in r and bool({"caption", "sentence"} & set(r))),
-                                  _read_charades, json=True, expand=_expand_charades)
-FORMATS["charades_txt"] = Format("charades_txt", "lines such as `3MSZA 24.3 30.4##person turns a light on.`", lambda r: {"start", "end", "sentence"} <= set(r), _read_charades,
-                                 line=r"(?P<video>\S+) +(?P<start>\S+) +(?P<end>\S+) *##(?P<sentence>.*)")
+FORMATS["charades_json"] = Format(
+    "charades_json",
+    'an object: video → "timestamps", "sentences" and "duration"; or objects with "video", "timestamp" and "caption"',
+    lambda r: (
+        {"timestamps", "sentences"} <= set(r)
+        or ("video" in r and "timestamp" in r and bool({"caption", "sentence"} & set(r)))
+    ),
+    _read_charades,
+    json=True,
+    expand=_expand_charades,
+)
+FORMATS["charades_txt"] = Format(
+    "charades_txt",
+    "lines such as `3MSZA 24.3 30.4##person turns a light on.`",
+    lambda r: {"start", "end", "sentence"} <= set(r),
+    _read_charades,
+    line=r"(?P<video>\S+) +(?P<start>\S+) +(?P<end>\S+) *##(?P<sentence>.*)",
+)
 
 # %% ../nbs/01_records.ipynb #ebf93e39
 def _decoded(data: bytes) -> tuple[str, str]:
     "A text and what it was written in: UTF-16 by its mark, UTF-8 by its grammar, GBK where all beyond ASCII is pairs that are Chinese, else Western European."
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"): return data.decode("utf-16", errors="replace"), "utf-16"
-    with suppress(UnicodeDecodeError): return data.decode("utf-8-sig"), "utf-8"
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", errors="replace"), "utf-16"
+    with suppress(UnicodeDecodeError):
+        return data.decode("utf-8-sig"), "utf-8"
     beyond = re.findall(rb"[\x80-\xff]+", data)
     with suppress(UnicodeDecodeError):
-        if all(len(b) % 2 == 0 for b in beyond) and all("一" <= c <= "鿿" for c in b"".join(beyond).decode("gb2312")): return data.decode("gb18030", errors="replace"), "gb18030"
+        if all(len(b) % 2 == 0 for b in beyond) and all("一" <= c <= "鿿" for c in b"".join(beyond).decode("gb2312")):
+            return data.decode("gb18030", errors="replace"), "gb18030"
     return data.decode("latin-1"), "latin-1"
 
 
 def _text_findings(path: Path) -> list[Finding]:
     "A word on a text whose letters had to be guessed, or that may have been cut off."
-    if not path.is_file() or path.suffix.lower() in (".parquet", ".xlsx", ".npy"): return []
+    if not path.is_file() or path.suffix.lower() in (".parquet", ".xlsx", ".npy"):
+        return []
     text, encoding = _decoded(path.read_bytes())
     said = {"gb18030": "Chinese (GBK)", "latin-1": "Western European (Latin-1)"}.get(encoding)
-    found = [Finding("encoding", "warning", "the file is not UTF-8", f"read as {said}: where names look wrong, save it as UTF-8", None, path.name)] if said else []
+    found = (
+        [
+            Finding(
+                "encoding",
+                "warning",
+                "the file is not UTF-8",
+                f"read as {said}: where names look wrong, save it as UTF-8",
+                None,
+                path.name,
+            )
+        ]
+        if said
+        else []
+    )
     if text.strip() and not text.lstrip().startswith(("{", "[")) and text[-1] not in "\r\n" and _exported(text):
-        found.append(Finding("no_last_line_break", "warning", f"the last line, {text.rpartition(chr(10))[2].strip()[-60:]!r}, has no line break, as web spreadsheets write it, or as a file that was cut off", "read as it is: see that this line is whole and the last one", None, path.name))
+        found.append(
+            Finding(
+                "no_last_line_break",
+                "warning",
+                f"the last line, {text.rpartition(chr(10))[2].strip()[-60:]!r}, has no line break, as web spreadsheets write it, or as a file that was cut off",
+                "read as it is: see that this line is whole and the last one",
+                None,
+                path.name,
+            )
+        )
     return found
 
 
@@ -717,22 +1135,37 @@ def _csv_lines(text: str) -> Iterator[tuple[int, list[str] | str]]:
     "(line number, cells) of each line that is not blank; cells are a message where the line is not CSV."
     lines, start = list(io.StringIO(text, newline="")), 0
     hint = re.match(r'"?sep=(.)"?\s*$', lines[0], re.IGNORECASE) if lines else None  # Excel's own
-    if hint: start = 1
+    if hint:
+        start = 1
     head = next((line for line in lines[start:] if line.strip()), "")
     delimiter = hint[1] if hint else max(",;\t", key=head.count)
     reader = csv.reader(lines[start:], delimiter=delimiter)
     while True:
         line, cells, trouble = start + reader.line_num + 1, [], ""
-        try: cells = next(reader)
-        except StopIteration: return
-        except csv.Error as e: trouble = f"not readable as CSV ({e}): look for a quote that is never closed"
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as e:
+            trouble = f"not readable as CSV ({e}): look for a quote that is never closed"
         end = start + reader.line_num
-        if not trouble and (end > line or end == len(lines)) and _swallows(lines[line - 1 : end], delimiter, head.count(delimiter)):
+        if (
+            not trouble
+            and (end > line or end == len(lines))
+            and _swallows(lines[line - 1 : end], delimiter, head.count(delimiter))
+        ):
             trouble = f"a quote opens in this row and {f'would swallow the rows down to line {end}' if end > line else 'is never closed'}: close it or delete it"
-        if delimiter == ";": cells = list(map(_with_points, cells))
-        if any(cell[:1] == "'" or "\\ud" in cell for cell in cells): cells = list(map(csv_value, cells))
-        if trouble or cells: yield line, trouble or cells
-        if trouble: start, reader = line, csv.reader(map(lines.__getitem__, range(line, len(lines))), delimiter=delimiter)  # go on with the next line
+        if delimiter == ";":
+            cells = list(map(_with_points, cells))
+        if any(cell[:1] == "'" or "\\ud" in cell for cell in cells):
+            cells = list(map(csv_value, cells))
+        if trouble or cells:
+            yield line, trouble or cells
+        if trouble:
+            start, reader = (
+                line,
+                csv.reader(map(lines.__getitem__, range(line, len(lines))), delimiter=delimiter),
+            )  # go on with the next line
 
 
 def _with_points(cell: str) -> str:
@@ -742,8 +1175,10 @@ def _with_points(cell: str) -> str:
 
 def _swallows(lines: Sequence[str], delimiter: str, expected: int) -> bool:
     "Is this record of several lines a stray quote with rows behind it? Either it is never closed well, or every line inside has the cells of a row."
-    try: list(csv.reader(lines, delimiter=delimiter, strict=True))
-    except csv.Error as e: return len(lines) > 1 or "unexpected end" in str(e)
+    try:
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error as e:
+        return len(lines) > 1 or "unexpected end" in str(e)
     return len(lines) > 2 and expected > 1 and all(one.count(delimiter) == expected for one in lines[1:-1])
 
 # %% ../nbs/01_records.ipynb #6f578fe7
@@ -753,20 +1188,26 @@ def _torn(
     words: str,  # what that holds
 ) -> ClipFormatError:
     "What to say of a file that ends inside a row."
-    return ClipFormatError(f"{path} ends inside line {line}, {words.strip()[-60:]!r}, without a line break: the file may be cut off, and rows be missing. Fetch or write it again; if that line is whole, add a line break after it")
+    return ClipFormatError(
+        f"{path} ends inside line {line}, {words.strip()[-60:]!r}, without a line break: the file may be cut off, and rows be missing. Fetch or write it again; if that line is whole, add a line break after it"
+    )
 
 
 def _ended(path: Path, text: str) -> str:
     "The text of a table; ClipFormatError where its last line has no end, but for a spreadsheet's export, see `_exported`."
     at = max(text.rfind("\n"), text.rfind("\r")) + 1
-    if text[at:].strip() and not _exported(text): raise _torn(path, len(text[:at].splitlines()) + 1, text[at:])
+    if text[at:].strip() and not _exported(text):
+        raise _torn(path, len(text[:at].splitlines()) + 1, text[at:])
     return text
 
 
 def _exported(text: str) -> bool:
     "Whether a text without a last line break may be whole: spreadsheets on the web end rows with CR LF, but not the last one, which then has a cell for each column."
     head, last = text.lstrip().partition("\r\n")[0], text.rpartition("\r\n")[2]
-    def cells(line, delimiter): return len(next(csv.reader([line], delimiter=delimiter), []))
+
+    def cells(line, delimiter):
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+
     return "\r\n" in text and "\n" not in last and any(cells(head, d) == cells(last, d) > 1 for d in ",;\t")
 
 # %% ../nbs/01_records.ipynb #4b7f5807
@@ -784,13 +1225,17 @@ def _header(cells: Iterable[Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
 def _named(header: tuple[str, ...], cells: Sequence[Any]) -> dict[str, Any] | str:
     "Column → cell. Of two columns of one name, the one that is filled; a message where they disagree."
     out = dict(zip(header, cells))
-    if len(out) == len(cells) == len(header): return out
+    if len(out) == len(cells) == len(header):
+        return out
     out = dict.fromkeys(header, "")
     for name, cell in zip(header, cells):
-        if cell is None or not str(cell).strip(): continue
-        if name and out[name] not in ("", cell): return f"two columns are named {name!r}, and hold {str(out[name])[:40]!r} and {str(cell)[:40]!r}: rename or delete one"
+        if cell is None or not str(cell).strip():
+            continue
+        if name and out[name] not in ("", cell):
+            return f"two columns are named {name!r}, and hold {str(out[name])[:40]!r} and {str(cell)[:40]!r}: rename or delete one"
         out[name] = out[name] or cell
-    if past := [c for c in cells[len(header):] if c is not None and str(c).strip()]: out[_PAST] = past
+    if past := [c for c in cells[len(header) :] if c is not None and str(c).strip()]:
+        out[_PAST] = past
     return out
 
 
@@ -798,58 +1243,79 @@ def _csv_rows(text: str, formats: Iterable[Format]) -> Iterator[tuple[int, dict[
     "(line number, column → cell). The first line names the columns, unless it already looks like the data of a format without header."
     lines = _csv_lines(text)
     for line, first in lines:
-        if isinstance(first, list): break
-    else: return
-    bare = [f.header for f in formats if f.header and len(first) >= 4 and split_name(first[1]).strip().lower() in _SPLITS]
+        if isinstance(first, list):
+            break
+    else:
+        return
+    bare = [
+        f.header for f in formats if f.header and len(first) >= 4 and split_name(first[1]).strip().lower() in _SPLITS
+    ]
     header, names = _header(bare[0] if bare else first)
-    if bare: yield line, _named(header, first)
-    else: yield 0, names
-    for line, cells in lines: yield line, cells if isinstance(cells, str) else _named(header, cells)
+    if bare:
+        yield line, _named(header, first)
+    else:
+        yield 0, names
+    for line, cells in lines:
+        yield line, cells if isinstance(cells, str) else _named(header, cells)
 
 # %% ../nbs/01_records.ipynb #cebddfd8
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     "A JSON object; ValueError where one key has two values."
     out = dict(pairs)
     for key, value in pairs if len(out) < len(pairs) else ():
-        if out[key] != value: raise ValueError(f"the key {key!r} is there twice, with {str(value)[:40]!r} and {str(out[key])[:40]!r}")
+        if out[key] != value:
+            raise ValueError(f"the key {key!r} is there twice, with {str(value)[:40]!r} and {str(out[key])[:40]!r}")
     return out
 
 
 def _jsonl_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     "(line number, object); a message where the line is not a JSON object, ClipFormatError where the last one is cut off."
     for line, words in enumerate(io.StringIO(text), 1):
-        if not words.strip(): continue
+        if not words.strip():
+            continue
         try:
             value = json.loads(words, object_pairs_hook=_object)
             yield line, value if isinstance(value, dict) else "not a JSON object"
         except (ValueError, RecursionError) as e:
-            if not words.endswith("\n"): raise _torn(path, line, words) from None
+            if not words.endswith("\n"):
+                raise _torn(path, line, words) from None
             yield line, f"not a JSON object ({str(e)[:120]})"
 
 # %% ../nbs/01_records.ipynb #90775804
 def _json_rows(path: Path, text: str) -> Iterable[tuple[int, dict[str, Any] | str]]:
     "Rows of whichever kind of JSON this is."
-    try: whole = json.loads(text, object_pairs_hook=_object)
+    try:
+        whole = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as e:
-        if not re.match(r"\s*\[", text): return _jsonl_rows(path, text)  # several objects, or a broken one
-        raise ClipFormatError(f"{path}: the JSON list is cut off or damaged, and what comes after that cannot be read ({str(e)[:120]}). Fetch or write the file again") from None
-    if isinstance(whole, list): return ((n, value if isinstance(value, dict) else "not a JSON object") for n, value in enumerate(whole, 1))
-    if not isinstance(whole, dict): return [(1, "not a JSON object")]
+        if not re.match(r"\s*\[", text):
+            return _jsonl_rows(path, text)  # several objects, or a broken one
+        raise ClipFormatError(
+            f"{path}: the JSON list is cut off or damaged, and what comes after that cannot be read ({str(e)[:120]}). Fetch or write the file again"
+        ) from None
+    if isinstance(whole, list):
+        return ((n, value if isinstance(value, dict) else "not a JSON object") for n, value in enumerate(whole, 1))
+    if not isinstance(whole, dict):
+        return [(1, "not a JSON object")]
     keyed = whole and all(isinstance(v, dict) for v in whole.values())
     return ((n, {"key": k, **v}) for n, (k, v) in enumerate(whole.items(), 1)) if keyed else [(1, whole)]
 
 # %% ../nbs/01_records.ipynb #d0d323bd
 def _package(name: str, why: str) -> Any:
     "A package that only some files need."
-    try: return import_module(name)
-    except ImportError as e: raise ImportError(f"{why} needs the package {name.partition('.')[0]}, which is not installed ({e})") from None
+    try:
+        return import_module(name)
+    except ImportError as e:
+        raise ImportError(f"{why} needs the package {name.partition('.')[0]}, which is not installed ({e})") from None
 
 
 def _plain(value: Any) -> Any:
     "NumPy and pandas values as Python's own; what is not a number (NaN) is None, as in every table."
-    if hasattr(value, "tolist"): value = value.tolist()
-    if isinstance(value, dict): return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [_plain(v) for v in value]
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -860,39 +1326,63 @@ def _parquet_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
 # %% ../nbs/01_records.ipynb #b806c8cd
 def _excel_rows(path: Path) -> list[tuple[int, dict[str, Any] | str]]:
     book = _package("openpyxl", f"{path}: a spreadsheet").load_workbook(path, read_only=True, data_only=True)
-    try: lines = [list(r) for r in book.worksheets[0].iter_rows(values_only=True)]
-    finally: book.close()
+    try:
+        lines = [list(r) for r in book.worksheets[0].iter_rows(values_only=True)]
+    finally:
+        book.close()
     header, names = _header(lines[0] if lines else ())
-    def row(cells): return named if isinstance(named := _named(header, cells), str) else _plain(named)
+
+    def row(cells):
+        return named if isinstance(named := _named(header, cells), str) else _plain(named)
+
     return [(0, names), *((n, row(r)) for n, r in enumerate(lines[1:], 2))] if lines else []
 
 
 def _dataset_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    try: loaded = _package("datasets", f"{path}: a saved dataset").load_from_disk(str(path))
-    except ImportError: raise
-    except Exception as e: raise ClipFormatError(f"{path} cannot be read as a saved dataset ({type(e).__name__}: {str(e)[:120]})") from None
+    try:
+        loaded = _package("datasets", f"{path}: a saved dataset").load_from_disk(str(path))
+    except ImportError:
+        raise
+    except Exception as e:
+        raise ClipFormatError(
+            f"{path} cannot be read as a saved dataset ({type(e).__name__}: {str(e)[:120]})"
+        ) from None
     parts = loaded.items() if hasattr(loaded, "items") else [(None, loaded)]
-    def whole(s, r): return r if s is None or r.get("split") else r | {"split": s}
+
+    def whole(s, r):
+        return r if s is None or r.get("split") else r | {"split": s}
+
     return enumerate((whole(s, _plain(r)) for s, part in parts for r in part), 1)
 
 # %% ../nbs/01_records.ipynb #1115a73f
 def _raw_rows(path: Path, formats: list[Format]) -> tuple[Iterable[tuple[int, dict[str, Any] | str]], list[Format]]:
     "The rows of any file, before they mean anything, and the formats that could be meant."
     quva, suffix = [FORMATS["quva"]], path.suffix.lower()
-    if suffix == ".npy": return [(1, {"name": path.stem, "npy": path})], quva
+    if suffix == ".npy":
+        return [(1, {"name": path.stem, "npy": path})], quva
     if path.is_dir():
-        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file(): return _dataset_rows(path), formats
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            return _dataset_rows(path), formats
         arrays = sorted(path.glob("*.npy"))
-        if not arrays: raise ClipFormatError(f"{path} is not a file: give the annotation file itself, and its videos' folder as videos=")
+        if not arrays:
+            raise ClipFormatError(
+                f"{path} is not a file: give the annotation file itself, and its videos' folder as videos="
+            )
         return [(n, {"name": p.stem, "npy": p}) for n, p in enumerate(arrays, 1)], quva
     if suffix in (".parquet", ".xlsx"):
-        try: return (_parquet_rows if suffix == ".parquet" else _excel_rows)(path), formats
-        except ImportError: raise
-        except Exception as e: raise ClipFormatError(f"{path} cannot be read as {suffix[1:]} ({type(e).__name__}: {str(e)[:120]})") from None
+        try:
+            return (_parquet_rows if suffix == ".parquet" else _excel_rows)(path), formats
+        except ImportError:
+            raise
+        except Exception as e:
+            raise ClipFormatError(
+                f"{path} cannot be read as {suffix[1:]} ({type(e).__name__}: {str(e)[:120]})"
+            ) from None
     text, _ = _decoded(path.read_bytes())
     first = next((w.strip() for w in io.StringIO(text, newline="") if w.strip()), "")
     for f in formats:
-        if f.line and re.fullmatch(f.line, first): return _line_rows(_ended(path, text), f), [f]
+        if f.line and re.fullmatch(f.line, first):
+            return _line_rows(_ended(path, text), f), [f]
     is_json = first[:1] in ("{", "[") or suffix in (".jsonl", ".json", ".ndjson")
     alike = [f for f in formats if f.json == is_json and not f.line] or formats
     return (_json_rows(path, text) if is_json else _csv_rows(_ended(path, text), alike)), alike
@@ -901,7 +1391,8 @@ def _raw_rows(path: Path, formats: list[Format]) -> tuple[Iterable[tuple[int, di
 def _line_rows(text: str, format: Format) -> Iterator[tuple[int, dict[str, Any] | str]]:
     for n, words in enumerate(io.StringIO(text), 1):
         found = re.fullmatch(format.line, words.strip())
-        if words.strip(): yield n, found.groupdict() if found else f"{words.strip()[:60]!r} is not like {format.needs}"
+        if words.strip():
+            yield n, found.groupdict() if found else f"{words.strip()[:60]!r} is not like {format.needs}"
 
 # %% ../nbs/01_records.ipynb #a9a33dfa
 class NoRate(LookupError):
@@ -914,9 +1405,12 @@ def video_fps(
     "The average frame rate a video file declares. `actrep_nb.video.probe` tells more; this is what frame-numbered annotations need."
     try:
         container, stream = _open(path)
-        with container: rate = stream.average_rate
-    except (OSError, ValueError) as e: raise NoRate(f"no fps column, and {path} does not open ({e})") from None
-    if not rate: raise NoRate(f"no fps column, and {path} does not declare a frame rate")
+        with container:
+            rate = stream.average_rate
+    except (OSError, ValueError) as e:
+        raise NoRate(f"no fps column, and {path} does not open ({e})") from None
+    if not rate:
+        raise NoRate(f"no fps column, and {path} does not declare a frame rate")
     return float(rate)
 
 # %% ../nbs/01_records.ipynb #5e2b9c41
@@ -925,19 +1419,24 @@ def _stems(folder: str, changed: int) -> dict[str, list[str]]:
     "What lies in a folder, by `_alike` without suffix; see `_entries`."
     out: dict[str, list[str]] = {}
     for same in _entries(folder, changed).values():
-        for name in same: out.setdefault(_alike(Path(name).stem), []).append(name)
+        for name in same:
+            out.setdefault(_alike(Path(name).stem), []).append(name)
     return out
 
 
 def _same_stem(videos: Path, name: str) -> list[str]:
     "Files with the name's stem, in its folder or else right in `videos`: another suffix, another computer's folder."
     *folders, last = re.split(r"[\\/]+", name)
-    if not (stem := _alike(Path(last).stem)): return []
+    if not (stem := _alike(Path(last).stem)):
+        return []
     for folder in (videos.joinpath(*folders), videos):
-        try: names = _stems(str(folder), os.stat(folder).st_mtime_ns).get(stem, ())
-        except (OSError, ValueError): continue  # there is no such folder
+        try:
+            names = _stems(str(folder), os.stat(folder).st_mtime_ns).get(stem, ())
+        except (OSError, ValueError):
+            continue  # there is no such folder
         found = sorted(str(folder / n) for n in names if os.path.isfile(folder / n))
-        if found: return found
+        if found:
+            return found
     return []
 
 # %% ../nbs/01_records.ipynb #29b44fb4
@@ -952,14 +1451,26 @@ def _inside(path: str, videos: Path) -> bool:
 
 def _find_video(name: str, videos: Path | None) -> tuple[str, bool]:
     "The video's path, and whether that is the name as written; LookupError, with what is there instead, when it should be in `videos` and is not."
-    if videos is None: return name, True
+    if videos is None:
+        return name, True
     whole = str(videos / name)
-    there = next((whole + suffix for suffix in ("", *SUFFIXES) if os.path.isfile(whole + suffix)), None)  # False, not an error, for a name no file system takes
+    there = next(
+        (whole + suffix for suffix in ("", *SUFFIXES) if os.path.isfile(whole + suffix)), None
+    )  # False, not an error, for a name no file system takes
     near = [there] if there else near_names(whole)
-    if len(near) == 1 and _inside(near[0], videos): return near[0], bool(there)
-    if len(near) == 1: raise LookupError("video", f"{name!r} is outside of {videos}: correct the name, or leave out the folder (--videos; in Python, outside=True), and it is taken as it is")
+    if len(near) == 1 and _inside(near[0], videos):
+        return near[0], bool(there)
+    if len(near) == 1:
+        raise LookupError(
+            "video",
+            f"{name!r} is outside of {videos}: correct the name, or leave out the folder (--videos; in Python, outside=True), and it is taken as it is",
+        )
     other = near or _same_stem(videos, name)
-    hint = f"there is {' and '.join(other[:3])}: did you mean {'it' if len(other) == 1 else 'one of them'}? Correct the name" if other else "fetch it, or correct videos="
+    hint = (
+        f"there is {' and '.join(other[:3])}: did you mean {'it' if len(other) == 1 else 'one of them'}? Correct the name"
+        if other
+        else "fetch it, or correct videos="
+    )
     raise LookupError("video", f"{whole} is missing: {hint}")
 
 
@@ -968,14 +1479,20 @@ T = TypeVar("T")
 
 def _remembered(ask: Callable[[str], T]) -> Callable[[str], T]:
     "The same function, asked once for a name that comes again and again; what it raises is remembered too."
+
     @lru_cache(maxsize=4096)
     def outcome(name: str) -> tuple[T | None, Exception | None]:
-        try: return ask(name), None
-        except (LookupError, OSError, ValueError) as e: return None, e
+        try:
+            return ask(name), None
+        except (LookupError, OSError, ValueError) as e:
+            return None, e
+
     def answer(name: str) -> T:
         value, error = outcome(name)
-        if error: raise error.with_traceback(None)
+        if error:
+            raise error.with_traceback(None)
         return value  # type: ignore[return-value]
+
     return answer
 
 # %% ../nbs/01_records.ipynb #ae26cbde
@@ -984,56 +1501,98 @@ class _Judge:
 
     def __init__(self, videos: Path | None, split: str | None, fps: float | None):
         self.split, self.fps = split, fps
-        self.find, self.rate, self.action = _remembered(lambda name: _find_video(name, videos)), _remembered(video_fps), _remembered(canonical_action)
+        self.find, self.rate, self.action = (
+            _remembered(lambda name: _find_video(name, videos)),
+            _remembered(video_fps),
+            _remembered(canonical_action),
+        )
 
     def rate_of(self, video: str) -> float:
         "Frames per second of a clip whose row does not say."
-        if self.fps: return self.fps
-        if not os.path.isfile(video): raise NoRate("no fps column and no video to ask: give load_clips videos= (their folder) or fps=")
+        if self.fps:
+            return self.fps
+        if not os.path.isfile(video):
+            raise NoRate("no fps column and no video to ask: give load_clips videos= (their folder) or fps=")
         return self.rate(video)
 
     def clip(self, row: Row) -> tuple[Clip, list[tuple[str, str, str, str]]]:
         "A clip and the rule, severity, message and action of each finding; raises (field, reason) as a LookupError when there is no clip to be had."
-        if not row.video: raise LookupError("video", "no file is named")
-        try: count = read_count(row.count)
-        except ValueError as e: raise LookupError("count", str(e)) from None
+        if not row.video:
+            raise LookupError("video", "no file is named")
+        try:
+            count = read_count(row.count)
+        except ValueError as e:
+            raise LookupError("count", str(e)) from None
         (video, as_written), found, cycles = self.find(row.video), list[tuple[str, str, str, str]](), None
-        if not as_written: found.append(("file_name", "note", f"{row.video!r} is written otherwise on disk", f"read as {video!r}"))
-        def rate() -> float: return self.rate_of(video)
-        try: cycles = row.cycles(rate)
-        except NoRate as e: found.append(("no_fps", "warning", str(e), "kept with its count, without cycles"))
-        except LookupError as e: raise LookupError("fps", str(e)) from None
-        except (ValueError, ZeroDivisionError) as e: found.append(("unusable_cycles", "error", str(e), "kept with its count, without cycles"))
+        if not as_written:
+            found.append(("file_name", "note", f"{row.video!r} is written otherwise on disk", f"read as {video!r}"))
+
+        def rate() -> float:
+            return self.rate_of(video)
+
+        try:
+            cycles = row.cycles(rate)
+        except NoRate as e:
+            found.append(("no_fps", "warning", str(e), "kept with its count, without cycles"))
+        except LookupError as e:
+            raise LookupError("fps", str(e)) from None
+        except (ValueError, ZeroDivisionError) as e:
+            found.append(("unusable_cycles", "error", str(e), "kept with its count, without cycles"))
         try:
             span, action = row.window(rate) if callable(row.window) else row.window, self.action(row.action)
-            clip = Clip(video, action, count, cycles, row.split or self.split, row.source, row.id, None if span is None else tuple(span), row.extra)
-        except LookupError as e: raise LookupError("fps", str(e)) from None
-        except (ValueError, TypeError, ZeroDivisionError) as e: raise LookupError("window", str(e)) from None
-        if action != row.action: found.append(("spelling", "note", f"action {row.action!r}", f"read as {action!r}"))
+            clip = Clip(
+                video,
+                action,
+                count,
+                cycles,
+                row.split or self.split,
+                row.source,
+                row.id,
+                None if span is None else tuple(span),
+                row.extra,
+            )
+        except LookupError as e:
+            raise LookupError("fps", str(e)) from None
+        except (ValueError, TypeError, ZeroDivisionError) as e:
+            raise LookupError("window", str(e)) from None
+        if action != row.action:
+            found.append(("spelling", "note", f"action {row.action!r}", f"read as {action!r}"))
         return clip, found
 
 # %% ../nbs/01_records.ipynb #88400925
 def load_clips(
     path: str | Path,  # an annotation file in one of `FORMATS`, or a Temporal-R1 YAML that names several
     format: str = "auto",  # a name in `FORMATS`, or recognise it
-    videos: str | Path | None = None,  # folder the file names are relative to; then a missing video is a rejected row. None: names stay as written, unchecked
+    videos: str
+    | Path
+    | None = None,  # folder the file names are relative to; then a missing video is a rejected row. None: names stay as written, unchecked
     split: str | None = None,  # split of rows that do not name one
     fps: float | None = None,  # frame rate for frame-numbered rows without an fps column
-    mapping: Mapping[str, str] | None = None,  # our column → yours, for a table of your own: {"video": "path", "count": "reps"}
+    mapping: Mapping[str, str]
+    | None = None,  # our column → yours, for a table of your own: {"video": "path", "count": "reps"}
     outside: bool = False,  # rows may name videos outside of a folder that was given, by .. or from the root; else they are rejected
 ) -> ClipSet:  # kept + rejected = the rows of the file (blank lines and the header are no rows)
     "Read annotated clips. Raises ClipFormatError when the file as a whole cannot be used, FileNotFoundError when it is not there."
-    path, folder = Path(path), None if videos is None else FoundFolder(videos) if outside or isinstance(videos, FoundFolder) else Path(videos)
-    if not path.exists(): raise FileNotFoundError(f"{path}: there is no such annotation file")
-    if folder is not None and not folder.is_dir(): raise FileNotFoundError(f"{folder}: there is no such folder of videos")
-    if format != "auto" and format not in FORMATS: raise ClipFormatError(f"format {format!r} is unknown; there are {', '.join(FORMATS)} and 'auto'")
-    if path.suffix.lower() in (".yaml", ".yml"): return _load_recipe(path, format, folder, split, fps, mapping)
-    if mapping and format == "auto": format = "table"  # which knows frame numbers L1, L2, … too
+    path, folder = (
+        Path(path),
+        None if videos is None else FoundFolder(videos) if outside or isinstance(videos, FoundFolder) else Path(videos),
+    )
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such annotation file")
+    if folder is not None and not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: there is no such folder of videos")
+    if format != "auto" and format not in FORMATS:
+        raise ClipFormatError(f"format {format!r} is unknown; there are {', '.join(FORMATS)} and 'auto'")
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _load_recipe(path, format, folder, split, fps, mapping)
+    if mapping and format == "auto":
+        format = "table"  # which knows frame numbers L1, L2, … too
     rows, formats = _raw_rows(path, list(FORMATS.values()) if format == "auto" else [FORMATS[format]])
     out = _judge_rows(path, _renamed(path, rows, mapping), formats, folder, split, fps)
     out.findings += (found := _text_findings(path))
     for f in found:
-        if f.rule == "no_last_line_break": warnings.warn(f"{path}: {f.message}: {f.action}", RunWarning, stacklevel=2)
+        if f.rule == "no_last_line_break":
+            warnings.warn(f"{path}: {f.message}: {f.action}", RunWarning, stacklevel=2)
     return out
 
 # %% ../nbs/01_records.ipynb #aa84fc99
@@ -1049,11 +1608,40 @@ def clips_from_rows(
 ) -> ClipSet:  # kept + rejected = the rows
     "Annotated clips from rows that are already in memory."
     raw = ((n, _plain(dict(r))) for n, r in enumerate(rows, 1))
-    formats = list(FORMATS.values()) if format == "auto" and not mapping else [FORMATS["table" if format == "auto" else format]]
-    return _judge_rows(Path(name), _renamed(Path(name), raw, mapping), formats, None if videos is None else FoundFolder(videos) if outside else Path(videos), split, fps)
+    formats = (
+        list(FORMATS.values())
+        if format == "auto" and not mapping
+        else [FORMATS["table" if format == "auto" else format]]
+    )
+    return _judge_rows(
+        Path(name),
+        _renamed(Path(name), raw, mapping),
+        formats,
+        None if videos is None else FoundFolder(videos) if outside else Path(videos),
+        split,
+        fps,
+    )
 
 # %% ../nbs/01_records.ipynb #10920501
-_OURS = ("video", "file", "name", "action", "type", "count", "cycles_s", "cycles", "window_s", "window", "fps", "duration", "num_frames", "split", "source", "id", "accepted")
+_OURS = (
+    "video",
+    "file",
+    "name",
+    "action",
+    "type",
+    "count",
+    "cycles_s",
+    "cycles",
+    "window_s",
+    "window",
+    "fps",
+    "duration",
+    "num_frames",
+    "split",
+    "source",
+    "id",
+    "accepted",
+)
 
 
 def parse_mapping(
@@ -1061,7 +1649,8 @@ def parse_mapping(
 ) -> dict[str, str]:  # our column → yours; empty for an empty text
     "A mapping as typed on a command line. ValueError for a text that is none."
     pairs = [p.split("=", 1) for p in re.split(r",(?=\s*\w+\s*=)", text) if p.strip()]
-    if bad := next((p for p in pairs if len(p) != 2 or not all(map(str.strip, p))), None): raise ValueError(f"{'='.join(bad)!r}: write ours=yours, as in file=clip,action=exercise,count=reps")
+    if bad := next((p for p in pairs if len(p) != 2 or not all(map(str.strip, p))), None):
+        raise ValueError(f"{'='.join(bad)!r}: write ours=yours, as in file=clip,action=exercise,count=reps")
     return {our.strip().lower(): their.strip() for our, their in pairs}
 
 
@@ -1071,29 +1660,56 @@ def _near(names: Iterable[str], columns: Iterable[str]) -> str:
     return f"; did you mean {' and '.join(close)}?" if close else ""
 
 
-def _renamed(path: Path, rows: Iterable[tuple[int, dict[str, Any] | str]], mapping: Mapping[str, str] | None) -> Iterable[tuple[int, dict[str, Any] | str]]:
+def _renamed(
+    path: Path, rows: Iterable[tuple[int, dict[str, Any] | str]], mapping: Mapping[str, str] | None
+) -> Iterable[tuple[int, dict[str, Any] | str]]:
     "The rows with our names for their columns."
-    if not mapping: return rows
+    if not mapping:
+        return rows
     rows = list(rows)
+
     def ours(row: dict[str, Any]) -> dict[str, Any]:
         theirs = {str(k).strip().lower(): v for k, v in row.items()}
         spent = {their.strip().lower() for their in mapping.values()} - set(_OURS)
-        return {"action": ""} | {k: v for k, v in theirs.items() if k not in spent} | {our: theirs[their.strip().lower()] for our, their in mapping.items() if their.strip().lower() in theirs}
+        return (
+            {"action": ""}
+            | {k: v for k, v in theirs.items() if k not in spent}
+            | {our: theirs[their.strip().lower()] for our, their in mapping.items() if their.strip().lower() in theirs}
+        )
+
     columns = {str(k).strip().lower() for _, row in rows if isinstance(row, dict) for k in row}
     absent = [their for their in mapping.values() if their.strip().lower() not in columns]
     strange = [our for our in mapping if our not in _OURS]
-    if strange: raise ClipFormatError(f"{path}: the mapping gives {', '.join(strange)}, which is no column of ours; there are {', '.join(_OURS)}" + (": write ours=yours" if set(strange) & columns else ""))
-    if absent: raise ClipFormatError(f"{path}: the mapping names {', '.join(absent)}, but its columns are {', '.join(sorted(columns)[:12])}" + _near(absent, columns))
-    lacking = [" or ".join(names) for names in (("video", "file", "name"), ("count",)) if not any(m in mapping or m in columns for m in names)]
-    if lacking: raise ClipFormatError(f"{path}: neither the mapping nor the file has {' and '.join(lacking)}; its columns are {', '.join(sorted(columns)[:12])}")
+    if strange:
+        raise ClipFormatError(
+            f"{path}: the mapping gives {', '.join(strange)}, which is no column of ours; there are {', '.join(_OURS)}"
+            + (": write ours=yours" if set(strange) & columns else "")
+        )
+    if absent:
+        raise ClipFormatError(
+            f"{path}: the mapping names {', '.join(absent)}, but its columns are {', '.join(sorted(columns)[:12])}"
+            + _near(absent, columns)
+        )
+    lacking = [
+        " or ".join(names)
+        for names in (("video", "file", "name"), ("count",))
+        if not any(m in mapping or m in columns for m in names)
+    ]
+    if lacking:
+        raise ClipFormatError(
+            f"{path}: neither the mapping nor the file has {' and '.join(lacking)}; its columns are {', '.join(sorted(columns)[:12])}"
+        )
     return ((n, row if isinstance(row, str) else ours(row)) for n, row in rows)
 
 # %% ../nbs/01_records.ipynb #809808d9
-_WORDS = {"file": "file video clip path filename videofile videopath filepath clipfile clippath videoname name media movie",
-          "action": "action exercise movement activity class label type category task",
-          "count": "count counts reps rep repetitions repetition repcount numreps nreps total n number",
-          "cycles_s": "cycles cycless cycletimes intervals segments repetitiontimes reptimes repstimes repintervals timestamps times",
-          "split": "split subset partition fold", "source": "source origin youtubeid videosource recording subject"}
+_WORDS = {
+    "file": "file video clip path filename videofile videopath filepath clipfile clippath videoname name media movie",
+    "action": "action exercise movement activity class label type category task",
+    "count": "count counts reps rep repetitions repetition repcount numreps nreps total n number",
+    "cycles_s": "cycles cycless cycletimes intervals segments repetitiontimes reptimes repstimes repintervals timestamps times",
+    "split": "split subset partition fold",
+    "source": "source origin youtubeid videosource recording subject",
+}
 
 
 def guess_mapping(
@@ -1103,8 +1719,12 @@ def guess_mapping(
     left, out = [str(c) for c in columns], {}
     for our, words in _WORDS.items():
         letters = {c: re.sub(r"[^a-z]", "", c.lower()) for c in left}
-        ranked = [c for w in words.split() for c in left if letters[c] == w] + [c for c in left for m in get_close_matches(letters[c], words.split()[:6], n=1, cutoff=0.85)]
-        if ranked: out[our] = ranked[0]; left.remove(ranked[0])
+        ranked = [c for w in words.split() for c in left if letters[c] == w] + [
+            c for c in left for m in get_close_matches(letters[c], words.split()[:6], n=1, cutoff=0.85)
+        ]
+        if ranked:
+            out[our] = ranked[0]
+            left.remove(ranked[0])
     return out
 
 
@@ -1112,12 +1732,20 @@ def _hint(columns: Sequence[str]) -> str:
     "How to read a table whose columns are its owner's; empty where nobody could tell."
     guess = guess_mapping(columns)
     lacking = [our for our in ("file", "action", "count") if our not in columns]
-    if not {"file", "count"} <= set(guess) or not lacking: return ""
-    mapping = ",".join(f"{our}={their}" for our, their in guess.items() if our in ("file", "action", "count") or our != their)
-    return f"no column {' or '.join(map(repr, lacking))}; did you mean --map {shlex.quote(mapping)} (from Python, mapping={{…}})?" + ("" if "action" in guess else " Then no action is told")
+    if not {"file", "count"} <= set(guess) or not lacking:
+        return ""
+    mapping = ",".join(
+        f"{our}={their}" for our, their in guess.items() if our in ("file", "action", "count") or our != their
+    )
+    return (
+        f"no column {' or '.join(map(repr, lacking))}; did you mean --map {shlex.quote(mapping)} (from Python, mapping={{…}})?"
+        + ("" if "action" in guess else " Then no action is told")
+    )
 
 # %% ../nbs/01_records.ipynb #691e2075
-def _look_ahead(rows: Iterable[tuple[int, dict[str, Any] | str]], objects: int = 20) -> tuple[list[tuple[int, dict[str, Any] | str]], Iterator[tuple[int, dict[str, Any] | str]]]:
+def _look_ahead(
+    rows: Iterable[tuple[int, dict[str, Any] | str]], objects: int = 20
+) -> tuple[list[tuple[int, dict[str, Any] | str]], Iterator[tuple[int, dict[str, Any] | str]]]:
     "The rows up to a number of readable ones, and all rows."
     rows, ahead = iter(rows), list[tuple[int, dict[str, Any] | str]]()
     while objects and (row := next(rows, None)):
@@ -1126,28 +1754,61 @@ def _look_ahead(rows: Iterable[tuple[int, dict[str, Any] | str]], objects: int =
     return ahead, chain(ahead, rows)
 
 
-def _verdict(judge: _Judge, read: Callable[[dict[str, Any]], Row], values: dict[str, Any]) -> tuple[Clip, list[tuple[str, str, str, str]]] | tuple[str, str]:
+def _verdict(
+    judge: _Judge, read: Callable[[dict[str, Any]], Row], values: dict[str, Any]
+) -> tuple[Clip, list[tuple[str, str, str, str]]] | tuple[str, str]:
     "A clip and what is odd about it; or the field and the reason there is none."
-    try: clip, found = judge.clip(read(values))
-    except LookupError as e: return (e.args[0], e.args[1]) if len(e.args) == 2 else ("row", str(e))
-    except (ValueError, TypeError, AttributeError, OverflowError) as e: return "row", str(e)
-    if past := values.get(_PAST): found.append(("past_header", "error", f"{len(past)} cell{'s' * (len(past) > 1)} past the header: {', '.join(map(str, past))[:80]}", "left out: name their columns in the header"))
+    try:
+        clip, found = judge.clip(read(values))
+    except LookupError as e:
+        return (e.args[0], e.args[1]) if len(e.args) == 2 else ("row", str(e))
+    except (ValueError, TypeError, AttributeError, OverflowError) as e:
+        return "row", str(e)
+    if past := values.get(_PAST):
+        found.append(
+            (
+                "past_header",
+                "error",
+                f"{len(past)} cell{'s' * (len(past) > 1)} past the header: {', '.join(map(str, past))[:80]}",
+                "left out: name their columns in the header",
+            )
+        )
     return clip, found
 
 
-def _judge_rows(path: Path, rows: Iterable[tuple[int, dict[str, Any] | str]], formats: list[Format], videos: Path | None, split: str | None, fps: float | None) -> ClipSet:
+def _judge_rows(
+    path: Path,
+    rows: Iterable[tuple[int, dict[str, Any] | str]],
+    formats: list[Format],
+    videos: Path | None,
+    split: str | None,
+    fps: float | None,
+) -> ClipSet:
     "Each row's verdict, in order. Rows are read one at a time: only clips stay."
     ahead, rows = _look_ahead(rows)
     chosen, judge = _choose(path, ahead, formats), _Judge(videos, split, fps)
-    kept, rejected, lines, odd, filled = list[Clip](), list[Rejected](), list[int](), dict[int, list[tuple[str, str, str, str]]](), dict[str, None]()
+    kept, rejected, lines, odd, filled = (
+        list[Clip](),
+        list[Rejected](),
+        list[int](),
+        dict[int, list[tuple[str, str, str, str]]](),
+        dict[str, None](),
+    )
     for line, entry in rows:
-        if line == 0: continue  # a header
-        if isinstance(entry, str): rejected.append(Rejected(path.name, line, "row", entry, {})); continue
-        if not entry.keys() <= filled.keys(): filled |= {k: None for k, v in entry.items() if v not in (None, "") and k not in filled and str(v).strip()}
+        if line == 0:
+            continue  # a header
+        if isinstance(entry, str):
+            rejected.append(Rejected(path.name, line, "row", entry, {}))
+            continue
+        if not entry.keys() <= filled.keys():
+            filled |= {k: None for k, v in entry.items() if v not in (None, "") and k not in filled and str(v).strip()}
         for values in chosen.expand(entry, path):
             verdict = _verdict(judge, chosen.read, values)
-            if isinstance(verdict[0], str): rejected.append(Rejected(path.name, line, verdict[0], verdict[1], values)); continue
-            if verdict[1]: odd[len(kept)] = verdict[1]
+            if isinstance(verdict[0], str):
+                rejected.append(Rejected(path.name, line, verdict[0], verdict[1], values))
+                continue
+            if verdict[1]:
+                odd[len(kept)] = verdict[1]
             kept.append(verdict[0])
             lines.append(line)
     kept = unique_ids(kept)
@@ -1156,75 +1817,161 @@ def _judge_rows(path: Path, rows: Iterable[tuple[int, dict[str, Any] | str]], fo
     return ClipSet(kept, rejected, findings, {clip.id: (path.name, line) for clip, line in zip(kept, lines)})
 
 # %% ../nbs/01_records.ipynb #f28a02fc
-_READ = {"table": {*_OURS, "extra"}, "repcount": {*_OURS, "extra"}, "actrep_csv": {"video_id", "split", "action", "count"}}  # formats → columns that they read; frame numbers besides
+_READ = {
+    "table": {*_OURS, "extra"},
+    "repcount": {*_OURS, "extra"},
+    "actrep_csv": {"video_id", "split", "action", "count"},
+}  # formats → columns that they read; frame numbers besides
 _TIMES = r"cycle|interval|segment|boundar|timestamp|rep(etition)?s?_?(times?|starts?|ends?)\b"
 
 
-def _column_findings(path: Path, chosen: Format, ahead: Sequence[tuple[int, dict[str, Any] | str]], filled: Sequence[str], kept: Sequence[Clip]) -> list[Finding]:
+def _column_findings(
+    path: Path,
+    chosen: Format,
+    ahead: Sequence[tuple[int, dict[str, Any] | str]],
+    filled: Sequence[str],
+    kept: Sequence[Clip],
+) -> list[Finding]:
     "Columns of a table that hold something and are not read, told once; those that look like cycles by themselves."
-    twice = [Finding("columns_twice", "warning", f"two columns are named {name!r}", "where one is blank the other is read; a row where they differ is rejected", None, path.name) for line, r in ahead[:1] if line == 0 and isinstance(r, dict) for name in r.get(_TWICE, ())]
-    if chosen.name not in _READ: return twice
+    twice = [
+        Finding(
+            "columns_twice",
+            "warning",
+            f"two columns are named {name!r}",
+            "where one is blank the other is read; a row where they differ is rejected",
+            None,
+            path.name,
+        )
+        for line, r in ahead[:1]
+        if line == 0 and isinstance(r, dict)
+        for name in r.get(_TWICE, ())
+    ]
+    if chosen.name not in _READ:
+        return twice
     rows = [r for line, r in ahead if line and isinstance(r, dict)]
-    unread = [k for k in map(str, filled) if k not in (*_READ[chosen.name], _PAST, "") and not re.fullmatch(r"[lm][0-9]+|unnamed: [0-9.]+", k)]
-    times = [k for k in unread if re.search(_TIMES, k) or any(_is_spans(row.get(k)) for row in rows)] if not any(c.cycles for c in kept) else []
-    out = [Finding("cycles_unread", "warning", f"column {k!r} looks like times of repetitions, and is not read", f"kept without cycles; if it holds start-end;start-end in seconds: --map cycles_s={k}", None, path.name) for k in times]
-    if others := [k for k in unread if k not in times]: out.append(Finding("columns_unread", "note", f"nothing reads the column{'s' * (len(others) > 1)} {', '.join(others)[:200]}", "left out", None, path.name))
+    unread = [
+        k
+        for k in map(str, filled)
+        if k not in (*_READ[chosen.name], _PAST, "") and not re.fullmatch(r"[lm][0-9]+|unnamed: [0-9.]+", k)
+    ]
+    times = (
+        [k for k in unread if re.search(_TIMES, k) or any(_is_spans(row.get(k)) for row in rows)]
+        if not any(c.cycles for c in kept)
+        else []
+    )
+    out = [
+        Finding(
+            "cycles_unread",
+            "warning",
+            f"column {k!r} looks like times of repetitions, and is not read",
+            f"kept without cycles; if it holds start-end;start-end in seconds: --map cycles_s={k}",
+            None,
+            path.name,
+        )
+        for k in times
+    ]
+    if others := [k for k in unread if k not in times]:
+        out.append(
+            Finding(
+                "columns_unread",
+                "note",
+                f"nothing reads the column{'s' * (len(others) > 1)} {', '.join(others)[:200]}",
+                "left out",
+                None,
+                path.name,
+            )
+        )
     return twice + out
 
 
 def _is_spans(value: Any) -> bool:
     "Does a cell read as cycles?"
-    try: return bool(_spans(str(value or "").strip()))
-    except ValueError: return False
+    try:
+        return bool(_spans(str(value or "").strip()))
+    except ValueError:
+        return False
 
 # %% ../nbs/01_records.ipynb #b37642bd
 def _choose(path: Path, rows: Sequence[tuple[int, dict[str, Any] | str]], formats: list[Format]) -> Format:
     "The format that one of the first readable rows speaks."
     samples = [values for _, values in rows if isinstance(values, dict)][:20]
     needs = "; or ".join(f"{f.name}: {f.needs}" for f in formats)
-    if not samples: raise ClipFormatError(f"{path}: no rows were found in it. Needed is {needs}")
+    if not samples:
+        raise ClipFormatError(f"{path}: no rows were found in it. Needed is {needs}")
     for sample in samples:
         for f in formats:
-            if f.recognise(sample): return f
+            if f.recognise(sample):
+                return f
     names = [n for n in samples[0] if n != _TWICE and not re.fullmatch(r"[lm][0-9]+", n)]
     seen = ", ".join(map(str, names[:12])) + (", …" if len(names) > 12 else "")
     hint = _hint(list(map(str, samples[0]))) if any(f.name == "table" for f in formats) else ""
-    raise ClipFormatError(f"{path}: its columns are {seen[:300]}. " + (f"There is {hint}" if hint else f"Needed is {needs}"))
+    raise ClipFormatError(
+        f"{path}: its columns are {seen[:300]}. " + (f"There is {hint}" if hint else f"Needed is {needs}")
+    )
 
 # %% ../nbs/01_records.ipynb #4ea45d17
 def _take(clips: ClipSet, how: str) -> ClipSet:
     "The part of a dataset that Temporal-R1's `sampling_strategy` asks for."
-    if how == "all": return clips
+    if how == "all":
+        return clips
     found = re.fullmatch(r"(first|end|random):([0-9]{1,9})(%?)", how.replace(" ", ""))
-    if not found: raise LookupError("sampling_strategy", f"{how[:40]!r} is none of all, first:N, end:N, random:N, nor N%")
+    if not found:
+        raise LookupError("sampling_strategy", f"{how[:40]!r} is none of all, first:N, end:N, random:N, nor N%")
     n = min(len(clips), math.ceil(len(clips) * int(found[2]) / 100) if found[3] else int(found[2]))
-    places = {"first": range(n), "end": range(len(clips) - n, len(clips)), "random": sorted(random.Random(0).sample(range(len(clips)), n))}[found[1]]
+    places = {
+        "first": range(n),
+        "end": range(len(clips) - n, len(clips)),
+        "random": sorted(random.Random(0).sample(range(len(clips)), n)),
+    }[found[1]]
     note = Finding("sampled", "note", f"{how}: {n} of {len(clips)} clips", "the others are left out, as asked")
     taken = clips.of(clips[k] for k in places)
     return ClipSet(taken.kept, clips.rejected, [*taken.findings, note], taken.rows)
 
 # %% ../nbs/01_records.ipynb #2659b1ce
-def _load_recipe(path: Path, format: str, videos: Path | None, split: str | None, fps: float | None, mapping: Mapping[str, str] | None) -> ClipSet:
+def _load_recipe(
+    path: Path,
+    format: str,
+    videos: Path | None,
+    split: str | None,
+    fps: float | None,
+    mapping: Mapping[str, str] | None,
+) -> ClipSet:
     "The sets a YAML file names, one after the other; a set that cannot be used is a rejected row of the YAML."
-    if path.stat().st_size > 1_000_000: raise ClipFormatError(f"{path} has {path.stat().st_size:,} bytes, which is no list of datasets")
-    try: recipe = _package("yaml", f"{path}: YAML").safe_load(_ended(path, _decoded(path.read_bytes())[0]))
-    except (ImportError, ClipFormatError): raise
-    except Exception as e: raise ClipFormatError(f"{path} cannot be read as YAML ({str(e)[:120]})") from None
+    if path.stat().st_size > 1_000_000:
+        raise ClipFormatError(f"{path} has {path.stat().st_size:,} bytes, which is no list of datasets")
+    try:
+        recipe = _package("yaml", f"{path}: YAML").safe_load(_ended(path, _decoded(path.read_bytes())[0]))
+    except (ImportError, ClipFormatError):
+        raise
+    except Exception as e:
+        raise ClipFormatError(f"{path} cannot be read as YAML ({str(e)[:120]})") from None
     parts = recipe.get("datasets") if isinstance(recipe, dict) else None
-    if not isinstance(parts, list) or not parts: raise ClipFormatError(f"{path}: needed is a list `datasets` of json_path, data_folder and sampling_strategy")
+    if not isinstance(parts, list) or not parts:
+        raise ClipFormatError(f"{path}: needed is a list `datasets` of json_path, data_folder and sampling_strategy")
     sets = []
     for n, part in enumerate(parts, 1):
-        try: sets.append(_load_part(path, part, format, videos, split, fps, mapping))
+        try:
+            sets.append(_load_part(path, part, format, videos, split, fps, mapping))
         except (LookupError, ClipFormatError, OSError) as e:
             at, reason = e.args if isinstance(e, LookupError) and len(e.args) == 2 else ("json_path", str(e))
             sets.append(ClipSet((), [Rejected(path.name, n, at, reason, part if isinstance(part, dict) else {})]))
     return ClipSet.joined(sets)
 
 # %% ../nbs/01_records.ipynb #06c2e387
-def _load_part(path: Path, part: Any, format: str, videos: Path | None, split: str | None, fps: float | None, mapping: Mapping[str, str] | None) -> ClipSet:
-    if not isinstance(part, dict) or not _text(part, "json_path"): raise LookupError("json_path", "is missing")
+def _load_part(
+    path: Path,
+    part: Any,
+    format: str,
+    videos: Path | None,
+    split: str | None,
+    fps: float | None,
+    mapping: Mapping[str, str] | None,
+) -> ClipSet:
+    if not isinstance(part, dict) or not _text(part, "json_path"):
+        raise LookupError("json_path", "is missing")
     file, folder = path.parent / _text(part, "json_path"), _text(part, "data_folder")
-    if file.suffix.lower() in (".yaml", ".yml"): raise LookupError("json_path", f"{file} is itself a YAML: name the JSON files")
+    if file.suffix.lower() in (".yaml", ".yml"):
+        raise LookupError("json_path", f"{file} is itself a YAML: name the JSON files")
     clips = load_clips(file, format, videos, split, fps, mapping)
     if folder and videos is None:
         kept = [replace(c, video=os.path.join(folder, c.video)) for c in clips]
@@ -1236,47 +1983,73 @@ def find_videos(
     path: str | Path,  # an annotation file
     mapping: Mapping[str, str] | None = None,  # as for `load_clips`
     look: int = 50,  # names that are tried
-) -> FoundFolder | None:  # None: in none of these places is any of them; or the file is a YAML, which names folders of its own
+) -> (
+    FoundFolder | None
+):  # None: in none of these places is any of them; or the file is a YAML, which names folders of its own
     "The folder that the names in an annotation file are relative to."
     path = Path(path)
-    if not path.exists(): raise FileNotFoundError(f"{path}: there is no such annotation file")
-    if path.suffix.lower() in (".yaml", ".yml"): return None
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such annotation file")
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return None
     rows, formats = _raw_rows(path, list(FORMATS.values()) if not mapping else [FORMATS["table"]])
     ahead, rows = _look_ahead(_renamed(path, rows, mapping))
     chosen, names = _choose(path, ahead, formats), list[str]()
     for values in (v for line, entry in rows if line and isinstance(entry, dict) for v in chosen.expand(entry, path)):
-        with suppress(LookupError, ValueError, TypeError, AttributeError): names.append(chosen.read(values).video)
-        if len(names) == look: break
-    def held(place): return sum(_is_there(name, place) for name in names)
+        with suppress(LookupError, ValueError, TypeError, AttributeError):
+            names.append(chosen.read(values).video)
+        if len(names) == look:
+            break
+
+    def held(place):
+        return sum(_is_there(name, place) for name in names)
+
     best = max((p for p in (path.parent / "videos", path.parent, Path()) if p.is_dir()), key=held)
     return FoundFolder(best) if held(best) else None
 
 
 def _is_there(name: str, videos: Path) -> bool:
     "Is there a video of this name in a folder?"
-    try: return bool(name and _find_video(name, FoundFolder(videos)))
-    except LookupError: return False
+    try:
+        return bool(name and _find_video(name, FoundFolder(videos)))
+    except LookupError:
+        return False
 
 # %% ../nbs/01_records.ipynb #50a6a06a
-WRITERS: dict[str, Callable[[list[Clip], float | None], str]] = {}  # format → clips and the fps of frame numbers (None: each clip's own) → the file's text
+WRITERS: dict[
+    str, Callable[[list[Clip], float | None], str]
+] = {}  # format → clips and the fps of frame numbers (None: each clip's own) → the file's text
 
 
 def save_clips(
     clips: Iterable[Clip],  # what to write
-    path: str | Path,  # `.jsonl` (exact), `.parquet` (exact) or `.csv` (RepCount-style: frame numbers); for "quva" a folder
+    path: str
+    | Path,  # `.jsonl` (exact), `.parquet` (exact) or `.csv` (RepCount-style: frame numbers); for "quva" a folder
     fps: float | None = None,  # frame rate of frame numbers; None: what the clip's row said, or 30
-    videos: str | Path | None = None,  # write video paths relative to this folder, so that `load_clips(videos=…)` finds them; the file's own folder: they can be moved together
+    videos: str
+    | Path
+    | None = None,  # write video paths relative to this folder, so that `load_clips(videos=…)` finds them; the file's own folder: they can be moved together
     format: str = "auto",  # a name in `WRITERS`, "parquet" or "quva"; "auto": by the suffix
 ) -> Path:  # the file
     "Write clips so that `load_clips` reads them back. The file appears whole or not at all."
     path, clips = Path(path), list(clips)
-    if not clips: raise ClipFormatError(f"{path}: there is no clip to save")
-    if videos is not None: clips = [replace(c, video=os.path.relpath(c.video, videos)) for c in clips]
+    if not clips:
+        raise ClipFormatError(f"{path}: there is no clip to save")
+    if videos is not None:
+        clips = [replace(c, video=os.path.relpath(c.video, videos)) for c in clips]
     by_suffix = {".jsonl": "clips", ".csv": "repcount", ".parquet": "parquet"}
-    if format == "auto": format = by_suffix.get(path.suffix, "")
-    if not format: raise ClipFormatError(f"{path}: clips are saved as .jsonl or .csv or .parquet, not {path.suffix or 'without a suffix'}; other formats by format=")
-    if format == "quva": return _save_quva(clips, path, fps)
-    if format not in (*WRITERS, "parquet"): raise ClipFormatError(f"format {format!r} cannot be written; there are {', '.join((*WRITERS, 'parquet', 'quva'))}")
+    if format == "auto":
+        format = by_suffix.get(path.suffix, "")
+    if not format:
+        raise ClipFormatError(
+            f"{path}: clips are saved as .jsonl or .csv or .parquet, not {path.suffix or 'without a suffix'}; other formats by format="
+        )
+    if format == "quva":
+        return _save_quva(clips, path, fps)
+    if format not in (*WRITERS, "parquet"):
+        raise ClipFormatError(
+            f"format {format!r} cannot be written; there are {', '.join((*WRITERS, 'parquet', 'quva'))}"
+        )
     data = _parquet_bytes(clips) if format == "parquet" else WRITERS[format](clips, fps)
     write_whole(path, data)
     return path
@@ -1287,16 +2060,24 @@ def _clip_row(clip: Clip) -> dict[str, Any]:
     return {k: v for k, v in asdict(clip).items() if k != "extra" or v}
 
 
-def _json_lines(rows: Iterable[dict[str, Any]]) -> str: return "".join(json.dumps(plain(r), ensure_ascii=False) + "\n" for r in rows)
+def _json_lines(rows: Iterable[dict[str, Any]]) -> str:
+    return "".join(json.dumps(plain(r), ensure_ascii=False) + "\n" for r in rows)
+
+
 WRITERS["clips"] = lambda clips, fps: _json_lines(map(_clip_row, clips))
 
 # %% ../nbs/01_records.ipynb #6c7030de
 def _must_fit(clips: Iterable[Clip], format: str, tasks: Sequence[str | None] = (None,), window: bool = False) -> None:
     "Refuse clips whose meaning a format cannot say."
     for c in clips:
-        if c.window and not window: raise ClipFormatError(f"clip {c.id} is a window of its file, which {format} cannot say: save as .jsonl")
-        if window and not c.window: raise ClipFormatError(f"clip {c.id} has no window (start, end), which {format} needs: save as .jsonl")
-        if c.extra.get("task") not in tasks: raise ClipFormatError(f"clip {c.id} asks for {c.extra.get('task') or 'a count'}, which {format} cannot say: save as .jsonl")
+        if c.window and not window:
+            raise ClipFormatError(f"clip {c.id} is a window of its file, which {format} cannot say: save as .jsonl")
+        if window and not c.window:
+            raise ClipFormatError(f"clip {c.id} has no window (start, end), which {format} needs: save as .jsonl")
+        if c.extra.get("task") not in tasks:
+            raise ClipFormatError(
+                f"clip {c.id} asks for {c.extra.get('task') or 'a count'}, which {format} cannot say: save as .jsonl"
+            )
 
 
 def _rate(clip: Clip, fps: float | None) -> float:
@@ -1308,7 +2089,8 @@ def _rate(clip: Clip, fps: float | None) -> float:
 def _csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    if header: writer.writerow(header)
+    if header:
+        writer.writerow(header)
     writer.writerows(map(csv_cell, row) for row in rows)
     return out.getvalue()
 
@@ -1322,24 +2104,51 @@ def _frame_columns(clips: Sequence[Clip], frames: Callable[[Clip], list[int]]) -
 # %% ../nbs/01_records.ipynb #19ffe0ea
 def _accepted_column(clips: Sequence[Clip]) -> list[list[str]]:
     "The heading of the column of accepted counts and its cells, each in a list: empty lists where every clip has one count."
-    if not any(len(accepted_counts(c)) > 1 for c in clips): return [[] for _ in range(len(clips) + 1)]
-    return [["accepted"], *(["|".join(map(str, accepted_counts(c))) if len(accepted_counts(c)) > 1 else ""] for c in clips)]
+    if not any(len(accepted_counts(c)) > 1 for c in clips):
+        return [[] for _ in range(len(clips) + 1)]
+    return [
+        ["accepted"],
+        *(["|".join(map(str, accepted_counts(c))) if len(accepted_counts(c)) > 1 else ""] for c in clips),
+    ]
 
 
 def _write_repcount(clips: list[Clip], fps: float | None) -> str:
     "RepCount's columns, then the ones it lacks."
     _must_fit(clips, "a RepCount CSV")
-    names, cells = _frame_columns(clips, lambda c: [round(t * _rate(c, fps)) for cycle in c.cycles or () for t in cycle])
+    names, cells = _frame_columns(
+        clips, lambda c: [round(t * _rate(c, fps)) for cycle in c.cycles or () for t in cycle]
+    )
     several = _accepted_column(clips)
-    rows = ([c.action, c.video, c.count, *numbers, repr(_rate(c, fps)).removesuffix(".0"), c.split or "", c.source or "", c.id, *more] for c, numbers, more in zip(clips, cells, several[1:]))
+    rows = (
+        [
+            c.action,
+            c.video,
+            c.count,
+            *numbers,
+            repr(_rate(c, fps)).removesuffix(".0"),
+            c.split or "",
+            c.source or "",
+            c.id,
+            *more,
+        ]
+        for c, numbers, more in zip(clips, cells, several[1:])
+    )
     return _csv_text(["type", "name", "count", *names, "fps", "split", "source", "id", *several[0]], rows)
 
 
 def _write_ucfrep(clips: list[Clip], fps: float | None) -> str:
     _must_fit(clips, "UCFRep", window=True)
-    def span(c): return [round(t * _rate(c, fps)) for t in c.window or (0, 0)]
-    names, cells = _frame_columns(clips, lambda c: [round(t * _rate(c, fps)) + span(c)[0] + 1 for cycle in c.cycles or () for t in cycle])
-    rows = ([c.video, c.count, span(c)[1] - span(c)[0], span(c)[0] + 1, span(c)[1], *numbers] for c, numbers in zip(clips, cells))
+
+    def span(c):
+        return [round(t * _rate(c, fps)) for t in c.window or (0, 0)]
+
+    names, cells = _frame_columns(
+        clips, lambda c: [round(t * _rate(c, fps)) + span(c)[0] + 1 for cycle in c.cycles or () for t in cycle]
+    )
+    rows = (
+        [c.video, c.count, span(c)[1] - span(c)[0], span(c)[0] + 1, span(c)[1], *numbers]
+        for c, numbers in zip(clips, cells)
+    )
     return _csv_text(["name", "counts", "num_frames", "start_frame", "end_frame", *names], rows)
 
 
@@ -1348,33 +2157,79 @@ def _write_countix(clips: list[Clip], fps: float | None) -> str:
     rows = []
     for c in clips:
         name, (start, end) = re.fullmatch(r"(.+)_([0-9]{6})_([0-9]{6})", Path(c.video).stem), c.window or (0, 0)
-        if not name: raise ClipFormatError(f"clip {c.id}: Countix needs a file named as Kinetics does, id_000017_000027.mp4, not {c.video}")
-        rows.append([name[1], c.action.replace("_", " "), int(name[2]), int(name[3]), f"{int(name[2]) + start:.6f}", f"{int(name[2]) + end:.6f}", c.count])
-    return _csv_text(["video_id", "class", "kinetics_start", "kinetics_end", "repetition_start", "repetition_end", "count"], rows)
+        if not name:
+            raise ClipFormatError(
+                f"clip {c.id}: Countix needs a file named as Kinetics does, id_000017_000027.mp4, not {c.video}"
+            )
+        rows.append(
+            [
+                name[1],
+                c.action.replace("_", " "),
+                int(name[2]),
+                int(name[3]),
+                f"{int(name[2]) + start:.6f}",
+                f"{int(name[2]) + end:.6f}",
+                c.count,
+            ]
+        )
+    return _csv_text(
+        ["video_id", "class", "kinetics_start", "kinetics_end", "repetition_start", "repetition_end", "count"], rows
+    )
 
 # %% ../nbs/01_records.ipynb #5e511b04
 def _write_table(clips: list[Clip], fps: float | None) -> str:
     _must_fit([replace(c, window=None) for c in clips], "a table")
+
     def spans(pairs):
-        if any(t < 0 for pair in pairs for t in pair): raise ClipFormatError("a table cannot say a time before the clip's start: save as .jsonl")
+        if any(t < 0 for pair in pairs for t in pair):
+            raise ClipFormatError("a table cannot say a time before the clip's start: save as .jsonl")
         return ";".join(f"{a:.6f}-{b:.6f}" for a, b in pairs)
+
     several, rest = _accepted_column(clips), [{k: v for k, v in c.extra.items() if k != "accepted"} for c in clips]
     extra = ["extra"] if any(rest) else []
-    rows = ([c.video, c.action, c.count, spans(c.cycles or ()), spans([c.window] if c.window else ()), c.split or "", c.source or "", c.id, *more, *[json.dumps(plain(other), ensure_ascii=False) for _ in extra]] for c, more, other in zip(clips, several[1:], rest))
-    return _csv_text(["file", "action", "count", "cycles_s", "window_s", "split", "source", "id", *several[0], *extra], rows)
+    rows = (
+        [
+            c.video,
+            c.action,
+            c.count,
+            spans(c.cycles or ()),
+            spans([c.window] if c.window else ()),
+            c.split or "",
+            c.source or "",
+            c.id,
+            *more,
+            *[json.dumps(plain(other), ensure_ascii=False) for _ in extra],
+        ]
+        for c, more, other in zip(clips, several[1:], rest)
+    )
+    return _csv_text(
+        ["file", "action", "count", "cycles_s", "window_s", "split", "source", "id", *several[0], *extra], rows
+    )
+
+
 WRITERS |= {"repcount": _write_repcount, "ucfrep": _write_ucfrep, "countix": _write_countix, "table": _write_table}
 
 # %% ../nbs/01_records.ipynb #ab82a1a3
 def _write_actrep_csv(clips: list[Clip], fps: float | None) -> str:
     _must_fit(clips, "ActRep-R1's CSV")
     missing = next((c.id for c in clips if not c.split), None)
-    if missing: raise ClipFormatError(f"clip {missing} has no split, which ActRep-R1 would read as training data: give it one")
+    if missing:
+        raise ClipFormatError(f"clip {missing} has no split, which ActRep-R1 would read as training data: give it one")
     return _csv_text((), ([c.video, c.split, c.action, c.count] for c in clips))
 
 
 def _write_actrep_jsonl(clips: list[Clip], fps: float | None) -> str:
     _must_fit(clips, "ActRep-R1's JSONL")
-    return _json_lines({"video_id": c.video, **({"split": c.split} if c.split else {}), "action": c.action, "gt_count": c.count, "cot": c.extra.get("cot", "")} for c in clips)
+    return _json_lines(
+        {
+            "video_id": c.video,
+            **({"split": c.split} if c.split else {}),
+            "action": c.action,
+            "gt_count": c.count,
+            "cot": c.extra.get("cot", ""),
+        }
+        for c in clips
+    )
 
 
 def _write_actrep_legacy(clips: list[Clip], fps: float | None) -> str:
@@ -1387,25 +2242,53 @@ def _write_ovr(clips: list[Clip], fps: float | None) -> str:
     videos: dict[str, list] = {}
     for c in clips:
         start, end = c.window or (0, 0)
-        videos.setdefault(c.video, []).append({"start_time": start, "end_time": end, "count": c.count, "description": c.action.replace("_", " ")})
-    return json.dumps([{"video_id": v, "ovr_annotations": a} for v, a in videos.items()], ensure_ascii=False, indent=1) + "\n"
+        videos.setdefault(c.video, []).append(
+            {"start_time": start, "end_time": end, "count": c.count, "description": c.action.replace("_", " ")}
+        )
+    return (
+        json.dumps([{"video_id": v, "ovr_annotations": a} for v, a in videos.items()], ensure_ascii=False, indent=1)
+        + "\n"
+    )
 
 
-WRITERS |= {"actrep_csv": _write_actrep_csv, "actrep_jsonl": _write_actrep_jsonl, "actrep_jsonl_legacy": _write_actrep_legacy, "ovr": _write_ovr}
+WRITERS |= {
+    "actrep_csv": _write_actrep_csv,
+    "actrep_jsonl": _write_actrep_jsonl,
+    "actrep_jsonl_legacy": _write_actrep_legacy,
+    "ovr": _write_ovr,
+}
 
 # %% ../nbs/01_records.ipynb #f375430c
 def _write_pushupbench(clips: list[Clip], fps: float | None) -> str:
     _must_fit(clips, "PushupBench")
-    return _json_lines({"name": c.action, "video_path": c.video, "count": list(accepted_counts(c)), **{k: bool(c.extra.get(k)) for k in ("fuzzy_action", "complex_action")}} for c in clips)
+    return _json_lines(
+        {
+            "name": c.action,
+            "video_path": c.video,
+            "count": list(accepted_counts(c)),
+            **{k: bool(c.extra.get(k)) for k in ("fuzzy_action", "complex_action")},
+        }
+        for c in clips
+    )
 
 
 def _write_mvbench(clips: list[Clip], fps: float | None) -> str:
     _must_fit([replace(c, window=None) for c in clips], "MVBench", ("choice",))
+
     def row(c):
         options, right = c.extra.get("options", []), c.extra.get("solution", "")
-        if right not in options: raise ClipFormatError(f"clip {c.id}: MVBench needs the right option's wording as its solution, not {right!r}")
+        if right not in options:
+            raise ClipFormatError(
+                f"clip {c.id}: MVBench needs the right option's wording as its solution, not {right!r}"
+            )
         times = dict(zip(("start", "end"), c.window or ()))
-        return {"video": c.video, "question": c.extra.get("problem", ""), "candidates": options, "answer": right} | times
+        return {
+            "video": c.video,
+            "question": c.extra.get("problem", ""),
+            "candidates": options,
+            "answer": right,
+        } | times
+
     return json.dumps(plain(list(map(row, clips))), ensure_ascii=False, indent=1) + "\n"
 
 
@@ -1417,38 +2300,60 @@ _QUESTIONS = ("choice", "numerical", "ocr", "free_form", "regression")
 
 def _write_dvd(clips: list[Clip], fps: float | None) -> str:
     _must_fit(clips, "DVD-counting", ("dvd_counting",))
-    return _json_lines({"problem": c.extra.get("problem", ""), "solution": f"<answer> {c.count} </answer>", "video_filename": c.video} for c in clips)
+    return _json_lines(
+        {"problem": c.extra.get("problem", ""), "solution": f"<answer> {c.count} </answer>", "video_filename": c.video}
+        for c in clips
+    )
 
 
 def _write_video_r1(clips: list[Clip], fps: float | None) -> str:
     _must_fit(clips, "Video-R1", _QUESTIONS)
     kinds = {"choice": "multiple choice", "ocr": "OCR", "free_form": "free-form"}
+
     def row(c):
         rest = {k: c.extra[k] for k in ("data_type", "data_source", "process", "problem_id") if k in c.extra}
-        return {"problem": c.extra.get("problem", ""), "problem_type": kinds.get(c.extra["task"], c.extra["task"]), "options": c.extra.get("options", []),
-                "solution": f"<answer>{c.extra.get('solution', '')}</answer>", "path": c.video} | rest
+        return {
+            "problem": c.extra.get("problem", ""),
+            "problem_type": kinds.get(c.extra["task"], c.extra["task"]),
+            "options": c.extra.get("options", []),
+            "solution": f"<answer>{c.extra.get('solution', '')}</answer>",
+            "path": c.video,
+        } | rest
+
     return json.dumps(plain(list(map(row, clips))), ensure_ascii=False, indent=1) + "\n"
 
 
 def _moment(clip: Clip) -> tuple[float, float]:
     "Start and end of the one event of a grounding clip."
-    if len(clip.cycles or ()) != 1: raise ClipFormatError(f"clip {clip.id} needs one start and end, it has {len(clip.cycles or ())}")
+    if len(clip.cycles or ()) != 1:
+        raise ClipFormatError(f"clip {clip.id} needs one start and end, it has {len(clip.cycles or ())}")
     return (clip.cycles or ())[0]
 
 # %% ../nbs/01_records.ipynb #39e3f664
 def _write_temporal_r1(clips: list[Clip], fps: float | None) -> str:
     _must_fit(clips, "Temporal-R1", ("grounding",))
+
     def row(c):
         length = c.extra.get("duration")
-        if not isinstance(length, (int, float)) or not length > 0: raise ClipFormatError(f"clip {c.id} needs extra['duration'], the video's length in seconds")
-        return {"video": c.video, "problem": c.extra.get("problem", ""), "solution": [t / length for t in _moment(c)], "video_length": length}
+        if not isinstance(length, (int, float)) or not length > 0:
+            raise ClipFormatError(f"clip {c.id} needs extra['duration'], the video's length in seconds")
+        return {
+            "video": c.video,
+            "problem": c.extra.get("problem", ""),
+            "solution": [t / length for t in _moment(c)],
+            "video_length": length,
+        }
+
     return json.dumps(plain(list(map(row, clips))), ensure_ascii=False, indent=1) + "\n"
 
 
 def _write_charades_txt(clips: list[Clip], fps: float | None) -> str:
     _must_fit(clips, "Charades-STA", ("grounding",))
     odd = next((c.id for c in clips if re.search(r"\s", c.video) or "\n" in str(c.extra.get("problem"))), None)
-    if odd: raise ClipFormatError(f"clip {odd}: a line of Charades-STA takes no space in the file's name and no line break in the sentence")
+    if odd:
+        raise ClipFormatError(
+            f"clip {odd}: a line of Charades-STA takes no space in the file's name and no line break in the sentence"
+        )
     return "".join(f"{c.video} {_moment(c)[0]!r} {_moment(c)[1]!r}##{c.extra.get('problem', '')}\n" for c in clips)
 
 
@@ -1460,12 +2365,21 @@ def _write_charades_json(clips: list[Clip], fps: float | None) -> str:
         one["timestamps"].append(list(_moment(c)))
         one["sentences"].append(c.extra.get("problem", ""))
     return json.dumps(plain(videos), ensure_ascii=False, indent=1) + "\n"
-WRITERS |= {"dvd_counting": _write_dvd, "video_r1": _write_video_r1, "temporal_r1": _write_temporal_r1, "charades_txt": _write_charades_txt, "charades_json": _write_charades_json}
+
+
+WRITERS |= {
+    "dvd_counting": _write_dvd,
+    "video_r1": _write_video_r1,
+    "temporal_r1": _write_temporal_r1,
+    "charades_txt": _write_charades_txt,
+    "charades_json": _write_charades_json,
+}
 
 # %% ../nbs/01_records.ipynb #fba3b9c0
 def _npy(array: Any) -> bytes:
     "An array as the bytes of a .npy file."
     import numpy as np
+
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
@@ -1474,11 +2388,13 @@ def _npy(array: Any) -> bytes:
 def _save_quva(clips: list[Clip], folder: Path, fps: float | None) -> Path:
     "One array of cycle ends for each clip, and the index that names their counts and frame rates."
     import numpy as np
+
     _must_fit(clips, "QUVA")
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for c in clips:
-        if not c.cycles: raise ClipFormatError(f"clip {c.id} has no cycles, which QUVA needs")
+        if not c.cycles:
+            raise ClipFormatError(f"clip {c.id} has no cycles, which QUVA needs")
         ends = np.array([round(end * _rate(c, fps)) for _, end in c.cycles], dtype=np.int64)
         write_whole(folder / f"{Path(c.video).stem}.npy", _npy(ends))
         rows.append([Path(c.video).stem, c.count, int(ends[0]), int(ends[-1]), c.action, repr(_rate(c, fps))])
@@ -1488,17 +2404,31 @@ def _save_quva(clips: list[Clip], folder: Path, fps: float | None) -> Path:
 
 def _flat(clip: Clip) -> dict[str, Any]:
     "A clip as a row whose columns have one type each: extra as JSON text."
-    return asdict(clip) | {"cycles": None if clip.cycles is None else [list(c) for c in clip.cycles], "window": list(clip.window) if clip.window else None,
-                           "extra": json.dumps(plain(clip.extra), ensure_ascii=False) if clip.extra else None}
+    return asdict(clip) | {
+        "cycles": None if clip.cycles is None else [list(c) for c in clip.cycles],
+        "window": list(clip.window) if clip.window else None,
+        "extra": json.dumps(plain(clip.extra), ensure_ascii=False) if clip.extra else None,
+    }
 
 # %% ../nbs/01_records.ipynb #0a74ddff
 def _parquet_bytes(clips: list[Clip]) -> bytes:
     arrow = _package("pyarrow", "Parquet")
     out = io.BytesIO()
     times = arrow.list_(arrow.float64())
-    columns = {"video": arrow.string(), "action": arrow.string(), "count": arrow.int64(), "cycles": arrow.list_(times), "split": arrow.string(),
-               "source": arrow.string(), "id": arrow.string(), "window": times, "extra": arrow.string()}
-    _package("pyarrow.parquet", "Parquet").write_table(arrow.Table.from_pylist(list(map(_flat, clips)), schema=arrow.schema(columns)), out)
+    columns = {
+        "video": arrow.string(),
+        "action": arrow.string(),
+        "count": arrow.int64(),
+        "cycles": arrow.list_(times),
+        "split": arrow.string(),
+        "source": arrow.string(),
+        "id": arrow.string(),
+        "window": times,
+        "extra": arrow.string(),
+    }
+    _package("pyarrow.parquet", "Parquet").write_table(
+        arrow.Table.from_pylist(list(map(_flat, clips)), schema=arrow.schema(columns)), out
+    )
     return out.getvalue()
 
 
@@ -1507,7 +2437,8 @@ def to_dataset(
 ):  # a `datasets.Dataset`; `clips_from_rows` reads it back
     "Clips as a Hugging Face dataset (needs the package datasets)."
     rows = list(map(_flat, clips))
-    if not rows: raise ClipFormatError("there is no clip to make a dataset of")
+    if not rows:
+        raise ClipFormatError("there is no clip to make a dataset of")
     return _package("datasets", "A Hugging Face dataset").Dataset.from_list(rows)
 
 # %% ../nbs/01_records.ipynb #219ea804
@@ -1535,25 +2466,59 @@ def load_sources(
 ) -> Sources:  # file name without suffix → the video it was cut from; where the table names none, the file is absent
     "What each file was cut from."
     path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"{path}: there is no such table of sources")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such table of sources")
     rows = list(_raw_rows(path, [f for f in FORMATS.values() if not f.json and not f.line])[0])
     table = [r for _, r in rows if isinstance(r, dict)]
-    pair = next((p for p in (("rename", "vid"), ("file", "source"), ("video", "source"), ("name", "source")) if table and set(p) <= set(table[0])), None)
-    if pair is None: raise ClipFormatError(f"{path}: a table of sources needs the columns file and source (or rename and vid), not {', '.join(map(str, list(table[0])[:8] if table else []))}")
-    return _sources_of(path.name, [(n, _text(r, pair[0]), _text(r, pair[1])) for n, r in rows if n and isinstance(r, dict)])
+    pair = next(
+        (
+            p
+            for p in (("rename", "vid"), ("file", "source"), ("video", "source"), ("name", "source"))
+            if table and set(p) <= set(table[0])
+        ),
+        None,
+    )
+    if pair is None:
+        raise ClipFormatError(
+            f"{path}: a table of sources needs the columns file and source (or rename and vid), not {', '.join(map(str, list(table[0])[:8] if table else []))}"
+        )
+    return _sources_of(
+        path.name, [(n, _text(r, pair[0]), _text(r, pair[1])) for n, r in rows if n and isinstance(r, dict)]
+    )
 
 
 def _sources_of(name: str, lines: Iterable[tuple[int, str, str]]) -> Sources:
     "The table of (row, file, source) lines, and what is odd about them."
     out, unknown = Sources(), Counter()  # type: ignore[var-annotated]
     for row, file, source in lines:
-        if not file: continue
-        if not is_known(source): unknown[source or "blank"] += 1
+        if not file:
+            continue
+        if not is_known(source):
+            unknown[source or "blank"] += 1
         elif out.setdefault(Path(file).stem, source) != source:
-            out.findings.append(Finding("two_sources", "error", f"{file} is from {source} here, from {out[Path(file).stem]} in a row before", "the first is believed", None, name, row))
+            out.findings.append(
+                Finding(
+                    "two_sources",
+                    "error",
+                    f"{file} is from {source} here, from {out[Path(file).stem]} in a row before",
+                    "the first is believed",
+                    None,
+                    name,
+                    row,
+                )
+            )
     if unknown:
         seen = ", ".join(f"{s} {k} times" for s, k in unknown.most_common(5))
-        out.findings.append(Finding("source_unknown", "warning", f"{sum(unknown.values())} files have no source ({seen})", "their source is unknown: it is shared with nobody", None, name))
+        out.findings.append(
+            Finding(
+                "source_unknown",
+                "warning",
+                f"{sum(unknown.values())} files have no source ({seen})",
+                "their source is unknown: it is shared with nobody",
+                None,
+                name,
+            )
+        )
     return out
 
 
@@ -1592,7 +2557,8 @@ class _Owners:
         origins = _origins(clip)
         for o in origins:
             first = self.first.setdefault(o, clip)
-            if first.split != clip.split or o in self.several: self.several.setdefault(o, {first.split: first.id}).setdefault(clip.split, clip.id)
+            if first.split != clip.split or o in self.several:
+                self.several.setdefault(o, {first.split: first.id}).setdefault(clip.split, clip.id)
         return [o for o in origins if o in self.several]
 
 
@@ -1601,18 +2567,29 @@ _EACH_OTHER = 12  # splits of which every pair is told; of more, each against al
 
 def leakage(
     clips: Iterable[Clip],  # clips of several splits
-) -> list[dict[str, Any]]:  # one row per ordered pair of splits: clips in `split`, how many of them have a known source, and how many share source or file with `other`; of more than twelve splits one row each, `other` being "the others"
+) -> list[
+    dict[str, Any]
+]:  # one row per ordered pair of splits: clips in `split`, how many of them have a known source, and how many share source or file with `other`; of more than twelve splits one row each, `other` being "the others"
     "How many clips of each split come from a file or source that another split has too."
     clips, owners = list(clips), _Owners()
-    for c in clips: owners.add(c)
-    sizes, known, shared = Counter(c.split for c in clips), Counter(c.split for c in clips if is_known(c.source)), Counter[Any]()
+    for c in clips:
+        owners.add(c)
+    sizes, known, shared = (
+        Counter(c.split for c in clips),
+        Counter(c.split for c in clips if is_known(c.source)),
+        Counter[Any](),
+    )
     each = len(sizes) <= _EACH_OTHER
     for c in clips if owners.several else ():
         with_others = [owners.several[o] for o in _origins(c) if o in owners.several]
-        elsewhere = {s for splits in with_others for s in splits} - {c.split} if each else {"the others"} if with_others else ()
+        elsewhere = (
+            {s for splits in with_others for s in splits} - {c.split} if each else {"the others"} if with_others else ()
+        )
         shared.update((c.split, other) for other in elsewhere)
     pairs = [(s, o) for s in sizes for o in sizes if s != o] if each else [(s, "the others") for s in sizes]
-    return [{"split": s, "other": o, "clips": sizes[s], "with_source": known[s], "shared": shared[s, o]} for s, o in pairs]
+    return [
+        {"split": s, "other": o, "clips": sizes[s], "with_source": known[s], "shared": shared[s, o]} for s, o in pairs
+    ]
 
 # %% ../nbs/01_records.ipynb #5129f7c7
 def _set_findings(clips: Sequence[Clip]) -> list[Finding]:
@@ -1622,11 +2599,22 @@ def _set_findings(clips: Sequence[Clip]) -> list[Finding]:
     owners = _Owners()
     for c in clips:
         first = seen.setdefault((os.path.normpath(c.video), c.window, str(c.extra.get("problem"))), c)
-        if first is not c: out.append(Finding("duplicate", "error", f"the same clip as {first.id}: {c.video}", "kept: both rows", c.id))
+        if first is not c:
+            out.append(
+                Finding("duplicate", "error", f"the same clip as {first.id}: {c.video}", "kept: both rows", c.id)
+            )
         for leak in owners.add(c)[:1]:
             others = [f"{s} (clip {i})" for s, i in islice(owners.several[leak].items(), 4) if s != c.split][:3]
             more = len(owners.several[leak]) - 1 - len(others)
-            out.append(Finding("leak", "error", f"{leak} is in {c.split} and in {', '.join(others)}{f' and {more} more' if more else ''}", "kept: use a split that keeps sources together", c.id))
+            out.append(
+                Finding(
+                    "leak",
+                    "error",
+                    f"{leak} is in {c.split} and in {', '.join(others)}{f' and {more} more' if more else ''}",
+                    "kept: use a split that keeps sources together",
+                    c.id,
+                )
+            )
     return out
 
 # %% ../nbs/01_records.ipynb #41cb9a4d
@@ -1634,7 +2622,8 @@ def _open_video(path: str) -> dict[str, float]:
     "fps and duration of a file, after decoding one frame; ValueError names the file and says why there is none."
     container, stream = _open(path)
     with container:
-        if next(container.decode(stream), None) is None: raise ValueError(f"{path} has no frame that can be decoded")
+        if next(container.decode(stream), None) is None:
+            raise ValueError(f"{path} has no frame that can be decoded")
         duration, frames = _length(path, container, stream)
     return {"fps": frames / duration, "duration": duration}
 
@@ -1642,29 +2631,41 @@ def _open_video(path: str) -> dict[str, float]:
 def _identical(paths: Iterable[str]) -> dict[str, str]:
     "File → an earlier file with the same bytes. Only files of one size are read."
     out, sizes = {}, {}  # type: ignore[var-annotated]
-    for p in paths: sizes.setdefault(os.path.getsize(p), []).append(p)
+    for p in paths:
+        sizes.setdefault(os.path.getsize(p), []).append(p)
     for group in sizes.values():
         first: dict[str, str] = {}
         for p in group if len(group) > 1 else ():
-            with open(p, "rb") as f: digest = hashlib.file_digest(f, "sha256").hexdigest()
-            if first.setdefault(digest, p) != p: out[p] = first[digest]
+            with open(p, "rb") as f:
+                digest = hashlib.file_digest(f, "sha256").hexdigest()
+            if first.setdefault(digest, p) != p:
+                out[p] = first[digest]
     return out
 
 # %% ../nbs/01_records.ipynb #b458bc81
 def _file_findings(clips: Sequence[Clip]) -> list[Finding]:
     "Missing, unreadable and doubled videos, and files that disagree with their rows."
     out: list[Finding] = []
-    def add(c, rule, severity, message): out.append(Finding(rule, severity, message, "kept as annotated", c.id))
+
+    def add(c, rule, severity, message):
+        out.append(Finding(rule, severity, message, "kept as annotated", c.id))
+
     there = list(filter(os.path.isfile, dict.fromkeys(c.video for c in clips)))
     twins, facts, broken = _identical(there), {}, {}
     for p in there:
-        try: facts[p] = _open_video(p)
-        except (OSError, ValueError) as e: broken[p] = str(e)
+        try:
+            facts[p] = _open_video(p)
+        except (OSError, ValueError) as e:
+            broken[p] = str(e)
     for c in clips:
-        if c.video in twins: add(c, "same_bytes", "error", f"{c.video} is byte for byte {twins[c.video]}")
-        if c.video in broken: add(c, "unreadable_video", "error", broken[c.video])
-        elif c.video not in facts: add(c, "missing_video", "error", f"{c.video} is missing")
-        else: out += _against_file(c, facts[c.video])
+        if c.video in twins:
+            add(c, "same_bytes", "error", f"{c.video} is byte for byte {twins[c.video]}")
+        if c.video in broken:
+            add(c, "unreadable_video", "error", broken[c.video])
+        elif c.video not in facts:
+            add(c, "missing_video", "error", f"{c.video} is missing")
+        else:
+            out += _against_file(c, facts[c.video])
     return out
 
 # %% ../nbs/01_records.ipynb #aa327310
@@ -1675,14 +2676,27 @@ def need_clips(
 ) -> ClipSet:  # the same
     "Clips to work with. ClipFormatError where there are none, or none of a few videos can be opened; it says why and what to do."
     cure = "name the folder of its videos, as videos; actrep audit lists every row"
-    if not clips.kept: raise ClipFormatError(f"{path}: none of its {len(clips.rejected)} rows is a clip that can be used" + (f"; the first, {clips.rejected[0]}" if clips.rejected else "") + f" ({cure})")
+    if not clips.kept:
+        raise ClipFormatError(
+            f"{path}: none of its {len(clips.rejected)} rows is a clip that can be used"
+            + (f"; the first, {clips.rejected[0]}" if clips.rejected else "")
+            + f" ({cure})"
+        )
     files = list(dict.fromkeys(c.video for c in clips.kept))
-    tried, problems = [files[k] for k in sorted({round(k * (len(files) - 1) / max(1, look - 1)) for k in range(look)})], []
+    tried, problems = (
+        [files[k] for k in sorted({round(k * (len(files) - 1) / max(1, look - 1)) for k in range(look)})],
+        [],
+    )
     for video in tried:
-        try: _open_video(video)
-        except (OSError, ValueError) as e: problems.append(str(e))
-        else: return clips
-    raise ClipFormatError(f"{path}: none of the {len(tried)} videos that were tried, of {len(files)}, can be read; the first: {problems[0]} ({cure})")
+        try:
+            _open_video(video)
+        except (OSError, ValueError) as e:
+            problems.append(str(e))
+        else:
+            return clips
+    raise ClipFormatError(
+        f"{path}: none of the {len(tried)} videos that were tried, of {len(files)}, can be read; the first: {problems[0]} ({cure})"
+    )
 
 # %% ../nbs/01_records.ipynb #3ed959c4
 _FOLDED = ("spelling", "no_fps")  # found in many rows for one reason: told once
@@ -1694,10 +2708,26 @@ def _against_file(clip: Clip, file: dict[str, float]) -> list[Finding]:
     for name, slack in (("fps", lambda v: 0.01 * v), ("duration", lambda v: max(0.5, 0.02 * v))):
         said = clip.extra.get(name)
         if isinstance(said, (int, float)) and file[name] and abs(said - file[name]) > slack(file[name]):
-            out.append(Finding(f"file_{name}", "warning", f"the row says {name} {said:g}, the file {file[name]:g}", "kept as annotated", clip.id))
+            out.append(
+                Finding(
+                    f"file_{name}",
+                    "warning",
+                    f"the row says {name} {said:g}, the file {file[name]:g}",
+                    "kept as annotated",
+                    clip.id,
+                )
+            )
     last = clip.window[1] if clip.window else max((end for _, end in clip.cycles or ()), default=0)
     if file["duration"] and last > file["duration"] + max(0.1, 1.5 / (file["fps"] or 30)):
-        out.append(Finding("out_of_range", "error", f"the annotation ends at {last:.3f} s, the file at {file['duration']:.3f} s", "kept as annotated", clip.id))
+        out.append(
+            Finding(
+                "out_of_range",
+                "error",
+                f"the annotation ends at {last:.3f} s, the file at {file['duration']:.3f} s",
+                "kept as annotated",
+                clip.id,
+            )
+        )
     return out
 
 
@@ -1705,12 +2735,21 @@ def _class_findings(given: ClipSet) -> list[Finding]:
     "What is folded, once per file and not once per row, and how many names the classes have."
     groups: dict[tuple, list[Finding]] = {}
     for f in given.findings:
-        if f.rule in _FOLDED: groups.setdefault((f.file, f.message, f.action), []).append(f)
+        if f.rule in _FOLDED:
+            groups.setdefault((f.file, f.message, f.action), []).append(f)
     out = [replace(fs[0], message=f"{fs[0].message} in {len(fs)} row{'s' * (len(fs) > 1)}") for fs in groups.values()]
     written = class_names(given)
     several = {action: names for action, names in written.items() if len(names) > 1}
     words = "; ".join(f"{', '.join(names)} → {action}" for action, names in several.items())
-    if several: out.append(Finding("class_names", "warning", f"{sum(map(len, written.values()))} spellings for {len(written)} classes: {words}", "read as one class each"))
+    if several:
+        out.append(
+            Finding(
+                "class_names",
+                "warning",
+                f"{sum(map(len, written.values()))} spellings for {len(written)} classes: {words}",
+                "read as one class each",
+            )
+        )
     return out
 
 # %% ../nbs/01_records.ipynb #5a9d504f
@@ -1721,7 +2760,8 @@ def class_names(
     written = {f.id: _spelled(f.message) for f in clips.findings if f.rule == "spelling"}
     out: dict[str, set[str]] = {}
     for c in clips:
-        if c.action: out.setdefault(c.action, set()).add(written.get(c.id, c.action))
+        if c.action:
+            out.setdefault(c.action, set()).add(written.get(c.id, c.action))
     return {action: sorted(names) for action, names in sorted(out.items())}
 
 # %% ../nbs/01_records.ipynb #3f1c94ed
@@ -1732,15 +2772,35 @@ def audit(
     sources: Mapping[str, str] | None = None,  # file → what it was cut from, from `load_sources`
 ) -> list[Finding]:  # errors first, then in file order
     "Everything odd about these annotations. Changes nothing."
-    given = load_clips(clips, videos=videos) if isinstance(clips, (str, Path)) else clips if isinstance(clips, ClipSet) else ClipSet(clips)
-    if sources: given = with_sources(given, sources)
-    def named(r): return ": ".join(p for p in (_text(r.raw, "name", "file", "video", "video_id", "video_filename", "path"), r.field, r.reason) if p)
+    given = (
+        load_clips(clips, videos=videos)
+        if isinstance(clips, (str, Path))
+        else clips
+        if isinstance(clips, ClipSet)
+        else ClipSet(clips)
+    )
+    if sources:
+        given = with_sources(given, sources)
+
+    def named(r):
+        return ": ".join(
+            p
+            for p in (_text(r.raw, "name", "file", "video", "video_id", "video_filename", "path"), r.field, r.reason)
+            if p
+        )
+
     out = [Finding("rejected", "error", named(r), "rejected", None, r.file, r.row) for r in given.rejected]
     out += [f for f in given.findings if f.rule not in _FOLDED] + _class_findings(given)
-    for c in given: out += clip_findings(c) + label_findings(c)
+    for c in given:
+        out += clip_findings(c) + label_findings(c)
     out += _set_findings(given.kept) + (_file_findings(given.kept) if files else [])
-    def placed(f): return f if f.row or f.id not in given.rows else replace(f, file=given.rows[f.id][0], row=given.rows[f.id][1])
-    return sorted(map(placed, out), key=lambda f: (("error", "warning", "note").index(f.severity), f.file or "", f.row or 0))
+
+    def placed(f):
+        return f if f.row or f.id not in given.rows else replace(f, file=given.rows[f.id][0], row=given.rows[f.id][1])
+
+    return sorted(
+        map(placed, out), key=lambda f: (("error", "warning", "note").index(f.severity), f.file or "", f.row or 0)
+    )
 
 # %% ../nbs/01_records.ipynb #7c16abff
 @lru_cache(maxsize=4096)
@@ -1754,7 +2814,11 @@ def spellings(
     findings: Iterable[Finding],  # from `audit`, or a set's own
 ) -> dict[str, str]:  # as written → as read
     "The class names that were respelled."
-    return {written: canonical_action(written) for f in findings if f.rule == "spelling" and (written := _spelled(f.message))}
+    return {
+        written: canonical_action(written)
+        for f in findings
+        if f.rule == "spelling" and (written := _spelled(f.message))
+    }
 
 # %% ../nbs/01_records.ipynb #3c07e026
 def split_table(
@@ -1762,13 +2826,28 @@ def split_table(
 ) -> list[dict[str, Any]]:  # one row per split, in order of appearance
     "Counts and lengths of repetitions (seconds) in each split."
     groups: dict[str, list[Clip]] = {}
-    for c in clips: groups.setdefault(c.split or "—", []).append(c)
-    def at(values, share): return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else None
+    for c in clips:
+        groups.setdefault(c.split or "—", []).append(c)
+
+    def at(values, share):
+        return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else None
+
     out = []
     for name, members in groups.items():
         counts, lengths = [c.count for c in members], _periods(members)
-        out.append({"split": name, "clips": len(members), "actions": len({c.action for c in members if c.action}), "count median": at(counts, 0.5),
-                    "count 95 %": at(counts, 0.95), "count max": max(counts), "cycles": len(lengths), "period median s": at(lengths, 0.5), "period 5 % s": at(lengths, 0.05)})
+        out.append(
+            {
+                "split": name,
+                "clips": len(members),
+                "actions": len({c.action for c in members if c.action}),
+                "count median": at(counts, 0.5),
+                "count 95 %": at(counts, 0.95),
+                "count max": max(counts),
+                "cycles": len(lengths),
+                "period median s": at(lengths, 0.5),
+                "period 5 % s": at(lengths, 0.05),
+            }
+        )
     return out
 
 
@@ -1783,9 +2862,11 @@ _LINES, _MOST = 8, 400  # lines in a picture of splits; repetitions up to which 
 def _by_split(clips: Iterable[Clip]) -> dict[str, list[Clip]]:
     "The clips of each split, the smallest ones together where there are many."
     groups: dict[str, list[Clip]] = {}
-    for c in clips: groups.setdefault(c.split or "no split", []).append(c)
-    if len(groups) <= _LINES: return groups
-    small = sorted(groups, key=lambda name: len(groups[name]), reverse=True)[_LINES - 1:]
+    for c in clips:
+        groups.setdefault(c.split or "no split", []).append(c)
+    if len(groups) <= _LINES:
+        return groups
+    small = sorted(groups, key=lambda name: len(groups[name]), reverse=True)[_LINES - 1 :]
     rest = [c for name in small for c in groups.pop(name)]
     return groups | {f"{len(small)} other splits": rest}
 
@@ -1796,29 +2877,58 @@ def distributions(
     "Counts and lengths of repetitions, one line for each split; of more than eight, the smallest together."
     import numpy as np
     from matplotlib.figure import Figure
+
     groups = _by_split(clips)
     most = max((c.count for members in groups.values() for c in members), default=0)
     fig = Figure(figsize=(8, 2.6), layout="constrained")
     left, right = fig.subplots(1, 2)
     for name, members in groups.items():
-        left.hist(np.minimum([c.count for c in members], _MOST), bins=range(0, min(most, _MOST) + 5, 4), density=True, histtype="step", label=figure_text(name))
-        if lengths := _periods(members): right.hist(np.minimum(lengths, 6.0), bins=[k / 4 for k in range(25)], density=True, histtype="step", label=figure_text(name))
-    left.set(xlabel="repetitions in a clip" + (f" (last: {_MOST} and more)" if most > _MOST else ""), ylabel="share per repetition")
+        left.hist(
+            np.minimum([c.count for c in members], _MOST),
+            bins=range(0, min(most, _MOST) + 5, 4),
+            density=True,
+            histtype="step",
+            label=figure_text(name),
+        )
+        if lengths := _periods(members):
+            right.hist(
+                np.minimum(lengths, 6.0),
+                bins=[k / 4 for k in range(25)],
+                density=True,
+                histtype="step",
+                label=figure_text(name),
+            )
+    left.set(
+        xlabel="repetitions in a clip" + (f" (last: {_MOST} and more)" if most > _MOST else ""),
+        ylabel="share per repetition",
+    )
     right.set(xlabel="length of a repetition, seconds (last: 6 and more)", ylabel="share per second")
-    if groups: left.legend()
+    if groups:
+        left.legend()
     return fig
 
 # %% ../nbs/01_records.ipynb #6b500da9
-_STYLE = "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;margin:1rem 0}" \
-         "td,th{border:1px solid #ccc;padding:.2rem .6rem;text-align:left}.error{background:#fde8e8}.warning{background:#fff6df}img{max-width:100%}"
+_STYLE = (
+    "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}table{border-collapse:collapse;margin:1rem 0}"
+    "td,th{border:1px solid #ccc;padding:.2rem .6rem;text-align:left}.error{background:#fde8e8}.warning{background:#fff6df}img{max-width:100%}"
+)
 
 
 def _html_table(rows: Sequence[Mapping[str, Any]], css: str = "") -> str:
     "Rows of one shape as a table; `css` names the column that is also the row's class."
-    if not rows: return "<p>None.</p>"
-    def cell(v): return "" if v is None else html_text(f"{v:.2f}" if isinstance(v, float) else v)
+    if not rows:
+        return "<p>None.</p>"
+
+    def cell(v):
+        return "" if v is None else html_text(f"{v:.2f}" if isinstance(v, float) else v)
+
     head = "".join(f"<th>{html_text(k)}</th>" for k in rows[0])
-    body = "".join(f'<tr class="{html.escape(str(r.get(css, "")))}">' + "".join(f"<td>{cell(v)}</td>" for v in r.values()) + "</tr>\n" for r in rows)
+    body = "".join(
+        f'<tr class="{html.escape(str(r.get(css, "")))}">'
+        + "".join(f"<td>{cell(v)}</td>" for v in r.values())
+        + "</tr>\n"
+        for r in rows
+    )
     return f"<table><tr>{head}</tr>\n{body}</table>"
 
 # %% ../nbs/01_records.ipynb #a49972ff
@@ -1834,12 +2944,37 @@ def audit_page(
     names = [{"class": action, "written": ", ".join(written)} for action, written in class_names(clips).items()]
     total = Counter(f.severity for f in findings)
     groups: dict[tuple, list[Finding]] = {}
-    for f in findings: groups.setdefault((f.severity, f.file, f.row, f.id, f.rule) if f.id else (id(f),), []).append(f)
-    def seen(fs): return fs[0].message + (f", and {len(fs) - 1} more like it" if len(fs) > 1 else "")
-    rows = [{"severity": fs[0].severity, "file": fs[0].file, "row": fs[0].row, "clip": fs[0].id, "rule": fs[0].rule, "seen": seen(fs), "what loading does": fs[0].action} for fs in groups.values()]
-    parts = [f"<h1>{html_text(title)}</h1>", f"<p>{len(clips.kept) + len(clips.rejected)} rows: {len(clips.kept)} kept, {len(clips.rejected)} rejected; {len(findings)} findings: {total['error']} errors, {total['warning']} warnings, {total['note']} notes.</p>",
-             "<h2>Splits</h2>", _html_table(split_table(clips)), f'<p><img alt="counts and lengths of repetitions" src="data:image/png;base64,{image}"></p>',
-             "<h2>Leaks between splits</h2>", _html_table(leakage(clips)), "<h2>Classes</h2>", _html_table(names), "<h2>Findings</h2>", _html_table(rows, "severity")]
+    for f in findings:
+        groups.setdefault((f.severity, f.file, f.row, f.id, f.rule) if f.id else (id(f),), []).append(f)
+
+    def seen(fs):
+        return fs[0].message + (f", and {len(fs) - 1} more like it" if len(fs) > 1 else "")
+
+    rows = [
+        {
+            "severity": fs[0].severity,
+            "file": fs[0].file,
+            "row": fs[0].row,
+            "clip": fs[0].id,
+            "rule": fs[0].rule,
+            "seen": seen(fs),
+            "what loading does": fs[0].action,
+        }
+        for fs in groups.values()
+    ]
+    parts = [
+        f"<h1>{html_text(title)}</h1>",
+        f"<p>{len(clips.kept) + len(clips.rejected)} rows: {len(clips.kept)} kept, {len(clips.rejected)} rejected; {len(findings)} findings: {total['error']} errors, {total['warning']} warnings, {total['note']} notes.</p>",
+        "<h2>Splits</h2>",
+        _html_table(split_table(clips)),
+        f'<p><img alt="counts and lengths of repetitions" src="data:image/png;base64,{image}"></p>',
+        "<h2>Leaks between splits</h2>",
+        _html_table(leakage(clips)),
+        "<h2>Classes</h2>",
+        _html_table(names),
+        "<h2>Findings</h2>",
+        _html_table(rows, "severity"),
+    ]
     return html_head(title, _STYLE) + "\n".join(parts) + "</body></html>\n"
 
 # %% ../nbs/01_records.ipynb #ee4dceb2
@@ -1847,14 +2982,19 @@ def _families(clips: Sequence[Clip]) -> list[list[int]]:
     "Places of clips that must stay together: of one source or one file, if only by way of a third clip. Files with the same bytes are one."
     twins = _identical(filter(os.path.isfile, dict.fromkeys(c.video for c in clips)))
     parent, owner = list(range(len(clips))), dict[str, int]()
+
     def root(k):
-        while parent[k] != k: parent[k], k = parent[parent[k]], parent[k]  # every other step is cut short for whoever comes next
+        while parent[k] != k:
+            parent[k], k = parent[parent[k]], parent[k]  # every other step is cut short for whoever comes next
         return k
+
     real = {video: os.path.realpath(twins.get(video, video)) for video in dict.fromkeys(c.video for c in clips)}
     for k, clip in enumerate(clips):
-        for origin in _origins(clip, real[clip.video]): parent[root(k)] = root(owner.setdefault(origin, k))
+        for origin in _origins(clip, real[clip.video]):
+            parent[root(k)] = root(owner.setdefault(origin, k))
     groups: dict[int, list[int]] = {}
-    for k in range(len(clips)): groups.setdefault(root(k), []).append(k)
+    for k in range(len(clips)):
+        groups.setdefault(root(k), []).append(k)
     return list(groups.values())
 
 
@@ -1871,36 +3011,78 @@ def split_clips(
 ) -> ClipSet:  # the same clips, each with its split; what could not be had is in its findings
     "Deal clips to parts by source, counts evenly. ValueError where the shares are none, or there are too few sources."
     kept, families = clips.kept, _families(clips.kept)
-    if not shares or "train" in shares or any(not 0 < s < 1 for s in shares.values()) or sum(shares.values()) >= 1: raise ValueError(f"shares {dict(shares)}: each must be between 0 and 1, and something must be left for train")
-    if len(families) <= len(shares): raise ValueError(f"{len(kept)} clips of {len(families)} source{'s' * (len(families) != 1)} cannot fill {len(shares) + 1} parts: what is cut from one video stays in one part")
+    if not shares or "train" in shares or any(not 0 < s < 1 for s in shares.values()) or sum(shares.values()) >= 1:
+        raise ValueError(f"shares {dict(shares)}: each must be between 0 and 1, and something must be left for train")
+    if len(families) <= len(shares):
+        raise ValueError(
+            f"{len(kept)} clips of {len(families)} source{'s' * (len(families) != 1)} cannot fill {len(shares) + 1} parts: what is cut from one video stays in one part"
+        )
     wanted = {"train": 1 - sum(shares.values()), **shares}
     starts = _count_ranges((c.count for c in kept), max(1, min(5, int(min(wanted.values()) * len(kept)))))
     place = [bisect(starts, c.count) - 1 for c in kept]  # the range of each clip; -1 stands for all clips
     there, have = Counter([*place, *[-1] * len(kept)]), {part: Counter[int]() for part in wanted}
+
     def worse(part: str, family: list[int]) -> float:
         "How much further from what is wanted a part is with a family than without."
         more = Counter([*(place[k] for k in family), *[-1] * len(family)])
-        return sum(((have[part][r] + n - (w := wanted[part] * there[r])) ** 2 - (have[part][r] - w) ** 2) / w for r, n in more.items())
+        return sum(
+            ((have[part][r] + n - (w := wanted[part] * there[r])) ** 2 - (have[part][r] - w) ** 2) / w
+            for r, n in more.items()
+        )
+
     random.Random(seed).shuffle(families)
     part_of: dict[int, str] = {}
     for family in sorted(families, key=len, reverse=True):
         part = min(wanted, key=lambda p: worse(p, family))
         have[part].update([*(place[k] for k in family), *[-1] * len(family)])
         part_of |= dict.fromkeys(family, part)
-    if empty := [p for p in wanted if not have[p]]: raise ValueError(f"{' and '.join(empty)} would be empty: {len(kept)} clips of {len(families)} sources are too few for these shares; ask for a larger one")
+    if empty := [p for p in wanted if not have[p]]:
+        raise ValueError(
+            f"{' and '.join(empty)} would be empty: {len(kept)} clips of {len(families)} sources are too few for these shares; ask for a larger one"
+        )
     out = [replace(c, split=part_of[k]) for k, c in enumerate(kept)]
-    return ClipSet(out, clips.rejected, [*clips.findings, *_split_findings(kept, starts, wanted, have, there)], clips.rows)
+    return ClipSet(
+        out, clips.rejected, [*clips.findings, *_split_findings(kept, starts, wanted, have, there)], clips.rows
+    )
 
 # %% ../nbs/01_records.ipynb #533ededf
-def _split_findings(kept: Sequence[Clip], starts: Sequence[int], wanted: Mapping[str, float], have: Mapping[str, Counter], there: Mapping[int, int]) -> list[Finding]:
+def _split_findings(
+    kept: Sequence[Clip],
+    starts: Sequence[int],
+    wanted: Mapping[str, float],
+    have: Mapping[str, Counter],
+    there: Mapping[int, int],
+) -> list[Finding]:
     "What a split could not give, or could not know."
     out: list[Finding] = []
-    def add(rule, severity, message, action): out.append(Finding(rule, severity, message, action))
+
+    def add(rule, severity, message, action):
+        out.append(Finding(rule, severity, message, action))
+
     for part, share in wanted.items():
-        if abs(have[part][-1] - share * len(kept)) > max(1, 0.25 * share * len(kept)): add("share", "warning", f"{part} has {have[part][-1]} of {len(kept)} clips, asked were {share:.0%}", "sources stay whole")
+        if abs(have[part][-1] - share * len(kept)) > max(1, 0.25 * share * len(kept)):
+            add(
+                "share",
+                "warning",
+                f"{part} has {have[part][-1]} of {len(kept)} clips, asked were {share:.0%}",
+                "sources stay whole",
+            )
         for r, (start, end) in enumerate(zip(starts, [*starts[1:], max(c.count for c in kept) + 1])):
-            if not have[part][r]: add("range", "warning", f"{part} has no clip of {start}{f' to {end - 1}' if end - 1 > start else ''} repetitions; there are {there[r]}", "sources stay whole")
+            if not have[part][r]:
+                add(
+                    "range",
+                    "warning",
+                    f"{part} has no clip of {start}{f' to {end - 1}' if end - 1 > start else ''} repetitions; there are {there[r]}",
+                    "sources stay whole",
+                )
     unknown = sum(not is_known(c.source) for c in kept)
-    if unknown: add("source_unknown", "note", f"{unknown} clips name no source", "each file is taken for a source of its own: if several were cut from one recording, name it in a column source")
-    if had := sum(c.split is not None for c in kept): add("split_again", "warning", f"{had} clips were in a split already", "dealt anew")
+    if unknown:
+        add(
+            "source_unknown",
+            "note",
+            f"{unknown} clips name no source",
+            "each file is taken for a source of its own: if several were cut from one recording, name it in a column source",
+        )
+    if had := sum(c.split is not None for c in kept):
+        add("split_again", "warning", f"{had} clips were in a split already", "dealt anew")
     return out

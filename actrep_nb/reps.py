@@ -48,6 +48,7 @@ from .video import FramePlan, VideoInfo, _decode, _orientation, _pixel_aspect, _
 # %% ../nbs/17a_reps.ipynb #63be7b89
 class Signal(Protocol):
     "What a motion counter measured, for instance `Swings`."
+
     @property
     def times(self) -> np.ndarray: ...  # float [T], seconds from the clip's start, ascending
     @property
@@ -57,6 +58,7 @@ class Signal(Protocol):
 @dataclass(frozen=True)
 class Repetition:
     "One repetition, in seconds from the clip's start. None: not known."
+
     number: int  # from 1
     start: float  # seconds
     end: float  # seconds
@@ -84,7 +86,10 @@ def _hills(
     parts: Sequence[tuple[np.ndarray, np.ndarray]],  # times and values of each repetition
 ) -> float:  # 1: repetitions are hills of the signal; -1: valleys
     "Which way the repetitions of a clip leave the line from their start to their end."
-    def away(values): return values - np.linspace(values[0], values[-1], len(values))
+
+    def away(values):
+        return values - np.linspace(values[0], values[-1], len(values))
+
     up, down = (sum(float((sign * away(v)).max()) for _, v in parts if len(v) > 3) for sign in (1, -1))
     return 1.0 if up >= down else -1.0
 
@@ -96,7 +101,10 @@ def _stretched(
     points: int = 32,  # of the curve, half of them before the turning point
 ) -> np.ndarray:
     "A repetition's curve at a common length."
-    before, after = np.linspace(times[0], turn, points // 2, endpoint=False), np.linspace(turn, times[-1], points - points // 2)
+    before, after = (
+        np.linspace(times[0], turn, points // 2, endpoint=False),
+        np.linspace(turn, times[-1], points - points // 2),
+    )
     return np.interp(np.concatenate([before, after]), times, values)
 
 
@@ -126,16 +134,33 @@ def repetitions(
     for k, (start, end) in enumerate(cycles):
         rest, turn = (max(0.0, start - cycles[k - 1][1]) if k else None), turns.get(k)
         rise, fall = (None, None) if turn is None else (max(0.0, turn - start), max(0.0, end - turn))
-        rows.append(Repetition(k + 1, start, end, end - start, rest, turn, rise, fall, None if turn is None else float(np.ptp(parts[k][1])), alike.get(k), sets[k]))
+        rows.append(
+            Repetition(
+                k + 1,
+                start,
+                end,
+                end - start,
+                rest,
+                turn,
+                rise,
+                fall,
+                None if turn is None else float(np.ptp(parts[k][1])),
+                alike.get(k),
+                sets[k],
+            )
+        )
     return rows
 
 # %% ../nbs/17a_reps.ipynb #2db2630e
 @dataclass(frozen=True)
 class Tempo:
     "How fast the repetitions of a clip follow each other. None: too few to say."
+
     per_minute: float | None = None  # repetitions a minute, rests included
     seconds: float | None = None  # median duration of a repetition
-    slowing: float | None = None  # how much longer the last third lasts than the first: 0.2 is a fifth; from three repetitions on
+    slowing: float | None = (
+        None  # how much longer the last third lasts than the first: 0.2 is a fifth; from three repetitions on
+    )
 
 
 def tempo(
@@ -146,7 +171,11 @@ def tempo(
     span = max((r.end for r in rows), default=0.0) - min((r.start for r in rows), default=0.0)
     third = len(rows) // 3
     first, last = (float(np.median(part)) if third else 0.0 for part in (lasting[:third], lasting[-third:]))
-    return Tempo(60 * len(rows) / span if span > 0 else None, float(np.median(lasting)) if rows else None, last / first - 1 if first > 0 else None)
+    return Tempo(
+        60 * len(rows) / span if span > 0 else None,
+        float(np.median(lasting)) if rows else None,
+        last / first - 1 if first > 0 else None,
+    )
 
 # %% ../nbs/17a_reps.ipynb #55c19145
 def _rounded(row: Repetition) -> dict[str, float | int | None]:
@@ -162,7 +191,8 @@ def _csv(rows: Sequence[Repetition]) -> str:
     return text.getvalue()
 
 
-def _json(rows: Sequence[Repetition]) -> str: return json.dumps([_rounded(r) for r in rows], indent=1, allow_nan=False) + "\n"
+def _json(rows: Sequence[Repetition]) -> str:
+    return json.dumps([_rounded(r) for r in rows], indent=1, allow_nan=False) + "\n"
 
 # %% ../nbs/17a_reps.ipynb #13a1ad11
 def _clock(
@@ -179,15 +209,24 @@ def _cues(
     mark: str,  # before the milliseconds
 ) -> str:
     "One subtitle for each repetition, shown while it lasts; at least a millisecond."
-    return "\n".join(f"{r.number}\n{_clock(r.start, mark)} --> {_clock(max(r.end, r.start + 0.001), mark)}\n{r.number} ({r.duration:.1f} s)\n" for r in rows)
+    return "\n".join(
+        f"{r.number}\n{_clock(r.start, mark)} --> {_clock(max(r.end, r.start + 0.001), mark)}\n{r.number} ({r.duration:.1f} s)\n"
+        for r in rows
+    )
 
 
 REPETITION_FILES: dict[str, Callable[[Sequence[Repetition]], str]] = {
-    ".csv": _csv, ".json": _json, ".srt": lambda rows: _cues(rows, ","), ".vtt": lambda rows: "WEBVTT\n\n" + _cues(rows, ".")}
+    ".csv": _csv,
+    ".json": _json,
+    ".srt": lambda rows: _cues(rows, ","),
+    ".vtt": lambda rows: "WEBVTT\n\n" + _cues(rows, "."),
+}
 
 # %% ../nbs/17a_reps.ipynb #2126d682
 def _later(row: Repetition, begin: float) -> Repetition:
-    return Repetition(**asdict(row) | {k: v + begin for k in ("start", "end", "turn") if (v := getattr(row, k)) is not None})
+    return Repetition(
+        **asdict(row) | {k: v + begin for k in ("start", "end", "turn") if (v := getattr(row, k)) is not None}
+    )
 
 
 def save_repetitions(
@@ -197,7 +236,8 @@ def save_repetitions(
 ) -> Path:  # the file
     "Write a table of repetitions. ValueError for an ending that is not known."
     path = Path(path)
-    if path.suffix.lower() not in REPETITION_FILES: raise ValueError(f"{path}: the ending {path.suffix!r} is unknown; there are {', '.join(REPETITION_FILES)}")
+    if path.suffix.lower() not in REPETITION_FILES:
+        raise ValueError(f"{path}: the ending {path.suffix!r} is unknown; there are {', '.join(REPETITION_FILES)}")
     text = REPETITION_FILES[path.suffix.lower()]([_later(r, begin) for r in rows])
     write_whole(path, text)
     return path
@@ -210,8 +250,16 @@ def regularity_words(
     hardly: float = 0.08,  # from here on "hardly regular", below "not regular": nothing repeats
 ) -> str:  # "" where nothing was measured
     "The confidence of a count in words."
-    if regularity is None: return ""
-    return next((words for words, least in (("regular", regular), ("fairly regular", fairly), ("hardly regular", hardly)) if regularity >= least), "not regular")
+    if regularity is None:
+        return ""
+    return next(
+        (
+            words
+            for words, least in (("regular", regular), ("fairly regular", fairly), ("hardly regular", hardly))
+            if regularity >= least
+        ),
+        "not regular",
+    )
 
 # %% ../nbs/17a_reps.ipynb #bb723e9f
 def _moments(
@@ -220,7 +268,8 @@ def _moments(
     most: int,  # frames at most
 ) -> list[tuple[str, float, int | None]]:  # label, seconds, and the row's index
     "What to show: each repetition at its turning point (at its middle, if that is not known), or the clip evenly where there are none."
-    if not rows: return [(f"{t:.1f} s", t, None) for t in (length * (i + 0.5) / min(8, most) for i in range(min(8, most)))]
+    if not rows:
+        return [(f"{t:.1f} s", t, None) for t in (length * (i + 0.5) / min(8, most) for i in range(min(8, most)))]
     at = [(i, (r.start + r.end) / 2 if r.turn is None else r.turn) for i in evenly(len(rows), most) if (r := rows[i])]
     return [(f"{rows[i].number}: {t:.1f} s", t, i) for i, t in at]
 
@@ -250,10 +299,21 @@ def _draw_stills(
     blank = np.full_like(next(iter(stills.values())), 225)
     for ax, (label, second, row) in zip(axes, moments):
         ax.imshow(stills.get(second, blank))
-        if second not in stills: ax.text(0.5, 0.5, "not in\nthe film", transform=ax.transAxes, ha="center", va="center", color=INK, fontsize="small")
+        if second not in stills:
+            ax.text(
+                0.5,
+                0.5,
+                "not in\nthe film",
+                transform=ax.transAxes,
+                ha="center",
+                va="center",
+                color=INK,
+                fontsize="small",
+            )
         ax.set(xticks=[], yticks=[])
         ax.set_title(label, fontsize="small", loc="center", pad=3)
-        for spine in ax.spines.values(): spine.set(visible=row is not None, linewidth=2.5, color=CYCLE_COLOURS[(row or 0) % 2])
+        for spine in ax.spines.values():
+            spine.set(visible=row is not None, linewidth=2.5, color=CYCLE_COLOURS[(row or 0) % 2])
 
 
 def _draw_signal(
@@ -264,11 +324,13 @@ def _draw_signal(
     "The signal, with the ends and the turning point of each repetition."
     times, values = np.asarray(signal.times, float), np.asarray(signal.signal, float)
     ax.plot(times, values, color=INK, lw=1)
-    for k, r in enumerate(rows): ax.axvspan(r.start, r.end, color=CYCLE_COLOURS[k % 2], alpha=0.15, lw=0)
+    for k, r in enumerate(rows):
+        ax.axvspan(r.start, r.end, color=CYCLE_COLOURS[k % 2], alpha=0.15, lw=0)
     if len(times):
         turns = [r.turn for r in rows if r.turn is not None]
         edges = [t for r in rows for t in (r.start, r.end)]
-        for moments, marker in ((turns, "o"), (edges, "|")): ax.plot(moments, np.interp(moments, times, values), marker, color="C3", ms=4 if marker == "o" else 8)
+        for moments, marker in ((turns, "o"), (edges, "|")):
+            ax.plot(moments, np.interp(moments, times, values), marker, color="C3", ms=4 if marker == "o" else 8)
     ax.set(yticks=[], ylabel="motion")
     ax.tick_params(labelbottom=False)
     ax.grid(False, axis="y")
@@ -280,12 +342,18 @@ def _numbered(
 ) -> list[Repetition]:  # those whose numbers do not overlap
     "Every repetition, every second, fifth, tenth …: as many as there is room for in most places, and none that would touch the one before."
     steps = (m * 10**k for k in itertools.count() for m in (1, 2, 5))
-    def some(step): return [r for r in rows if r.number % step == 0]
-    def apart(some): return np.diff([(r.start + r.end) / 2 for r in some])
+
+    def some(step):
+        return [r for r in rows if r.number % step == 0]
+
+    def apart(some):
+        return np.diff([(r.start + r.end) / 2 for r in some])
+
     chosen = next(found for step in steps if len(found := some(step)) < 2 or np.median(apart(found)) >= room)
     out: list[Repetition] = []
     for r in chosen:
-        if not out or (r.start + r.end - out[-1].start - out[-1].end) / 2 >= room: out.append(r)
+        if not out or (r.start + r.end - out[-1].start - out[-1].end) / 2 >= room:
+            out.append(r)
     return out
 
 
@@ -299,9 +367,29 @@ def _draw_bars(
     "A numbered bar for each repetition along the time of the clip."
     numbered = _numbered(rows, length * (1 + len(str(len(rows)))) / most)
     above = len(numbered) < len(rows)  # bars are narrower than numbers
-    for k, r in enumerate(rows): ax.barh(0, r.duration, left=r.start, height=0.8, color=CYCLE_COLOURS[k % 2], edgecolor="white", lw=0 if above else 0.6)
-    for r in numbered: ax.text((r.start + r.end) / 2, 0.7 if above else 0, str(r.number), ha="center", va="center", color=INK if above else "white", fontsize="small", clip_on=True)
-    if not rows: ax.text(length / 2, 0, none, ha="center", va="center", color=SOFT)
+    for k, r in enumerate(rows):
+        ax.barh(
+            0,
+            r.duration,
+            left=r.start,
+            height=0.8,
+            color=CYCLE_COLOURS[k % 2],
+            edgecolor="white",
+            lw=0 if above else 0.6,
+        )
+    for r in numbered:
+        ax.text(
+            (r.start + r.end) / 2,
+            0.7 if above else 0,
+            str(r.number),
+            ha="center",
+            va="center",
+            color=INK if above else "white",
+            fontsize="small",
+            clip_on=True,
+        )
+    if not rows:
+        ax.text(length / 2, 0, none, ha="center", va="center", color=SOFT)
     ax.set(xlim=(0, length), ylim=(-0.5, 1 if above else 0.5), yticks=[], xlabel="seconds")
     ax.grid(False, axis="y")
 
@@ -315,12 +403,28 @@ def _title(
 ) -> str:
     "What was counted, by whom, and how sure it is; below it what is wrong."
     words, pace = regularity_words(prediction.regularity), tempo(rows).per_minute
-    said = [f"{name}: " + ("no count" if prediction.count is None else f"{prediction.count} repetition{'s' * (prediction.count != 1)}") + (f", counted by {counter}" if counter else ""),
-            f"{words} ({prediction.regularity:.2f})" if words else "", f"{pace:.0f} a minute" if pace else ""]
-    notes = [*prediction.problems, *([f"{len(rows)} have times"] if prediction.cycles is not None and prediction.count not in (None, len(rows)) else []),
-             *([f"{shown} of {len(rows)} are shown"] if shown < len(rows) else [])]
+    said = [
+        f"{name}: "
+        + ("no count" if prediction.count is None else f"{prediction.count} repetition{'s' * (prediction.count != 1)}")
+        + (f", counted by {counter}" if counter else ""),
+        f"{words} ({prediction.regularity:.2f})" if words else "",
+        f"{pace:.0f} a minute" if pace else "",
+    ]
+    notes = [
+        *prediction.problems,
+        *(
+            [f"{len(rows)} have times"]
+            if prediction.cycles is not None and prediction.count not in (None, len(rows))
+            else []
+        ),
+        *([f"{shown} of {len(rows)} are shown"] if shown < len(rows) else []),
+    ]
     lines = ["; ".join(filter(None, said)), "; ".join(filter(None, notes))]
-    return "\n".join(line if len(line) <= 120 else line[:119] + "…" for line in (" ".join(one_line(text).split()) for text in lines) if line)
+    return "\n".join(
+        line if len(line) <= 120 else line[:119] + "…"
+        for line in (" ".join(one_line(text).split()) for text in lines)
+        if line
+    )
 
 # %% ../nbs/17a_reps.ipynb #d5ef4678
 def plot_counted(
@@ -338,7 +442,9 @@ def plot_counted(
     moments = _moments(rows, length, most)
     columns = min(len(moments), 8)
     lines, room = math.ceil(len(moments) / columns), 10 / columns  # inches for each
-    stills = _stills(video, info, [t for _, t, _ in moments] + [r.start for r in rows[:most]], window, max(0.75, room / 2))
+    stills = _stills(
+        video, info, [t for _, t, _ in moments] + [r.start for r in rows[:most]], window, max(0.75, room / 2)
+    )
     height, width = next(iter(stills.values())).shape[:2]
     still = min(room * height / width, 2.2) + 0.25
     parts = [still * lines, *([1.1] if swings is not None else []), 0.55]
@@ -347,9 +453,22 @@ def plot_counted(
     top = grid[0].subgridspec(lines, columns)
     _draw_stills([fig.add_subplot(top[divmod(i, columns)]) for i in range(len(moments))], moments, stills)
     bars = fig.add_subplot(grid[-1])
-    if swings is not None: _draw_signal(fig.add_subplot(grid[1], sharex=bars), swings, rows)
+    if swings is not None:
+        _draw_signal(fig.add_subplot(grid[1], sharex=bars), swings, rows)
     _draw_bars(bars, rows, length, "no repetitions" if prediction.count == 0 else "no times given")
-    fig.suptitle(_title(Path(video).name if name is None else name, prediction, counter, rows, sum(k is not None for _, _, k in moments)), x=0.01, ha="left", fontsize="medium", parse_math=False)
+    fig.suptitle(
+        _title(
+            Path(video).name if name is None else name,
+            prediction,
+            counter,
+            rows,
+            sum(k is not None for _, _, k in moments),
+        ),
+        x=0.01,
+        ha="left",
+        fontsize="medium",
+        parse_math=False,
+    )
     plt.close(fig)
     return fig
 
@@ -359,8 +478,10 @@ def count_at(
     prediction: Prediction,  # of any counter
 ) -> tuple[str, str]:  # large and small text: ("3", "/ 12")
     "What the counter on a film shows: how many repetitions have ended."
-    if prediction.count is None: return "–", "no count"
-    if prediction.cycles is None: return str(prediction.count), "in all, no times"
+    if prediction.count is None:
+        return "–", "no count"
+    if prediction.cycles is None:
+        return str(prediction.count), "in all, no times"
     return str(sum(end <= second + TOLERANCE for _, end in prediction.cycles)), f"/ {prediction.count}"
 
 
@@ -370,13 +491,15 @@ def phase_at(
 ) -> tuple[float, int] | None:  # share of the repetition that is over, and its index; None between repetitions
     "How far the repetition that is going on has come."
     k = cycle_at(second + TOLERANCE, cycles or ())
-    if k is None or cycles is None: return None
+    if k is None or cycles is None:
+        return None
     start, end = cycles[k]
     return min(1.0, max(0.0, (second - start) / (end - start))), k
 
 # %% ../nbs/17a_reps.ipynb #0ad808fc
 @lru_cache(64)
-def _font(size: int) -> Any: return ImageFont.load_default(size)
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
 
 
 def _darken(picture: Image.Image, corners: tuple[int, int, int, int], by: float = 0.6) -> None:
@@ -393,7 +516,9 @@ def _draw_count(
     "The counter, in the upper left."
     side = min(picture.size)
     big, little, gap = _font(max(10, side // 6)), _font(max(8, side // 14)), max(2, side // 50)
-    left, top, right, bottom = big.getbbox(large if len(large) > 1 else "00")  # as wide for one digit as for two: it must not jump
+    left, top, right, bottom = big.getbbox(
+        large if len(large) > 1 else "00"
+    )  # as wide for one digit as for two: it must not jump
     width, height = right - left, big.getbbox("0")[3] - big.getbbox("0")[1]
     beside = round(little.getlength(small))
     _darken(picture, (gap, gap, min(picture.width, 5 * gap + width + beside), min(picture.height, 3 * gap + height)))
@@ -410,7 +535,10 @@ def _draw_phase(
     width, height = picture.size
     bar = max(3, min(picture.size) // 40)
     _darken(picture, (0, height - bar, width, height))
-    if phase: ImageDraw.Draw(picture).rectangle((0, height - bar, round(phase[0] * width), height), fill=CYCLE_COLOURS[phase[1] % 2])
+    if phase:
+        ImageDraw.Draw(picture).rectangle(
+            (0, height - bar, round(phase[0] * width), height), fill=CYCLE_COLOURS[phase[1] % 2]
+        )
     return bar
 
 
@@ -428,16 +556,23 @@ def _draw_curve(
     wide, high = fine * width, fine * tall
     strip = Image.new("RGB", (wide, high), "black")
     pen = ImageDraw.Draw(strip)
-    def x(t): return (t - begin) / seconds * wide
+
+    def x(t):
+        return (t - begin) / seconds * wide
+
     for k, (a, b) in enumerate(cycles):
-        if x(b) >= 0 and x(a) <= wide and b > a: pen.rectangle((x(a), 0, x(b), high), fill=tuple(c // 3 for c in ImageColor.getrgb(CYCLE_COLOURS[k % 2])))
+        if x(b) >= 0 and x(a) <= wide and b > a:
+            pen.rectangle((x(a), 0, x(b), high), fill=tuple(c // 3 for c in ImageColor.getrgb(CYCLE_COLOURS[k % 2])))
     first, last = np.searchsorted(curve[0], [begin, begin + seconds])
     first, last = max(0, first - 1), last + 1
     points = [(x(t), high * (0.92 - 0.84 * v)) for t, v in zip(curve[0][first:last], curve[1][first:last])]
-    if len(points) > 1: pen.line(points, fill=(255, 210, 80), width=max(2, high // 20), joint="curve")
+    if len(points) > 1:
+        pen.line(points, fill=(255, 210, 80), width=max(2, high // 20), joint="curve")
     pen.line((wide // 2, 0, wide // 2, high), fill="white", width=max(2, high // 48))
     corners = (0, height - above - tall, width, height - above)
-    picture.paste(Image.blend(picture.crop(corners), strip.resize((width, tall), Image.Resampling.BOX), 0.75), corners[:2])
+    picture.paste(
+        Image.blend(picture.crop(corners), strip.resize((width, tall), Image.Resampling.BOX), 0.75), corners[:2]
+    )
 
 # %% ../nbs/17a_reps.ipynb #edf9501e
 Box = tuple[float, float, float, float]  # left, top, right, bottom, as shares of the picture
@@ -455,13 +590,16 @@ def _draw_body(
     if box is not None:
         (a, b), (c, d) = np.array(box[:2]) * scale, np.array(box[2:]) * scale
         pen.rectangle((min(a, c), min(b, d), max(a, c), max(b, d)), outline=CYCLE_COLOURS[1], width=thick)
-    if points is None: return
+    if points is None:
+        return
     seen = np.isfinite(points).all(axis=1) & (points[:, 2] >= visible)
     places = [(float(x), float(y)) for x, y in np.where(seen[:, None], points[:, :2], 0.0) * scale]
     for i, j in bones:
-        if seen[i] and seen[j]: pen.line((*places[i], *places[j]), fill=(90, 220, 120), width=thick)
+        if seen[i] and seen[j]:
+            pen.line((*places[i], *places[j]), fill=(90, 220, 120), width=thick)
     for (x, y), there in zip(places, seen):
-        if there: pen.ellipse((x - thick, y - thick, x + thick, y + thick), fill="white")
+        if there:
+            pen.ellipse((x - thick, y - thick, x + thick, y + thick), fill="white")
 
 # %% ../nbs/17a_reps.ipynb #b14740a4
 def _curve(
@@ -485,7 +623,8 @@ def draw_marks(
     "Everything that stands on one frame of a marked film."
     _draw_body(picture, box, points, bones)
     bar = _draw_phase(picture, phase_at(second, prediction.cycles))
-    if curve is not None: _draw_curve(picture, second, curve, prediction.cycles or (), bar)
+    if curve is not None:
+        _draw_curve(picture, second, curve, prediction.cycles or (), bar)
     _draw_count(picture, *count_at(second, prediction))
     return picture
 
@@ -498,12 +637,16 @@ def _recipe(frame: Any) -> int:
 def _picture(
     frame: Any,  # an av.VideoFrame as stored
     aspect: float,  # of one stored pixel, width to height
-    turned: tuple[int, bool],  # from `_orientation`, asked of one frame only: a frame that was asked waits for Python's garbage collector
+    turned: tuple[
+        int, bool
+    ],  # from `_orientation`, asked of one frame only: a frame that was asked waits for Python's garbage collector
     converter: Any,  # an av VideoReformatter
 ) -> np.ndarray:  # uint8 [H, W, 3], H and W even
     "A frame as a viewer sees it."
     width = max(1, round(frame.width * aspect))
-    rgb = converter.reformat(frame, width=width, height=frame.height, format="rgb24", src_colorspace=_recipe(frame), threads=1).to_ndarray()
+    rgb = converter.reformat(
+        frame, width=width, height=frame.height, format="rgb24", src_colorspace=_recipe(frame), threads=1
+    ).to_ndarray()
     shown = _upright(rgb, *turned)
     odd = [(0, n % 2) for n in shown.shape[:2]]
     return np.pad(shown, (*odd, (0, 0)), mode="edge") if any(o for _, o in odd) else shown
@@ -521,17 +664,24 @@ def _film_stream(
 ) -> Any:
     "A stream of H.264 that keeps the source's clock and says how its colours are meant. Without B-frames: mp4 notes how long a frame lasts in the order of decoding."
     rate = source.average_rate if source.average_rate and 0 < source.average_rate <= 1000 else Fraction(25)
-    stream = out.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001), options={"preset": "superfast", "crf": str(crf), "bf": "0"})
+    stream = out.add_stream(
+        "libx264",
+        rate=Fraction(rate).limit_denominator(1001),
+        options={"preset": "superfast", "crf": str(crf), "bf": "0"},
+    )
     stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
     stream.codec_context.time_base = source.time_base
     context, tagged = stream.codec_context, frame.colorspace in (1, 9)
     context.flags |= FRAME_DURATION
     context.colorspace, context.color_range = (frame.colorspace if tagged else 2), 1
-    if tagged: context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
+    if tagged:
+        context.color_primaries, context.color_trc = frame.color_primaries, frame.color_trc
     return stream
 
 # %% ../nbs/17a_reps.ipynb #de0f5a52
-MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})  # codecs that an mp4 can hold and players know there
+MP4_SOUND = frozenset(
+    {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}
+)  # codecs that an mp4 can hold and players know there
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples per second
 
 
@@ -542,9 +692,12 @@ def _sound_stream(
 ) -> tuple[Any, Any, str]:  # the stream, its counterpart, and how it is written: "copied", "as AAC" or "none"
     "The first sound stream that can be used, and where it goes."
     usable = [s for s in source.streams.audio if s.codec_context is not None and s.rate]
-    if left := len(source.streams.audio) - min(1, len(usable)): problems.append(f"{left} sound stream{'s' * (left > 1)} left out")
-    if not usable: return None, None, "none"
-    if usable[0].codec_context.codec.canonical_name in MP4_SOUND: return usable[0], out.add_stream_from_template(usable[0]), "copied"
+    if left := len(source.streams.audio) - min(1, len(usable)):
+        problems.append(f"{left} sound stream{'s' * (left > 1)} left out")
+    if not usable:
+        return None, None, "none"
+    if usable[0].codec_context.codec.canonical_name in MP4_SOUND:
+        return usable[0], out.add_stream_from_template(usable[0]), "copied"
     target = out.add_stream("aac", rate=min(AAC_RATES, key=lambda r: abs(r - usable[0].rate)))
     target.layout = "mono" if usable[0].channels == 1 else "stereo"
     return usable[0], target, "as AAC"
@@ -562,14 +715,18 @@ def _sound_packets(
     try:
         for packet in _packets(source, stream, trouble):
             time = packet.dts if packet.dts is not None else packet.pts
-            if not packet.size or time is None: continue
+            if not packet.size or time is None:
+                continue
             last = max(last + 1, time - shift)  # two packets at one moment would be refused
             second = float(last * stream.time_base)
-            if second >= span: break
-            if math.isfinite(span) and second < 0: continue
+            if second >= span:
+                break
+            if math.isfinite(span) and second < 0:
+                continue
             packet.dts, packet.pts = last, max(last, (packet.pts if packet.pts is not None else time) - shift)
             yield second, packet
-    except av.FFmpegError as e: trouble.append(f"it cannot be read on ({e.strerror})")
+    except av.FFmpegError as e:
+        trouble.append(f"it cannot be read on ({e.strerror})")
     problems.extend(f"sound: {t}" for t in trouble)
 
 
@@ -584,16 +741,22 @@ def _encoded(packets: Iterable[tuple[float, Any]], target: Any, problems: list[s
     "Packets for the output, decoded and encoded again."
     second, bad = 0.0, 0
     for second, packet in packets:
-        try: yield second, [p for frame in packet.decode() for p in target.encode(frame)]
-        except (av.FFmpegError, ValueError): bad += 1
-    try: yield second, list(target.encode(None))
-    except av.FFmpegError: bad += 1
-    if bad: problems.append(f"{bad} packets of sound could not be decoded or encoded")
+        try:
+            yield second, [p for frame in packet.decode() for p in target.encode(frame)]
+        except (av.FFmpegError, ValueError):
+            bad += 1
+    try:
+        yield second, list(target.encode(None))
+    except av.FFmpegError:
+        bad += 1
+    if bad:
+        problems.append(f"{bad} packets of sound could not be decoded or encoded")
 
 # %% ../nbs/17a_reps.ipynb #802bcbc1
 @dataclass(frozen=True)
 class Marked:
     "A marked film, and what became of the original in it."
+
     path: Path  # the file
     frames: int  # written
     seconds: float  # it lasts
@@ -608,8 +771,10 @@ def _part(
     "The frames that are on screen in a window, cut to it."
     begin, stop = window or (0.0, math.inf)
     for start, end, frame in frames:
-        if start >= stop: break
-        if end > begin: yield max(start, begin) - begin, min(end, stop) - begin, frame
+        if start >= stop:
+            break
+        if end > begin:
+            yield max(start, begin) - begin, min(end, stop) - begin, frame
 
 # %% ../nbs/17a_reps.ipynb #fcefaf83
 def _film_packets(
@@ -625,8 +790,17 @@ def _film_packets(
     there, back = av.video.reformatter.VideoReformatter(), av.video.reformatter.VideoReformatter()
     for start, end, frame in frames:
         picture = np.asarray(draw(Image.fromarray(_picture(frame, aspect, turned, there)), start))
-        if picture.shape[:2] != (stream.height, stream.width): raise VideoError(f"the film changes its size to {picture.shape[1]}×{picture.shape[0]} at {start:.2f} s; convert it to one size")
-        new = back.reformat(av.VideoFrame.from_ndarray(picture, format="rgb24"), format="yuv420p", dst_colorspace=_recipe(frame), dst_color_range=1, threads=1)
+        if picture.shape[:2] != (stream.height, stream.width):
+            raise VideoError(
+                f"the film changes its size to {picture.shape[1]}×{picture.shape[0]} at {start:.2f} s; convert it to one size"
+            )
+        new = back.reformat(
+            av.VideoFrame.from_ndarray(picture, format="rgb24"),
+            format="yuv420p",
+            dst_colorspace=_recipe(frame),
+            dst_color_range=1,
+            threads=1,
+        )
         last = max(last + 1, round(start / tick))  # two frames at one moment would be refused
         new.pts, new.time_base, new.duration = last, tick, max(1, round((end - start) / tick))
         written.append(end)
@@ -639,8 +813,10 @@ def write_marked(
     prediction: Prediction,  # of any counter; cycles in seconds from the clip's start
     path: str | Path,  # .mp4 to write; appears whole or not at all
     swings: Signal | None = None,  # the signal is drawn, if there is one
-    box: Callable[[float], Box | None] | None = None,  # second of the clip → left, top, right, bottom as shares of the picture
-    skeleton: Callable[[float], np.ndarray | None] | None = None,  # second of the clip → [K, 3]: x, y as shares, visible 0 to 1
+    box: Callable[[float], Box | None]
+    | None = None,  # second of the clip → left, top, right, bottom as shares of the picture
+    skeleton: Callable[[float], np.ndarray | None]
+    | None = None,  # second of the clip → [K, 3]: x, y as shares, visible 0 to 1
     bones: Sequence[tuple[int, int]] = (),  # indices of points to be joined
     window: tuple[float, float] | None = None,  # the part of the film that is the clip, seconds: only that is written
     crf: int = 20,  # x264 quality: 0 is lossless, 23 is usual
@@ -648,12 +824,25 @@ def write_marked(
 ) -> Marked:
     "Write the film with its count, frame by frame: memory does not grow with its length. Raises VideoError, and ValueError for a path that cannot be."
     path = Path(path)
-    if path.suffix.lower() != ".mp4": raise ValueError(f"{path}: a marked film is an .mp4")
-    if path.exists() and os.path.samefile(path, video): raise ValueError(f"{path} is the film itself: name another file")
+    if path.suffix.lower() != ".mp4":
+        raise ValueError(f"{path}: a marked film is an .mp4")
+    if path.exists() and os.path.samefile(path, video):
+        raise ValueError(f"{path} is the film itself: name another file")
     curve = _curve(swings) if swings is not None else None
+
     def draw(picture, second):
-        return draw_marks(picture, second, prediction, curve, box(second) if box else None, skeleton(second) if skeleton else None, bones)
-    with whole_file(path) as part: marked = _write_film(video, part, draw, window, crf, progress)
+        return draw_marks(
+            picture,
+            second,
+            prediction,
+            curve,
+            box(second) if box else None,
+            skeleton(second) if skeleton else None,
+            bones,
+        )
+
+    with whole_file(path) as part:
+        marked = _write_film(video, part, draw, window, crf, progress)
     return Marked(path, *marked)
 
 # %% ../nbs/17a_reps.ipynb #8a9160bd
@@ -673,24 +862,33 @@ def _write_film(
         decoded = _decode(pictures, source, problems)
         head = next(decoded)  # there is one: `probe` saw it
         frames = _part(itertools.chain([head], decoded), window)
-        try: first = next(frames)
-        except StopIteration: raise VideoError(f"{video} lasts {info.duration:.2f} s: it has no part from {begin:.2f} s") from None
+        try:
+            first = next(frames)
+        except StopIteration:
+            raise VideoError(f"{video} lasts {info.duration:.2f} s: it has no part from {begin:.2f} s") from None
         turned = _orientation(first[2])
-        height, width = _picture(first[2], _pixel_aspect(source), turned, av.video.reformatter.VideoReformatter()).shape[:2]
+        height, width = _picture(
+            first[2], _pixel_aspect(source), turned, av.video.reformatter.VideoReformatter()
+        ).shape[:2]
         stream = _film_stream(out, first[2], (height, width), source, crf)
         sound, target, how = _sound_stream(sounds, out, problems)
         packets = _sound_packets(sounds, sound, float(head[2].time or 0) + begin, span, problems) if sound else iter(())
-        heard = _copied(packets, target) if how == "copied" else _encoded(packets, target, problems) if sound else iter(())
+        heard = (
+            _copied(packets, target) if how == "copied" else _encoded(packets, target, problems) if sound else iter(())
+        )
         total = max(1, round(min(span, info.duration) * info.fps))
         shown: Iterator[tuple[float, float, Any]] = itertools.chain([first], frames)
-        if progress: shown = show_progress(shown, total=total, desc=f"marking {Path(video).name}")
-        for _, ready in heapq.merge(_film_packets(shown, stream, source, turned, draw, ends), heard, key=itemgetter(0)): out.mux(ready)
+        if progress:
+            shown = show_progress(shown, total=total, desc=f"marking {Path(video).name}")
+        for _, ready in heapq.merge(_film_packets(shown, stream, source, turned, draw, ends), heard, key=itemgetter(0)):
+            out.mux(ready)
     return len(ends), ends[-1], how, tuple(problems)
 
 # %% ../nbs/17a_reps.ipynb #5957190f
 @dataclass(frozen=True)
 class Counted:
     "A film and what was counted in it: a row of `count_page`."
+
     video: str  # the film
     prediction: Prediction  # of it
     rows: Sequence[Repetition] = ()  # from `repetitions`
@@ -708,13 +906,26 @@ def exercise_table(
 ) -> list[dict[str, Any]]:  # a row for each exercise, most repetitions first; None: not known
     "What was done across films, by exercise."
     groups: dict[str, list[Counted]] = {}
-    for r in results: groups.setdefault(r.exercise, []).append(r)
+    for r in results:
+        groups.setdefault(r.exercise, []).append(r)
+
     def median(values):
         values = [v for v in values if v is not None]
         return float(np.median(values)) if values else None
-    out = [{"exercise": name, "films": len(rs), "sets": sum(len(sets_of(r.prediction.cycles or ())) for r in rs), "repetitions": sum(r.prediction.count or 0 for r in rs), "no count": sum(r.prediction.count is None for r in rs),
-            "seconds each": median([row.duration for r in rs for row in r.rows]), "a minute": median([tempo(r.rows).per_minute for r in rs]),
-            "regularity": median([r.prediction.regularity for r in rs])} for name, rs in groups.items()]
+
+    out = [
+        {
+            "exercise": name,
+            "films": len(rs),
+            "sets": sum(len(sets_of(r.prediction.cycles or ())) for r in rs),
+            "repetitions": sum(r.prediction.count or 0 for r in rs),
+            "no count": sum(r.prediction.count is None for r in rs),
+            "seconds each": median([row.duration for r in rs for row in r.rows]),
+            "a minute": median([tempo(r.rows).per_minute for r in rs]),
+            "regularity": median([r.prediction.regularity for r in rs]),
+        }
+        for name, rs in groups.items()
+    ]
     return sorted(out, key=lambda row: (-row["repetitions"], row["exercise"]))
 
 # %% ../nbs/17a_reps.ipynb #fa12f8f4
@@ -750,7 +961,11 @@ def _number(
     css: str = "n",  # class of the cell
 ) -> str:  # HTML
     "A cell with a number, which sorts as one."
-    return f'<td class="{css}" data-v=""></td>' if value is None or not math.isfinite(value) else f'<td class="{css}" data-v="{value:.6g}">{shown.format(value)}</td>'
+    return (
+        f'<td class="{css}" data-v=""></td>'
+        if value is None or not math.isfinite(value)
+        else f'<td class="{css}" data-v="{value:.6g}">{shown.format(value)}</td>'
+    )
 
 
 def _table(
@@ -759,10 +974,26 @@ def _table(
     css: str = "",  # class
 ) -> str:
     "An HTML table."
-    return f'<div class="wide"><table class="{css}"><thead><tr>' + "".join(f"<th>{h}</th>" for h in head) + "</tr></thead><tbody>" + "".join(f"<tr>{r}</tr>\n" for r in rows) + "</tbody></table></div>\n"
+    return (
+        f'<div class="wide"><table class="{css}"><thead><tr>'
+        + "".join(f"<th>{h}</th>" for h in head)
+        + "</tr></thead><tbody>"
+        + "".join(f"<tr>{r}</tr>\n" for r in rows)
+        + "</tbody></table></div>\n"
+    )
 
 # %% ../nbs/17a_reps.ipynb #bb2e3ac2
-_FILM_COLUMNS = ("film", "count", "confidence", "exercise", "a minute", "seconds each", "slowing", "counter", "take care")
+_FILM_COLUMNS = (
+    "film",
+    "count",
+    "confidence",
+    "exercise",
+    "a minute",
+    "seconds each",
+    "slowing",
+    "counter",
+    "take care",
+)
 
 
 def told_apart(
@@ -782,10 +1013,19 @@ def _film_row(
     "Cells of one film."
     words, pace = regularity_words(r.prediction.regularity), tempo(r.rows)
     css = "n " + {"regular": "good", "fairly regular": "fair", "not regular": "bad"}.get(words, "")
-    return "".join([
-        f'<td class="name"><a href="#f{k}">{html_text(name)}</a></td>', _number(r.prediction.count, "{:.0f}"), _number(r.prediction.regularity, words + " ({:.2f})", css),
-        f"<td>{html_text(r.exercise)}</td>", _number(pace.per_minute, "{:.0f}"), _number(pace.seconds, "{:.2f}"), _number(None if pace.slowing is None else 100 * pace.slowing, "{:+.0f} %"),
-        f"<td>{html_text(r.counter)}</td>", f'<td class="said">{html_text("; ".join(r.prediction.problems))}</td>'])
+    return "".join(
+        [
+            f'<td class="name"><a href="#f{k}">{html_text(name)}</a></td>',
+            _number(r.prediction.count, "{:.0f}"),
+            _number(r.prediction.regularity, words + " ({:.2f})", css),
+            f"<td>{html_text(r.exercise)}</td>",
+            _number(pace.per_minute, "{:.0f}"),
+            _number(pace.seconds, "{:.2f}"),
+            _number(None if pace.slowing is None else 100 * pace.slowing, "{:+.0f} %"),
+            f"<td>{html_text(r.counter)}</td>",
+            f'<td class="said">{html_text("; ".join(r.prediction.problems))}</td>',
+        ]
+    )
 
 
 def _film_part(
@@ -794,10 +1034,23 @@ def _film_part(
 ) -> str:
     "A film's picture and its repetitions, to be unfolded."
     count = "no count" if r.prediction.count is None else str(r.prediction.count)
-    picture = f'<img loading="lazy" alt="repetitions along time" src="data:image/png;base64,{base64.b64encode(Path(r.picture).read_bytes()).decode()}">' if r.picture else ""
-    cells = ["".join(_number(v, "{:.0f}" if isinstance(v, int) else "{:.2f}") for v in asdict(row).values()) for row in r.rows]
-    table = _table([f.name.replace("_", " ") for f in fields(Repetition)], cells, "sort") if cells else "<p>No times were given.</p>" if r.prediction.count else ""
-    return f'<details id="f{k}"{" open" if k < 3 else ""}><summary>{html_text(r.video)}: {count}</summary>{picture}{table}</details>\n' 
+    picture = (
+        f'<img loading="lazy" alt="repetitions along time" src="data:image/png;base64,{base64.b64encode(Path(r.picture).read_bytes()).decode()}">'
+        if r.picture
+        else ""
+    )
+    cells = [
+        "".join(_number(v, "{:.0f}" if isinstance(v, int) else "{:.2f}") for v in asdict(row).values())
+        for row in r.rows
+    ]
+    table = (
+        _table([f.name.replace("_", " ") for f in fields(Repetition)], cells, "sort")
+        if cells
+        else "<p>No times were given.</p>"
+        if r.prediction.count
+        else ""
+    )
+    return f'<details id="f{k}"{" open" if k < 3 else ""}><summary>{html_text(r.video)}: {count}</summary>{picture}{table}</details>\n'
 
 # %% ../nbs/17a_reps.ipynb #9c6056f7
 def _page(
@@ -807,13 +1060,33 @@ def _page(
     "The page of `count_page`."
     yield html_head(title, _LOOK, _SORT) + f"<h1>{html_text(title)}</h1>\n"
     counts = [r.prediction.count for r in results]
-    yield f"<p>{len(results)} films, {sum(c or 0 for c in counts)} repetitions" + (f", {counts.count(None)} without a count" if None in counts else "") + ". A click on a heading sorts.</p>\n"
-    yield _table(_FILM_COLUMNS, (_film_row(k, name, r) for k, (name, r) in enumerate(zip(told_apart([r.video for r in results]), results))), "sort")
+    yield (
+        f"<p>{len(results)} films, {sum(c or 0 for c in counts)} repetitions"
+        + (f", {counts.count(None)} without a count" if None in counts else "")
+        + ". A click on a heading sorts.</p>\n"
+    )
+    yield _table(
+        _FILM_COLUMNS,
+        (_film_row(k, name, r) for k, (name, r) in enumerate(zip(told_apart([r.video for r in results]), results))),
+        "sort",
+    )
     exercises = exercise_table(results)
-    shown = {"films": "{:.0f}", "sets": "{:.0f}", "repetitions": "{:.0f}", "no count": "{:.0f}", "a minute": "{:.0f}", "seconds each": "{:.2f}", "regularity": "{:.2f}"}
-    cells = [f"<td>{html_text(row['exercise'])}</td>" + "".join(_number(row[name], form) for name, form in shown.items()) for row in exercises]
+    shown = {
+        "films": "{:.0f}",
+        "sets": "{:.0f}",
+        "repetitions": "{:.0f}",
+        "no count": "{:.0f}",
+        "a minute": "{:.0f}",
+        "seconds each": "{:.2f}",
+        "regularity": "{:.2f}",
+    }
+    cells = [
+        f"<td>{html_text(row['exercise'])}</td>" + "".join(_number(row[name], form) for name, form in shown.items())
+        for row in exercises
+    ]
     yield "<h2>By exercise</h2>\n" + _table(["exercise", *shown], cells, "sort") + "<h2>Films</h2>\n"
-    for k, r in enumerate(results): yield _film_part(k, r)
+    for k, r in enumerate(results):
+        yield _film_part(k, r)
     yield f"<script>{_SORT}</script></body></html>\n"
 
 
@@ -823,7 +1096,10 @@ def count_page(
     title: str = "Repetitions",  # heading
 ) -> Path:  # the file
     "Write one page for several films: a table to sort, exercises, pictures. It needs no network and no other file."
+
     def write(file):
-        for text in _page(results, title): file.write(text.encode("utf-8", "replace"))
+        for text in _page(results, title):
+            file.write(text.encode("utf-8", "replace"))
+
     write_whole(path, write)
     return Path(path)

@@ -24,8 +24,18 @@ from typing import Any
 
 import numpy as np
 
-from .answers import (answer_text, is_well_formed, listed_reps, parse_answer, parse_choice, parse_interval, published_number, read_choice,
-                               read_number, tagged)
+from actrep_nb.answers import (
+    answer_text,
+    is_well_formed,
+    listed_reps,
+    parse_answer,
+    parse_choice,
+    parse_interval,
+    published_number,
+    read_choice,
+    read_number,
+    tagged,
+)
 from .records import Clip, Cycles, nearest_accepted
 from .show import NotFinite
 
@@ -34,7 +44,8 @@ def _error(pred: int | None, true: int) -> float | None:
     "|pred − true|, None where nothing was predicted. `ValueError` for a truth that is no count."
     if isinstance(true, bool) or not isinstance(true, (int, np.integer)) or true < 0:
         raise ValueError(f"the true count must be a whole number, 0 or more, not {true!r}")
-    if pred is None: return None
+    if pred is None:
+        return None
     if isinstance(pred, bool) or not isinstance(pred, (int, np.integer)):
         raise ValueError(f"a predicted count is an int or None, not {pred!r}")
     return float(min(abs(int(pred) - int(true)), 10**9))  # the bound keeps squares finite
@@ -42,18 +53,19 @@ def _error(pred: int | None, true: int) -> float | None:
 # %% ../nbs/07_rewards.ipynb #48e2a8da
 def count_hybrid(
     pred: int | None,  # the answer; None when it could not be read
-    true: int,         # the annotated count y
-) -> float:            # 0 to 1.5
+    true: int,  # the annotated count y
+) -> float:  # 0 to 1.5
     "ActRep-R1 `count_reward.py`, as implemented (its docstring tells of an exact-match bonus that the code does not have)."
     error = _error(pred, true)
-    if error is None: return 0.0
+    if error is None:
+        return 0.0
     return math.exp(-((error / (true + 0.1)) ** 2) / (2 * 0.2**2)) + 0.5 * (error <= 1)
 
 # %% ../nbs/07_rewards.ipynb #38702015
 def count_gaussian(
     pred: int | None,  # the answer
-    true: int,         # the annotated count y
-) -> float:            # 0 to 1
+    true: int,  # the annotated count y
+) -> float:  # 0 to 1
     "exp(−e²/2σ²) with σ = max(1, 0.2·y): ActRep-R1's `count`."
     error = _error(pred, true)
     return 0.0 if error is None else math.exp(-(error**2) / (2 * max(1.0, 0.2 * true) ** 2))
@@ -61,8 +73,8 @@ def count_gaussian(
 # %% ../nbs/07_rewards.ipynb #d5219da9
 def count_linear(
     pred: int | None,  # the answer
-    true: int,         # the annotated count y
-) -> float:            # 0 to 1
+    true: int,  # the annotated count y
+) -> float:  # 0 to 1
     "max(0, 1 − e/max(y, 1)): ActRep-R1's `count_linear`."
     error = _error(pred, true)
     return 0.0 if error is None else max(0.0, 1 - error / max(true, 1))
@@ -70,8 +82,8 @@ def count_linear(
 # %% ../nbs/07_rewards.ipynb #594032e8
 def count_fixed(
     pred: int | None,  # the answer
-    true: int,         # the annotated count y
-) -> float:            # 0 to 1
+    true: int,  # the annotated count y
+) -> float:  # 0 to 1
     "exp(−e²/2σ²) with σ = 3 whatever the count: ActRep-R1's `count_fixed`."
     error = _error(pred, true)
     return 0.0 if error is None else math.exp(-(error**2) / (2 * 3.0**2))
@@ -79,8 +91,8 @@ def count_fixed(
 # %% ../nbs/07_rewards.ipynb #f8df9ccb
 def count_exact(
     pred: int | None,  # the answer
-    true: int,         # the annotated count y
-) -> float:            # 0 or 1
+    true: int,  # the annotated count y
+) -> float:  # 0 or 1
     "1 for the right count, else 0."
     return float(_error(pred, true) == 0)
 
@@ -88,16 +100,20 @@ def count_exact(
 def tiou(
     a: tuple[float, float],  # start, end
     b: tuple[float, float],  # start, end, in the same unit
-) -> float:                  # 0 (apart) to 1 (the same)
+) -> float:  # 0 (apart) to 1 (the same)
     "Temporal intersection over union of two intervals. One that is not finite, or does not end after it starts, overlaps nothing."
-    if not (-math.inf < a[0] < a[1] < math.inf and -math.inf < b[0] < b[1] < math.inf): return 0.0
+    if not (-math.inf < a[0] < a[1] < math.inf and -math.inf < b[0] < b[1] < math.inf):
+        return 0.0
     shared = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
     return shared / (a[1] - a[0] + b[1] - b[0] - shared)
 
 # %% ../nbs/07_rewards.ipynb #295d3d97
 def _overlaps(listed: Cycles | list, true: Cycles | list) -> np.ndarray:
     "`tiou` of each listed with each annotated cycle, [listed, annotated]."
-    (a, b), (c, d) = np.array(listed, float).reshape(-1, 2).T[:, :, None], np.array(true, float).reshape(-1, 2).T[:, None]
+    (a, b), (c, d) = (
+        np.array(listed, float).reshape(-1, 2).T[:, :, None],
+        np.array(true, float).reshape(-1, 2).T[:, None],
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         shared = np.maximum(0.0, np.minimum(b, d) - np.maximum(a, c))
         whole = np.isfinite(a + b + c + d) & (a < b) & (c < d)
@@ -107,15 +123,15 @@ def _overlaps(listed: Cycles | list, true: Cycles | list) -> np.ndarray:
 def reaches(
     overlap: Any,  # tIoU, a number or an array
     least: float,  # threshold
-) -> Any:          # True or False, for each
+) -> Any:  # True or False, for each
     "Is a tIoU at its threshold or above? Times on a grid of 0.1 s are no exact floats, so 1e-9 below is at it."
     return overlap >= least - 1e-9
 
 
 def match_cycles(
-    listed: Cycles,       # start, end of each repetition as answered
-    true: Cycles,         # as annotated
-    least: float = 0.0,   # a pair counts only from this tIoU on
+    listed: Cycles,  # start, end of each repetition as answered
+    true: Cycles,  # as annotated
+    least: float = 0.0,  # a pair counts only from this tIoU on
 ) -> list[tuple[int, int, float]]:  # index in `listed`, index in `true`, their tIoU; sorted by time
     "The one-to-one pairing in time order with the largest sum of tIoU."
     rows, cols = sorted(range(len(listed)), key=lambda i: listed[i]), sorted(range(len(true)), key=lambda j: true[j])
@@ -126,25 +142,35 @@ def match_cycles(
         best[i + 1, 1:] = np.maximum.accumulate(np.maximum(best[i, 1:], best[i, :-1] + gain[i]))
     pairs, i, j = [], len(rows), len(cols)
     while i and j:
-        if best[i, j] == best[i - 1, j]: i -= 1
-        elif best[i, j] == best[i, j - 1]: j -= 1
-        else: i, j = i - 1, j - 1; pairs.append((rows[i], cols[j], float(score[i, j])))
+        if best[i, j] == best[i - 1, j]:
+            i -= 1
+        elif best[i, j] == best[i, j - 1]:
+            j -= 1
+        else:
+            i, j = i - 1, j - 1
+            pairs.append((rows[i], cols[j], float(score[i, j])))
     return pairs[::-1]
 
 # %% ../nbs/07_rewards.ipynb #da715d34
 def cycle_f1(
     listed: Cycles | None,  # as answered; None when nothing was listed
-    true: Cycles,           # as annotated
-) -> float:                 # 0 to 1
+    true: Cycles,  # as annotated
+) -> float:  # 0 to 1
     "2·Σ tIoU of matched pairs / (number listed + number annotated). Two empty lists agree."
-    if listed is None: return 0.0
-    if not listed and not true: return 1.0
+    if listed is None:
+        return 0.0
+    if not listed and not true:
+        return 1.0
     return 2 * sum(overlap for _, _, overlap in match_cycles(listed, true)) / (len(listed) + len(true))
 
 # %% ../nbs/07_rewards.ipynb #605d31d9
 Reward = Callable[..., list[float | None]]  # (completions: list[str], clips: list[Clip], **context)
 
-COUNTED: set[str] = {"counting", "dvd_counting"}  # what a clip asks for (`extra["task"]`) where the answer is a count; add your own
+COUNTED: set[str] = {
+    "counting",
+    "dvd_counting",
+}  # what a clip asks for (`extra["task"]`) where the answer is a count; add your own
+
 
 def asks_count(
     clip: Clip,  # any clip
@@ -152,32 +178,45 @@ def asks_count(
     "Is the answer its `count`? A clip that asks for something else has one all the same, 0 for a choice, 1 for a moment: it must not be scored."
     return clip.extra.get("task", "counting") in COUNTED
 
+
 def _check_answers(completions: Sequence[str], clips: Sequence[Clip]) -> None:
     "`TypeError` for what is no text, `ValueError` unless each has its clip."
-    if isinstance(completions, str): raise TypeError("completions are a list of str, not one str")
+    if isinstance(completions, str):
+        raise TypeError("completions are a list of str, not one str")
     for text in completions:
-        if not isinstance(text, str): raise TypeError(f"a completion is a str, not {type(text).__name__}")
-    if len(completions) != len(clips): raise ValueError(f"{len(completions)} completions for {len(clips)} clips")
+        if not isinstance(text, str):
+            raise TypeError(f"a completion is a str, not {type(text).__name__}")
+    if len(completions) != len(clips):
+        raise ValueError(f"{len(completions)} completions for {len(clips)} clips")
+
 
 def checked(
     reward: Reward,  # any reward
-) -> Reward:         # the same
+) -> Reward:  # the same
     "The reward, after looking whether each completion is a text and has its clip."
+
     @wraps(reward)
     def run(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
         _check_answers(completions, clips)
         return reward(completions, clips, **context)
+
     return run
+
 
 def count_reward(
     score: Callable[[int | None, int], float],  # a scalar reward of prediction and truth
-    legacy: str | None = None,                  # read counts as a published parser does, a key of `answers.LEGACY`
+    legacy: str | None = None,  # read counts as a published parser does, a key of `answers.LEGACY`
 ) -> Reward:
     "The reward that parses each completion and scores its count against the nearest accepted one; None where the clip asks for something else."
+
     @checked
     def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
         said = [parse_answer(text, legacy).count for text in completions]
-        return [score(count, nearest_accepted(count, clip)) if asks_count(clip) else None for count, clip in zip(said, clips, strict=True)]
+        return [
+            score(count, nearest_accepted(count, clip)) if asks_count(clip) else None
+            for count, clip in zip(said, clips, strict=True)
+        ]
+
     reward.__name__ = reward.__qualname__ = score.__name__
     reward.__doc__ = score.__doc__
     return reward
@@ -187,9 +226,13 @@ def format_reward(
     form: str = "count",  # a key of `answers.FORMS`: what should stand in the answer tags
 ) -> Reward:
     "The reward that is 1 where the whole completion is reasoning in `<think>` and one bare answer in `<answer>`, or what the prompt's `style` wants, else 0."
+
     @checked
     def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
-        return [float(is_well_formed(text, form, context.get("style", ""))) for text in context.get("whole", completions)]
+        return [
+            float(is_well_formed(text, form, context.get("style", ""))) for text in context.get("whole", completions)
+        ]
+
     return reward
 
 # %% ../nbs/07_rewards.ipynb #2d31b2ba
@@ -198,9 +241,11 @@ def search_format(
 ) -> Reward:
     """The reward that is 1 where `<think>.*?</think>\\s*<answer>.*?</answer>` is found anywhere: ActRep-R1's check, with the same verdicts as its `re.search`
     but in linear time."""
+
     @checked
     def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
         return [float(_finds_published_format(text, tag)) for text in completions]
+
     return reward
 
 # %% ../nbs/07_rewards.ipynb #afd3ebc1
@@ -211,8 +256,10 @@ def _finds_published_format(text: str, tag: str = "think") -> bool:
     at = text.find(closing, opened + len(opening)) if opened >= 0 else -1
     while at >= 0:
         after = at + len(closing)
-        while after < len(text) and text[after].isspace(): after += 1
-        if text.startswith("<answer>", after): return last >= after + len("<answer>")
+        while after < len(text) and text[after].isspace():
+            after += 1
+        if text.startswith("<answer>", after):
+            return last >= after + len("<answer>")
         at = text.find(closing, after)
     return False
 
@@ -220,38 +267,46 @@ def _finds_published_format(text: str, tag: str = "think") -> bool:
 @checked
 def tag_format(
     completions: Sequence[str],  # the texts
-    clips: Sequence[Clip],       # not looked at
+    clips: Sequence[Clip],  # not looked at
     **context,
 ) -> list[float | None]:
     "1 where the whole text matches `<think>.*?</think>\\s*<answer>.*?</answer>`: the check of Video-R1 and of Temporal-R1's general questions, in linear time."
-    return [float(text.startswith("<think>") and text.endswith("</answer>") and _finds_published_format(text)) for text in completions]
+    return [
+        float(text.startswith("<think>") and text.endswith("</answer>") and _finds_published_format(text))
+        for text in completions
+    ]
 
 # %% ../nbs/07_rewards.ipynb #f12ddea2
 @checked
 def count_interval(
     completions: Sequence[str],  # the texts
-    clips: Sequence[Clip],       # not looked at
+    clips: Sequence[Clip],  # not looked at
     **context,
 ) -> list[float | None]:
     "Is the list as long as the answer? 1, else half the ratio of the two; 0 without a list or an answer. ActRep-R1's self-consistency: it needs no truth."
+
     def score(text: str) -> float:
         said = parse_answer(text)
         listed = listed_reps(said.reasoning)
-        if said.count is None or listed is None: return 0.0
+        if said.count is None or listed is None:
+            return 0.0
         return 1.0 if listed == said.count else 0.5 * min(listed, said.count) / max(listed, said.count)
+
     return [score(text) for text in completions]
 
 # %% ../nbs/07_rewards.ipynb #a487d4ec
 @checked
 def cycle_reward(
     completions: Sequence[str],  # the texts
-    clips: Sequence[Clip],       # with their annotated cycles
+    clips: Sequence[Clip],  # with their annotated cycles
     **context,
 ) -> list[float | None]:
     "`cycle_f1` of the listed repetitions against the clip's; None where the clip has no annotated cycles or asks for something else."
+
     def score(text: str, clip: Clip) -> float | None:
         truth = () if clip.cycles is None and clip.count == 0 else clip.cycles
         return cycle_f1(parse_answer(text).cycles, truth) if truth is not None and asks_count(clip) else None
+
     return [score(text, clip) for text, clip in zip(completions, clips, strict=True)]
 
 # %% ../nbs/07_rewards.ipynb #a903fe2a
@@ -270,15 +325,21 @@ REWARDS: dict[str, Reward] = {
 @checked
 def tiou_reward(
     completions: Sequence[str],  # the texts
-    clips: Sequence[Clip],       # each with the moment it asks for as its one cycle, seconds
+    clips: Sequence[Clip],  # each with the moment it asks for as its one cycle, seconds
     **context,
 ) -> list[float | None]:
     "`tiou` of the answered interval with the clip's; 0 where it could not be read, None where the clip asks for none or has none. `ValueError` for a clip with several."
+
     def score(text: str, clip: Clip) -> float | None:
-        if clip.extra.get("task") != "grounding" or not clip.cycles: return None
-        if len(clip.cycles) > 1: raise ValueError(f"clip {clip.id!r} ({clip.video}): {len(clip.cycles)} events are annotated, one was asked for")
+        if clip.extra.get("task") != "grounding" or not clip.cycles:
+            return None
+        if len(clip.cycles) > 1:
+            raise ValueError(
+                f"clip {clip.id!r} ({clip.video}): {len(clip.cycles)} events are annotated, one was asked for"
+            )
         said = parse_interval(text).interval
         return tiou(said, clip.cycles[0]) if said else 0.0
+
     return [score(text, clip) for text, clip in zip(completions, clips, strict=True)]
 
 # %% ../nbs/07_rewards.ipynb #c4ff6fd4
@@ -291,21 +352,25 @@ def solution_letter(
 ) -> str:
     "The letter of the right option, its solution read as an answer is. `ValueError`, naming the clip, for a solution that is no option."
     right, problem = read_choice(str(clip.extra.get("solution", "")), clip.extra.get("options"))
-    if right is None: raise ValueError(f"clip {clip.id!r}: its solution is {problem}")
+    if right is None:
+        raise ValueError(f"clip {clip.id!r}: its solution is {problem}")
     return right
 
 
 @checked
 def choice_reward(
     completions: Sequence[str],  # the texts
-    clips: Sequence[Clip],       # each with `extra["solution"]`, and `extra["options"]` where the wordings are known
+    clips: Sequence[Clip],  # each with `extra["solution"]`, and `extra["options"]` where the wordings are known
     **context,
 ) -> list[float | None]:
     "1 for the right option, else 0; None where the clip asks for none. `ValueError` for a solution that is no option."
+
     def score(text: str, clip: Clip) -> float | None:
-        if clip.extra.get("task") != "choice": return None
+        if clip.extra.get("task") != "choice":
+            return None
         right = solution_letter(clip)
         return float(parse_choice(text, clip.extra.get("options")).choice == right)
+
     return [score(text, clip) for text, clip in zip(completions, clips, strict=True)]
 
 # %% ../nbs/07_rewards.ipynb #541f023e
@@ -315,34 +380,38 @@ REWARDS |= {"choice": choice_reward, "format_choice": format_reward("choice")}
 def same_number(
     said: str,  # the answer
     true: str,  # the solution
-) -> float:     # 0 or 1
+) -> float:  # 0 or 1
     "1 for the same number to two decimals, written with a decimal point in both or in neither."
     told, right = read_number(said), _solution(true)
     return float(told is not None and ("." in said) == ("." in true) and round(told, 2) == round(right, 2))
 
+
 def _solution(true: str) -> float:
     "A solution that has to be a number."
-    if (right := read_number(true)) is None: raise ValueError(f"its solution {true!r} is no number")
+    if (right := read_number(true)) is None:
+        raise ValueError(f"its solution {true!r} is no number")
     return right
 
 # %% ../nbs/07_rewards.ipynb #e27812e1
 def near_number(
     said: str,  # the answer
     true: str,  # the solution
-) -> float:     # 0 to 1
+) -> float:  # 0 to 1
     "1 − |ŷ − y|/|y|, and no less than 0."
     told, right = read_number(said), _solution(true)
-    if told is None or told == right: return float(told == right)
+    if told is None or told == right:
+        return float(told == right)
     return max(0.0, 1 - abs(told - right) / abs(right)) if right else 0.0
 
 # %% ../nbs/07_rewards.ipynb #59e99aa1
 def mean_relative_accuracy(
     said: str,  # the answer
     true: str,  # the solution
-) -> float:     # 0, 0.1, … 1
+) -> float:  # 0, 0.1, … 1
     "The share of θ = 0.5, 0.55, …, 0.95 with |ŷ − y|/|y| < 1 − θ (VSI-Bench, arXiv 2412.14171, eq. 1; Video-R1 `eval_bench.py`)."
     _solution(true)
-    if read_number(said) is None: return 0.0
+    if read_number(said) is None:
+        return 0.0
     told, right = (Fraction(text.strip().replace(",", "")) for text in (said, true))
     return sum(20 * abs(told - right) < k * abs(right) for k in range(1, 11)) / 10 if right else float(told == right)
 
@@ -350,27 +419,40 @@ def mean_relative_accuracy(
 def word_error_rate(
     said: str,  # the answer
     true: str,  # the solution
-) -> float:     # 0, and above 1 where more words are wrong than the solution has
+) -> float:  # 0, and above 1 where more words are wrong than the solution has
     "Edit distance over words, divided by the number of words in `true` (at least 1)."
     words = true.split()
     row = list(range(len(words) + 1))
     for i, word in enumerate(said.split(), 1):
         above, row = row, [i]
-        for j, other in enumerate(words, 1): row.append(min(above[j - 1] + (word != other), above[j] + 1, row[j - 1] + 1))
+        for j, other in enumerate(words, 1):
+            row.append(min(above[j - 1] + (word != other), above[j] + 1, row[j - 1] + 1))
     return row[-1] / max(1, len(words))
 
 # %% ../nbs/07_rewards.ipynb #78849792
 def rouge(
-    said: str,                         # the answer
-    true: str,                         # the solution
+    said: str,  # the answer
+    true: str,  # the solution
     stem: Callable[[str], str] = str,  # applied to words of more than three letters
-) -> float:                            # 0 to 1
+) -> float:  # 0 to 1
     "Mean F score of ROUGE-1, ROUGE-2 and ROUGE-L."
-    a, b = ([stem(word) if len(word) > 3 else word for word in re.findall(r"[^\W_]+", text.lower())] for text in (said, true))
-    def score(shared: int, n: int, m: int) -> float: return 2 * shared / (n + m) if shared else 0.0
-    def grams(words: list[str], size: int) -> Counter: return Counter(zip(*(words[i:] for i in range(size))))
+    a, b = (
+        [stem(word) if len(word) > 3 else word for word in re.findall(r"[^\W_]+", text.lower())]
+        for text in (said, true)
+    )
+
+    def score(shared: int, n: int, m: int) -> float:
+        return 2 * shared / (n + m) if shared else 0.0
+
+    def grams(words: list[str], size: int) -> Counter:
+        return Counter(zip(*(words[i:] for i in range(size))))
+
     shared = [(grams(a, size) & grams(b, size)).total() for size in (1, 2)]
-    return (score(shared[0], len(a), len(b)) + score(shared[1], len(a) - 1, len(b) - 1) + score(_longest_common(a, b), len(a), len(b))) / 3
+    return (
+        score(shared[0], len(a), len(b))
+        + score(shared[1], len(a) - 1, len(b) - 1)
+        + score(_longest_common(a, b), len(a), len(b))
+    ) / 3
 
 # %% ../nbs/07_rewards.ipynb #2de3f139
 def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
@@ -378,7 +460,8 @@ def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
     row = [0] * (len(b) + 1)
     for word in a:
         above, row = row, [0]
-        for j, other in enumerate(b): row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
+        for j, other in enumerate(b):
+            row.append(above[j] + 1 if word == other else max(above[j + 1], row[j]))
     return row[-1]
 
 # %% ../nbs/07_rewards.ipynb #60f25b71
@@ -386,12 +469,17 @@ def text_reward(
     score: Callable[[str, str], float],  # of the answer's text and the solution's
 ) -> Reward:
     "The reward that scores what stands in the answer tags against `extra[\"solution\"]`; 0 where there is no one answer."
+
     def one(text: str, clip: Clip) -> float:
-        try: return score(answer_text(text) or "", str(clip.extra["solution"]))
-        except (KeyError, ValueError) as error: raise ValueError(f"clip {clip.id!r}: no usable solution ({error})") from error
+        try:
+            return score(answer_text(text) or "", str(clip.extra["solution"]))
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"clip {clip.id!r}: no usable solution ({error})") from error
+
     @checked
     def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
         return [one(text, clip) for text, clip in zip(completions, clips, strict=True)]
+
     return reward
 
 # %% ../nbs/07_rewards.ipynb #f4dd8165
@@ -410,13 +498,17 @@ ACCURACY: dict[str, Reward] = {
 @checked
 def accuracy(
     completions: Sequence[str],  # the texts
-    clips: Sequence[Clip],       # each with its kind of question in `extra["task"]`; none is a count
+    clips: Sequence[Clip],  # each with its kind of question in `extra["task"]`; none is a count
     **context,
 ) -> list[float | None]:
     "Scored by `ACCURACY` for the clip's kind of question; None for a kind that it lacks."
     kinds = [clip.extra.get("task", "counting") for clip in clips]
     scores = [REWARDS["exact"] if kind in COUNTED else ACCURACY.get(kind) for kind in kinds]
-    return [score([text], [clip])[0] if score else None for text, clip, score in zip(completions, clips, scores, strict=True)]
+    return [
+        score([text], [clip])[0] if score else None
+        for text, clip, score in zip(completions, clips, scores, strict=True)
+    ]
+
 
 REWARDS["accuracy"] = accuracy
 
@@ -426,13 +518,16 @@ def _published_numerical(said: str, true: str) -> float:
     whole = ["." not in text and "," not in text for text in (said, true)]
     return float(told is not None and right is not None and whole[0] == whole[1] and round(told, 2) == round(right, 2))
 
+
 def _published_free_form(said: str, true: str) -> float:
     said, true = (re.sub(r"[^a-z0-9]+", " ", text.lower()) for text in (said, true))  # ROUGE's English tokenizer
     return rouge(said, true)
 
+
 def _published_regression(said: str, true: str) -> float:
     told, right = published_number(said), published_number(true)
-    if told is None or right is None: return 0.0
+    if told is None or right is None:
+        return 0.0
     return 1 - min(1.0, max(0.0, (abs(told - right) + 1e-9) / (abs(right) + 1e-9)))
 
 # %% ../nbs/07_rewards.ipynb #9eda5eec
@@ -444,43 +539,58 @@ _PUBLISHED: dict[str, Callable[[str, str], float]] = {
     "free_form": _published_free_form,
 }
 
+
 @checked
 def video_r1_accuracy(
     completions: Sequence[str],  # the texts
-    clips: Sequence[Clip],       # with `extra["task"]` and `extra["solution"]`; the first one's task goes for all
+    clips: Sequence[Clip],  # with `extra["task"]` and `extra["solution"]`; the first one's task goes for all
     **context,
 ) -> list[float | None]:
     "Video-R1's accuracy as published, but for ROUGE's stemming: the first answer wherever it stands, scored by the first clip's kind of question."
     score = _PUBLISHED.get(clips[0].extra.get("task", "") if clips else "", lambda said, true: 0.0)
-    return [score((tagged(text) or [""])[0].strip(), str(clip.extra.get("solution", "")).strip()) for text, clip in zip(completions, clips, strict=True)]
+    return [
+        score((tagged(text) or [""])[0].strip(), str(clip.extra.get("solution", "")).strip())
+        for text, clip in zip(completions, clips, strict=True)
+    ]
 
 # %% ../nbs/07_rewards.ipynb #c966b3a3
 def _groups(n: int, group_size: int | None) -> list[slice]:
     "Where each group of answers stands among `n` completions."
     size = n if group_size is None else group_size
-    if n and (size < 1 or n % size): raise ValueError(f"{n} completions are no whole number of groups of {size}")
+    if n and (size < 1 or n % size):
+        raise ValueError(f"{n} completions are no whole number of groups of {size}")
     return [slice(start, start + size) for start in range(0, n, size or 1)]
 
 # %% ../nbs/07_rewards.ipynb #91a83cc9
 def temporal_bonus(
     accuracy: Reward = accuracy,  # what decides whether an answer is right
-    bonus: float = 0.3,           # for each answer that is not wrong
-    ratio: float = 0.8,           # the group must reach this part of the accuracy on shuffled frames
-    least: float = 0.1,           # an answer above this accuracy is not wrong
+    bonus: float = 0.3,  # for each answer that is not wrong
+    ratio: float = 0.8,  # the group must reach this part of the accuracy on shuffled frames
+    least: float = 0.1,  # an answer above this accuracy is not wrong
 ) -> Reward:
     "Video-R1's T-GRPO: a bonus where the answers are no worse in the frames' own order. None where nothing was answered on shuffled frames."
+
     @checked
-    def reward(completions: Sequence[str], clips: Sequence[Clip], *, shuffled: Sequence[Sequence[str]] | None = None,
-               group_size: int | None = None, **context) -> list[float | None]:
-        if shuffled is None: raise ValueError("the temporal bonus needs `shuffled`: let the trainer sample answers on shuffled frames")
+    def reward(
+        completions: Sequence[str],
+        clips: Sequence[Clip],
+        *,
+        shuffled: Sequence[Sequence[str]] | None = None,
+        group_size: int | None = None,
+        **context,
+    ) -> list[float | None]:
+        if shuffled is None:
+            raise ValueError("the temporal bonus needs `shuffled`: let the trainer sample answers on shuffled frames")
         right, groups = accuracy(completions, clips, **context), _groups(len(completions), group_size)
-        if len(shuffled) != len(groups): raise ValueError(f"answers on shuffled frames for {len(shuffled)} groups, there are {len(groups)}")
+        if len(shuffled) != len(groups):
+            raise ValueError(f"answers on shuffled frames for {len(shuffled)} groups, there are {len(groups)}")
         earned: list[float | None] = []
         for group, mixed in zip(groups, shuffled):
             ordered, disordered = _mean(right[group]), _mean(accuracy(mixed, [clips[group.start]] * len(mixed)))
             paid = None if ordered is None or disordered is None else bonus * (ordered >= ratio * disordered)
             earned += [None if a is None or paid is None else paid * (a > least) for a in right[group]]
         return earned
+
     return reward
 
 # %% ../nbs/07_rewards.ipynb #271c94e2
@@ -492,20 +602,30 @@ def _mean(values: Sequence[float | None]) -> float | None:
 # %% ../nbs/07_rewards.ipynb #048c75a9
 def length_bonus(
     accuracy: Reward = accuracy,  # what decides whether an answer is right
-    bonus: float = 0.2,           # for each answer of the right length that is not wrong
-    shortest: int = 320,          # tokens
-    longest: int = 512,           # tokens
-    least: float = 0.1,           # an answer above this accuracy is not wrong
+    bonus: float = 0.2,  # for each answer of the right length that is not wrong
+    shortest: int = 320,  # tokens
+    longest: int = 512,  # tokens
+    least: float = 0.1,  # an answer above this accuracy is not wrong
 ) -> Reward:
     "Video-R1's length reward: a bonus for a length within the window, in groups with two answers or more that are not wrong."
+
     @checked
-    def reward(completions: Sequence[str], clips: Sequence[Clip], *, lengths: Sequence[int] | None = None,
-               group_size: int | None = None, **context) -> list[float | None]:
-        if lengths is None: raise ValueError("the length bonus needs `lengths`, the tokens of each completion")
-        if len(lengths) != len(completions): raise ValueError(f"{len(lengths)} lengths for {len(completions)} completions")
+    def reward(
+        completions: Sequence[str],
+        clips: Sequence[Clip],
+        *,
+        lengths: Sequence[int] | None = None,
+        group_size: int | None = None,
+        **context,
+    ) -> list[float | None]:
+        if lengths is None:
+            raise ValueError("the length bonus needs `lengths`, the tokens of each completion")
+        if len(lengths) != len(completions):
+            raise ValueError(f"{len(lengths)} lengths for {len(completions)} completions")
         right = [a is not None and a > least for a in accuracy(completions, clips, **context)]
         enough = [sum(right[group]) > 1 for group in _groups(len(completions), group_size) for _ in right[group]]
         return [bonus * (ok and many and shortest <= n <= longest) for ok, many, n in zip(right, enough, lengths)]
+
     return reward
 
 # %% ../nbs/07_rewards.ipynb #721b7caa
@@ -514,21 +634,26 @@ REWARDS |= {"temporal": temporal_bonus(), "length": length_bonus()}
 # %% ../nbs/07_rewards.ipynb #4412e112
 _SPAN_OF_TIME = re.compile(r"(?<!\d)\d++(?:\.\d*+)?+\s*+-\s*+\d++(?:\.\d*+)?+")  # never tries a run of digits twice
 
+
 def _first_block(text: str) -> str | None:
     "What stands between the first opening tag of reasoning and the first closing one after it."
     opened = re.search(r"<think(?:ing)?>", text)
     closed = re.compile(r"</think(?:ing)?>").search(text, opened.end()) if opened else None
-    return text[opened.end():closed.start()] if opened and closed else None
+    return text[opened.end() : closed.start()] if opened and closed else None
+
 
 def published_list(
-    text: str,     # a completion
-) -> int | None:   # how many repetitions it lists; None without a list
+    text: str,  # a completion
+) -> int | None:  # how many repetitions it lists; None without a list
     "ActRep-R1's count of listed repetitions. ValueError for a group whose numbers have thousands of digits, as there."
-    if (block := _first_block(text)) is None: return None
-    if marks := re.findall(r"rep\d+:", block): return len(marks)
+    if (block := _first_block(text)) is None:
+        return None
+    if marks := re.findall(r"rep\d+:", block):
+        return len(marks)
     older = re.search(r"Intervals\(grouped\):\s*(.+?)(?:\n|$)", block)
     groups = re.findall(r"reps\s+(\d+)-(\d+):", block) or (re.findall(r"reps\s+(\d+)-(\d+)", older[1]) if older else [])
-    if groups: return sum(int(last) - int(first) + 1 for first, last in groups)
+    if groups:
+        return sum(int(last) - int(first) + 1 for first, last in groups)
     listed = re.search(r"Intervals:\s*(.+?)(?:\n|$)", block)
     return len(_SPAN_OF_TIME.findall(listed[1])) or None if listed else None
 
@@ -536,42 +661,60 @@ def published_list(
 @checked
 def published_interval(
     completions: Sequence[str],  # the texts
-    clips: Sequence[Clip],       # not looked at
+    clips: Sequence[Clip],  # not looked at
     **context,
 ) -> list[float | None]:
     "ActRep-R1's `count_interval` as published."
+
     def score(text: str) -> float:
         said = parse_answer(text, "actrep-r1").count
-        try: listed = published_list(text)
-        except ValueError: return 0.0
-        if said is None or listed is None: return 0.0
-        if listed == said: return 1.0
+        try:
+            listed = published_list(text)
+        except ValueError:
+            return 0.0
+        if said is None or listed is None:
+            return 0.0
+        if listed == said:
+            return 1.0
         return min(listed, said) / max(listed, said) * 0.5 if listed > 0 and said > 0 else 0.0
+
     return [score(text) for text in completions]
 
 # %% ../nbs/07_rewards.ipynb #885c738b
 @checked
 def published_tiou(
     completions: Sequence[str],  # the texts
-    clips: Sequence[Clip],       # each with the moment it asks for as its one cycle, seconds
+    clips: Sequence[Clip],  # each with the moment it asks for as its one cycle, seconds
     **context,
 ) -> list[float | None]:
     "Temporal-R1's overlap as published; 0 for what cannot be read. None where the clip asks for no moment."
+
     def score(text: str, clip: Clip) -> float | None:
-        if clip.extra.get("task") != "grounding" or not clip.cycles: return None
+        if clip.extra.get("task") != "grounding" or not clip.cycles:
+            return None
         said, true = parse_answer(text, "temporal-r1").interval, clip.cycles[0]
-        if said is None: return 0.0
-        shared, hull = max(min(said[1], true[1]) - max(said[0], true[0]), 0.0), max(said[1], true[1]) - min(said[0], true[0])
+        if said is None:
+            return 0.0
+        shared, hull = (
+            max(min(said[1], true[1]) - max(said[0], true[0]), 0.0),
+            max(said[1], true[1]) - min(said[0], true[0]),
+        )
         return max(0.0, shared / hull) if hull else 0.0  # NaN, too, is 0 to `max`
+
     return [score(text, clip) for text, clip in zip(completions, clips, strict=True)]
 
+
 _QUOTED = r'"([\d.]+)"'
-_MOMENT = re.compile(rf'<think>.*?</think>\s*<answer>\s*{{\s*"start_time"\s*:\s*{_QUOTED}\s*,\s*"end_time"\s*:\s*{_QUOTED}\s*}}\s*</answer>', re.S)
+_MOMENT = re.compile(
+    rf'<think>.*?</think>\s*<answer>\s*{{\s*"start_time"\s*:\s*{_QUOTED}\s*,\s*"end_time"\s*:\s*{_QUOTED}\s*}}\s*</answer>',
+    re.S,
+)
+
 
 @checked
 def moment_format(
     completions: Sequence[str],  # the texts
-    clips: Sequence[Clip],       # not looked at
+    clips: Sequence[Clip],  # not looked at
     **context,
 ) -> list[float | None]:
     "1 where the whole text is reasoning and a JSON object of two quoted numbers: Temporal-R1's form."
@@ -579,8 +722,15 @@ def moment_format(
 
 # %% ../nbs/07_rewards.ipynb #fd11d6ad
 REWARDS |= {
-    **{f"actrep_r1/{name}": count_reward(score, "actrep-r1") for name, score in
-       {"count": count_gaussian, "count_hybrid": count_hybrid, "count_linear": count_linear, "count_fixed": count_fixed}.items()},
+    **{
+        f"actrep_r1/{name}": count_reward(score, "actrep-r1")
+        for name, score in {
+            "count": count_gaussian,
+            "count_hybrid": count_hybrid,
+            "count_linear": count_linear,
+            "count_fixed": count_fixed,
+        }.items()
+    },
     "actrep_r1/count_format": search_format(),
     "actrep_r1/count_format_8b": search_format("thinking"),
     "actrep_r1/count_interval": published_interval,
@@ -596,27 +746,48 @@ REWARDS |= {
 # %% ../nbs/07_rewards.ipynb #480e9a39
 def _weights(names: str | Sequence[str] | Mapping[str, float]) -> dict[str, float]:
     "Names of rewards with their weights (1 each for a list), checked against `REWARDS`."
-    if names is None: raise ValueError(f"no reward was named; REWARDS has {sorted(REWARDS)}")
-    weights = {names: 1.0} if isinstance(names, str) else dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, 1.0)
-    if not weights: raise ValueError(f"no reward was named; REWARDS has {sorted(REWARDS)}")
+    if names is None:
+        raise ValueError(f"no reward was named; REWARDS has {sorted(REWARDS)}")
+    weights = (
+        {names: 1.0}
+        if isinstance(names, str)
+        else dict(names)
+        if isinstance(names, Mapping)
+        else dict.fromkeys(names, 1.0)
+    )
+    if not weights:
+        raise ValueError(f"no reward was named; REWARDS has {sorted(REWARDS)}")
     for name, weight in weights.items():
         if name not in REWARDS:
             near = difflib.get_close_matches(str(name), REWARDS, 1)
-            raise ValueError(f"no reward {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + f" REWARDS has {sorted(REWARDS)}")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float, np.integer, np.floating)) or not math.isfinite(weight):
+            raise ValueError(
+                f"no reward {name!r}"
+                + (f", did you mean {near[0]!r}?" if near else "")
+                + f" REWARDS has {sorted(REWARDS)}"
+            )
+        if (
+            isinstance(weight, bool)
+            or not isinstance(weight, (int, float, np.integer, np.floating))
+            or not math.isfinite(weight)
+        ):
             raise ValueError(f"the weight of {name!r} must be a finite number, not {weight!r}")
     return weights
 
 # %% ../nbs/07_rewards.ipynb #d8031543
 def parse_weights(
-    text: str,                                         # "format=0.5,exact=1"
-) -> dict[str, float]:                                 # weight of each reward
+    text: str,  # "format=0.5,exact=1"
+) -> dict[str, float]:  # weight of each reward
     "Weights of rewards from a list of name=weight. ValueError for what is not one, and for names that `REWARDS` lacks."
     weights = dict[str, float]()
     for name, _, weight in (item.partition("=") for item in text.split(",") if item.strip()):
-        try: value = float(weight)
-        except ValueError: raise ValueError(f"rewards: {name.strip()!r} has no weight that is a number; write name=weight, e.g. format=0.5") from None
-        if name.strip() in weights: raise ValueError(f"rewards: {name.strip()!r} stands there twice")
+        try:
+            value = float(weight)
+        except ValueError:
+            raise ValueError(
+                f"rewards: {name.strip()!r} has no weight that is a number; write name=weight, e.g. format=0.5"
+            ) from None
+        if name.strip() in weights:
+            raise ValueError(f"rewards: {name.strip()!r} stands there twice")
         weights[name.strip()] = value
     return _weights(weights)
 
@@ -624,29 +795,42 @@ def parse_weights(
 def _run(name: str, completions: Sequence[str], clips: Sequence[Clip], context: dict) -> list[float | None]:
     "One reward over all completions, with what it returned checked."
     values = list(REWARDS[name](completions, clips, **context))
-    if len(values) != len(completions): raise ValueError(f"reward {name!r} gave {len(values)} values for {len(completions)} completions")
+    if len(values) != len(completions):
+        raise ValueError(f"reward {name!r} gave {len(values)} values for {len(completions)} completions")
     for i, value in enumerate(values):
-        if value is not None and not math.isfinite(value): raise NotFinite(f"reward {name!r} gave {value!r} for completion {i} (clip {clips[i].id!r}): {completions[i][:80]!r}")
+        if value is not None and not math.isfinite(value):
+            raise NotFinite(
+                f"reward {name!r} gave {value!r} for completion {i} (clip {clips[i].id!r}): {completions[i][:80]!r}"
+            )
     return [None if value is None else float(value) for value in values]
 
 # %% ../nbs/07_rewards.ipynb #62f6e786
 def combine(
     names: str | Sequence[str] | Mapping[str, float],  # which rewards; a mapping gives weights
-    completions: Sequence[str],                        # the texts
-    clips: Sequence[Clip],                             # the clip of each
-    normalise: bool = False,                           # standardise each reward within its group before it is weighted
-    **context,                                         # passed on to every reward: `lengths`, `group_size`, `shuffled`
-) -> tuple[list[float], dict[str, list[float | None]]]:  # weighted totals; unweighted values by name, as the rewards gave them
+    completions: Sequence[str],  # the texts
+    clips: Sequence[Clip],  # the clip of each
+    normalise: bool = False,  # standardise each reward within its group before it is weighted
+    **context,  # passed on to every reward: `lengths`, `group_size`, `shuffled`
+) -> tuple[
+    list[float], dict[str, list[float | None]]
+]:  # weighted totals; unweighted values by name, as the rewards gave them
     """Weighted sum of rewards. A part that is None for a completion is left out of its sum; a completion that no part scores is an error.
     Raises `ValueError` for unknown names and for rewards that return the wrong number of values or a value that is not finite."""
     weights = _weights(names)
     _check_answers(completions, clips)
     parts = {name: _run(name, completions, clips, context) for name in weights}
-    summed = {name: _standardised(values, context.get("group_size")) for name, values in parts.items()} if normalise else parts
+    summed = (
+        {name: _standardised(values, context.get("group_size")) for name, values in parts.items()}
+        if normalise
+        else parts
+    )
     totals = []
     for i, clip in enumerate(clips):
         scored = [weights[name] * value for name, values in summed.items() if (value := values[i]) is not None]
-        if not scored: raise ValueError(f"none of {list(weights)} can score clip {clip.id!r}; leave such clips out, or add a reward that can")
+        if not scored:
+            raise ValueError(
+                f"none of {list(weights)} can score clip {clip.id!r}; leave such clips out, or add a reward that can"
+            )
         totals.append(sum(scored))
     return totals, parts
 

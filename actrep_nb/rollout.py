@@ -35,6 +35,7 @@ from .tasks import Task
 @dataclass(frozen=True)
 class Rollout:
     "One sampled completion."
+
     ids: Tensor  # tokens [C], ending with the end-of-turn token unless truncated
     logps: Tensor  # log-probability of each token when it was sampled [C]
     text: str  # the tokens as text, without special tokens
@@ -84,7 +85,9 @@ def choose_tokens(
         assert uniform is not None, "sampling needs a random number for each row"
         drawn_from = kept_tail(logps, top_p, top_k) if top_p < 1 or top_k else logps
         below = drawn_from.double().exp().cumsum(-1)
-        chosen = torch.searchsorted(below, uniform[:, None] * below[:, -1:], right=True)[:, 0].clamp(max=logps.shape[-1] - 1)  # the token whose stretch of [0, 1) the number falls into
+        chosen = torch.searchsorted(below, uniform[:, None] * below[:, -1:], right=True)[:, 0].clamp(
+            max=logps.shape[-1] - 1
+        )  # the token whose stretch of [0, 1) the number falls into
     return chosen, logps.gather(-1, chosen[:, None])[:, 0]
 
 # %% ../nbs/12_rollout.ipynb #b8e25a17
@@ -108,7 +111,9 @@ class RoomyLayer(DynamicLayer):
     def _with(self, name: str, new: Tensor) -> Tensor:
         held, buffer = getattr(self, name), self.buffers.get(name)
         start, end = held.shape[2], held.shape[2] + new.shape[2]
-        if buffer is None or buffer.data_ptr() != held.data_ptr() or buffer.shape[2] < end:  # no room, or rows were repeated or dropped since
+        if (
+            buffer is None or buffer.data_ptr() != held.data_ptr() or buffer.shape[2] < end
+        ):  # no room, or rows were repeated or dropped since
             buffer = self.buffers[name] = new.new_empty(*held.shape[:2], end + self.room, held.shape[3])
             buffer[:, :, :start] = held
         buffer[:, :, start:end] = new
@@ -120,8 +125,12 @@ def stop_ids(
 ) -> set[int]:
     "Tokens that end an answer: all that its generation settings name, else the one of its configuration. ValueError where neither names one."
     named = model.generation_config.eos_token_id
-    if named is None: named = model.config.text_config.eos_token_id
-    if named is None: raise ValueError("neither generation_config.json nor config.json names a token that ends an answer (eos_token_id): it would never end")
+    if named is None:
+        named = model.config.text_config.eos_token_id
+    if named is None:
+        raise ValueError(
+            "neither generation_config.json nor config.json names a token that ends an answer (eos_token_id): it would never end"
+        )
     return set(named if isinstance(named, list) else [named])
 
 
@@ -149,14 +158,20 @@ def sample_tokens(
     seeds: Sequence[int] | None = None,  # of each prompt's draws; None: from torch's own generator
     top_p: float = 1.0,  # see `kept_tail`
     top_k: int = 0,  # see `kept_tail`
-    ended: Callable[[Tensor], bool] | None = None,  # tokens so far [t] → is the answer complete? asked beside the end-of-turn token
+    ended: Callable[[Tensor], bool]
+    | None = None,  # tokens so far [t] → is the answer complete? asked beside the end-of-turn token
 ) -> list[list[tuple[Tensor, Tensor]]]:
     "Token ids [C] and log-probabilities [C] of G completions for each of B prompts."
     with answering(model := unwrapped(model)):
         batch = {k: v for k, v in collate(model, prompts, side="left").items() if k != "labels"}
         stop, banned = torch.tensor(sorted(stop_ids(model))), placeholder_ids(model.config)
         seeds = torch.randint(2**53, (len(prompts),)).tolist() if seeds is None else seeds
-        uniform = torch.cat([torch.rand(group_size, max_new_tokens, generator=torch.Generator().manual_seed(seed)) for _, seed in zip(prompts, seeds, strict=True)])  # [B·G, budget]
+        uniform = torch.cat(
+            [
+                torch.rand(group_size, max_new_tokens, generator=torch.Generator().manual_seed(seed))
+                for _, seed in zip(prompts, seeds, strict=True)
+            ]
+        )  # [B·G, budget]
         in_step, cache = calls_count(model), DynamicCache(config=model.config)
         cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
         out = model(**batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -166,14 +181,18 @@ def sample_tokens(
             return x.repeat_interleave(group_size, dim=0)
 
         logits, mask = grouped(out.logits[:, -1]), grouped(batch["attention_mask"])
-        position = grouped(batch["position_ids"][:, :, -1].T)[:, :1] + 1  # [R, 1]: text positions are equal in all three rows
+        position = (
+            grouped(batch["position_ids"][:, :, -1].T)[:, :1] + 1
+        )  # [R, 1]: text positions are equal in all three rows
         rows = torch.arange(len(logits))  # which completion each row of the batch is writing
         ids = torch.full((len(rows), max_new_tokens), -1)
         logps = torch.zeros(len(rows), max_new_tokens)
         alive = torch.ones(len(rows), dtype=torch.bool)  # per row of the batch
         stop = stop.to(logits.device)
         for t in range(max_new_tokens):
-            chosen, chosen_logps = choose_tokens(logits, temperature, banned, uniform[rows, t].to(logits.device), top_p, top_k)
+            chosen, chosen_logps = choose_tokens(
+                logits, temperature, banned, uniform[rows, t].to(logits.device), top_p, top_k
+            )
             ids[rows[alive], t], logps[rows[alive], t] = chosen.cpu()[alive], chosen_logps.cpu()[alive]
             alive &= ~torch.isin(chosen, stop).cpu()
             if ended:
@@ -186,11 +205,21 @@ def sample_tokens(
                 keep = keep.to(logits.device)
                 cache.batch_select_indices(keep)
                 chosen, mask, position = chosen[keep], mask[keep], position[keep]
-            if in_step: largest(1, logits.device)  # another step follows, on every rank
+            if in_step:
+                largest(1, logits.device)  # another step follows, on every rank
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            out = model(input_ids=chosen[:, None], attention_mask=mask, position_ids=position.expand(3, -1, -1), past_key_values=cache, use_cache=True)
+            out = model(
+                input_ids=chosen[:, None],
+                attention_mask=mask,
+                position_ids=position.expand(3, -1, -1),
+                past_key_values=cache,
+                use_cache=True,
+            )
             logits, position = out.logits[:, -1], position + 1
-        while in_step and largest(0, logits.device): model(input_ids=chosen[:1, None], position_ids=position[:1].expand(3, -1, -1), use_cache=False)  # for the others' sake
+        while in_step and largest(0, logits.device):
+            model(
+                input_ids=chosen[:1, None], position_ids=position[:1].expand(3, -1, -1), use_cache=False
+            )  # for the others' sake
         done = [(row[row >= 0], lp[row >= 0]) for row, lp in zip(ids, logps)]
         return [done[i : i + group_size] for i in range(0, len(done), group_size)]
 
@@ -200,7 +229,16 @@ def ignored_settings(
 ) -> dict[str, Any]:
     "What a checkpoint's generation settings ask for and is not done here, where it would change an answer."
     settings = unwrapped(model).generation_config.to_diff_dict()
-    neutral = {"do_sample": False, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1}
+    neutral = {
+        "do_sample": False,
+        "temperature": 1.0,
+        "top_k": 0,
+        "top_p": 1.0,
+        "min_p": 0.0,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "num_beams": 1,
+    }
     return {name: settings[name] for name, value in neutral.items() if settings.get(name) not in (None, value)}
 
 # %% ../nbs/12_rollout.ipynb #b36ecf69
@@ -230,10 +268,24 @@ def token_budget(
     spare: float = 1.25,  # times the longest text
 ) -> int:
     "Most tokens that an answer should be allowed. ValueError where no text can be written about any of the clips."
-    timed = [clip if clip.cycles is not None or task.write else replace(clip, cycles=tuple((float(k), k + 1.0) for k in range(clip.count))) for clip in clips]
+    timed = [
+        clip
+        if clip.cycles is not None or task.write
+        else replace(clip, cycles=tuple((float(k), k + 1.0) for k in range(clip.count)))
+        for clip in clips
+    ]
     written = [text for _, text in task.texts(timed, getattr(processor.video_processor, "time_step", 0.1)).kept]
-    if not written: raise ValueError(f"no text can be written about any of these {len(timed)} clips, so their annotation does not say how long answers are: give max_new_tokens")
-    return math.ceil(spare * max(len(processor.tokenizer(text, add_special_tokens=False).input_ids) for text in sorted(written, key=len)[-20:]))
+    if not written:
+        raise ValueError(
+            f"no text can be written about any of these {len(timed)} clips, so their annotation does not say how long answers are: give max_new_tokens"
+        )
+    return math.ceil(
+        spare
+        * max(
+            len(processor.tokenizer(text, add_special_tokens=False).input_ids)
+            for text in sorted(written, key=len)[-20:]
+        )
+    )
 
 # %% ../nbs/12_rollout.ipynb #343d8613
 def whole_text(
@@ -242,7 +294,9 @@ def whole_text(
     ids: Tensor,  # what the model wrote
 ) -> str:
     "A completion as it is read and judged: with what the question had opened of it, without special tokens."
-    return processor.tokenizer.decode(ids if prompt.opened is None else torch.cat([prompt.opened, ids.cpu()]), skip_special_tokens=True)
+    return processor.tokenizer.decode(
+        ids if prompt.opened is None else torch.cat([prompt.opened, ids.cpu()]), skip_special_tokens=True
+    )
 
 
 def sample_group(
@@ -268,9 +322,16 @@ def sample_group(
     def ended(ids: Tensor) -> bool:
         return bool(stop_text) and stop_text in tokenizer.decode(ids[-len(stop_text.encode()) - 1 :])
 
-    groups = sample_tokens(model, prompts, group_size, max_new_tokens, temperature, seeds, top_p, top_k, ended if stop_text else None)
+    groups = sample_tokens(
+        model, prompts, group_size, max_new_tokens, temperature, seeds, top_p, top_k, ended if stop_text else None
+    )
     return [
-        [Rollout(ids, logps, whole_text(processor, prompt, ids), truncated=int(ids[-1]) not in stop and not ended(ids)) for ids, logps in group]
+        [
+            Rollout(
+                ids, logps, whole_text(processor, prompt, ids), truncated=int(ids[-1]) not in stop and not ended(ids)
+            )
+            for ids, logps in group
+        ]
         for prompt, group in zip(prompts, groups)
     ]
 
@@ -284,13 +345,23 @@ def shuffle_slots(
     order = torch.randperm(slots, generator=generator)
 
     def shuffled(x: Tensor | None, tokens: int = 0) -> Tensor | None:
-        return None if x is None else x.unflatten(tokens, (slots, -1)).index_select(tokens, order).flatten(tokens, tokens + 1)
+        return (
+            None
+            if x is None
+            else x.unflatten(tokens, (slots, -1)).index_select(tokens, order).flatten(tokens, tokens + 1)
+        )
 
-    return replace(prompt, pixels=shuffled(prompt.pixels), features=shuffled(prompt.features), deepstack=shuffled(prompt.deepstack, 1))
+    return replace(
+        prompt,
+        pixels=shuffled(prompt.pixels),
+        features=shuffled(prompt.features),
+        deepstack=shuffled(prompt.deepstack, 1),
+    )
 
 # %% ../nbs/12_rollout.ipynb #766563f9
 class RolloutEngine(Protocol):
     "Whatever can answer prompts on a trainer's behalf."
+
     exact: bool  # its log-probabilities are those that training computes
 
     def generate(self, prompts: Sequence[EncodedPrompt], group_size: int, seeds: Sequence[int]) -> list[list[Rollout]]:
@@ -305,6 +376,7 @@ class RolloutEngine(Protocol):
 @dataclass
 class ModelEngine:
     "The model that is trained answers, by `sample_group`."
+
     model: Any
     processor: Any
     options: dict[str, Any] = field(default_factory=dict)  # for `sample_group`
@@ -340,13 +412,20 @@ def vllm_prompt(
     is_video = prompt.input_ids == config.video_token_id
     again = is_video & is_video.roll(1)
     if int((is_video & ~again).sum()) != 1:
-        raise ValueError(f"vLLM can be asked about a video in one block of tokens; {config.model_type} writes one for each slot")
+        raise ValueError(
+            f"vLLM can be asked about a video in one block of tokens; {config.model_type} writes one for each slot"
+        )
     video = {"video_embeds": prompt.features, "video_grid_thw": prompt.grid_thw[None]}
-    return {"prompt_token_ids": prompt.input_ids[~again].tolist(), "multi_modal_data": {"video": video}, "multi_modal_uuids": {"video": [name]}}
+    return {
+        "prompt_token_ids": prompt.input_ids[~again].tolist(),
+        "multi_modal_data": {"video": video},
+        "multi_modal_uuids": {"video": [name]},
+    }
 
 # %% ../nbs/12_rollout.ipynb #f6203b8d
 class VllmEngine:
     "vLLM answers, in this process and with the trained model's weights, features and positions."
+
     exact = False
 
     def __init__(
@@ -362,10 +441,23 @@ class VllmEngine:
         self.model, self.processor, self.count = unwrapped(model), processor, count()
         o = {"max_new_tokens": 128, "temperature": 1.0, "top_p": 1.0, "top_k": 0, "stop_text": ""} | (options or {})
         self.sampling = dict(
-            max_tokens=o["max_new_tokens"], temperature=o["temperature"], top_p=o["top_p"], top_k=o["top_k"], stop_token_ids=sorted(stop_ids(self.model)),
-            stop=[o["stop_text"]] if o["stop_text"] else None, include_stop_str_in_output=True, logit_bias=dict.fromkeys(placeholder_ids(self.model.config), -100.0), logprobs=0)
-        ours = {"dtype": str(self.model.dtype).removeprefix("torch."), "enable_mm_embeds": True, "limit_mm_per_prompt": {"image": 0, "video": 1},
-                "logprobs_mode": "processed_logprobs", "gpu_memory_utilization": 0.3}
+            max_tokens=o["max_new_tokens"],
+            temperature=o["temperature"],
+            top_p=o["top_p"],
+            top_k=o["top_k"],
+            stop_token_ids=sorted(stop_ids(self.model)),
+            stop=[o["stop_text"]] if o["stop_text"] else None,
+            include_stop_str_in_output=True,
+            logit_bias=dict.fromkeys(placeholder_ids(self.model.config), -100.0),
+            logprobs=0,
+        )
+        ours = {
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "enable_mm_embeds": True,
+            "limit_mm_per_prompt": {"image": 0, "video": 1},
+            "logprobs_mode": "processed_logprobs",
+            "gpu_memory_utilization": 0.3,
+        }
         self.llm = LLM(self.model.name_or_path, **(ours | settings))
         self.llm.apply_model(lambda served: setattr(served, "get_mrope_input_positions", self.positions_of))
 
@@ -383,14 +475,26 @@ class VllmEngine:
         from vllm import SamplingParams
 
         seen = prompts if all(p.features is not None for p in prompts) else see(self.model, prompts)
-        self.positions = {f"video {next(self.count)}": p.position_ids for p in prompts}  # never the same name: vLLM keeps features by it
+        self.positions = {
+            f"video {next(self.count)}": p.position_ids for p in prompts
+        }  # never the same name: vLLM keeps features by it
         asked = [vllm_prompt(self.model.config, p, name) for p, name in zip(seen, self.positions)]
-        answered = self.llm.generate(asked, [SamplingParams(n=group_size, seed=seed, **self.sampling) for seed in seeds], use_tqdm=False)
-        return [[self._rollout(prompt, said) for said in sorted(group.outputs, key=lambda said: said.index)] for prompt, group in zip(prompts, answered)]
+        answered = self.llm.generate(
+            asked, [SamplingParams(n=group_size, seed=seed, **self.sampling) for seed in seeds], use_tqdm=False
+        )
+        return [
+            [self._rollout(prompt, said) for said in sorted(group.outputs, key=lambda said: said.index)]
+            for prompt, group in zip(prompts, answered)
+        ]
 
     def _rollout(self, prompt: EncodedPrompt, said: Any) -> Rollout:
-        ids, logps = torch.tensor(list(said.token_ids)), [at[token].logprob for at, token in zip(said.logprobs, said.token_ids)]
-        return Rollout(ids, torch.tensor(logps), whole_text(self.processor, prompt, ids), truncated=said.finish_reason == "length")
+        ids, logps = (
+            torch.tensor(list(said.token_ids)),
+            [at[token].logprob for at, token in zip(said.logprobs, said.token_ids)],
+        )
+        return Rollout(
+            ids, torch.tensor(logps), whole_text(self.processor, prompt, ids), truncated=said.finish_reason == "length"
+        )
 
 # %% ../nbs/12_rollout.ipynb #d94f07a6
 ENGINES: dict[str, Callable[..., RolloutEngine]] = {"model": ModelEngine, "vllm": VllmEngine}
@@ -402,7 +506,11 @@ def find_engine(
     "An engine by its name. ValueError with the nearest name for one that ENGINES lacks, ImportError for one whose package is missing."
     if name not in ENGINES:
         near = get_close_matches(name, ENGINES, 1)
-        raise ValueError(f"no engine {name!r}" + (f", did you mean {near[0]!r}?" if near else "") + f" ENGINES has {', '.join(ENGINES)}")
+        raise ValueError(
+            f"no engine {name!r}"
+            + (f", did you mean {near[0]!r}?" if near else "")
+            + f" ENGINES has {', '.join(ENGINES)}"
+        )
     if name == "vllm" and not find_spec("vllm"):
         raise ImportError("the engine 'vllm' needs vLLM: pip install vllm, or actrep_nb[vllm]")
     return ENGINES[name]
@@ -421,12 +529,14 @@ def batches_of(
             yield batch
             batch = []
         batch.append(prompt)
-    if batch: yield batch
+    if batch:
+        yield batch
 
 # %% ../nbs/12_rollout.ipynb #a0368405
 @dataclass
 class FeatureStore:
     "What one model's vision tower made of videos. When it is full, what comes new is seen again each time."
+
     most_bytes: int = 2**30
     held: int = 0  # bytes
     kept: dict[Any, tuple[Tensor, Tensor | None]] = field(default_factory=dict)  # name → features, deepstack
@@ -442,8 +552,17 @@ class FeatureStore:
         seen = dict(zip(new, see(model, list(new.values())))) if new else {}
         for k, p in seen.items():
             size = sum(x.nbytes for x in (p.features, p.deepstack) if x is not None)
-            if self.held + size <= self.most_bytes: self.kept[names[k]], self.held = (p.features, p.deepstack), self.held + size
-        return [seen.get(k) or (p if p.features is not None else replace(p, pixels=None, features=self.kept[names[k]][0], deepstack=self.kept[names[k]][1])) for k, p in enumerate(prompts)]
+            if self.held + size <= self.most_bytes:
+                self.kept[names[k]], self.held = (p.features, p.deepstack), self.held + size
+        return [
+            seen.get(k)
+            or (
+                p
+                if p.features is not None
+                else replace(p, pixels=None, features=self.kept[names[k]][0], deepstack=self.kept[names[k]][1])
+            )
+            for k, p in enumerate(prompts)
+        ]
 
 # %% ../nbs/12_rollout.ipynb #b6eee387
 def sample_answers(
@@ -462,12 +581,30 @@ def sample_answers(
     "G answers for each sample, in order. No more than a batch is in memory as pixels."
     model.eval()
     answers, keep = dict[int, list[str]](), store or FeatureStore(0)
-    order = sorted(range(len(samples)), key=lambda i: (0, i) if (seen := samples[i].frames) is None else (seen.pixels.size, i))
-    listed, left, spec = progress(order, desc="answering") if show_progress else order, iter(order), str(spec_of(processor))
-    for batch in batches_of((encode(model, processor, samples[i]) for i in listed), max(1, batch_size // group_size), max(1, batch_tokens // group_size)):
+    order = sorted(
+        range(len(samples)), key=lambda i: (0, i) if (seen := samples[i].frames) is None else (seen.pixels.size, i)
+    )
+    listed, left, spec = (
+        progress(order, desc="answering") if show_progress else order,
+        iter(order),
+        str(spec_of(processor)),
+    )
+    for batch in batches_of(
+        (encode(model, processor, samples[i]) for i in listed),
+        max(1, batch_size // group_size),
+        max(1, batch_tokens // group_size),
+    ):
         which = list(islice(left, len(batch)))
         names = [(samples[i].clip.video, samples[i].clip.window, spec) for i in which]
-        groups = sample_group(model, processor, keep.see(unwrapped(model), batch, names), group_size, max_new_tokens, temperature, None if seeds is None else [seeds[i] for i in which])
+        groups = sample_group(
+            model,
+            processor,
+            keep.see(unwrapped(model), batch, names),
+            group_size,
+            max_new_tokens,
+            temperature,
+            None if seeds is None else [seeds[i] for i in which],
+        )
         answers |= {i: [rollout.text for rollout in group] for i, group in zip(which, groups)}
     return [answers[i] for i in range(len(samples))]
 
@@ -480,4 +617,4 @@ def generate_answers(
     **options: Any,  # for `sample_answers`
 ) -> list[str]:
     "Greedy answers, one per sample, in order."
-    return [only for only, in sample_answers(model, processor, samples, max_new_tokens=max_new_tokens, **options)]
+    return [only for (only,) in sample_answers(model, processor, samples, max_new_tokens=max_new_tokens, **options)]

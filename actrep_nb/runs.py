@@ -61,6 +61,7 @@ class ParameterError(ValueError):
 @dataclass(frozen=True)
 class Parameter:
     "One line of a notebook's parameters cell."
+
     name: str  # the name assigned to
     type: Any  # what the annotation allows
     default: Any  # the literal on the right
@@ -73,13 +74,20 @@ def fits(
 ) -> bool:
     "Whether a value is of a type as a parameters cell states it. NaN and infinity, which a manifest could not hold, are no float."
     origin, args = get_origin(kind), get_args(kind)
-    if kind is Any: return True
-    if origin in (Union, UnionType): return any(fits(value, k) for k in args)
-    if kind is None or kind is NoneType: return value is None
-    if kind is float: return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
-    if kind is int: return isinstance(value, int) and not isinstance(value, bool)
+    if kind is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(fits(value, k) for k in args)
+    if kind is None or kind is NoneType:
+        return value is None
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < math.inf
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
     if origin is dict or kind is dict:
-        return isinstance(value, dict) and (not args or all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items()))
+        return isinstance(value, dict) and (
+            not args or all(fits(k, args[0]) and fits(v, args[1]) for k, v in value.items())
+        )
     if origin in (list, tuple) or kind in (list, tuple):
         return isinstance(value, (list, tuple)) and (not args or all(fits(v, args[0]) for v in value))
     return isinstance(value, kind)
@@ -93,19 +101,29 @@ def type_name(
 
 # %% ../nbs/16_runs.ipynb #5cfa3988
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "tuple": tuple, "Any": Any}
-_TOO_DEEP = (ValueError, RecursionError, MemoryError)  # what `ast` raises for brackets by the thousand, and for null characters
+_TOO_DEEP = (
+    ValueError,
+    RecursionError,
+    MemoryError,
+)  # what `ast` raises for brackets by the thousand, and for null characters
 
 
 def _kind(node: ast.AST) -> Any:
     "The type that an annotation states. ValueError for what is none: it is read, never evaluated."
-    if isinstance(node, ast.Name) and node.id in _TYPES: return _TYPES[node.id]
-    if isinstance(node, ast.Constant) and node.value in (None, ...): return node.value
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr): return _kind(node.left) | _kind(node.right)
+    if isinstance(node, ast.Name) and node.id in _TYPES:
+        return _TYPES[node.id]
+    if isinstance(node, ast.Constant) and node.value in (None, ...):
+        return node.value
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
+        return _kind(node.left) | _kind(node.right)
     if isinstance(node, ast.Subscript) and (outer := _kind(node.value)) in (list, dict, tuple):
         return outer[tuple(map(_kind, node.slice.elts)) if isinstance(node.slice, ast.Tuple) else _kind(node.slice)]
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        with suppress(SyntaxError): return _kind(ast.parse(node.value, mode="eval").body)
-    raise ValueError(f"{ast.unparse(node)[:80]} is no type: write {', '.join(_TYPES)}, list[str], dict[str, float], int | None")
+        with suppress(SyntaxError):
+            return _kind(ast.parse(node.value, mode="eval").body)
+    raise ValueError(
+        f"{ast.unparse(node)[:80]} is no type: write {', '.join(_TYPES)}, list[str], dict[str, float], int | None"
+    )
 
 # %% ../nbs/16_runs.ipynb #0fe377df
 def _declared(node: ast.stmt, comments: dict[int, str]) -> Parameter:
@@ -113,9 +131,14 @@ def _declared(node: ast.stmt, comments: dict[int, str]) -> Parameter:
     if not isinstance(node, ast.AnnAssign) or not isinstance(node.target, ast.Name) or node.value is None:
         raise ValueError("expected `name: type = literal  # help`")
     kind = _kind(node.annotation)
-    try: default = ast.literal_eval(node.value)
-    except (ValueError, TypeError): raise ValueError(f"{node.target.id}: expected a literal, not {ast.unparse(node.value)[:80]}: the cell is read, not run") from None
-    if not fits(default, kind): raise TypeError(f"{node.target.id} is declared as {type_name(kind)}, its default {default!r} is none")
+    try:
+        default = ast.literal_eval(node.value)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"{node.target.id}: expected a literal, not {ast.unparse(node.value)[:80]}: the cell is read, not run"
+        ) from None
+    if not fits(default, kind):
+        raise TypeError(f"{node.target.id} is declared as {type_name(kind)}, its default {default!r} is none")
     return Parameter(node.target.id, kind, default, comments.get(node.end_lineno or node.lineno, ""))
 
 
@@ -126,8 +149,12 @@ def notebook_parameters(
     cells = nbformat.read(path, as_version=4).cells
     source = next((c.source for c in cells if "parameters" in c.metadata.get("tags", [])), "")
     source = re.sub(r"^[ \t]*[%!].*$", "", source, flags=re.M)  # magics and shell lines are IPython's business
-    try: body = ast.parse(source).body
-    except (SyntaxError, *_TOO_DEEP) as e: raise ParameterError(f"{path}, parameters cell, line {getattr(e, 'lineno', None) or 1}: {getattr(e, 'msg', 'cannot be read')}: expected `name: type = literal  # help`") from None
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, *_TOO_DEEP) as e:
+        raise ParameterError(
+            f"{path}, parameters cell, line {getattr(e, 'lineno', None) or 1}: {getattr(e, 'msg', 'cannot be read')}: expected `name: type = literal  # help`"
+        ) from None
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {t.start[0]: t.string.lstrip("# ").rstrip() for t in tokens if t.type == tokenize.COMMENT}
     declared = {}
@@ -135,7 +162,9 @@ def notebook_parameters(
         try:
             parameter = _declared(node, comments)
         except (TypeError, *_TOO_DEEP) as e:
-            raise ParameterError(f"{path}, parameters cell, line {node.lineno}: {str(e) or 'too deep to be read'}") from None
+            raise ParameterError(
+                f"{path}, parameters cell, line {node.lineno}: {str(e) or 'too deep to be read'}"
+            ) from None
         declared[parameter.name] = parameter
     return declared
 
@@ -163,8 +192,10 @@ def check_parameters(
 def _literal(text: str) -> Any:
     "A value written as Python's or JSON's literal; None where it is neither."
     for read in (ast.literal_eval, json.loads):
-        try: return read(text)
-        except (TypeError, SyntaxError, *_TOO_DEEP): continue
+        try:
+            return read(text)
+        except (TypeError, SyntaxError, *_TOO_DEEP):
+            continue
     return None
 
 
@@ -174,13 +205,20 @@ def read_value(
 ) -> Any:
     "A value typed on a command line; one text will do for a list of texts. Raises ParameterError when the text is not of the parameter's type."
     kinds = get_args(parameter.type) if get_origin(parameter.type) in (Union, UnionType) else (parameter.type,)
-    if NoneType in kinds and text.lower() in ("none", "null"): return None
+    if NoneType in kinds and text.lower() in ("none", "null"):
+        return None
     for kind in (k for k in kinds if k is not str):
         literal = {"true": True, "false": False}.get(text.lower()) if kind is bool else _literal(text)
-        if literal is not None and fits(literal, kind): return literal
-    if str in kinds or parameter.type is Any: return text
-    if list[str] in kinds and not text.startswith("["): return [text]
-    raise ParameterError(f"{parameter.name} must be {type_name(parameter.type)}, not {text!r}" + (f" ({parameter.help})" if parameter.help else ""))
+        if literal is not None and fits(literal, kind):
+            return literal
+    if str in kinds or parameter.type is Any:
+        return text
+    if list[str] in kinds and not text.startswith("["):
+        return [text]
+    raise ParameterError(
+        f"{parameter.name} must be {type_name(parameter.type)}, not {text!r}"
+        + (f" ({parameter.help})" if parameter.help else "")
+    )
 
 # %% ../nbs/16_runs.ipynb #f36c4fe4
 def shipped(
@@ -197,7 +235,11 @@ def shipped_checkpoint(
 ) -> Path | None:  # None: none of this name comes with the book, or there is something of this name here
     "Where a checkpoint that comes with the book is."
     short = name.removeprefix("data/")
-    return next(iter(shipped(f"data/{short}")), None) if short in ("tiny_base", "tiny_film") and not Path(name).exists() else None
+    return (
+        next(iter(shipped(f"data/{short}")), None)
+        if short in ("tiny_base", "tiny_film") and not Path(name).exists()
+        else None
+    )
 
 
 def find_notebook(
@@ -205,29 +247,45 @@ def find_notebook(
 ) -> Path:
     "The notebook meant by a path or a name. Raises FileNotFoundError that lists the names there are."
     path = Path(name)
-    if path.suffix == ".ipynb" and path.is_file(): return path
-    if path.is_file(): raise FileNotFoundError(f"{name} is no .ipynb: only notebooks can be run")
+    if path.suffix == ".ipynb" and path.is_file():
+        return path
+    if path.is_file():
+        raise FileNotFoundError(f"{name} is no .ipynb: only notebooks can be run")
     known = {p.stem: p for folder in reversed(shipped("nbs/experiments")) for p in sorted(folder.glob("*.ipynb"))}
     short = {re.sub(r"^\d+[a-z]?_", "", stem): p for stem, p in known.items()}
     stem = path.name.removesuffix(".ipynb")
-    if path.parent == Path(".") and stem in known | short: return (short | known)[stem]
+    if path.parent == Path(".") and stem in known | short:
+        return (short | known)[stem]
     beside = [p.name for p in path.parent.glob("*.ipynb")] if path.suffix == ".ipynb" else []
     close = get_close_matches(path.name, beside, n=1) or get_close_matches(stem, [*known, *short], n=1)
     where = ", ".join(map(str, shipped("nbs/experiments"))) or "no folder nbs/experiments near here or in the package"
     raise FileNotFoundError(
-        f"no notebook {str(name)!r}" + (f"; did you mean {close[0]!r}?" if close else "") + f". Experiments: {', '.join(sorted(known)) or 'none'} (in {where})")
+        f"no notebook {str(name)!r}"
+        + (f"; did you mean {close[0]!r}?" if close else "")
+        + f". Experiments: {', '.join(sorted(known)) or 'none'} (in {where})"
+    )
 
 # %% ../nbs/16_runs.ipynb #025ee05d
 def find_recipe_file(
     name: str | Path,  # a path, or the name of a recipe that comes with the book: "repcount_3b"
 ) -> Path:
     "The file meant by a path or a name. Raises FileNotFoundError that lists the names there are."
-    if Path(name).is_file(): return Path(name)
-    known = {p.stem: p for folder in reversed(shipped("nbs/experiments")) for p in sorted((folder / "recipes").glob("*.yaml"))}
+    if Path(name).is_file():
+        return Path(name)
+    known = {
+        p.stem: p
+        for folder in reversed(shipped("nbs/experiments"))
+        for p in sorted((folder / "recipes").glob("*.yaml"))
+    }
     stem = str(name).removesuffix(".yaml")
-    if stem in known: return known[stem]
+    if stem in known:
+        return known[stem]
     close = get_close_matches(stem, known, n=1)
-    raise FileNotFoundError(f"no file of parameters {str(name)!r}" + (f"; did you mean {close[0]!r}?" if close else ".") + f" Recipes: {', '.join(sorted(known)) or 'none'}")
+    raise FileNotFoundError(
+        f"no file of parameters {str(name)!r}"
+        + (f"; did you mean {close[0]!r}?" if close else ".")
+        + f" Recipes: {', '.join(sorted(known)) or 'none'}"
+    )
 
 
 def _short(stem: str) -> str:
@@ -243,19 +301,39 @@ def read_recipe(
     import yaml
 
     path, declared = find_recipe_file(file), notebook_parameters(notebook)
-    try: content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as e: raise ParameterError(f"{path} is no YAML: {' '.join(str(e).split())}") from None
-    if not isinstance(content, dict): raise ParameterError(f"{path} must hold names and values, not a {type(content).__name__}")
-    others = {_short(p.stem): p for folder in reversed(shipped("nbs/experiments")) for p in folder.glob("*.ipynb")} | {_short(notebook.stem): notebook}
-    sections = {_short(str(k)): v or {} for k, v in content.items() if _short(str(k)) in {*others, "all"} and (v is None or isinstance(v, dict))}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ParameterError(f"{path} is no YAML: {' '.join(str(e).split())}") from None
+    if not isinstance(content, dict):
+        raise ParameterError(f"{path} must hold names and values, not a {type(content).__name__}")
+    others = {_short(p.stem): p for folder in reversed(shipped("nbs/experiments")) for p in folder.glob("*.ipynb")} | {
+        _short(notebook.stem): notebook
+    }
+    sections = {
+        _short(str(k)): v or {}
+        for k, v in content.items()
+        if _short(str(k)) in {*others, "all"} and (v is None or isinstance(v, dict))
+    }
     plain = {str(k): v for k, v in content.items() if _short(str(k)) not in sections}
     for name, value in plain.items():
         near = get_close_matches(name.lower(), [*others, "all"], 1)
-        if isinstance(value, dict) and name not in declared: raise ParameterError(f"{path}: no section {name!r}" + (f"; did you mean {near[0]!r}?" if near else "") + f" There are all, {', '.join(others)}")
-    shared, everywhere = sections.get("all", {}), {name: p for other in others.values() for name, p in notebook_parameters(other).items()}
+        if isinstance(value, dict) and name not in declared:
+            raise ParameterError(
+                f"{path}: no section {name!r}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+                + f" There are all, {', '.join(others)}"
+            )
+    shared, everywhere = (
+        sections.get("all", {}),
+        {name: p for other in others.values() for name, p in notebook_parameters(other).items()},
+    )
     check_parameters({name: None for name in shared if name not in everywhere}, everywhere, f"{path}, all")
     for name, section in sections.items():
-        if name != "all": _as_declared(section, notebook_parameters(others[name]), f"{path}, {name}")  # a typo is told at once, not hours later
+        if name != "all":
+            _as_declared(
+                section, notebook_parameters(others[name]), f"{path}, {name}"
+            )  # a typo is told at once, not hours later
     given = plain | {k: v for k, v in shared.items() if k in declared} | sections.get(_short(notebook.stem), {})
     return _as_declared(given, declared, f"{path}, {notebook.name}")
 
@@ -264,13 +342,17 @@ def _as_declared(given: Mapping[str, Any], declared: Mapping[str, Parameter], wh
     "Values of a YAML file, which takes 1e-5 for a text. Raises ParameterError that lists all that no notebook would take."
     values = dict(given)
     for name, value in given.items():
-        if name not in declared or not isinstance(value, str) or fits(value, declared[name].type): continue
-        with suppress(ParameterError): values[name] = read_value(value, declared[name])  # else refused with the others
+        if name not in declared or not isinstance(value, str) or fits(value, declared[name].type):
+            continue
+        with suppress(ParameterError):
+            values[name] = read_value(value, declared[name])  # else refused with the others
     check_parameters(values, declared, where)
     return values
 
 # %% ../nbs/16_runs.ipynb #97e8e093
-ABOUT = re.compile(r"manifest\.json|parameters\.json|inputs\.json|outputs\.json|report\.html|job\.json|process|process\.log|notebook.*\.(ipynb|log)")  # what a run says about itself
+ABOUT = re.compile(
+    r"manifest\.json|parameters\.json|inputs\.json|outputs\.json|report\.html|job\.json|process|process\.log|notebook.*\.(ipynb|log)"
+)  # what a run says about itself
 
 
 def files_of(
@@ -278,10 +360,22 @@ def files_of(
     without: Iterable[Path] = (),  # folders inside that do not count
 ) -> list[Path]:
     "What belongs to an input: a file itself; of a folder all files but README.md, which tells about the others, what a run says about itself, and parts of files."
-    if not path.is_dir(): return [path]
+    if not path.is_dir():
+        return [path]
     left_out = [inside for folder in without if path.resolve() in (inside := folder.resolve()).parents]
-    def counts(p): return p.name != "README.md" and not re.fullmatch(r"\..*\.part(\.\w+)?", p.name) and not (ABOUT.fullmatch(p.name) and (p.parent / "manifest.json").exists())
-    return sorted(p for p in path.rglob("*") if p.is_file() and counts(p) and not (left_out and any(folder in p.resolve().parents for folder in left_out)))
+
+    def counts(p):
+        return (
+            p.name != "README.md"
+            and not re.fullmatch(r"\..*\.part(\.\w+)?", p.name)
+            and not (ABOUT.fullmatch(p.name) and (p.parent / "manifest.json").exists())
+        )
+
+    return sorted(
+        p
+        for p in path.rglob("*")
+        if p.is_file() and counts(p) and not (left_out and any(folder in p.resolve().parents for folder in left_out))
+    )
 
 # %% ../nbs/16_runs.ipynb #16a00001
 def hash_path(
@@ -293,9 +387,16 @@ def hash_path(
     and one more for each 64 MB. When a file was changed or copied does not count, and a folder's README.md does not either."""
     files = files_of(Path(path), without)
     stats = tuple((str(p), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for p in files for s in (p.stat(),))
-    settled = all(time.time_ns() - changed > 2 * 10**9 for *_, changed in stats)  # else it may change again in the same tick of the file system's clock
+    settled = all(
+        time.time_ns() - changed > 2 * 10**9 for *_, changed in stats
+    )  # else it may change again in the same tick of the file system's clock
     size, digest = sum(s for _, s, *_ in stats), (_digest if settled else _digest.__wrapped__)(str(path), limit, stats)
-    return {"sha256": digest, "by": "contents" if size <= limit else "sizes and samples of contents", "bytes": size, "files": len(files)}
+    return {
+        "sha256": digest,
+        "by": "contents" if size <= limit else "sizes and samples of contents",
+        "bytes": size,
+        "files": len(files),
+    }
 
 
 @lru_cache(256)  # a sweep asks again for each setting
@@ -303,10 +404,12 @@ def _digest(path: str, limit: int, stats: tuple[tuple[str, int, int, int], ...])
     "SHA-256 over names, sizes and contents of files."
     digest, whole = hashlib.sha256(), sum(size for _, size, *_ in stats) <= limit
     for name, size, *_ in stats:
-        if os.path.isdir(path): digest.update(f"{Path(name).relative_to(path).as_posix()}\0{size}\0".encode("utf-8", "surrogatepass"))
+        if os.path.isdir(path):
+            digest.update(f"{Path(name).relative_to(path).as_posix()}\0{size}\0".encode("utf-8", "surrogatepass"))
         with open(name, "rb") as file:
             if whole or size <= 2**20:
-                while block := file.read(2**20): digest.update(block)
+                while block := file.read(2**20):
+                    digest.update(block)
                 continue
             blocks = 3 + min(61, size // 2**26)
             for k in range(blocks):
@@ -336,12 +439,17 @@ def code_state() -> dict[str, Any]:
     "Version and hash of this package's code; the git commit and whether files differ from it, where the package lies in a checkout."
     package = Path(actrep_nb.__file__).resolve().parent
     digest = hashlib.sha256()
-    for p in sorted(package.glob("*.py")): digest.update(p.read_bytes())
+    for p in sorted(package.glob("*.py")):
+        digest.update(p.read_bytes())
     git = None
     if _ask("git", "-C", str(package), "ls-files", "__init__.py"):
         changed = _ask("git", "-C", str(package.parent), "status", "--porcelain", "--untracked-files=no")
         git = {"commit": _ask("git", "-C", str(package), "rev-parse", "HEAD"), "dirty": bool(changed)}
-    return {"version": metadata.version("actrep_nb") if _installed("actrep_nb") else None, "sha256": digest.hexdigest(), "git": git}
+    return {
+        "version": metadata.version("actrep_nb") if _installed("actrep_nb") else None,
+        "sha256": digest.hexdigest(),
+        "git": git,
+    }
 
 
 def _installed(name: str) -> bool:
@@ -356,13 +464,15 @@ def package_versions() -> dict[str, str]:
     "Every installed distribution with the version that is imported."
     found: dict[str, str] = {}
     for d in metadata.distributions():  # the first of a name is the one that is imported
-        if d.metadata["Name"]: found.setdefault(d.metadata["Name"], d.version)
+        if d.metadata["Name"]:
+            found.setdefault(d.metadata["Name"], d.version)
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 # %% ../nbs/16_runs.ipynb #a0d91e5c
 @dataclass(frozen=True)
 class Manifest:
     "Everything about a run that is not its result."
+
     notebook: str  # file name
     notebook_sha256: str  # of the cells' sources
     parameters: dict[str, Any]  # all of them, resolved
@@ -385,7 +495,9 @@ class Manifest:
     folder: str = ""  # where it was run: relative paths among the parameters start here
     ranks: int | None = None  # kernels that ran it together, on all nodes
     nodes: int = 1  # machines they were on
-    environment: dict[str, Any] = field(default_factory=dict)  # what else changes numbers: variables, and what torch was set to (see `numerics`)
+    environment: dict[str, Any] = field(
+        default_factory=dict
+    )  # what else changes numbers: variables, and what torch was set to (see `numerics`)
 
     def save(
         self,
@@ -401,7 +513,8 @@ class Manifest:
     ) -> "Manifest":
         "Read a manifest. Raises FileNotFoundError when the folder holds no run."
         path = Path(path) if Path(path).suffix == ".json" else Path(path) / "manifest.json"
-        if not path.exists(): raise FileNotFoundError(f"{path.parent} holds no run (no {path.name})")
+        if not path.exists():
+            raise FileNotFoundError(f"{path.parent} holds no run (no {path.name})")
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
@@ -417,8 +530,17 @@ def _now() -> str:
 WRITTEN = ("out", "cache", "answers")  # parameters that name where a notebook writes, not what it reads
 
 
-NUMERIC = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_CBWR", "ATEN_CPU_CAPABILITY", "CUDA_VISIBLE_DEVICES", "CUBLAS_WORKSPACE_CONFIG",
-           "NVIDIA_TF32_OVERRIDE", "PYTHONHASHSEED")  # variables that change numbers
+NUMERIC = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_CBWR",
+    "ATEN_CPU_CAPABILITY",
+    "CUDA_VISIBLE_DEVICES",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+    "PYTHONHASHSEED",
+)  # variables that change numbers
 
 # %% ../nbs/16_runs.ipynb #16a00004
 def is_choice(
@@ -426,25 +548,34 @@ def is_choice(
 ) -> bool:
     "Whether the words that a parameter takes are names of something else than files."
     says = parameter.help.partition(";")[0]
-    if re.search(r"\b(files?|folders?|checkpoints?|paths?|films?)\b", says): return False
-    return bool(re.search(r'"|\bsee \w+\.|\bname in\b', says)) or isinstance(parameter.default, str) and bool(re.fullmatch(r"[\w,-]+", parameter.default))
+    if re.search(r"\b(files?|folders?|checkpoints?|paths?|films?)\b", says):
+        return False
+    return (
+        bool(re.search(r'"|\bsee \w+\.|\bname in\b', says))
+        or isinstance(parameter.default, str)
+        and bool(re.fullmatch(r"[\w,-]+", parameter.default))
+    )
 
 # %% ../nbs/16_runs.ipynb #16a00007
 def _named(text: str) -> Path | None:
     "The path that an entry of a list names: itself, what follows `name=` or `kind:`, or what is before `:function`; also a checkpoint that comes with the book."
     rest = re.sub(r"^\w+=", "", text)
     for part in (text, rest, rest.partition(":")[2], rest.rpartition(":")[0]):
-        if part and os.path.exists(part): return Path(part)
-        if part and (came := shipped_checkpoint(part)): return came
+        if part and os.path.exists(part):
+            return Path(part)
+        if part and (came := shipped_checkpoint(part)):
+            return came
     return None
 
 
 def inputs_of(
     parameters: Mapping[str, Any],  # resolved
     out: Path,  # the run folder, which is no input
-    declared: Mapping[str, Parameter] | None = None,  # from `notebook_parameters`: tells words from paths; None: all that is there is a path
+    declared: Mapping[str, Parameter]
+    | None = None,  # from `notebook_parameters`: tells words from paths; None: all that is there is a path
 ) -> dict[str, Path]:
     "The files and folders that parameters name, in lists too, a checkpoint that comes with the book and a folder `videos` beside an annotation file among them."
+
     def is_path(name, v):
         word = re.fullmatch(r"[\w,-]+", v) and declared and name in declared and is_choice(declared[name])
         return bool(v) and not word and os.path.exists(v) and Path(v).resolve() != out.resolve()
@@ -453,7 +584,13 @@ def inputs_of(
     texts = {name: v for name, v in given.items() if isinstance(v, str)}
     read = {name: Path(v) for name, v in texts.items() if is_path(name, v)}
     read |= {name: came for name, v in texts.items() if (came := shipped_checkpoint(v))}
-    read |= {f"{name}[{k}]": named for name, v in given.items() if isinstance(v, (list, tuple)) for k, text in enumerate(v) if isinstance(text, str) and (named := _named(text))}
+    read |= {
+        f"{name}[{k}]": named
+        for name, v in given.items()
+        if isinstance(v, (list, tuple))
+        for k, text in enumerate(v)
+        if isinstance(text, str) and (named := _named(text))
+    }
     if not parameters.get("videos"):
         beside = {p.parent / "videos": f"videos beside {name}" for name, p in read.items() if p.is_file()}
         read |= {name: folder for folder, name in beside.items() if folder.is_dir()}
@@ -471,8 +608,22 @@ def start_manifest(
     data = {name: {"path": parameters.get(name, str(p)), **hash_path(p, without=own)} for name, p in read.items()}
     gpus = (_ask("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader") or "").splitlines()
     return Manifest(
-        notebook.name, notebook_hash(notebook), parameters, parameters.get("seed"), data, code_state(), platform.python_version(), platform.platform(),
-        os.cpu_count() or 1, gpus, package_versions(), _now(), origin=str(notebook.absolute()), folder=os.getcwd(), environment={name: os.environ[name] for name in NUMERIC if name in os.environ})
+        notebook.name,
+        notebook_hash(notebook),
+        parameters,
+        parameters.get("seed"),
+        data,
+        code_state(),
+        platform.python_version(),
+        platform.platform(),
+        os.cpu_count() or 1,
+        gpus,
+        package_versions(),
+        _now(),
+        origin=str(notebook.absolute()),
+        folder=os.getcwd(),
+        environment={name: os.environ[name] for name in NUMERIC if name in os.environ},
+    )
 
 # %% ../nbs/16_runs.ipynb #92f74679
 TABLES = (".csv", ".jsonl", ".json", ".txt", ".tsv", ".yaml")  # kept in `inputs.json` as they are
@@ -485,10 +636,13 @@ def input_files(
     "What one can later tell of the files of an input. Of an input above a gigabyte large files are sampled, see `hash_path`."
     files = files_of(path)
     limit = 2**26 if sum(p.stat().st_size for p in files) <= 2**30 else 0
+
     def said(p):
         if limit and p.suffix.lower() in TABLES and p.stat().st_size <= 2**20:
-            with suppress(UnicodeDecodeError): return {"text": p.read_text(encoding="utf-8")}
+            with suppress(UnicodeDecodeError):
+                return {"text": p.read_text(encoding="utf-8")}
         return hash_path(p, limit)["sha256"][:16]
+
     return {p.relative_to(path).as_posix() if path.is_dir() else p.name: said(p) for p in files[:most]}
 
 
@@ -507,12 +661,18 @@ def to_html(
     from nbconvert import HTMLExporter
 
     nb = nbformat.read(notebook, as_version=4)
-    for cell in nb.cells: cell.metadata.pop("execution", None)  # nbdev writes floats there, which nbconvert's validation refuses
+    for cell in nb.cells:
+        cell.metadata.pop("execution", None)  # nbdev writes floats there, which nbconvert's validation refuses
     if no_input:
-        for cell in (c for c in nb.cells if c.cell_type == "code"): cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
-    heading = next((m[1] for c in nb.cells if c.cell_type == "markdown" and (m := re.search(r"^# (.+)$", c.source, re.M))), Path(notebook).stem)
+        for cell in (c for c in nb.cells if c.cell_type == "code"):
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    heading = next(
+        (m[1] for c in nb.cells if c.cell_type == "markdown" and (m := re.search(r"^# (.+)$", c.source, re.M))),
+        Path(notebook).stem,
+    )
     exporter = HTMLExporter(exclude_input=no_input, exclude_input_prompt=no_input, exclude_output_prompt=no_input)
-    for script in (name for name in exporter.trait_names() if name.endswith("js_url") or name == "mathjax_url"): setattr(exporter, script, "")
+    for script in (name for name in exporter.trait_names() if name.endswith("js_url") or name == "mathjax_url"):
+        setattr(exporter, script, "")
     exporter.log.setLevel("ERROR")  # it misses alternative texts of figures
     html, _ = exporter.from_notebook_node(nb, resources={"metadata": {"name": title or heading}})
     write_whole(out, html.replace("<head>", f"<head>{html_policy()}", 1))
@@ -522,25 +682,42 @@ def to_html(
 @dataclass(frozen=True, repr=False)
 class RunResult:
     "A finished run: its folder, manifest and metrics."
+
     out: Path  # the run folder
     manifest: Manifest
     metrics: dict[str, Any] = field(default_factory=dict)  # what the notebook glued
 
     @property
-    def notebook(self) -> Path: return self.out / "notebook.ipynb"
+    def notebook(self) -> Path:
+        return self.out / "notebook.ipynb"
+
     @property
-    def report(self) -> Path: return self.out / "report.html"
+    def report(self) -> Path:
+        return self.out / "report.html"
+
     @property
-    def ok(self) -> bool: return self.manifest.status == "done"
+    def ok(self) -> bool:
+        return self.manifest.status == "done"
 
     def __repr__(self) -> str:
         m = self.manifest
         return f"{m.notebook}: {m.status} in {m.seconds or 0:.1f} s, peak memory {m.peak_memory_mb or 0:.0f} MB, in {self.out}"
 
     def _repr_markdown_(self) -> str:
-        rows = [f"| {markdown_text(name)} | {f'{value:.4g}' if isinstance(value, float) else markdown_text(value)} |" for name, value in self.metrics.items()]
+        rows = [
+            f"| {markdown_text(name)} | {f'{value:.4g}' if isinstance(value, float) else markdown_text(value)} |"
+            for name, value in self.metrics.items()
+        ]
         m = self.manifest
-        return "\n".join([f"**{markdown_text(m.notebook)}**: {m.status} in {m.seconds or 0:.1f} s", "", "| metric | value |", "|---|---|", *rows])
+        return "\n".join(
+            [
+                f"**{markdown_text(m.notebook)}**: {m.status} in {m.seconds or 0:.1f} s",
+                "",
+                "| metric | value |",
+                "|---|---|",
+                *rows,
+            ]
+        )
 
 
 def load_run(
@@ -552,16 +729,28 @@ def load_run(
 
 def _metrics(path: Path) -> dict[str, Any]:
     "What a run measured; nothing where it did not get that far. ValueError names the file."
-    if not path.exists(): return {}
-    try: return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as e: raise ValueError(f"{path} cannot be read ({e}): it was damaged after the run, whose values are still in {path.with_name('notebook.ipynb')}") from None
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as e:
+        raise ValueError(
+            f"{path} cannot be read ({e}): it was damaged after the run, whose values are still in {path.with_name('notebook.ipynb')}"
+        ) from None
 
 
 class FolderBusy(OSError):
     "Another process works on this run folder."
 
 
-REFUSALS = ("ClipFormatError", "FileExistsError", "FileNotFoundError", "NotFinite", "ParameterError", "VideoError")  # say all there is to say: no traceback on the terminal
+REFUSALS = (
+    "ClipFormatError",
+    "FileExistsError",
+    "FileNotFoundError",
+    "NotFinite",
+    "ParameterError",
+    "VideoError",
+)  # say all there is to say: no traceback on the terminal
 
 
 class RunFailed(RuntimeError):
@@ -577,7 +766,13 @@ class RunFailed(RuntimeError):
         where = f"failed in cell {e['cell']} (In [{e['cell']}])" if e.get("cell") else "failed outside its cells"
         super().__init__(
             f"{result.manifest.notebook} {where} after {result.manifest.seconds or 0:.1f} s: {e.get('name')}: {e.get('message')}\n"
-            + ("" if e.get("name") in REFUSALS else "\n".join(lines[-30:])) + (f"\nThe notebook as far as it ran: {result.notebook}" if result.notebook.exists() else "\nIts notebook could not be kept"))
+            + ("" if e.get("name") in REFUSALS else "\n".join(lines[-30:]))
+            + (
+                f"\nThe notebook as far as it ran: {result.notebook}"
+                if result.notebook.exists()
+                else "\nIts notebook could not be kept"
+            )
+        )
 
 # %% ../nbs/16_runs.ipynb #5b67c5c7
 def batch_text(
@@ -587,11 +782,14 @@ def batch_text(
 ) -> str:  # "batch of 8 = 2 ranks × 2 examples × 2 passes"; empty for a notebook without `accumulation`
     "How the examples of one optimiser step are shared out. Raises ParameterError when they do not divide."
     name = next((n for n in ("batch", "prompts") if n in values), None)
-    if name is None or "accumulation" not in values: return ""
+    if name is None or "accumulation" not in values:
+        return ""
     batch, passes = values[name], values["accumulation"]
     share, rest = divmod(batch, max(1, ranks * passes))
     if rest or share < 1 or passes < 1:
-        raise ParameterError(f"{notebook}: {name}={batch} does not divide into {ranks} ranks × {passes} passes (accumulation): choose a multiple of {ranks * max(1, passes)}")
+        raise ParameterError(
+            f"{notebook}: {name}={batch} does not divide into {ranks} ranks × {passes} passes (accumulation): choose a multiple of {ranks * max(1, passes)}"
+        )
     return f"batch of {batch} = {ranks} rank{'s' * (ranks > 1)} × {share} example{'s' * (share > 1)} × {passes} pass{'es' * (passes > 1)}"
 
 # %% ../nbs/16_runs.ipynb #36191d37
@@ -599,19 +797,29 @@ def _cell_error(path: Path) -> dict[str, Any]:
     "The first error output of an executed notebook; `cell` counts code cells as the notebook's In [n] does."
     count = 0
     for cell in nbformat.read(path, as_version=4).cells if path.exists() else []:
-        if cell.cell_type != "code": continue
+        if cell.cell_type != "code":
+            continue
         count += bool(cell.source.strip())
         for o in cell.outputs:
             if o.output_type == "error" and cell.metadata.get("papermill", {}).get("status") == "failed":
-                return {"cell": count, "source": cell.source, "name": o.ename, "message": o.evalue, "traceback": list(o.traceback)}
+                return {
+                    "cell": count,
+                    "source": cell.source,
+                    "name": o.ename,
+                    "message": o.evalue,
+                    "traceback": list(o.traceback),
+                }
     return {"cell": None, "name": "RunError", "message": "the notebook could not be started", "traceback": []}
 
 
 def _drop_torn(path: Path) -> None:
     "Remove a kept notebook that a full disk cut short: nobody can read it, and the manifest needs the space to say so."
-    try: nbformat.read(path, as_version=4)
-    except FileNotFoundError: pass
-    except ValueError: path.unlink()
+    try:
+        nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        path.unlink()
 
 
 def _sizes(out: Path, manifest: Manifest) -> dict[str, int]:
@@ -621,16 +829,32 @@ def _sizes(out: Path, manifest: Manifest) -> dict[str, int]:
     return {name: p.stat().st_size for p, name in names.items() if not re.match(r"(.*/)?checkpoint-\d+/", name)}
 
 
-def _close(out: Path, manifest: Manifest, status: str, watch: Watch, start: float, error: dict[str, Any] | None, no_input: bool) -> RunResult:
+def _close(
+    out: Path, manifest: Manifest, status: str, watch: Watch, start: float, error: dict[str, Any] | None, no_input: bool
+) -> RunResult:
     "Write what a run leaves behind, whatever its end."
     watch.close()
     metrics = read_glue(out / "notebook.ipynb") if (out / "notebook.ipynb").exists() else {}
     _write_json(out / "metrics.json", metrics)
-    computed = nbformat.read(out / "notebook.ipynb", as_version=4).metadata.get("numerics", {}) if (out / "notebook.ipynb").exists() else {}
-    done = replace(manifest, ended=_now(), seconds=round(time.monotonic() - start, 2), status=status, error=error, peak_memory_mb=round(watch.peak_mb, 1) or None, video=metrics.get("video"),
-                   environment=manifest.environment | computed)
-    if (out / "notebook.ipynb").exists(): to_html(out / "notebook.ipynb", out / "report.html", no_input=no_input and status == "done")
-    if status == "done": _write_json(out / "outputs.json", _sizes(out, manifest))
+    computed = (
+        nbformat.read(out / "notebook.ipynb", as_version=4).metadata.get("numerics", {})
+        if (out / "notebook.ipynb").exists()
+        else {}
+    )
+    done = replace(
+        manifest,
+        ended=_now(),
+        seconds=round(time.monotonic() - start, 2),
+        status=status,
+        error=error,
+        peak_memory_mb=round(watch.peak_mb, 1) or None,
+        video=metrics.get("video"),
+        environment=manifest.environment | computed,
+    )
+    if (out / "notebook.ipynb").exists():
+        to_html(out / "notebook.ipynb", out / "report.html", no_input=no_input and status == "done")
+    if status == "done":
+        _write_json(out / "outputs.json", _sizes(out, manifest))
     done.save(out / "manifest.json")
     return RunResult(out, done, metrics)
 
@@ -639,16 +863,22 @@ def _owner(file: Any) -> bool:
     "Lock an open file. False when it was removed meanwhile; BlockingIOError when another process holds it."
     import fcntl
 
-    try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError: raise
-    except OSError: pass  # a file system without locks
-    try: return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
-    except FileNotFoundError: return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a file system without locks
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(file.name))
+    except FileNotFoundError:
+        return False
 
 
 def _opened(path: Path) -> Any:
     "A lock file, open; OSError, which names it and the cure, where the disk does not take it."
-    with disk_errors(path): return open(path, "a+", encoding="utf-8")  # noqa: SIM115
+    with disk_errors(path):
+        return open(path, "a+", encoding="utf-8")  # noqa: SIM115
 
 
 def _sign(file: int, text: str) -> None:
@@ -665,26 +895,37 @@ def claimed(
     import psutil
 
     path, owned = Path(out) / "process", False
-    with disk_errors(path): path.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     while not owned:
         with _opened(path) as file:
-            try: owned = _owner(file)
+            try:
+                owned = _owner(file)
             except BlockingIOError:
                 file.seek(0)
                 pid, host = (file.read().split() + ["?", "?"])[:2]
-                raise FolderBusy(f"{out}: process {pid} on {host} works on a run in this folder; wait for it, stop it, or name another folder") from None
-            if not owned: continue
+                raise FolderBusy(
+                    f"{out}: process {pid} on {host} works on a run in this folder; wait for it, stop it, or name another folder"
+                ) from None
+            if not owned:
+                continue
             try:
-                with disk_errors(path): _sign(file.fileno(), f"{os.getpid()} {platform.node()} {psutil.Process().create_time()}")
+                with disk_errors(path):
+                    _sign(file.fileno(), f"{os.getpid()} {platform.node()} {psutil.Process().create_time()}")
                 yield
-            finally: path.unlink(missing_ok=True)
+            finally:
+                path.unlink(missing_ok=True)
 
 # %% ../nbs/16_runs.ipynb #856d210f
 def decisive(
     manifest: Manifest,  # of a run that was, or is to be
 ) -> dict[str, Any]:
     "What decides a run's result: notebook, parameters, data by content, code. Where it writes, whether it resumed and where its data lies do not."
-    parameters = {f"parameter {k}": v for k, v in manifest.parameters.items() if k not in (*WRITTEN, "resume") and k not in manifest.data}
+    parameters = {
+        f"parameter {k}": v
+        for k, v in manifest.parameters.items()
+        if k not in (*WRITTEN, "resume") and k not in manifest.data
+    }
     data = {f"data {k}": d["sha256"] for k, d in manifest.data.items() if k not in WRITTEN}
     return {"notebook": manifest.notebook_sha256, **parameters, **data, "code": manifest.code["sha256"]}
 
@@ -703,9 +944,17 @@ def apart(
     "In what two runs that would have other results differ: `lr 0.001, now 0.002`, `code`."
     x, y = ({k: json.loads(json.dumps(v, default=str)) for k, v in decisive(m).items()} for m in (before, now))
     words = {"notebook": "the notebook's cells", "code": "the code of this package"}
+
     def said(name):
         kind, _, rest = name.partition(" ")
-        return f"{rest} {x.get(name)!r}, now {y.get(name)!r}" if kind == "parameter" else f"the content of {rest}" if kind == "data" else words[name]
+        return (
+            f"{rest} {x.get(name)!r}, now {y.get(name)!r}"
+            if kind == "parameter"
+            else f"the content of {rest}"
+            if kind == "data"
+            else words[name]
+        )
+
     return [said(name) for name in dict.fromkeys([*x, *y]) if x.get(name) != y.get(name)]
 
 # %% ../nbs/16_runs.ipynb #16b00002
@@ -715,39 +964,57 @@ def standing(
 ) -> str:  # "done", "running", "half" (begun with the same settings, not finished) or "new"
     "Where a run stands. What was begun with other code, data or parameters is new, and what is done but not whole any more is half."
     before = _begun(out)
-    if before is None or apart(before, now): return "new"
-    if before.status == "running" and _alive(Path(out)): return "running"
+    if before is None or apart(before, now):
+        return "new"
+    if before.status == "running" and _alive(Path(out)):
+        return "running"
     return "done" if before.status == "done" and not _lost(Path(out)) else "half"
 
 
 def _lost(out: Path) -> list[str]:
     "What is missing or has another size of the files that a finished run made."
-    try: return altered_files(out, json.loads((out / "outputs.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError): return []
+    try:
+        return altered_files(out, json.loads((out / "outputs.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return []
 
 
 def _begun(out: str | Path) -> Manifest | None:
     "The manifest in a folder; None where there is none that can be read."
-    try: return Manifest.load(out)
-    except (OSError, ValueError, TypeError): return None
+    try:
+        return Manifest.load(out)
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _alive(out: Path) -> bool:
     "Whether the process that works on a run folder is there; if it is on another machine, whether it wrote within two minutes."
     import psutil
 
-    try: pid, host, born = (out / "process").read_text().split()
-    except (OSError, ValueError): return False
-    if host != platform.node(): return time.time() - (out / "notebook.ipynb").stat().st_mtime < 120 if (out / "notebook.ipynb").exists() else False
-    try: return abs(psutil.Process(int(pid)).create_time() - float(born)) < 1
-    except psutil.Error: return False
+    try:
+        pid, host, born = (out / "process").read_text().split()
+    except (OSError, ValueError):
+        return False
+    if host != platform.node():
+        return (
+            time.time() - (out / "notebook.ipynb").stat().st_mtime < 120 if (out / "notebook.ipynb").exists() else False
+        )
+    try:
+        return abs(psutil.Process(int(pid)).create_time() - float(born)) < 1
+    except psutil.Error:
+        return False
 
 # %% ../nbs/16_runs.ipynb #16b00003
 def checkpoints(
     out: str | Path,  # a run folder
 ) -> list[Path]:
     "What a run can go on from, newest last: its checkpoints, and those of its stages."
-    found = [p for pattern in ("checkpoint-*", "*/checkpoint-*") for p in Path(out).glob(pattern) if re.fullmatch(r"checkpoint-\d+", p.name)]
+    found = [
+        p
+        for pattern in ("checkpoint-*", "*/checkpoint-*")
+        for p in Path(out).glob(pattern)
+        if re.fullmatch(r"checkpoint-\d+", p.name)
+    ]
     return sorted(found, key=lambda p: (p.stat().st_mtime, int(p.name[11:])))
 
 
@@ -758,18 +1025,32 @@ def how_to_begin(
 ) -> tuple[str, str]:  # "done", "half" (goes on) or "new"; and that in words, empty where nothing was there
     """What the same command does again. Raises ParameterError, which says what differs, where checkpoints of other settings would be mixed in or lost."""
     before, kept, state = _begun(out), checkpoints(out), standing(out, now)
-    if fresh: return "new", "starts over, as asked" if before or kept else ""
-    if state == "done": return state, "done before, skipped"
-    if before is None and kept and not now.parameters.get("resume"): differs = ["no manifest says with what settings"]
-    else: differs = apart(before, now) if before else []
+    if fresh:
+        return "new", "starts over, as asked" if before or kept else ""
+    if state == "done":
+        return state, "done before, skipped"
+    if before is None and kept and not now.parameters.get("resume"):
+        differs = ["no manifest says with what settings"]
+    else:
+        differs = apart(before, now) if before else []
     if differs and (now.parameters.get("resume") or kept and (before is None or before.status != "done")):
-        raise ParameterError(f"{out} holds an unfinished run with other settings{f', up to {kept[-1].name}' if kept else ''} ({'; '.join(differs)}): name another folder with --out, or start over with --fresh")
-    if differs: return "new", f"starts over, for what was here had other settings: {'; '.join(differs)}"
-    if before is None: return "new", ""
+        raise ParameterError(
+            f"{out} holds an unfinished run with other settings{f', up to {kept[-1].name}' if kept else ''} ({'; '.join(differs)}): name another folder with --out, or start over with --fresh"
+        )
+    if differs:
+        return "new", f"starts over, for what was here had other settings: {'; '.join(differs)}"
+    if before is None:
+        return "new", ""
     lost = _lost(Path(out)) if before.status == "done" else []
     begun = f"done before, but {lost[0]}{f' and {len(lost) - 1} more' if lost[1:] else ''}" if lost else "begun before"
-    if "resume" not in now.parameters: return "half", f"{begun}; it has no parameter resume and begins again"
-    return "half", f"{begun}, goes on from the last whole checkpoint, {kept[-1].relative_to(out)} or one before it" if kept else f"{begun}, has no checkpoint on the way and begins again"
+    if "resume" not in now.parameters:
+        return "half", f"{begun}; it has no parameter resume and begins again"
+    return (
+        "half",
+        f"{begun}, goes on from the last whole checkpoint, {kept[-1].relative_to(out)} or one before it"
+        if kept
+        else f"{begun}, has no checkpoint on the way and begins again",
+    )
 
 # %% ../nbs/16_runs.ipynb #85593ab4
 def run(
@@ -781,41 +1062,63 @@ def run(
     quiet: bool = False,  # do not show on stderr where the run is
     ranks: int | None = None,  # kernels that run the notebook together; None: the variable ACTREP_RANKS, or 1
     fresh: bool = False,  # start over, also where it is done or begun
-    tell: Callable[[str], Any] | None = None,  # called with how it begins, see `how_to_begin`; None: a line on stderr, unless quiet
+    tell: Callable[[str], Any]
+    | None = None,  # called with how it begins, see `how_to_begin`; None: a line on stderr, unless quiet
 ) -> RunResult:
     """Execute a notebook in its own kernel and write a run folder; what is done is not done again, what was begun goes on. A parameter `out` that is not given gets the run folder.
     Raises ParameterError or FolderBusy before anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
     path, out, place = find_notebook(notebook), Path(out), find_place(ranks)
-    if place.node: out = out / f"node{place.node}"  # the nodes may share a file system
+    if place.node:
+        out = out / f"node{place.node}"  # the nodes may share a file system
     declared = notebook_parameters(path)
-    given = dict(parameters or {}) | ({"out": str(out)} if "out" in declared and "out" not in (parameters or {}) else {})
+    given = dict(parameters or {}) | (
+        {"out": str(out)} if "out" in declared and "out" not in (parameters or {}) else {}
+    )
     values = check_parameters(given, declared, path.name)
     batch_text(values, place.world, path.name)
     with claimed(out):
         now = start_manifest(path, values, out)
         state, words = how_to_begin(out, now, fresh)
-        if tell: tell(words)
-        elif words and not quiet: print(f"{out}: {words}", file=sys.stderr)
-        if state == "done": return load_run(out)
-        if state == "new": _begin_anew(out)
-        elif "resume" in declared: values["resume"] = True
-        return _carry_out(path, out, replace(now, parameters=values, ranks=place.world, nodes=place.nodes), timeout, no_input, quiet, ranks)
+        if tell:
+            tell(words)
+        elif words and not quiet:
+            print(f"{out}: {words}", file=sys.stderr)
+        if state == "done":
+            return load_run(out)
+        if state == "new":
+            _begin_anew(out)
+        elif "resume" in declared:
+            values["resume"] = True
+        return _carry_out(
+            path,
+            out,
+            replace(now, parameters=values, ranks=place.world, nodes=place.nodes),
+            timeout,
+            no_input,
+            quiet,
+            ranks,
+        )
 
 
 def _begin_anew(out: Path) -> None:
     "Remove what nothing may go on from, and what an earlier run said about itself."
-    for left in checkpoints(out): shutil.rmtree(left)
+    for left in checkpoints(out):
+        shutil.rmtree(left)
     _clear(out)
     (out / "manifest.json").unlink(missing_ok=True)
 
 
 def _clear(out: Path) -> None:
     "Remove what an earlier run said about itself, but for its manifest, which says with what settings its checkpoints were made."
-    for name in ("parameters.json", "metrics.json", "inputs.json", "outputs.json", "report.html"): (out / name).unlink(missing_ok=True)
-    for left in [*out.glob("notebook*.ipynb"), *out.glob("notebook*.log")]: left.unlink()
+    for name in ("parameters.json", "metrics.json", "inputs.json", "outputs.json", "report.html"):
+        (out / name).unlink(missing_ok=True)
+    for left in [*out.glob("notebook*.ipynb"), *out.glob("notebook*.log")]:
+        left.unlink()
 
 # %% ../nbs/16_runs.ipynb #16b00004
-def _carry_out(path: Path, out: Path, manifest: Manifest, timeout: float | None, no_input: bool, quiet: bool, ranks: int | None) -> RunResult:
+def _carry_out(
+    path: Path, out: Path, manifest: Manifest, timeout: float | None, no_input: bool, quiet: bool, ranks: int | None
+) -> RunResult:
     "Execute the notebook in a folder that is ours, and write down how it ended."
     values, start, watch = manifest.parameters, time.monotonic(), Watch(path.stem, quiet)
     manifest.save(out / "manifest.json")
@@ -825,25 +1128,32 @@ def _carry_out(path: Path, out: Path, manifest: Manifest, timeout: float | None,
     to_html(path, out / "report.html")  # what that takes is loaded now: a failure is written down at once
     watch.start()
     try:
-        with stoppable(): _execute(path, out / "notebook.ipynb", values, watch, timeout, ranks)
+        with stoppable():
+            _execute(path, out / "notebook.ipynb", values, watch, timeout, ranks)
     except KeyboardInterrupt:
         _close(out, manifest, "interrupted", watch, start, _cell_error(out / "notebook.ipynb"), no_input)
         raise
     except Exception as e:
         _drop_torn(out / "notebook.ipynb")
         error = _cell_error(out / "notebook.ipynb")
-        if error["cell"] is None: error |= {"name": type(e).__name__, "message": str(e)}
-        raise RunFailed(_close(out, manifest, "failed", watch, start, error, no_input)) from (None if isinstance(e, PapermillExecutionError) else e)
+        if error["cell"] is None:
+            error |= {"name": type(e).__name__, "message": str(e)}
+        raise RunFailed(_close(out, manifest, "failed", watch, start, error, no_input)) from (
+            None if isinstance(e, PapermillExecutionError) else e
+        )
     return _close(out, manifest, "done", watch, start, None, no_input)
 
 # %% ../nbs/16_runs.ipynb #16b00005
 def _keep_out(warning: str) -> None:
     "Silence a warning, by its first words, in kernels yet to start: what they write last is shown as their progress."
     before = os.environ.get("PYTHONWARNINGS", "")
-    if warning not in before: os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, f"ignore:{warning}"]))
+    if warning not in before:
+        os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, f"ignore:{warning}"]))
 
 
-def _execute(path: Path, executed: Path, values: dict[str, Any], watch: Watch, timeout: float | None, ranks: int | None) -> None:
+def _execute(
+    path: Path, executed: Path, values: dict[str, Any], watch: Watch, timeout: float | None, ranks: int | None
+) -> None:
     "Papermill with our engine. Papermill formats paths, so braces are doubled."
     import logging
 
@@ -851,46 +1161,74 @@ def _execute(path: Path, executed: Path, values: dict[str, Any], watch: Watch, t
     logging.getLogger("papermill").setLevel(logging.ERROR)
     _keep_out("IProgress not found")
     brace = lambda p: str(p).replace("{", "{{").replace("}", "}}")
-    execute_notebook(brace(path), brace(executed), values or None, engine_name="spmd", kernel_name="python3", language="python", progress_bar=False, watch=watch,
-                     timeout=timeout, ranks=ranks)
+    execute_notebook(
+        brace(path),
+        brace(executed),
+        values or None,
+        engine_name="spmd",
+        kernel_name="python3",
+        language="python",
+        progress_bar=False,
+        watch=watch,
+        timeout=timeout,
+        ranks=ranks,
+    )
 
 # %% ../nbs/16_runs.ipynb #564a3ff6
 @dataclass(frozen=True, repr=False)
 class Comparison:
     "What differs between two runs."
+
     a: str
     b: str
-    differences: list[tuple[str, str, Any, Any]]  # where ("metrics", "parameters", …), name, value in a, value in b; the likeliest causes first
+    differences: list[
+        tuple[str, str, Any, Any]
+    ]  # where ("metrics", "parameters", …), name, value in a, value in b; the likeliest causes first
     compared: int = 0  # metrics that were compared
     notes: tuple[str, ...] = ()  # what a reader has to know besides
-    measured: tuple[tuple[str, Any, Any], ...] = ()  # what says how fast and how large the machine was: name, value in a, value in b
+    measured: tuple[
+        tuple[str, Any, Any], ...
+    ] = ()  # what says how fast and how large the machine was: name, value in a, value in b
     unfinished: tuple[str, ...] = ()  # those of the two that did not end well, and how they ended
 
     @property
-    def same_metrics(self) -> bool: return not self.unfinished and not any(where == "metrics" for where, *_ in self.differences)
+    def same_metrics(self) -> bool:
+        return not self.unfinished and not any(where == "metrics" for where, *_ in self.differences)
 
     def __repr__(self) -> str:
-        verdict = f"nothing is settled: {', '.join(self.unfinished)}" if self.unfinished else f"metrics {'are the same' if self.same_metrics else 'differ'}"
+        verdict = (
+            f"nothing is settled: {', '.join(self.unfinished)}"
+            if self.unfinished
+            else f"metrics {'are the same' if self.same_metrics else 'differ'}"
+        )
         head = f"{self.a} and {self.b}: {verdict}, {len(self.differences)} differences"
         return "\n".join([head, *(f"  {where} {name}: {x!r} | {y!r}" for where, name, x, y in self.differences)])
 
     def _repr_markdown_(self) -> str:
         rows = [f"| {' | '.join(map(markdown_text, row))} |" for row in self.differences] or ["| none | | | |"]
-        return "\n".join([f"| differs | name | {markdown_text(self.a)} | {markdown_text(self.b)} |", "|---|---|---|---|", *rows])
+        return "\n".join(
+            [f"| differs | name | {markdown_text(self.a)} | {markdown_text(self.b)} |", "|---|---|---|---|", *rows]
+        )
 
 # %% ../nbs/16_runs.ipynb #16c00001
 def is_measurement(
     name: str,  # of a metric
 ) -> bool:
     "Whether a metric says how fast or how large the machine was, and not what came out."
-    return bool(re.search(r"second|memory|throughput|latency|elapsed|wall.?time|(?<![a-z])(mb|gb|mib|gib)(?![a-z])|(per_|/)(s|sec|min|minute|hour|h)$", name.lower()))
+    return bool(
+        re.search(
+            r"second|memory|throughput|latency|elapsed|wall.?time|(?<![a-z])(mb|gb|mib|gib)(?![a-z])|(per_|/)(s|sec|min|minute|hour|h)$",
+            name.lower(),
+        )
+    )
 
 
 def results_of(
     value: Any,  # a metric, or all of a run
 ) -> Any:
     "A metric without the measurements in it."
-    if isinstance(value, dict): return {k: results_of(v) for k, v in value.items() if not is_measurement(str(k))}
+    if isinstance(value, dict):
+        return {k: results_of(v) for k, v in value.items() if not is_measurement(str(k))}
     return [results_of(v) for v in value] if isinstance(value, list) else value
 
 # %% ../nbs/16_runs.ipynb #574ef5eb
@@ -900,16 +1238,21 @@ def alike_values(
     rtol: float = 0.0,  # relative difference of numbers up to which they are equal
 ) -> bool:
     "Whether two metrics are equal; NaN equals NaN."
-    if isinstance(x, dict) and isinstance(y, dict): return x.keys() == y.keys() and all(alike_values(x[k], y[k], rtol) for k in x)
-    if isinstance(x, list) and isinstance(y, list): return len(x) == len(y) and all(map(alike_values, x, y, [rtol] * len(x)))
-    if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (x, y)): return x == y or (x != x and y != y) or abs(x - y) <= rtol * max(abs(x), abs(y))
+    if isinstance(x, dict) and isinstance(y, dict):
+        return x.keys() == y.keys() and all(alike_values(x[k], y[k], rtol) for k in x)
+    if isinstance(x, list) and isinstance(y, list):
+        return len(x) == len(y) and all(map(alike_values, x, y, [rtol] * len(x)))
+    if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (x, y)):
+        return x == y or (x != x and y != y) or abs(x - y) <= rtol * max(abs(x), abs(y))
     return type(x) is type(y) and x == y
 
 
 def _anywhere(value: Any, out: str) -> Any:
     "A metric without the folder that its run wrote to."
-    if isinstance(value, dict): return {k: _anywhere(v, out) for k, v in value.items()}
-    if isinstance(value, list): return [_anywhere(v, out) for v in value]
+    if isinstance(value, dict):
+        return {k: _anywhere(v, out) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_anywhere(v, out) for v in value]
     return value.replace(out, "{out}") if isinstance(value, str) and out else value
 
 # %% ../nbs/16_runs.ipynb #dd1341d1
@@ -918,14 +1261,26 @@ def changed_rows(
     a: str,  # its text in one run
     b: str,  # and in the other
     most: int = 10,  # rows that are shown
-) -> list[tuple[str, str | None, str | None]]:  # "table, row 3", what it was, what it is; rows count from 0, the heading
+) -> list[
+    tuple[str, str | None, str | None]
+]:  # "table, row 3", what it was, what it is; rows count from 0, the heading
     "The rows in which two tables differ."
     x, y = a.splitlines(), b.splitlines()
     pairs: list[tuple[int, str | None, str | None]]
-    if len(x) == len(y): pairs = [(k, p, q) for k, (p, q) in enumerate(zip(x, y)) if p != q]
+    if len(x) == len(y):
+        pairs = [(k, p, q) for k, (p, q) in enumerate(zip(x, y)) if p != q]
     else:
-        blocks = SequenceMatcher(None, x, y, autojunk=False).get_opcodes() if len(x) + len(y) < 20_000 else [("replace", 0, len(x), 0, len(y))]
-        pairs = [(i1 + k, x[i1 + k] if i1 + k < i2 else None, y[j1 + k] if j1 + k < j2 else None) for tag, i1, i2, j1, j2 in blocks if tag != "equal" for k in range(max(i2 - i1, j2 - j1))]
+        blocks = (
+            SequenceMatcher(None, x, y, autojunk=False).get_opcodes()
+            if len(x) + len(y) < 20_000
+            else [("replace", 0, len(x), 0, len(y))]
+        )
+        pairs = [
+            (i1 + k, x[i1 + k] if i1 + k < i2 else None, y[j1 + k] if j1 + k < j2 else None)
+            for tag, i1, i2, j1, j2 in blocks
+            if tag != "equal"
+            for k in range(max(i2 - i1, j2 - j1))
+        ]
     found: list[tuple[str, str | None, str | None]] = [(f"{name}, row {k}", p, q) for k, p, q in pairs[:most]]
     return found + ([(f"{name}, {len(pairs) - most} rows more", None, None)] if len(pairs) > most else [])
 
@@ -945,8 +1300,10 @@ def changed_files(
     changed, found = [f for f in dict.fromkeys([*a, *b]) if a.get(f) != b.get(f)], list[tuple[str, Any, Any]]()
     for f in changed[:most]:
         x, y = a.get(f), b.get(f)
-        if isinstance(x, dict) and isinstance(y, dict): found += changed_rows(f"{name}: {f}", x["text"], y["text"])
-        else: found.append((f"{name}: {f}", x and _stands_for(x), y and _stands_for(y)))
+        if isinstance(x, dict) and isinstance(y, dict):
+            found += changed_rows(f"{name}: {f}", x["text"], y["text"])
+        else:
+            found.append((f"{name}: {f}", x and _stands_for(x), y and _stands_for(y)))
     return found + ([(f"{name}: {len(changed) - most} files more", None, None)] if len(changed) > most else [])
 
 # %% ../nbs/16_runs.ipynb #15aa9da1
@@ -954,17 +1311,27 @@ def _told_apart(r: RunResult) -> dict[str, dict[str, Any]]:
     "Everything about a run that may differ, by where; what most likely explains other numbers first."
     m = r.manifest
     computed = {k: v for k, v in m.environment.items() if "threads" not in k.lower()}
-    return {"metrics": {k: _anywhere(v, str(m.parameters.get("out") or r.out)) for k, v in r.metrics.items()}, "status": {"status": m.status},
-            "parameters": {k: v for k, v in m.parameters.items() if k not in WRITTEN}, "notebook": {"sha256": m.notebook_sha256},
-            "data": {name: d["sha256"] for name, d in m.data.items()}, "code": {"sha256": m.code["sha256"]}, "packages": m.packages,
-            "threads": {k: v for k, v in m.environment.items() if "threads" in k.lower()}, "ranks": {"ranks": m.ranks, "nodes": m.nodes} if m.ranks else {},
-            "environment": computed, "machine": {"python": m.python, "platform": m.platform, "cpus": m.cpus, "gpus": m.gpus}}
+    return {
+        "metrics": {k: _anywhere(v, str(m.parameters.get("out") or r.out)) for k, v in r.metrics.items()},
+        "status": {"status": m.status},
+        "parameters": {k: v for k, v in m.parameters.items() if k not in WRITTEN},
+        "notebook": {"sha256": m.notebook_sha256},
+        "data": {name: d["sha256"] for name, d in m.data.items()},
+        "code": {"sha256": m.code["sha256"]},
+        "packages": m.packages,
+        "threads": {k: v for k, v in m.environment.items() if "threads" in k.lower()},
+        "ranks": {"ranks": m.ranks, "nodes": m.nodes} if m.ranks else {},
+        "environment": computed,
+        "machine": {"python": m.python, "platform": m.platform, "cpus": m.cpus, "gpus": m.gpus},
+    }
 
 
 def _inputs(r: RunResult) -> dict[str, Any]:
     "inputs.json of a run; nothing where it kept none."
-    try: return dict(json.loads((r.out / "inputs.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError): return {}
+    try:
+        return dict(json.loads((r.out / "inputs.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 # %% ../nbs/16_runs.ipynb #16c00004
 def verify(
@@ -976,21 +1343,31 @@ def verify(
     left, right = load_run(a), load_run(b)
     x, y, found, notes = _told_apart(left), _told_apart(right), list[tuple[str, str, Any, Any]](), list[str]()
     for where in x:
-        if where in ("threads", "ranks", "environment") and not (left.manifest.ranks and right.manifest.ranks): continue  # an older run kept none of it
+        if where in ("threads", "ranks", "environment") and not (left.manifest.ranks and right.manifest.ranks):
+            continue  # an older run kept none of it
         for name in dict.fromkeys([*x[where], *y[where]]):
             p, q = x[where].get(name), y[where].get(name)
-            if where == "metrics" and is_measurement(name): continue
-            if where == "metrics": p, q = results_of(p), results_of(q)
-            if alike_values(p, q, rtol if where == "metrics" else 0.0): continue
-            if where == "data": found += _data_apart(name, left, right, notes)
-            else: found.append((where, name, p, q))
+            if where == "metrics" and is_measurement(name):
+                continue
+            if where == "metrics":
+                p, q = results_of(p), results_of(q)
+            if alike_values(p, q, rtol if where == "metrics" else 0.0):
+                continue
+            if where == "data":
+                found += _data_apart(name, left, right, notes)
+            else:
+                found.append((where, name, p, q))
     old = [str(r.out) for r in (left, right) if not r.manifest.ranks]
-    if old: notes.append(f"{' and '.join(old)}: an older run, which kept nothing about threads, ranks and devices")
+    if old:
+        notes.append(f"{' and '.join(old)}: an older run, which kept nothing about threads, ranks and devices")
     names = dict.fromkeys([*x["metrics"], *y["metrics"]])
     measured = tuple((n, x["metrics"].get(n), y["metrics"].get(n)) for n in names if is_measurement(n)) + tuple(
-        (n, getattr(left.manifest, n), getattr(right.manifest, n)) for n in ("seconds", "peak_memory_mb"))
+        (n, getattr(left.manifest, n), getattr(right.manifest, n)) for n in ("seconds", "peak_memory_mb")
+    )
     unfinished = tuple(f"{r.out} {r.manifest.status}" for r in (left, right) if not r.ok)
-    return Comparison(str(a), str(b), found, sum(not is_measurement(n) for n in names), tuple(notes), measured, unfinished)
+    return Comparison(
+        str(a), str(b), found, sum(not is_measurement(n) for n in names), tuple(notes), measured, unfinished
+    )
 
 
 def _data_apart(name: str, left: RunResult, right: RunResult, notes: list[str]) -> list[tuple[str, str, Any, Any]]:
@@ -1009,10 +1386,17 @@ def kept_notebook(
     "The notebook of a run as it was before it ran. Raises FileNotFoundError when neither the run folder nor the notebook's own place has it as it was."
     m, seen = r.manifest, []
     for path in (r.notebook, Path(m.origin)) if m.origin else (r.notebook,):
-        try: nb = nbformat.read(path, as_version=4)
-        except (OSError, ValueError): seen.append(f"{path} is {'no notebook' if path.is_file() else 'gone'}"); continue
+        try:
+            nb = nbformat.read(path, as_version=4)
+        except (OSError, ValueError):
+            seen.append(f"{path} is {'no notebook' if path.is_file() else 'gone'}")
+            continue
         nb.cells = [c for c in nb.cells if "injected-parameters" not in c.metadata.get("tags", [])]
-        if hashlib.sha256(json.dumps([[c.cell_type, c.source] for c in nb.cells]).encode()).hexdigest() == m.notebook_sha256: return nb
+        if (
+            hashlib.sha256(json.dumps([[c.cell_type, c.source] for c in nb.cells]).encode()).hexdigest()
+            == m.notebook_sha256
+        ):
+            return nb
         seen.append(f"{path} was changed since")
     raise FileNotFoundError(f"{r.out} cannot be run again: {', and '.join(seen)}")
 
@@ -1020,9 +1404,18 @@ def kept_notebook(
 def _finished(r: RunResult) -> None:
     "Raises ValueError for a run that did not end well, FileNotFoundError for one whose data or folder is gone."
     m, error = r.manifest, r.manifest.error or {}
-    if m.status == "running": raise ValueError(f"{r.out} {'is still running' if _alive(r.out) else 'was killed before it was done'}: only a finished run can be verified")
-    if m.status != "done": raise ValueError(f"{r.out} {m.status}" + (f" in cell {error['cell']}" if error.get("cell") else "") + f" ({error.get('name')}: {str(error.get('message'))[:160]}): only a finished run can be verified")
-    if m.nodes > 1: raise ValueError(f"{r.out} ran on {m.nodes} nodes: run it there again, and compare the two folders")
+    if m.status == "running":
+        raise ValueError(
+            f"{r.out} {'is still running' if _alive(r.out) else 'was killed before it was done'}: only a finished run can be verified"
+        )
+    if m.status != "done":
+        raise ValueError(
+            f"{r.out} {m.status}"
+            + (f" in cell {error['cell']}" if error.get("cell") else "")
+            + f" ({error.get('name')}: {str(error.get('message'))[:160]}): only a finished run can be verified"
+        )
+    if m.nodes > 1:
+        raise ValueError(f"{r.out} ran on {m.nodes} nodes: run it there again, and compare the two folders")
 
 
 def rerun(
@@ -1036,19 +1429,41 @@ def rerun(
     _finished(r)
     m, nb, target = r.manifest, kept_notebook(r), Path(out).absolute()
     start = Path(folder or m.folder or ".").absolute()
-    if not start.is_dir(): raise FileNotFoundError(f"{r.out} was run in {start}, which is gone: name the folder where its relative paths start")
-    gone = [f"{name} {d['path']}" for name, d in m.data.items() if not (start / d["path"]).exists() and not shipped_checkpoint(d["path"])]
-    if gone: raise FileNotFoundError(f"{r.out} cannot be run again: gone, seen from {start}: {', '.join(gone)}")
-    if target == r.out.absolute() or target.is_dir() and any(target.iterdir()) and not (target / "manifest.json").exists(): raise FileExistsError(f"{out} holds something else: name another folder")
+    if not start.is_dir():
+        raise FileNotFoundError(
+            f"{r.out} was run in {start}, which is gone: name the folder where its relative paths start"
+        )
+    gone = [
+        f"{name} {d['path']}"
+        for name, d in m.data.items()
+        if not (start / d["path"]).exists() and not shipped_checkpoint(d["path"])
+    ]
+    if gone:
+        raise FileNotFoundError(f"{r.out} cannot be run again: gone, seen from {start}: {', '.join(gone)}")
+    if (
+        target == r.out.absolute()
+        or target.is_dir()
+        and any(target.iterdir())
+        and not (target / "manifest.json").exists()
+    ):
+        raise FileExistsError(f"{out} holds something else: name another folder")
     anew = {name: value for name, value in {"out": str(target), "resume": False}.items() if name in m.parameters}
     with tempfile.TemporaryDirectory() as place, chdir(start):
         nbformat.write(nb, Path(place) / m.notebook)
-        return run(Path(place) / m.notebook, target, m.parameters | anew, quiet=quiet, fresh=True, ranks=m.ranks or 1 + len(list(r.out.glob("notebook.rank*.ipynb"))))
+        return run(
+            Path(place) / m.notebook,
+            target,
+            m.parameters | anew,
+            quiet=quiet,
+            fresh=True,
+            ranks=m.ranks or 1 + len(list(r.out.glob("notebook.rank*.ipynb"))),
+        )
 
 # %% ../nbs/16_runs.ipynb #c22ae043
 @dataclass(frozen=True)
 class Step:
     "One run in a list of runs."
+
     name: str  # of its run folder, inside the folder of the whole
     notebook: str  # as for `run`
     parameters: dict[str, Any]  # text values may hold {out} and {seed}; "{seed}" alone becomes the number
@@ -1058,9 +1473,12 @@ class Step:
 
 def _fill(value: Any, names: dict[str, Any]) -> Any:
     "Put names into a text, or into the texts of a list or dictionary; a text that is one placeholder becomes the value itself."
-    if isinstance(value, dict): return {k: _fill(v, names) for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [_fill(v, names) for v in value]
-    if not isinstance(value, str): return value
+    if isinstance(value, dict):
+        return {k: _fill(v, names) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_fill(v, names) for v in value]
+    if not isinstance(value, str):
+        return value
     return names[value[1:-1]] if value[:1] + value[-1:] == "{}" and value[1:-1] in names else value.format(**names)
 
 
@@ -1080,13 +1498,30 @@ def run_steps(
     with claimed(out):
         for k, step in enumerate(steps, 1):
             said: list[str] = []
+
             def begin(words, k=k, step=step, said=said):
                 said.append(words)
                 tell(f"[{k}/{len(steps)}] {step.name}: {words or step.says}")
+
             results[step.name] = r = run(
-                step.notebook, Path(out) / step.name, _fill(step.parameters, {"out": str(out), "seed": seed}), timeout=timeout, no_input=step.no_input, fresh=fresh, tell=begin)
-            numbers = ", ".join(f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}" for n, v in list(r.metrics.items())[:5] if isinstance(v, (int, float, str)))
-            if not said[0].endswith("skipped"): tell(f"      {r.manifest.seconds or 0:.0f} s, {r.manifest.peak_memory_mb or 0:.0f} MB" + (f": {numbers}" if numbers else ""))
+                step.notebook,
+                Path(out) / step.name,
+                _fill(step.parameters, {"out": str(out), "seed": seed}),
+                timeout=timeout,
+                no_input=step.no_input,
+                fresh=fresh,
+                tell=begin,
+            )
+            numbers = ", ".join(
+                f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}"
+                for n, v in list(r.metrics.items())[:5]
+                if isinstance(v, (int, float, str))
+            )
+            if not said[0].endswith("skipped"):
+                tell(
+                    f"      {r.manifest.seconds or 0:.0f} s, {r.manifest.peak_memory_mb or 0:.0f} MB"
+                    + (f": {numbers}" if numbers else "")
+                )
     return results
 
 # %% ../nbs/16_runs.ipynb #4e0be5e9
@@ -1099,11 +1534,15 @@ def settings(
 
     chosen = [dict(row) for row in rows]
     for name, values in (grid or {}).items():
-        if isinstance(values, str) or not isinstance(values, Iterable): raise ParameterError(f"{name} needs a list of values, not {values!r}")
-    if grid: chosen += [dict(zip(grid, values)) for values in itertools.product(*(list(v) for v in grid.values()))]
-    if not chosen: raise ParameterError("a sweep needs a grid of values or rows of settings")
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise ParameterError(f"{name} needs a list of values, not {values!r}")
+    if grid:
+        chosen += [dict(zip(grid, values)) for values in itertools.product(*(list(v) for v in grid.values()))]
+    if not chosen:
+        raise ParameterError("a sweep needs a grid of values or rows of settings")
     for i, one in enumerate(chosen):
-        if one in chosen[:i]: raise ParameterError(f"the setting {one} is there twice")
+        if one in chosen[:i]:
+            raise ParameterError(f"the setting {one} is there twice")
     return chosen
 
 
@@ -1114,8 +1553,14 @@ def setting_name(
     reads like a number or `None`, or of its length, it ends in a hash."""
     name = ",".join(f"{k}={v}" for k, v in setting.items()) or "default"
     tidy = re.sub(r"[^\w=.,+-]", "_", name)
-    clear = all(v is None or isinstance(v, (bool, int, float)) or (isinstance(v, str) and re.fullmatch(r"(?!None$|True$|False$)[^\W\d][\w.+-]*", v)) for v in setting.values())
-    if clear and len(name) <= 80: return name
+    clear = all(
+        v is None
+        or isinstance(v, (bool, int, float))
+        or (isinstance(v, str) and re.fullmatch(r"(?!None$|True$|False$)[^\W\d][\w.+-]*", v))
+        for v in setting.values()
+    )
+    if clear and len(name) <= 80:
+        return name
     return f"{tidy[:70]}-{hashlib.sha256(repr(sorted(setting.items())).encode()).hexdigest()[:8]}"
 
 # %% ../nbs/16_runs.ipynb #6d784f05
@@ -1126,13 +1571,24 @@ def run_setting(
     is the result."""
     given = json.loads(Path(job).read_text(encoding="utf-8"))
     while True:
-        try: return run(given["notebook"], given["out"], given["parameters"], timeout=given["timeout"], ranks=given["ranks"], quiet=True)
-        except FolderBusy: time.sleep(1)
+        try:
+            return run(
+                given["notebook"],
+                given["out"],
+                given["parameters"],
+                timeout=given["timeout"],
+                ranks=given["ranks"],
+                quiet=True,
+            )
+        except FolderBusy:
+            time.sleep(1)
 
 
 def _resolved(job: Mapping[str, Any], declared: Mapping[str, Parameter]) -> dict[str, Any]:
     "Every parameter of a job with its value, as `run` will have it."
-    given = dict(job["parameters"]) | ({"out": str(job["out"])} if "out" in declared and "out" not in job["parameters"] else {})
+    given = dict(job["parameters"]) | (
+        {"out": str(job["out"])} if "out" in declared and "out" not in job["parameters"] else {}
+    )
     return check_parameters(given, declared, Path(job["notebook"]).name)
 
 # %% ../nbs/16_runs.ipynb #ead622eb
@@ -1153,35 +1609,54 @@ def sweep(
     """Run every setting that is not done yet. A failed run does not stop the others. Raises ParameterError before anything is written, and FolderBusy where another process
     works on the folder."""
     path, shares = find_notebook(notebook).resolve(), [] if executor else _shares_of_gpus(gpus, parallel, ranks)
-    jobs: dict[str, dict[str, Any]] = {setting_name(s): {"notebook": str(path), "out": str((Path(out) / setting_name(s)).absolute()), "parameters": p, "ranks": ranks, "timeout": timeout}
-            for s, p in _complete(settings(grid, rows), grid or {}, parameters or {})}
+    jobs: dict[str, dict[str, Any]] = {
+        setting_name(s): {
+            "notebook": str(path),
+            "out": str((Path(out) / setting_name(s)).absolute()),
+            "parameters": p,
+            "ranks": ranks,
+            "timeout": timeout,
+        }
+        for s, p in _complete(settings(grid, rows), grid or {}, parameters or {})
+    }
     values = _distinct(jobs, notebook_parameters(path))
     batches = {name: batch_text(v, ranks, path.name) for name, v in values.items()}
     planned = {name: start_manifest(path, v, Path(jobs[name]["out"])) for name, v in values.items()}
-    for name, job in jobs.items(): how_to_begin(job["out"], planned[name], fresh)  # what is refused is refused before anything is written
+    for name, job in jobs.items():
+        how_to_begin(job["out"], planned[name], fresh)  # what is refused is refused before anything is written
     Path(out).mkdir(parents=True, exist_ok=True)
     with claimed(out):
         begins = {name: how_to_begin(job["out"], planned[name], fresh) for name, job in jobs.items()}
         for name, (_, words) in begins.items():
-            if words: tell(f"{name}: {words}")
+            if words:
+                tell(f"{name}: {words}")
         todo = {name: jobs[name] for name, (state, _) in begins.items() if state != "done"}
         for name in todo:
-            if begins[name][0] == "new": _anew(Path(jobs[name]["out"]))
-        if executor: return _submit(executor, todo, batches, tell)
-        with stoppable(): _work(todo, planned, shares, batches, tell)
+            if begins[name][0] == "new":
+                _anew(Path(jobs[name]["out"]))
+        if executor:
+            return _submit(executor, todo, batches, tell)
+        with stoppable():
+            _work(todo, planned, shares, batches, tell)
     return {name: _result(Path(job["out"]), planned[name]) for name, job in jobs.items()}
 
 
 def _anew(out: Path) -> None:
     "Let a setting's folder say nothing of an earlier run."
-    if not out.is_dir(): return
-    with claimed(out): _begin_anew(out)
+    if not out.is_dir():
+        return
+    with claimed(out):
+        _begin_anew(out)
 
 # %% ../nbs/16_runs.ipynb #9428ba1b
-def _complete(chosen: list[dict[str, Any]], grid: Mapping[str, Any], common: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+def _complete(
+    chosen: list[dict[str, Any]], grid: Mapping[str, Any], common: Mapping[str, Any]
+) -> list[tuple[dict[str, Any], dict[str, Any]]]:
     "Each setting, and with it what is the same for all. Raises ParameterError where the two contradict each other, or name the run folder."
-    if both := [name for name in grid if name in common]: raise ParameterError(f"{both[0]} is in the grid and also set for all runs: leave one out")
-    if any("out" in one for one in [*chosen, common]): raise ParameterError("out cannot be set in a sweep: each setting gets a folder of its own inside the sweep's")
+    if both := [name for name in grid if name in common]:
+        raise ParameterError(f"{both[0]} is in the grid and also set for all runs: leave one out")
+    if any("out" in one for one in [*chosen, common]):
+        raise ParameterError("out cannot be set in a sweep: each setting gets a folder of its own inside the sweep's")
     return [(one, dict(common) | one) for one in chosen]
 
 
@@ -1191,7 +1666,10 @@ def _distinct(jobs: Mapping[str, dict[str, Any]], declared: Mapping[str, Paramet
     seen: dict[str, str] = {}
     for name, v in values.items():
         key = json.dumps({k: x for k, x in v.items() if k != "out"}, sort_keys=True, default=str)
-        if key in seen: raise ParameterError(f"a setting is there twice: {seen[key]} and {name} are the same run once defaults are filled in")
+        if key in seen:
+            raise ParameterError(
+                f"a setting is there twice: {seen[key]} and {name} are the same run once defaults are filled in"
+            )
         seen[key] = name
     return values
 
@@ -1200,10 +1678,14 @@ def _shares_of_gpus(gpus: Iterable[int] | None, parallel: int, ranks: int) -> li
     "CUDA_VISIBLE_DEVICES for each place at the table; None where there are no GPUs. ParameterError when they do not go round."
     if gpus is None:
         seen = (_ask("nvidia-smi", "--query-gpu=index", "--format=csv,noheader") or "").split()
-        gpus = [int(g) for g in (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(seen)).split(",") if g.strip().isdigit()]
+        gpus = [
+            int(g) for g in (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(seen)).split(",") if g.strip().isdigit()
+        ]
     gpus = list(gpus)
-    if not gpus: return [None] * parallel
-    if len(gpus) < parallel * ranks: raise ParameterError(f"{parallel} runs of {ranks} ranks need {parallel * ranks} GPUs, there are {len(gpus)}")
+    if not gpus:
+        return [None] * parallel
+    if len(gpus) < parallel * ranks:
+        raise ParameterError(f"{parallel} runs of {ranks} ranks need {parallel * ranks} GPUs, there are {len(gpus)}")
     return [",".join(map(str, gpus[k * ranks : (k + 1) * ranks])) for k in range(parallel)]
 
 
@@ -1217,9 +1699,11 @@ def _written(job: dict[str, Any]) -> Path:
 
 def _submit(executor: Any, jobs: dict[str, dict[str, Any]], batches: dict[str, str], tell) -> dict[str, Any]:
     "Hand the jobs to submitit as one array; it comes back at once."
-    if not jobs: return {}
+    if not jobs:
+        return {}
     submitted = executor.map_array(run_setting, [str(_written(job)) for job in jobs.values()])
-    for name, job in zip(jobs, submitted): tell(f"{name}: submitted as job {job.job_id}" + (f", {batches[name]}" if batches[name] else ""))
+    for name, job in zip(jobs, submitted):
+        tell(f"{name}: submitted as job {job.job_id}" + (f", {batches[name]}" if batches[name] else ""))
     return dict(zip(jobs, submitted))
 
 # %% ../nbs/16_runs.ipynb #16b00007
@@ -1227,14 +1711,28 @@ def _start(job: dict[str, Any], share: str | None) -> subprocess.Popen:
     "A process that runs one setting; what it says goes into its folder."
     Path(job["out"]).mkdir(parents=True, exist_ok=True)
     with claimed(job["out"]):
-        if before := _begun(job["out"]): replace(before, status="running", error=None).save(Path(job["out"]) / "manifest.json")  # how it ended before is not how it ends now
+        if before := _begun(job["out"]):
+            replace(before, status="running", error=None).save(
+                Path(job["out"]) / "manifest.json"
+            )  # how it ended before is not how it ends now
         file = _written(job)
-    env = process_env() | ({} if share is None else {"CUDA_VISIBLE_DEVICES": share}) | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    env = (
+        process_env()
+        | ({} if share is None else {"CUDA_VISIBLE_DEVICES": share})
+        | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    )
     line = f"from actrep_nb.process import end_with_parent; end_with_parent({os.getpid()}, {int(signal.SIGTERM)}); from actrep_nb.runs import run_setting; run_setting({str(file)!r})"
-    with open(file.with_name("process.log"), "wb") as log: return subprocess.Popen([sys.executable, "-c", line], env=env, stdout=log, stderr=log)
+    with open(file.with_name("process.log"), "wb") as log:
+        return subprocess.Popen([sys.executable, "-c", line], env=env, stdout=log, stderr=log)
 
 
-def _work(jobs: dict[str, dict[str, Any]], planned: dict[str, Manifest], shares: list[str | None], batches: dict[str, str], tell) -> None:
+def _work(
+    jobs: dict[str, dict[str, Any]],
+    planned: dict[str, Manifest],
+    shares: list[str | None],
+    batches: dict[str, str],
+    tell,
+) -> None:
     "Keep a process busy on each share until all jobs have ended. An interrupt ends them all."
     busy: dict[str, tuple[subprocess.Popen, str | None]] = {}
     waiting, free = list(jobs), list(shares)
@@ -1243,22 +1741,30 @@ def _work(jobs: dict[str, dict[str, Any]], planned: dict[str, Manifest], shares:
             while waiting and free:
                 name = waiting.pop(0)
                 busy[name] = _start(jobs[name], free[0]), free.pop(0)
-                tell(f"[{len(jobs) - len(waiting)}/{len(jobs)}] {name}: started" + (f" on GPU {busy[name][1]}" if busy[name][1] else "") + (f", {batches[name]}" if batches[name] else ""))
+                tell(
+                    f"[{len(jobs) - len(waiting)}/{len(jobs)}] {name}: started"
+                    + (f" on GPU {busy[name][1]}" if busy[name][1] else "")
+                    + (f", {batches[name]}" if batches[name] else "")
+                )
             time.sleep(0.2)
             for name, (process, share) in list(busy.items()):
-                if process.poll() is None: continue
+                if process.poll() is None:
+                    continue
                 del busy[name]
                 free.append(share)
                 tell(f"{name}: {_ending(_result(Path(jobs[name]['out']), planned[name], process.returncode))}")
-    finally: _end([process for process, _ in busy.values()])
+    finally:
+        _end([process for process, _ in busy.values()])
 
 
 def _end(processes: list[subprocess.Popen], patience: float = 8.0) -> None:
     "End processes: asked first, killed where they do not listen for so many seconds."
-    for process in processes: process.terminate()
+    for process in processes:
+        process.terminate()
     until = time.monotonic() + patience
     for process in processes:
-        try: process.wait(max(0.1, until - time.monotonic()))
+        try:
+            process.wait(max(0.1, until - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -1266,21 +1772,38 @@ def _end(processes: list[subprocess.Popen], patience: float = 8.0) -> None:
 # %% ../nbs/16_runs.ipynb #8f0ff189
 def _result(out: Path, planned: Manifest, code: int | None = None) -> RunResult:
     "The run of a job. One whose process ended before it could say how is failed, and so is one that is not the run that was planned."
-    try: r = load_run(out)
-    except (FileNotFoundError, ValueError, TypeError): r = RunResult(out, replace(planned, status="running"))
-    if r.manifest.status != "running" and fingerprint(r.manifest) == fingerprint(planned): return r
+    try:
+        r = load_run(out)
+    except (FileNotFoundError, ValueError, TypeError):
+        r = RunResult(out, replace(planned, status="running"))
+    if r.manifest.status != "running" and fingerprint(r.manifest) == fingerprint(planned):
+        return r
     log = out / "process.log"
     said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    if r.manifest.status != "running": name, message = "OtherRun", "the folder holds a run with other code, data or parameters than the sweep began with; run the sweep again"
-    else: name, message = "Killed", f"the process was killed or could not start{'' if code is None else f' (exit code {code})'}{f': {said[-1][:160]}' if said else ''}; see {log}"
-    return replace(r, manifest=replace(r.manifest, status="failed", error={"cell": None, "name": name, "message": message, "traceback": []}))
+    if r.manifest.status != "running":
+        name, message = (
+            "OtherRun",
+            "the folder holds a run with other code, data or parameters than the sweep began with; run the sweep again",
+        )
+    else:
+        name, message = (
+            "Killed",
+            f"the process was killed or could not start{'' if code is None else f' (exit code {code})'}{f': {said[-1][:160]}' if said else ''}; see {log}",
+        )
+    return replace(
+        r,
+        manifest=replace(
+            r.manifest, status="failed", error={"cell": None, "name": name, "message": message, "traceback": []}
+        ),
+    )
 
 
 def _ending(r: RunResult) -> str:
     "How a run ended, in a line."
     error = r.manifest.error or {}
     numbers = ", ".join(f"{n} {v:.4g}" for n, v in list(r.metrics.items())[:5] if isinstance(v, (int, float)))
-    if r.ok: return f"done in {r.manifest.seconds:.0f} s" + (f", {numbers}" if numbers else "")
+    if r.ok:
+        return f"done in {r.manifest.seconds:.0f} s" + (f", {numbers}" if numbers else "")
     return f"{r.manifest.status}: {error.get('name')}: {str(error.get('message'))[:320]}"
 
 # %% ../nbs/16_runs.ipynb #1627e485
@@ -1292,13 +1815,16 @@ def find_runs(
 
     found = []
     for path in Path(folder).rglob("manifest.json"):
-        try: manifest = Manifest.load(path)
+        try:
+            manifest = Manifest.load(path)
         except (ValueError, TypeError, KeyError) as e:
             warnings.warn(f"{path}: not a run's manifest ({e})", stacklevel=2)
             continue
         metrics: dict[str, Any] = {}
-        try: metrics = _metrics(path.with_name("metrics.json"))
-        except ValueError as e: warnings.warn(str(e), stacklevel=2)
+        try:
+            metrics = _metrics(path.with_name("metrics.json"))
+        except ValueError as e:
+            warnings.warn(str(e), stacklevel=2)
         found.append(RunResult(path.parent, manifest, metrics))
     return sorted(found, key=lambda r: (r.manifest.started, str(r.out)))
 
@@ -1310,13 +1836,37 @@ def runs_table(
     import pandas as pd
 
     runs = list(runs)
-    root = Path(os.path.commonpath([r.out for r in runs])) if len(runs) > 1 else (runs[0].out.parent if runs else Path())
+    root = (
+        Path(os.path.commonpath([r.out for r in runs])) if len(runs) > 1 else (runs[0].out.parent if runs else Path())
+    )
     names = dict.fromkeys(n for r in runs for n in r.manifest.parameters if n not in WRITTEN)
     differ = [n for n in names if len({json.dumps(r.manifest.parameters.get(n), default=str) for r in runs}) > 1]
-    def status(r): return "killed" if r.manifest.status == "running" and not _alive(r.out) else r.manifest.status
-    def seconds(r): return round((datetime.now(timezone.utc) - datetime.fromisoformat(r.manifest.started)).total_seconds()) if status(r) == "running" else r.manifest.seconds
-    rows = [{"run": str(r.out.relative_to(root)), "notebook": Path(r.manifest.notebook).stem, "status": status(r), "seconds": seconds(r)}
-            | {n: r.manifest.parameters.get(n) for n in differ} | {n: v for n, v in r.metrics.items() if (isinstance(v, (int, float)) and not isinstance(v, bool)) or v in ("nan", "inf", "-inf")} for r in runs]
+
+    def status(r):
+        return "killed" if r.manifest.status == "running" and not _alive(r.out) else r.manifest.status
+
+    def seconds(r):
+        return (
+            round((datetime.now(timezone.utc) - datetime.fromisoformat(r.manifest.started)).total_seconds())
+            if status(r) == "running"
+            else r.manifest.seconds
+        )
+
+    rows = [
+        {
+            "run": str(r.out.relative_to(root)),
+            "notebook": Path(r.manifest.notebook).stem,
+            "status": status(r),
+            "seconds": seconds(r),
+        }
+        | {n: r.manifest.parameters.get(n) for n in differ}
+        | {
+            n: v
+            for n, v in r.metrics.items()
+            if (isinstance(v, (int, float)) and not isinstance(v, bool)) or v in ("nan", "inf", "-inf")
+        }
+        for r in runs
+    ]
     return pd.DataFrame(rows)
 
 # %% ../nbs/16_runs.ipynb #16d00001
@@ -1327,5 +1877,7 @@ def origins(
     rows = ["| step | seconds | peak memory, MB | code | seed |", "|---|---|---|---|---|"]
     for r in runs:
         m = r.manifest
-        rows.append(f"| {m.notebook.removesuffix('.ipynb')} | {m.status if m.seconds is None else round(m.seconds)} | {round(m.peak_memory_mb or 0) or ''} | {m.code['sha256'][:10]} | {m.seed} |")
+        rows.append(
+            f"| {m.notebook.removesuffix('.ipynb')} | {m.status if m.seconds is None else round(m.seconds)} | {round(m.peak_memory_mb or 0) or ''} | {m.code['sha256'][:10]} | {m.seed} |"
+        )
     return "\n".join(rows)

@@ -29,7 +29,10 @@ def count_histogram(
     "How many clips fall into each range of counts, zero first."
     edges = [0, *(e for e in sorted(set(strata)) if e > 0), math.inf]
     ranges = list(zip(edges, edges[1:]))
-    def label(lo, hi): return f"{lo}+" if hi == math.inf else str(lo) if hi - lo == 1 else f"{lo}–{int(hi) - 1}"
+
+    def label(lo, hi):
+        return f"{lo}+" if hi == math.inf else str(lo) if hi - lo == 1 else f"{lo}–{int(hi) - 1}"
+
     counts = [c.count for c in clips]
     return {label(lo, hi): sum(lo <= n < hi for n in counts) for lo, hi in ranges}
 
@@ -40,11 +43,13 @@ def crop_to_cycles(
     n: int,  # number of repetitions to keep
     before: float = 1.0,  # share of the pause before the first that is kept, 0 to 1
     after: float = 1.0,  # share of the pause after the last that is kept, 0 to 1
-    duration: float | None = None,  # length of the clip in seconds, if known; else nothing after the last repetition is kept
+    duration: float
+    | None = None,  # length of the clip in seconds, if known; else nothing after the last repetition is kept
 ) -> Clip:  # a window of the same file, counts and times true
     "The part of a clip that holds `n` consecutive repetitions and no part of any other."
     cycles = clip.cycles or ()
-    if not 0 <= first < first + n <= len(cycles): raise ValueError(f"{clip.id} has {len(cycles)} cycles: there are no {n} from number {first + 1} on")
+    if not 0 <= first < first + n <= len(cycles):
+        raise ValueError(f"{clip.id} has {len(cycles)} cycles: there are no {n} from number {first + 1} on")
     start, end = cycles[first][0], cycles[first + n - 1][1]
     earliest = cycles[first - 1][1] if first else 0.0
     latest = cycles[first + n][0] if first + n < len(cycles) else max(end, _duration(clip, duration) or end)
@@ -90,60 +95,99 @@ def random_count_sampling(
     flatness: float = 1.0,  # 1: ranges are equally frequent; 0: as frequent as among the clips given
     ratio_strata: int = 4,  # parts the ratio is drawn from in turn
     crop: bool = True,  # cut clips whose cycles are known; False: draw whole clips only
-    idle_seconds: float | None = None,  # also cut clips without any repetition, at least this long (seconds); None: do not
-    durations: Mapping[str, float] | None = None,  # clip id → seconds; without it nothing after the last repetition is used
+    idle_seconds: float
+    | None = None,  # also cut clips without any repetition, at least this long (seconds); None: do not
+    durations: Mapping[str, float]
+    | None = None,  # clip id → seconds; without it nothing after the last repetition is used
 ) -> list[Clip]:  # shuffled; ids are unique ("stu1_10@3-7" holds repetitions 3 to 7)
     "Clips whose counts are spread as asked, cut from the ones given. ValueError when several splits are mixed, and for clips that ask something else. Ours: see the prose above."
     pool, rng, known = list(clips), random.Random(seed), durations or {}
     question = next((c for c in pool if c.extra.get("task")), None)
-    if question: raise ValueError(f"clip {question.id} asks for {question.extra['task']}, not how often something is repeated: its count is none to sample by")
-    if n < 0 or ratio_strata < 1 or not any(e > 0 for e in strata) or (idle_seconds is not None and not idle_seconds > 0):
-        raise ValueError(f"n={n}, ratio_strata={ratio_strata}, strata={tuple(strata)}, idle_seconds={idle_seconds}: need n of 0 or more, a part or more, a range that starts above 0, and idle seconds above 0")
+    if question:
+        raise ValueError(
+            f"clip {question.id} asks for {question.extra['task']}, not how often something is repeated: its count is none to sample by"
+        )
+    if (
+        n < 0
+        or ratio_strata < 1
+        or not any(e > 0 for e in strata)
+        or (idle_seconds is not None and not idle_seconds > 0)
+    ):
+        raise ValueError(
+            f"n={n}, ratio_strata={ratio_strata}, strata={tuple(strata)}, idle_seconds={idle_seconds}: need n of 0 or more, a part or more, a range that starts above 0, and idle seconds above 0"
+        )
     splits = sorted({str(c.split) for c in pool})
-    if len(splits) > 1: raise ValueError(f"clips of several splits ({', '.join(splits)}): sample each by itself, as in clips.split('train')")
-    edges = [*([0] if idle_seconds is not None or 0 in strata else []), *(e for e in sorted(set(strata)) if e > 0), math.inf]
+    if len(splits) > 1:
+        raise ValueError(
+            f"clips of several splits ({', '.join(splits)}): sample each by itself, as in clips.split('train')"
+        )
+    edges = [
+        *([0] if idle_seconds is not None or 0 in strata else []),
+        *(e for e in sorted(set(strata)) if e > 0),
+        math.inf,
+    ]
     ranges = [(lo, hi) for lo, hi in zip(edges, edges[1:])]
     croppable = {c.id: crop and bool(c.cycles) and not clip_findings(c) for c in pool}
 
     def eligible(lo: float, hi: float) -> list[Clip]:
         def can(c: Clip) -> bool:
-            if lo == 0: return c.count == 0 or (idle_seconds is not None and croppable[c.id] and any(b - a >= idle_seconds for a, b in idle_stretches(c, known.get(c.id))))
+            if lo == 0:
+                return c.count == 0 or (
+                    idle_seconds is not None
+                    and croppable[c.id]
+                    and any(b - a >= idle_seconds for a, b in idle_stretches(c, known.get(c.id)))
+                )
             return c.count >= lo if croppable[c.id] else lo <= c.count < hi
+
         return [c for c in pool if can(c)]
 
     decks = {r: d for r in ranges if (d := eligible(*r))}
-    if not decks: return []
+    if not decks:
+        return []
     out: list[Clip] = []
     for (lo, hi), share in zip(decks, _shares(pool, list(decks), n, flatness)):
         deck: list[Clip] = []
         for k in range(share):
-            if not deck: deck = rng.sample(decks[lo, hi], len(decks[lo, hi]))
+            if not deck:
+                deck = rng.sample(decks[lo, hi], len(decks[lo, hi]))
             clip = deck.pop()
-            if lo == 0: out.append(clip if clip.count == 0 else _crop_idle(clip, rng, idle_seconds or 0.0, known.get(clip.id)))
-            elif not croppable[clip.id]: out.append(clip)
-            else: out.append(_draw_crop(clip, rng, lo, hi, (k % ratio_strata) / ratio_strata, 1 / ratio_strata, known.get(clip.id)))
+            if lo == 0:
+                out.append(clip if clip.count == 0 else _crop_idle(clip, rng, idle_seconds or 0.0, known.get(clip.id)))
+            elif not croppable[clip.id]:
+                out.append(clip)
+            else:
+                out.append(
+                    _draw_crop(
+                        clip, rng, lo, hi, (k % ratio_strata) / ratio_strata, 1 / ratio_strata, known.get(clip.id)
+                    )
+                )
     rng.shuffle(out)
     return unique_ids(out)
 
 # %% ../nbs/04_sampling.ipynb #4cc5f6b8
 def _shares(pool: list[Clip], ranges: list[tuple[float, float]], n: int, flatness: float) -> list[int]:
     "How many of the n draws each range gets: largest remainders, so they add up to n."
-    if not 0 <= flatness <= 1: raise ValueError(f"flatness is between 0 and 1, not {flatness}")
+    if not 0 <= flatness <= 1:
+        raise ValueError(f"flatness is between 0 and 1, not {flatness}")
     natural = [sum(lo <= c.count < hi for c in pool) for lo, hi in ranges]
     total = sum(natural) or 1
     exact = [n * (flatness / len(ranges) + (1 - flatness) * x / total) for x in natural]
     shares = [math.floor(x) for x in exact]
-    for k in sorted(range(len(exact)), key=lambda k: (shares[k] - exact[k], k))[: n - sum(shares)]: shares[k] += 1
+    for k in sorted(range(len(exact)), key=lambda k: (shares[k] - exact[k], k))[: n - sum(shares)]:
+        shares[k] += 1
     return shares
 
 
-def _draw_crop(clip: Clip, rng: random.Random, lo: float, hi: float, part: float, width: float, duration: float | None) -> Clip:
+def _draw_crop(
+    clip: Clip, rng: random.Random, lo: float, hi: float, part: float, width: float, duration: float | None
+) -> Clip:
     "Steps 3 and 4: a ratio from its stratum, then a place and the margins."
     total = len(clip.cycles or ())
     low, high = (lo - 0.5) / total, (min(hi - 1, total) + 0.5) / total  # the ratios that land in the range
     ratio = low + (high - low) * (part + width * rng.random())
     n = min(max(int(lo), math.floor(ratio * total + 0.5)), int(min(hi - 1, total)))
-    if n == total: return clip  # the whole clip, as it was filmed
+    if n == total:
+        return clip  # the whole clip, as it was filmed
     return crop_to_cycles(clip, rng.randrange(total - n + 1), n, rng.random(), rng.random(), duration)
 
 # %% ../nbs/04_sampling.ipynb #ea436d57
@@ -175,6 +219,7 @@ Scores = Mapping[str, Sequence[float | None]]  # clip id → scores of its answe
 @dataclass(frozen=True)
 class Fate:
     "What a selection did with one clip, and why."
+
     id: str  # the clip's
     scored: int  # how many answers have a score
     mean: float | None  # of these scores; None without any
@@ -182,7 +227,8 @@ class Fate:
     reason: str = KEPT  # or why the clip was left out
 
     @property
-    def kept(self) -> bool: return self.reason == KEPT
+    def kept(self) -> bool:
+        return self.reason == KEPT
 
 # %% ../nbs/04_sampling.ipynb #5a25d7fa
 def measure_scores(
@@ -192,9 +238,12 @@ def measure_scores(
     fates = []
     for name, some in scores.items():
         values = [s for s in some if s is not None]
-        if not all(map(math.isfinite, values)): raise ValueError(f"{name} has a reward that is not a finite number: {values}")
-        if values: fates.append(Fate(name, len(values), statistics.fmean(values), statistics.pstdev(values)))
-        else: fates.append(Fate(name, 0, None, None, "no answer could be scored"))
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"{name} has a reward that is not a finite number: {values}")
+        if values:
+            fates.append(Fate(name, len(values), statistics.fmean(values), statistics.pstdev(values)))
+        else:
+            fates.append(Fate(name, 0, None, None, "no answer could be scored"))
     return fates
 
 # %% ../nbs/04_sampling.ipynb #b38e215d
@@ -205,13 +254,15 @@ def _leave_out(fates: Sequence[Fate], drop: Callable[[Fate], bool], reason: str)
 
 def _whole(n: int | None) -> None:
     "`ValueError` for what is no number of clips to keep."
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0): raise ValueError(f"cannot keep {n!r} clips: a whole number, 0 or more, or None for all")
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 0):
+        raise ValueError(f"cannot keep {n!r} clips: a whole number, 0 or more, or None for all")
 
 
 def _keep_first(fates: Sequence[Fate], n: int | None, order: Callable[[Fate], float], reason: str) -> list[Fate]:
     "Of the fates still kept, the `n` that come first in `order` (ties as given), the others left out for this reason."
     _whole(n)
-    if n is None: return list(fates)
+    if n is None:
+        return list(fates)
     first = {f.id for f in sorted((f for f in fates if f.kept), key=order)[:n]}
     return _leave_out(fates, lambda f: f.id not in first, reason)
 
@@ -244,7 +295,9 @@ def seed_for(
     *what: Any,  # what it is for: a clip's name, a step, …
 ) -> int:  # 0 to 2⁵⁶ − 1
     "A seed of its own for each thing, so that what is drawn for it depends neither on the others nor on their order."
-    return int.from_bytes(hashlib.sha256(" ".join(map(str, (seed, *what))).encode("utf-8", "surrogatepass")).digest()[:7], "big")
+    return int.from_bytes(
+        hashlib.sha256(" ".join(map(str, (seed, *what))).encode("utf-8", "surrogatepass")).digest()[:7], "big"
+    )
 
 # %% ../nbs/04_sampling.ipynb #88d3212d
 def difficulty_window(
@@ -255,8 +308,11 @@ def difficulty_window(
 ) -> list[Fate]:  # one per clip, in the order given
     "Keep clips that are sometimes solved, but not too often (Time-R1's `0070_all`)."
     _whole(n)
-    if not low < high: raise ValueError(f"the window must end above where it begins, not at {low!r} and {high!r}")
-    fates = _leave_out(measure_scores(scores), lambda f: (f.mean or 0) <= low, f"too hard: mean score not above {low:g}")
+    if not low < high:
+        raise ValueError(f"the window must end above where it begins, not at {low!r} and {high!r}")
+    fates = _leave_out(
+        measure_scores(scores), lambda f: (f.mean or 0) <= low, f"too hard: mean score not above {low:g}"
+    )
     fates = _leave_out(fates, lambda f: (f.mean or 0) > high, f"too easy: mean score above {high:g}")
     inside = sorted((f for f in fates if f.kept), key=lambda f: -(f.mean or 0))
     spread = {inside[k].id for k in evenly(len(inside), len(inside) if n is None else n)}
@@ -271,10 +327,17 @@ def gaussian_selection(
     seed: int = 0,  # same seed, same draw
 ) -> list[Fate]:  # one per clip, in the order given
     "Draw clips whose mean score lies around `centre` (Time-R1's `gaussian_03`)."
-    if not 0 < width < math.inf or not math.isfinite(centre): raise ValueError(f"width must be finite and above 0 and centre finite, not {width!r} and {centre!r}")
+    if not 0 < width < math.inf or not math.isfinite(centre):
+        raise ValueError(f"width must be finite and above 0 and centre finite, not {width!r} and {centre!r}")
     fates = _leave_out(measure_scores(scores), lambda f: (f.mean or 0) <= 0, "never right")
-    def log_time(f: Fate) -> float:  # ln tᵢ = ln(−ln uᵢ) − ln wᵢ: far from the centre wᵢ itself may be too small for a float
-        return math.log(random.Random(seed_for(seed, f.id)).expovariate(1.0)) + ((f.mean or 0) - centre) ** 2 / (2 * width**2)
+
+    def log_time(
+        f: Fate,
+    ) -> float:  # ln tᵢ = ln(−ln uᵢ) − ln wᵢ: far from the centre wᵢ itself may be too small for a float
+        return math.log(random.Random(seed_for(seed, f.id)).expovariate(1.0)) + ((f.mean or 0) - centre) ** 2 / (
+            2 * width**2
+        )
+
     return _keep_first(fates, n, log_time, "not drawn")
 
 # %% ../nbs/04_sampling.ipynb #b92db554
@@ -301,16 +364,23 @@ def read_answers(
     settings: Mapping[str, Any],  # what the answers depend on
 ) -> dict[str, list[str]]:  # clip id → answers; empty when there is no such file
     "Answers of an earlier run. A last line that was cut short is not looked at. ValueError when they were drawn under other settings."
-    if not Path(path).exists(): return {}
+    if not Path(path).exists():
+        return {}
     try:
         whole = read_lines(path, going_on=True)
-        if not whole: return {}
+        if not whole:
+            return {}
         was, rows = dict(whole[0]["settings"]), {row["id"]: row["answers"] for row in whole[1:]}
-    except (ValueError, KeyError, TypeError) as error: raise ValueError(f"{path} does not hold answers, a JSON object a line ({error}): write to another file") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} does not hold answers, a JSON object a line ({error}): write to another file"
+        ) from error
     now = json.loads(json.dumps(dict(settings)))
     if other := [k for k in sorted({*was, *now}) if was.get(k) != now.get(k)]:
         told = "; ".join(f"{k} was {was.get(k)!r}, is {now.get(k)!r}" for k in other)
-        raise ValueError(f"{path} holds answers drawn under other settings ({told}): delete it, or write to another file")
+        raise ValueError(
+            f"{path} holds answers drawn under other settings ({told}): delete it, or write to another file"
+        )
     return rows
 
 
@@ -323,7 +393,6 @@ def write_answers(
     rows = [{"settings": dict(settings)}, *({"id": name, "answers": list(said)} for name, said in answers.items())]
     write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
-
 # %% ../nbs/04_sampling.ipynb #5a3745ed
 def repeated_answers(
     clips: Iterable[Clip],  # what is asked about
@@ -334,13 +403,16 @@ def repeated_answers(
 ) -> dict[str, list[str] | str]:  # clip id → answers, or why there are none, in the clips' order
     "Ask about every clip that the file does not hold yet. A clip without answers is not written down, and asked about again next time."
     clips, path, settings = list(clips), Path(path), {**settings, "seed": seed}
-    if len({c.id for c in clips}) < len(clips): raise ValueError("two clips have the same id: make them unique with records.unique_ids")
+    if len({c.id for c in clips}) < len(clips):
+        raise ValueError("two clips have the same id: make them unique with records.unique_ids")
     done: dict[str, list[str] | str] = {**read_answers(path, settings)}
-    if not done: write_answers(path, {}, settings)  # its first line
+    if not done:
+        write_answers(path, {}, settings)  # its first line
     for clip in progress([c for c in clips if c.id not in done], desc="asking"):
         said = answer(clip, seed_for(seed, clip.id))
         done[clip.id] = said if isinstance(said, str) else list(said)
-        if not isinstance(said, str): append_line(path, {"id": clip.id, "answers": done[clip.id]})
+        if not isinstance(said, str):
+            append_line(path, {"id": clip.id, "answers": done[clip.id]})
     return {c.id: done[c.id] for c in clips}
 
 # %% ../nbs/04_sampling.ipynb #57a07f5c
@@ -351,12 +423,19 @@ def plot_selection(
     "Histograms of spread and mean of the scores, stacked by what became of the clips. Clips without a score are in the legend only."
     import matplotlib.pyplot as plt
 
-    if not fates: raise ValueError("no fates to plot: the selection was of no clip")
+    if not fates:
+        raise ValueError("no fates to plot: the selection was of no clip")
     reasons = sorted({f.reason for f in fates}, key=lambda r: (r != KEPT, r))
     fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharey=True, layout="constrained")
     for ax, what, label in zip(axes, ("std", "mean"), ("spread of a clip's scores", "mean of a clip's scores")):
-        ax.hist([[v for f in fates if f.reason == r and (v := getattr(f, what)) is not None] for r in reasons], bins, stacked=True, rwidth=0.9,
-                color=["C0", "0.6", "0.8", "C1", "C2"][: len(reasons)], label=[f"{r}: {sum(f.reason == r for f in fates)}" for r in reasons])
+        ax.hist(
+            [[v for f in fates if f.reason == r and (v := getattr(f, what)) is not None] for r in reasons],
+            bins,
+            stacked=True,
+            rwidth=0.9,
+            color=["C0", "0.6", "0.8", "C1", "C2"][: len(reasons)],
+            label=[f"{r}: {sum(f.reason == r for f in fates)}" for r in reasons],
+        )
         ax.set_xlabel(label)
     axes[0].set_ylabel("clips")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)

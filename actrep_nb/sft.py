@@ -32,9 +32,47 @@ from transformers.trainer_utils import rotate_checkpoints
 
 import actrep_nb
 from .loading import Example, Examples, ReadyExamples, sample_digest
-from .models import EncodedPrompt, a_few, add_lora, checkpoint_folder, collate, freeze, load_model, not_finite, relate_base, trainable, unwrapped, whole_model
-from .parallel import averaged_gradients, calls_count, find_precision, fsdp2_loading, handed_over, largest, rank_share, set_up_fsdp2, shared_weights, strategy_arguments, summed, through, whole_weights, world_size
-from .show import NotFinite, RunWarning, append_line, altered_files, plain, progress, read_log, whole_folder, write_whole
+from actrep_nb.models import (
+    EncodedPrompt,
+    a_few,
+    add_lora,
+    checkpoint_folder,
+    collate,
+    freeze,
+    load_model,
+    not_finite,
+    relate_base,
+    trainable,
+    unwrapped,
+    whole_model,
+)
+from actrep_nb.parallel import (
+    averaged_gradients,
+    calls_count,
+    find_precision,
+    fsdp2_loading,
+    handed_over,
+    largest,
+    rank_share,
+    set_up_fsdp2,
+    shared_weights,
+    strategy_arguments,
+    summed,
+    through,
+    whole_weights,
+    world_size,
+)
+from actrep_nb.show import (
+    NotFinite,
+    RunWarning,
+    append_line,
+    altered_files,
+    plain,
+    progress,
+    read_log,
+    whole_folder,
+    write_whole,
+)
 
 # %% ../nbs/11_sft.ipynb #17db24f4
 def sft_batch(
@@ -45,8 +83,10 @@ def sft_batch(
     batch = collate(model, [e.prompt for e in examples], [e.answer for e in examples], side="right")
     for ids, labels, example in zip(batch["input_ids"], batch["labels"], examples):
         said = labels != -100
-        if example.history is not None: ids[said] = example.history.to(ids)
-        if example.learned is not None: labels[said] = labels[said].where(example.learned.to(labels.device), -100)
+        if example.history is not None:
+            ids[said] = example.history.to(ids)
+        if example.learned is not None:
+            labels[said] = labels[said].where(example.learned.to(labels.device), -100)
     return batch
 
 # %% ../nbs/11_sft.ipynb #c2b0a7e1
@@ -61,7 +101,8 @@ def _chunks(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     "States and tokens in chunks; where these are too few, more chunks of one token that counts for nothing."
     yield from zip(hidden.split(size), ids.split(size))
-    for _ in range(calls - -(-len(ids) // size)): yield hidden[:1], ids[:1]
+    for _ in range(calls - -(-len(ids) // size)):
+        yield hidden[:1], ids[:1]
 
 
 def token_logprobs(
@@ -76,7 +117,8 @@ def token_logprobs(
 
     def chunk(hidden, ids):
         logits = head(hidden).float() / temperature
-        if banned: logits[:, list(banned)] = -torch.inf
+        if banned:
+            logits[:, list(banned)] = -torch.inf
         logps = torch.log_softmax(logits, dim=-1)
         flat = logps.detach()
         entropy = -(flat.exp() * flat.masked_fill(flat == -torch.inf, 0)).sum(-1)
@@ -84,8 +126,10 @@ def token_logprobs(
 
     size = max(1, CHUNK // head.out_features)
     calls = -(-len(ids) // size)
-    if calls_count(model): calls = largest(calls, ids.device)
-    if calls == 1: return chunk(hidden, ids)
+    if calls_count(model):
+        calls = largest(calls, ids.device)
+    if calls == 1:
+        return chunk(hidden, ids)
     pieces = [checkpoint(chunk, h, i, use_reentrant=False) for h, i in _chunks(hidden, ids, size, calls)]
     return torch.cat([p[0] for p in pieces])[: len(ids)], torch.cat([p[1] for p in pieces])[: len(ids)]
 
@@ -119,10 +163,12 @@ def blanked(
     if "pixel_values_videos" in batch:
         pixels = batch["pixel_values_videos"]
         return batch | {"pixel_values_videos": torch.full_like(pixels, pixels.float().mean().item())}
-    if "mm_encoder_outputs" not in batch: return batch
+    if "mm_encoder_outputs" not in batch:
+        return batch
     seen = batch["mm_encoder_outputs"]["video"]
     alike = {"pooler_output": [_alike(f) for f in seen.pooler_output]}
-    if getattr(seen, "deepstack_features", None): alike["deepstack_features"] = [[_alike(f) for f in depth] for depth in seen.deepstack_features]
+    if getattr(seen, "deepstack_features", None):
+        alike["deepstack_features"] = [[_alike(f) for f in depth] for depth in seen.deepstack_features]
     return batch | {"mm_encoder_outputs": {"video": type(seen)(**alike)}}
 
 # %% ../nbs/11_sft.ipynb #f04a9c17
@@ -132,11 +178,14 @@ def _steady(
 ) -> Iterator[None]:
     "Without gradient and without dropout; afterwards as it was."
     was = {module: module.training for module in model.modules()}
-    for module in was: module.training = False
+    for module in was:
+        module.training = False
     try:
-        with torch.no_grad(): yield
+        with torch.no_grad():
+            yield
     finally:
-        for module, training in was.items(): module.training = training
+        for module, training in was.items():
+            module.training = training
 
 
 def batch_effect(
@@ -166,14 +215,18 @@ def why_blind(
     effect: float,  # see `video_effect`
 ) -> str:  # empty for a model that looks
     "What to say about a model that does not look, and what to check."
-    if effect >= LEAST_EFFECT: return ""
-    return (f"the model does not look at the video: without it, the answer's log-probabilities change by {effect:.2g} nats per token (a model that looks: above {LEAST_EFFECT:g}). "
-            "Check that video tokens stand in the prompt and are replaced by features, that the frames are not all alike, and that the vision tower's weights are the checkpoint's")
+    if effect >= LEAST_EFFECT:
+        return ""
+    return (
+        f"the model does not look at the video: without it, the answer's log-probabilities change by {effect:.2g} nats per token (a model that looks: above {LEAST_EFFECT:g}). "
+        "Check that video tokens stand in the prompt and are replaced by features, that the frames are not all alike, and that the vision tower's weights are the checkpoint's"
+    )
 
 # %% ../nbs/11_sft.ipynb #c7349a0c
 @dataclass(frozen=True)
 class Pass:
     "What is kept of one pass of a step, to tell where a number went wrong."
+
     clips: list[str]  # that were seen
     rows: list[str]  # what each row of log-probabilities belongs to
     finite: Tensor  # whether all of a row is finite [R]
@@ -205,10 +258,13 @@ class ResumableTrainer(Trainer):
         model = model or self.model
         if self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        model.load_state_dict(whole_model(type(model), resume_from_checkpoint, dtype=torch.float32).state_dict())  # bfloat16 is read exactly, too
+        model.load_state_dict(
+            whole_model(type(model), resume_from_checkpoint, dtype=torch.float32).state_dict()
+        )  # bfloat16 is read exactly, too
 
     def _run_epoch(self, *args, **kwargs):
-        if self.state.global_step < self.state.max_steps: super()._run_epoch(*args, **kwargs)  # else it was complete, and one more step would be taken
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)  # else it was complete, and one more step would be taken
 
     def autocast(self) -> AbstractContextManager:
         "Mixed precision for whatever is computed inside; DeepSpeed and FSDP2 have their own."
@@ -217,16 +273,22 @@ class ResumableTrainer(Trainer):
 
     def _prepare_for_training(self, *args):
         prepared = super()._prepare_for_training(*args)
-        if self.is_fsdp_enabled and hasattr(self.model, "peft_config"): averaged_gradients(self.model)
+        if self.is_fsdp_enabled and hasattr(self.model, "peft_config"):
+            averaged_gradients(self.model)
         return prepared
 
-    def _get_output_dir(self, trial=None): return self.part or super()._get_output_dir(trial)
+    def _get_output_dir(self, trial=None):
+        return self.part or super()._get_output_dir(trial)
 
     def _save(self, output_dir=None, state_dict=None):
-        if self.is_deepspeed_enabled and hasattr(self.model, "peft_config"):  # adapters as they learn, in float32; it would save what it computes with
+        if self.is_deepspeed_enabled and hasattr(
+            self.model, "peft_config"
+        ):  # adapters as they learn, in float32; it would save what it computes with
             from deepspeed.utils import safe_get_full_fp32_param
 
-            state_dict = {name: safe_get_full_fp32_param(p).cpu() for name, p in self.model.named_parameters() if p.requires_grad}
+            state_dict = {
+                name: safe_get_full_fp32_param(p).cpu() for name, p in self.model.named_parameters() if p.requires_grad
+            }
         super()._save(output_dir, state_dict)
 
 # %% ../nbs/11_sft.ipynb #7f2c8ad4
@@ -236,11 +298,15 @@ def look_once(
     batch: Callable[[], dict[str, Any]],  # makes a batch with answers
 ) -> None:
     "Measure the video effect before the first step, for the first row of the log. Warns when the model is blind."
-    if trainer.looked or not model.training: return
+    if trainer.looked or not model.training:
+        return
     trainer.looked = True
-    with trainer.autocast(): effect = batch_effect(model, batch())
-    if trainer.state.global_step == 0: trainer.notice = {"video_effect": effect}
-    if (reason := why_blind(effect)) and trainer.is_world_process_zero(): warnings.warn(reason, RunWarning, stacklevel=2)
+    with trainer.autocast():
+        effect = batch_effect(model, batch())
+    if trainer.state.global_step == 0:
+        trainer.notice = {"video_effect": effect}
+    if (reason := why_blind(effect)) and trainer.is_world_process_zero():
+        warnings.warn(reason, RunWarning, stacklevel=2)
 
 # %% ../nbs/11_sft.ipynb #nf00py01
 def first_spoiled(
@@ -253,18 +319,35 @@ def first_spoiled(
     def look(name: str) -> Callable:
         def hook(module, inputs, output):
             for x in output if isinstance(output, (tuple, list)) else [output]:
-                if not isinstance(x, Tensor) or not x.is_floating_point(): continue
-                if not x.isfinite().all(): found.append(f"the output of layer {name}")
-                if x.requires_grad: x.register_hook(lambda gradient: None if gradient.isfinite().all() else found.append(f"the gradient at the output of layer {name}"))
+                if not isinstance(x, Tensor) or not x.is_floating_point():
+                    continue
+                if not x.isfinite().all():
+                    found.append(f"the output of layer {name}")
+                if x.requires_grad:
+                    x.register_hook(
+                        lambda gradient: (
+                            None
+                            if gradient.isfinite().all()
+                            else found.append(f"the gradient at the output of layer {name}")
+                        )
+                    )
+
         return hook
 
-    hooks = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if not any(module.children())]
+    hooks = [
+        module.register_forward_hook(look(name)) for name, module in model.named_modules() if not any(module.children())
+    ]
     try:
-        with torch.enable_grad(), suppress(RuntimeError):  # a pass that cannot be computed again tells as much as it can
+        with (
+            torch.enable_grad(),
+            suppress(RuntimeError),
+        ):  # a pass that cannot be computed again tells as much as it can
             logps = call(model)[0]
-            if not found: torch.autograd.grad(logps.sum(), [p for p in model.parameters() if p.requires_grad], allow_unused=True)
+            if not found:
+                torch.autograd.grad(logps.sum(), [p for p in model.parameters() if p.requires_grad], allow_unused=True)
     finally:
-        for hook in hooks: hook.remove()
+        for hook in hooks:
+            hook.remove()
     return next(iter(found), "")
 
 # %% ../nbs/11_sft.ipynb #nf00py03
@@ -274,10 +357,12 @@ def _where(
 ) -> str:
     "The first thing that is not finite, as far as this rank can tell."
     model = unwrapped(trainer.model)
-    if names := not_finite(model): return f"the weight {a_few(names, 1)}"
+    if names := not_finite(model):
+        return f"the weight {a_few(names, 1)}"
     for one in [] if shared_weights(model) else [*spoiled, *trainer.passes]:
         with trainer.autocast():
-            if place := first_spoiled(model, one.again): return place
+            if place := first_spoiled(model, one.again):
+                return place
     return "the loss or the gradient of the whole"
 
 
@@ -287,10 +372,17 @@ def _wrong_here(
 ) -> str:  # empty where all is finite
     "What is not finite on this rank."
     losses, passes = [loss.item() for loss in trainer.losses], trainer.passes
-    if all(map(math.isfinite, [*losses, 0.0 if norm is None else norm])): return ""
+    if all(map(math.isfinite, [*losses, 0.0 if norm is None else norm])):
+        return ""
     spoiled = [p for p in passes if not p.finite.all()]
-    what = "the loss is " + ", ".join(map(str, losses)) if not all(map(math.isfinite, losses)) else f"the norm of the gradient is {norm}"
-    rows = [row for p in spoiled for row, fine in zip(p.rows, p.finite.tolist()) if not fine] or list(dict.fromkeys(clip for p in passes for clip in p.clips))
+    what = (
+        "the loss is " + ", ".join(map(str, losses))
+        if not all(map(math.isfinite, losses))
+        else f"the norm of the gradient is {norm}"
+    )
+    rows = [row for p in spoiled for row, fine in zip(p.rows, p.finite.tolist()) if not fine] or list(
+        dict.fromkeys(clip for p in passes for clip in p.clips)
+    )
     return f"{what} (clips: {a_few(rows, 8)}; first seen in {_where(trainer, spoiled)})"
 
 
@@ -300,11 +392,17 @@ def _stop(
     wrong: str,  # on this rank; empty where all is right
 ) -> None:
     "NotFinite on all ranks, with what is wrong on any of them; nothing where all is right."
-    if not largest(bool(wrong), trainer.args.device): return
+    if not largest(bool(wrong), trainer.args.device):
+        return
     told = list(dict.fromkeys(text for text in gather_object([wrong]) if text))
-    kept = sorted(Path(trainer.args.output_dir).glob("checkpoint-[0-9]*"), key=lambda folder: int(folder.name.rpartition("-")[2]))
-    raise NotFinite(f"{when}: {'; '.join(told)}. Training stops and saves nothing of it; " + (f"the last whole checkpoint is {kept[-1]}" if kept else "there is no earlier checkpoint")
-                    + f". Lower the learning rate, now {trainer.args.learning_rate:g}, warm up longer, or compute in float32")
+    kept = sorted(
+        Path(trainer.args.output_dir).glob("checkpoint-[0-9]*"), key=lambda folder: int(folder.name.rpartition("-")[2])
+    )
+    raise NotFinite(
+        f"{when}: {'; '.join(told)}. Training stops and saves nothing of it; "
+        + (f"the last whole checkpoint is {kept[-1]}" if kept else "there is no earlier checkpoint")
+        + f". Lower the learning rate, now {trainer.args.learning_rate:g}, warm up longer, or compute in float32"
+    )
 
 
 @patch
@@ -324,18 +422,35 @@ def check_weights(
 ) -> None:
     "NotFinite on all ranks for weights that must not be saved."
     names = not_finite(self.model)
-    _stop(self, f"after step {self.state.global_step}", f"weights hold NaN or infinity: {a_few(names)}" if names else "")
+    _stop(
+        self, f"after step {self.state.global_step}", f"weights hold NaN or infinity: {a_few(names)}" if names else ""
+    )
 
 # %% ../nbs/11_sft.ipynb #c0b8ee25
 SEAL = "checkpoint.json"  # in each checkpoint on the way: its files and what run it belongs to
-DECISIVE = ("learning_rate", "seed", "max_steps", "lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps", "weight_decay", "optim", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm",
-            "bf16", "fp16")  # training arguments that change what comes out
+DECISIVE = (
+    "learning_rate",
+    "seed",
+    "max_steps",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "weight_decay",
+    "optim",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "bf16",
+    "fp16",
+)  # training arguments that change what comes out
 
 
 def code_digest() -> str:
     "One word for this package's code."
     digest = hashlib.sha256()
-    for path in sorted(Path(actrep_nb.__file__).parent.glob("*.py")): digest.update(path.read_bytes())
+    for path in sorted(Path(actrep_nb.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -353,17 +468,30 @@ def what_decides(
 ) -> dict[str, Any]:
     "What decides which weights come out: arguments, model, data and code."
     args, model = trainer.args, trainer.model
-    return plain({name: value if isinstance(value := getattr(args, name), (int, float, dict, type(None))) else str(value) for name in DECISIVE} | trainer.settings() | {
-        "batch size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size, "type": str(next(p for p in model.parameters() if p.requires_grad).dtype),
-        "model": weights_digest(model), "data": trainer.train_dataset.content(), "code": code})
+    return plain(
+        {
+            name: value if isinstance(value := getattr(args, name), (int, float, dict, type(None))) else str(value)
+            for name in DECISIVE
+        }
+        | trainer.settings()
+        | {
+            "batch size": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "type": str(next(p for p in model.parameters() if p.requires_grad).dtype),
+            "model": weights_digest(model),
+            "data": trainer.train_dataset.content(),
+            "code": code,
+        }
+    )
 
 # %% ../nbs/11_sft.ipynb #ckpt0001
 def torn(
     folder: str | Path,  # a checkpoint on the way
 ) -> str:
     "Why a checkpoint cannot be gone on from; empty if it can."
-    try: files = json.loads((Path(folder) / SEAL).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError) as e: return f"its list of files, {SEAL}, cannot be read ({type(e).__name__})"
+    try:
+        files = json.loads((Path(folder) / SEAL).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        return f"its list of files, {SEAL}, cannot be read ({type(e).__name__})"
     return a_few(altered_files(folder, files))
 
 
@@ -372,7 +500,11 @@ def differences(
     now: Mapping[str, Any],  # what decides in this one
 ) -> list[str]:
     "In what two runs differ."
-    return [f"{name}: {then.get(name)} there, {now.get(name)} now" for name in dict.fromkeys([*then, *now]) if then.get(name) != now.get(name)]
+    return [
+        f"{name}: {then.get(name)} there, {now.get(name)} now"
+        for name in dict.fromkeys([*then, *now])
+        if then.get(name) != now.get(name)
+    ]
 
 
 def start_from(
@@ -383,12 +515,23 @@ def start_from(
     """Where to go on. FileExistsError for a new run among an older one's checkpoints, and for checkpoints of a run with other settings; ValueError for a named checkpoint that is torn.
     Code that changed is allowed, with a warning, where the checkpoint is named."""
     named = isinstance(resume, str)
-    found = [Path(str(resume))] if named else sorted(Path(out).glob("checkpoint-[0-9]*"), key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True)
+    found = (
+        [Path(str(resume))]
+        if named
+        else sorted(
+            Path(out).glob("checkpoint-[0-9]*"), key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True
+        )
+    )
     if found and not resume:
-        raise FileExistsError(f"{out} holds checkpoints of an earlier run, up to {found[0].name}: go on from them with resume=True, name another folder, or delete them (on the command line: --fresh)")
+        raise FileExistsError(
+            f"{out} holds checkpoints of an earlier run, up to {found[0].name}: go on from them with resume=True, name another folder, or delete them (on the command line: --fresh)"
+        )
     for folder in found:
         if problem := torn(folder):
-            if named: raise ValueError(f"{folder} is not whole: {problem}. Name another one, or go on from the last whole one with resume=True")
+            if named:
+                raise ValueError(
+                    f"{folder} is not whole: {problem}. Name another one, or go on from the last whole one with resume=True"
+                )
             warnings.warn(f"{folder} is not whole and is passed over: {problem}", RunWarning, stacklevel=2)
         else:
             _same_run(folder, run, named)
@@ -399,8 +542,21 @@ def start_from(
 def _same_run(folder: Path, run: Mapping[str, Any] | None, named: bool) -> None:
     "Raises FileExistsError for a checkpoint that belongs to a run with other settings."
     apart = differences(json.loads((folder / SEAL).read_text(encoding="utf-8"))["run"], run) if run is not None else []
-    if named and apart and all(text.startswith("code: ") for text in apart): return warnings.warn(f"{folder} was written by other code of this package; going on all the same, as it was named", RunWarning, stacklevel=3)
-    if apart: raise FileExistsError(f"{folder} belongs to a run with other settings ({'; '.join(apart)}): give those, name another folder, or delete the checkpoints to begin anew" + ("; named itself, it is gone on from with other code" if len(apart) == 1 and apart[0].startswith("code: ") else ""))
+    if named and apart and all(text.startswith("code: ") for text in apart):
+        return warnings.warn(
+            f"{folder} was written by other code of this package; going on all the same, as it was named",
+            RunWarning,
+            stacklevel=3,
+        )
+    if apart:
+        raise FileExistsError(
+            f"{folder} belongs to a run with other settings ({'; '.join(apart)}): give those, name another folder, or delete the checkpoints to begin anew"
+            + (
+                "; named itself, it is gone on from with other code"
+                if len(apart) == 1 and apart[0].startswith("code: ")
+                else ""
+            )
+        )
 
 # %% ../nbs/11_sft.ipynb #ckpt0002
 @contextmanager
@@ -417,10 +573,15 @@ def whole_checkpoint(
         yield part
         trainer.accelerator.wait_for_everyone()
         if writes:
-            if processor := getattr(trainer.train_dataset, "processor", None): processor.save_pretrained(part)  # a model is nothing without it
+            if processor := getattr(trainer.train_dataset, "processor", None):
+                processor.save_pretrained(part)  # a model is nothing without it
             relate_base(part)
             if sealed:
-                files = {file.relative_to(part).as_posix(): file.stat().st_size for file in sorted(part.rglob("*")) if file.is_file()}
+                files = {
+                    file.relative_to(part).as_posix(): file.stat().st_size
+                    for file in sorted(part.rglob("*"))
+                    if file.is_file()
+                }
                 write_whole(part / SEAL, json.dumps({"files": files, "run": trainer.run}, indent=1) + "\n")
     trainer.accelerator.wait_for_everyone()
 
@@ -430,13 +591,17 @@ def _save_checkpoint(self: ResumableTrainer, model, trial=None):
     name = f"checkpoint-{self.state.global_step}"
     with whole_checkpoint(self, Path(self.args.output_dir) / name, sealed=True) as part:
         self.part = str(part)
-        try: super(ResumableTrainer, self)._save_checkpoint(model, trial)
-        finally: self.part = None
+        try:
+            super(ResumableTrainer, self)._save_checkpoint(model, trial)
+        finally:
+            self.part = None
         self.accelerator.wait_for_everyone()
         if self.args.should_save:  # the Trainer makes a folder of that name
-            for path in list((part / name).iterdir()): path.rename(part / path.name)
+            for path in list((part / name).iterdir()):
+                path.rename(part / path.name)
             (part / name).rmdir()
-    if self.args.should_save: rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
+    if self.args.should_save:
+        rotate_checkpoints(self.args.output_dir, self.args.save_total_limit)
 
 
 @patch
@@ -451,14 +616,20 @@ def begin(
     resume: bool | str,  # see `start_from`
 ) -> str | None:  # a checkpoint; None: from the start
     "Note what decides in this run, if there are or will be checkpoints, and find out where it goes on."
-    if resume or self.args.save_strategy != "no": self.run = what_decides(self, code_digest())
+    if resume or self.args.save_strategy != "no":
+        self.run = what_decides(self, code_digest())
     return start_from(self.args.output_dir, resume, self.run)
 
 # %% ../nbs/11_sft.ipynb #e0c9c038
 def _pass_of(examples: Sequence[Example], logps: Tensor, mask: Tensor) -> Pass:
     "What is kept of a pass over examples."
     names = [e.clip.id if e.clip else f"example {e.index}" for e in examples]
-    return Pass(names, names, (logps.detach().isfinite() | ~mask).all(1), lambda model: answer_logprobs(model, sft_batch(model, examples)))
+    return Pass(
+        names,
+        names,
+        (logps.detach().isfinite() | ~mask).all(1),
+        lambda model: answer_logprobs(model, sft_batch(model, examples)),
+    )
 
 
 class CountSFTTrainer(ResumableTrainer):
@@ -471,14 +642,21 @@ class CountSFTTrainer(ResumableTrainer):
     def get_batch_samples(self, *args):
         batches, _ = super().get_batch_samples(*args)
         batches = [self.train_dataset.readable(batch) for batch in batches]
-        return batches, summed(sum(len(e.answer) if e.learned is None else int(e.learned.sum()) for batch in batches for e in batch), self.args.device)  # answer tokens of the step, on all ranks
+        return batches, summed(
+            sum(len(e.answer) if e.learned is None else int(e.learned.sum()) for batch in batches for e in batch),
+            self.args.device,
+        )  # answer tokens of the step, on all ranks
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         examples = self.train_dataset.encoded(model, inputs)
         look_once(self, model, lambda: sft_batch(unwrapped(model), examples))
-        with self.autocast(): logps, _, mask = through(model, lambda inner: answer_logprobs(inner, sft_batch(inner, examples)))
-        loss = -logps[mask].sum() * self.accelerator.num_processes / num_items_in_batch  # gradients are averaged over ranks
-        if model.training: self.passes.append(_pass_of(examples, logps, mask))
+        with self.autocast():
+            logps, _, mask = through(model, lambda inner: answer_logprobs(inner, sft_batch(inner, examples)))
+        loss = (
+            -logps[mask].sum() * self.accelerator.num_processes / num_items_in_batch
+        )  # gradients are averaged over ranks
+        if model.training:
+            self.passes.append(_pass_of(examples, logps, mask))
         return (loss, {"logps": logps.detach()}) if return_outputs else loss
 
 # %% ../nbs/11_sft.ipynb #79f01ab7
@@ -491,9 +669,14 @@ class JSONLLog(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            done = [row for row in read_log(self.path) if row["step"] <= state.global_step] if self.path.exists() else []
+            done = (
+                [row for row in read_log(self.path) if row["step"] <= state.global_step] if self.path.exists() else []
+            )
             write_whole(self.path, "".join(json.dumps(plain(row)) + "\n" for row in done))
-            self.began, self.steps = time.time(), iter(progress(range(state.max_steps - state.global_step), desc="training"))
+            self.began, self.steps = (
+                time.time(),
+                iter(progress(range(state.max_steps - state.global_step), desc="training")),
+            )
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -501,14 +684,18 @@ class JSONLLog(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
-            row = {"step": state.global_step, **{{"learning_rate": "lr"}.get(k, k): v for k, v in logs.items() if k != "epoch"}}
+            row = {
+                "step": state.global_step,
+                **{{"learning_rate": "lr"}.get(k, k): v for k, v in logs.items() if k != "epoch"},
+            }
             append_line(self.path, plain(row))
 
 # %% ../nbs/11_sft.ipynb #9d41f6a8
 @patch
 def log(self: ResumableTrainer, logs, *args, **kwargs):
     "What the Trainer logs, with what there is to notice."
-    if "loss" in logs: logs, self.notice = logs | self.notice, {}
+    if "loss" in logs:
+        logs, self.notice = logs | self.notice, {}
     super(ResumableTrainer, self).log(logs, *args, **kwargs)
     self.state.log_history[-1] = plain(self.state.log_history[-1])
 
@@ -519,7 +706,10 @@ def steps_for(
     batch: int,  # of one step, all ranks together
 ) -> int:
     "Optimiser steps of so many epochs, the last batch of which may go on into the next one. ValueError for less than a step."
-    if not (0 < epochs < math.inf and examples > 0 and batch > 0): raise ValueError(f"epochs={epochs:g} over {examples} examples, {batch} to a step, is no training: all three must be above 0")
+    if not (0 < epochs < math.inf and examples > 0 and batch > 0):
+        raise ValueError(
+            f"epochs={epochs:g} over {examples} examples, {batch} to a step, is no training: all three must be above 0"
+        )
     return math.ceil(round(epochs * examples / batch, 6))
 
 # %% ../nbs/11_sft.ipynb #2fa811fb
@@ -536,13 +726,33 @@ def training_arguments(
     **more: Any,  # anything else TrainingArguments takes (report_to, save_strategy, …)
 ) -> TrainingArguments:
     "TrainingArguments with the defaults of this book: cosine schedule, clipping at 1, a log line per step, no checkpoints unless asked for."
-    if steps < 1 or not lr >= 0: raise ValueError(f"steps={steps}, lr={lr:g}: there must be one step at least, and a learning rate of 0 or more")
+    if steps < 1 or not lr >= 0:
+        raise ValueError(f"steps={steps}, lr={lr:g}: there must be one step at least, and a learning rate of 0 or more")
     defaults = dict(
-        output_dir=str(out), max_steps=steps, per_device_train_batch_size=rank_share(batch_size, accumulation), gradient_accumulation_steps=accumulation, learning_rate=lr, seed=seed, data_seed=seed, lr_scheduler_type="cosine",
-        warmup_steps=int(warmup * steps), weight_decay=0.01, max_grad_norm=1.0, logging_steps=1, save_strategy="no", report_to="none", disable_tqdm=True, logging_nan_inf_filter=False,
-        remove_unused_columns=False, dataloader_pin_memory=False, use_cpu=not torch.cuda.is_available(), label_names=["labels"])
+        output_dir=str(out),
+        max_steps=steps,
+        per_device_train_batch_size=rank_share(batch_size, accumulation),
+        gradient_accumulation_steps=accumulation,
+        learning_rate=lr,
+        seed=seed,
+        data_seed=seed,
+        lr_scheduler_type="cosine",
+        warmup_steps=int(warmup * steps),
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        logging_nan_inf_filter=False,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=not torch.cuda.is_available(),
+        label_names=["labels"],
+    )
     args = TrainingArguments(**(defaults | strategy_arguments(strategy, find_precision(precision)) | more))
-    if args.fsdp and world_size() > 1: set_up_fsdp2(args)
+    if args.fsdp and world_size() > 1:
+        set_up_fsdp2(args)
     return args
 
 # %% ../nbs/11_sft.ipynb #a97211a7
@@ -552,24 +762,41 @@ def load_to_train(
     lora_rank: int = 0,  # of adapters on the language model, trained in place of its weights; 0: the weights
     precision: str = "",  # "mixed", "float32", "bfloat16"; empty: mixed on a GPU, float32 on a CPU
     attention: str = "",  # see `load_model`; empty: what transformers prefers
-    args: TrainingArguments | None = None,  # what it will be trained with: the strategy decides how it is loaded; None: whole
+    args: TrainingArguments
+    | None = None,  # what it will be trained with: the strategy decides how it is loaded; None: whole
 ) -> tuple[Any, Any]:
     "Model and processor, with what is to be trained requiring gradients. ValueError where that would be nothing."
     path = checkpoint_folder(path)
-    mixed, adapters = find_precision(precision) == "mixed", bool(lora_rank) or (Path(path) / "adapter_config.json").exists()
+    mixed, adapters = (
+        find_precision(precision) == "mixed",
+        bool(lora_rank) or (Path(path) / "adapter_config.json").exists(),
+    )
     zero, fsdp = args is not None and bool(args.deepspeed), args is not None and bool(args.fsdp) and world_size() > 1
-    half = find_precision(precision) == "bfloat16" or mixed and (adapters or zero)  # DeepSpeed keeps float32 beside these
+    half = (
+        find_precision(precision) == "bfloat16" or mixed and (adapters or zero)
+    )  # DeepSpeed keeps float32 beside these
     parts_of = fsdp2_loading(path, mixed and not adapters) if fsdp else {}
-    model, processor = load_model(path, dtype=torch.bfloat16 if half else torch.float32, attention=attention or None, **parts_of)
+    model, processor = load_model(
+        path, dtype=torch.bfloat16 if half else torch.float32, attention=attention or None, **parts_of
+    )
     if hasattr(model, "peft_config"):
-        for name, p in model.named_parameters(): p.requires_grad_("lora_" in name)
-    elif lora_rank: model = add_lora(model, lora_rank)
-    else: freeze(model, *(part.strip() for part in freeze_parts.split(",") if part.strip()))
-    if not trainable(model)[0]: raise ValueError(f"freeze_parts={freeze_parts!r} leaves nothing to train")
-    if fsdp: handed_over(model, args)
-    if zero: vars(unwrapped(model)).pop("_weight_conversions", None)  # under ZeRO-3 transformers 5.23 notes renamings that it did not make, and would save by them
+        for name, p in model.named_parameters():
+            p.requires_grad_("lora_" in name)
+    elif lora_rank:
+        model = add_lora(model, lora_rank)
+    else:
+        freeze(model, *(part.strip() for part in freeze_parts.split(",") if part.strip()))
+    if not trainable(model)[0]:
+        raise ValueError(f"freeze_parts={freeze_parts!r} leaves nothing to train")
+    if fsdp:
+        handed_over(model, args)
+    if zero:
+        vars(unwrapped(model)).pop(
+            "_weight_conversions", None
+        )  # under ZeRO-3 transformers 5.23 notes renamings that it did not make, and would save by them
     for p in model.parameters():
-        if mixed and not fsdp and not p.requires_grad: p.data = p.data.to(torch.bfloat16)
+        if mixed and not fsdp and not p.requires_grad:
+            p.data = p.data.to(torch.bfloat16)
     return model, processor
 
 # %% ../nbs/11_sft.ipynb #09d6d0d1
@@ -578,8 +805,11 @@ def finish(
     checkpoint: str | Path | None,  # where the model goes; None: nowhere
 ) -> None:
     "Save the trained model whole, wherever its weights are kept, and wait until rank 0 has written. NotFinite for weights that must not be saved."
-    unwrapped(trainer.model).config.use_cache = True  # the Trainer turned it off, and a saved model would decode without
-    if not checkpoint: return trainer.check_weights()
+    unwrapped(
+        trainer.model
+    ).config.use_cache = True  # the Trainer turned it off, and a saved model would decode without
+    if not checkpoint:
+        return trainer.check_weights()
     with whole_checkpoint(trainer, checkpoint) as part:
         trainer.save_model(str(part))
         (part / "training_args.bin").unlink(missing_ok=True)  # names the run folder: equal models would differ in it
@@ -598,7 +828,12 @@ def train_sft(
 
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     log = Path(log or Path(args.output_dir) / "log.jsonl")
-    trainer = CountSFTTrainer(model=model, args=args, train_dataset=examples if hasattr(examples, "encoded") else ReadyExamples(examples), callbacks=[JSONLLog(log)])
+    trainer = CountSFTTrainer(
+        model=model,
+        args=args,
+        train_dataset=examples if hasattr(examples, "encoded") else ReadyExamples(examples),
+        callbacks=[JSONLLog(log)],
+    )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=trainer.begin(resume))
     finish(trainer, checkpoint)

@@ -37,9 +37,24 @@ CYCLE_COLOURS = "#0173b2", "#de8f05"  # repetitions alternate between these two,
 def theme() -> None:
     "Set the look of all figures that follow: seaborn's whitegrid in its colour-blind palette, 7 x 3.2 inches at 100 dpi."
     import seaborn as sns
-    sns.set_theme(context="notebook", style="whitegrid", palette="colorblind", font_scale=0.85, rc={
-        "figure.figsize": (7, 3.2), "figure.dpi": 100, "savefig.dpi": 100, "figure.constrained_layout.use": True,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left", "axes.titlesize": "medium", "legend.frameon": False})
+
+    sns.set_theme(
+        context="notebook",
+        style="whitegrid",
+        palette="colorblind",
+        font_scale=0.85,
+        rc={
+            "figure.figsize": (7, 3.2),
+            "figure.dpi": 100,
+            "savefig.dpi": 100,
+            "figure.constrained_layout.use": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlelocation": "left",
+            "axes.titlesize": "medium",
+            "legend.frameon": False,
+        },
+    )
 
 # %% ../nbs/00_show.ipynb #7bccdcd5
 def evenly(
@@ -47,8 +62,10 @@ def evenly(
     k: int,  # how many to choose, at most
 ) -> list[int]:  # indices, in order, without repeats
     "Choose `k` of `n` things, evenly spread, the first and the last among them."
-    if n <= 0 or k <= 0: return []
-    if k == 1: return [0]
+    if n <= 0 or k <= 0:
+        return []
+    if k == 1:
+        return [0]
     return list(range(n)) if n <= k else [round(i * (n - 1) / (k - 1)) for i in range(k)]
 
 # %% ../nbs/00_show.ipynb #24b7a770
@@ -68,7 +85,9 @@ def _timeline(
     "Repetitions as numbered bars over the times that frames were taken at."
     for i, (start, end) in enumerate(cycles):
         ax.axvspan(start, end, color=CYCLE_COLOURS[i % 2], alpha=0.75, linewidth=0)
-        ax.text((start + end) / 2, 0.5, str(i + 1), ha="center", va="center", color="white", fontsize="small", clip_on=True)
+        ax.text(
+            (start + end) / 2, 0.5, str(i + 1), ha="center", va="center", color="white", fontsize="small", clip_on=True
+        )
     ax.plot(times, np.full(len(times), 0.06), linestyle="", marker="|", markersize=4, color="0.35")
     ends = [*times, *(t for cycle in cycles for t in cycle)]
     margin = 0.01 * (max(ends) - min(ends)) or 0.5
@@ -88,9 +107,12 @@ def filmstrip(
     The tick marks on the timeline are the times of *all* frames, shown or not. ValueError if there are no frames, or not one time for each.
     """
     import matplotlib.pyplot as plt
+
     frames, times = np.asarray(frames), [float(t) for t in times]
-    if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames): raise ValueError(f"frames must be [T, H, W, 3] with T of at least 1, not {list(frames.shape)}")
-    if len(times) != len(frames): raise ValueError(f"{len(frames)} frames need as many times, not {len(times)}")
+    if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise ValueError(f"frames must be [T, H, W, 3] with T of at least 1, not {list(frames.shape)}")
+    if len(times) != len(frames):
+        raise ValueError(f"{len(frames)} frames need as many times, not {len(times)}")
     shown, spans = evenly(len(frames), max_frames), cycles or ()
     width, aspect = 10.0, frames.shape[1] / frames.shape[2]
     strip = width / max(len(shown), 6) * aspect + 0.25
@@ -104,7 +126,8 @@ def filmstrip(
         for spine in ax.spines.values():
             spine.set(visible=inside is not None, linewidth=3, color=CYCLE_COLOURS[(inside or 0) % 2])
     _timeline(fig.add_subplot(grid[1, :]), times, spans)
-    if title: fig.suptitle(title, x=0.01, ha="left", parse_math=False)
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", parse_math=False)
     plt.close(fig)
     return fig
 
@@ -141,16 +164,25 @@ def in_notebook() -> bool:
 
 class _NotebookLine:
     "One display in a notebook, rewritten in place."
+
     interval = 0.5  # seconds between updates
 
-    def __init__(self) -> None: self.handle: Any = None
+    def __init__(self) -> None:
+        self.handle: Any = None
 
     def show(self, text: str, share: float | None, last: bool) -> None:
         from IPython.display import display
-        bar = "" if share is None or last else f'<progress value="{share:.3f}" max="1" style="width:16em; vertical-align:middle"></progress> '
+
+        bar = (
+            ""
+            if share is None or last
+            else f'<progress value="{share:.3f}" max="1" style="width:16em; vertical-align:middle"></progress> '
+        )
         data = {"text/html": f"<div><small>{bar}{html.escape(text)}</small></div>", "text/plain": text}
-        if self.handle is None: self.handle = display(data, raw=True, display_id=True)
-        else: self.handle.update(data, raw=True)
+        if self.handle is None:
+            self.handle = display(data, raw=True, display_id=True)
+        else:
+            self.handle.update(data, raw=True)
 
 
 class _TerminalLine:
@@ -161,8 +193,10 @@ class _TerminalLine:
         self.interval = 0.2 if self.live else 30.0
 
     def show(self, text: str, share: float | None, last: bool) -> None:
-        if self.live: print(f"\r\x1b[K{text}", end="\n" if last else "", file=sys.stderr, flush=True)
-        elif last or not share == 0: print(text, file=sys.stderr, flush=True)
+        if self.live:
+            print(f"\r\x1b[K{text}", end="\n" if last else "", file=sys.stderr, flush=True)
+        elif last or not share == 0:
+            print(text, file=sys.stderr, flush=True)
 
 # %% ../nbs/00_show.ipynb #bd7a3578
 def progress(
@@ -174,18 +208,25 @@ def progress(
     if os.environ.get("RANK", "0") != "0":
         yield from iterable
         return
-    if total is None and isinstance(iterable, Sized): total = len(iterable)
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
     line: _NotebookLine | _TerminalLine = _NotebookLine() if in_notebook() else _TerminalLine()
     began, shown, done = time.monotonic(), float("-inf"), 0
     try:
         for item in iterable:
             if (now := time.monotonic()) - shown >= line.interval:
-                line.show(progress_text(done, total, now - began, desc() if callable(desc) else desc), done / total if total else None, last=False)
+                line.show(
+                    progress_text(done, total, now - began, desc() if callable(desc) else desc),
+                    done / total if total else None,
+                    last=False,
+                )
                 shown = now
             done += 1
             yield item
     finally:  # also when the loop was left early: the line then says how far it got
-        line.show(progress_text(done, total, time.monotonic() - began, desc() if callable(desc) else desc), 1.0, last=True)
+        line.show(
+            progress_text(done, total, time.monotonic() - began, desc() if callable(desc) else desc), 1.0, last=True
+        )
 
 # %% ../nbs/00_show.ipynb #b3a9e604
 class RunWarning(Warning):
@@ -204,12 +245,18 @@ def plain(
     no_number: Callable[[float], Any] = lambda x: None,  # what becomes of NaN and infinity, which JSON does not have
 ) -> Any:  # the same in JSON's types
     "A value as JSON can hold it. TypeError names what it cannot."
-    if isinstance(value, (str, bool, int, type(None))): return value
-    if isinstance(value, float): return float(value) if math.isfinite(value) else no_number(float(value))
-    if isinstance(value, dict): return {str(k): plain(v, no_number) for k, v in value.items()}
-    if isinstance(value, (list, tuple)): return [plain(v, no_number) for v in value]
-    if isinstance(value, Path): return str(value)
-    if hasattr(value, "tolist"): return plain(value.tolist(), no_number)
+    if isinstance(value, (str, bool, int, type(None))):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else no_number(float(value))
+    if isinstance(value, dict):
+        return {str(k): plain(v, no_number) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v, no_number) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist(), no_number)
     raise TypeError(f"a {type(value).__name__} cannot be glued: use numbers, strings, lists and dictionaries")
 
 # %% ../nbs/00_show.ipynb #71bac588
@@ -220,8 +267,10 @@ def glue(
     "Show `name = value`, and remember it in the notebook's output."
     stored = plain(value, str)
     text = f"{name} = {json.dumps(stored, ensure_ascii=False)}"
-    if not in_notebook(): return print(text)
+    if not in_notebook():
+        return print(text)
     from IPython.display import display
+
     display({GLUE: {"name": name, "value": stored}, "text/plain": text}, raw=True)
 
 
@@ -234,17 +283,28 @@ def read_glue(
         data = [out.get("data", {}) for cell in cells for out in cell.get("outputs", [])]
         return {d[GLUE]["name"]: d[GLUE]["value"] for d in data if GLUE in d}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{notebook}: not a notebook with readable results ({type(error).__name__}: {error})") from error
+        raise ValueError(
+            f"{notebook}: not a notebook with readable results ({type(error).__name__}: {error})"
+        ) from error
 
 # %% ../nbs/00_show.ipynb #48c58b53
-CURES = dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room there, or name another place") | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that can be written to")
+CURES = dict.fromkeys(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room there, or name another place"
+) | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "name a place that can be written to")
 
 
 def _errno(error: BaseException) -> int | None:
     "What the disk said; libraries that are not written in Python hide it in their text."
-    if isinstance(error, OSError): return error.errno
+    if isinstance(error, OSError):
+        return error.errno
     hidden = re.search(r"os error (\d+)", str(error))
-    return int(hidden[1]) if hidden else errno.ENOSPC if re.search("PytorchStreamWriter failed writing|inline_container.*unexpected pos|iostream error", str(error)) else None
+    return (
+        int(hidden[1])
+        if hidden
+        else errno.ENOSPC
+        if re.search("PytorchStreamWriter failed writing|inline_container.*unexpected pos|iostream error", str(error))
+        else None
+    )
 
 
 @contextlib.contextmanager
@@ -254,11 +314,17 @@ def disk_errors(
 ) -> Iterator[None]:
     "Errors of the disk name what was to be written, and what to do."
     path = Path(path)
-    try: yield
+    try:
+        yield
     except Exception as e:
         said, named = _errno(e), getattr(e, "filename", None)
-        ours = named is None or Path(os.fsdecode(named)) in (path, *path.parents) or (part and str(os.fsdecode(named)).startswith(str(part)))
-        if said not in CURES or not ours: raise
+        ours = (
+            named is None
+            or Path(os.fsdecode(named)) in (path, *path.parents)
+            or (part and str(os.fsdecode(named)).startswith(str(part)))
+        )
+        if said not in CURES or not ours:
+            raise
         raise OSError(said, f"{os.strerror(said)}: {CURES[said]}; what was there before is as it was", str(path)) from e
 
 # %% ../nbs/00_show.ipynb #72bceda3
@@ -266,8 +332,10 @@ def _onto_disk(path: Path) -> None:
     "Wait until a file, or the names in a folder, will outlast a loss of power; not every system does that for folders."
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         place = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-        try: os.fsync(place)
-        finally: os.close(place)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
 
 
 @contextlib.contextmanager
@@ -278,44 +346,57 @@ def whole_file(
     "A neighbour to write into, which takes the file's place when the block ends well. What is no file, as /dev/stdout, is written as it is."
     path = Path(os.path.realpath(path))  # a link stays one
     part = path.with_name(f".{os.urandom(8).hex()}.part")
-    if path.exists() and not path.is_file(): yield path; return
+    if path.exists() and not path.is_file():
+        yield path
+        return
     try:
         with disk_errors(path, part):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield part
-            if lasting: _onto_disk(part)
+            if lasting:
+                _onto_disk(part)
             os.replace(part, path)
-            if lasting: _onto_disk(path.parent)
+            if lasting:
+                _onto_disk(path.parent)
     finally:
-        with contextlib.suppress(OSError): part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 # %% ../nbs/00_show.ipynb #501eddeb
 def write_whole(
     path: str | Path,  # file to write; its folder is made where missing
-    content: str | bytes | Callable[[Any], Any],  # a text (written as UTF-8), bytes, or what writes them to an open binary file
+    content: str
+    | bytes
+    | Callable[[Any], Any],  # a text (written as UTF-8), bytes, or what writes them to an open binary file
     lasting: bool = True,  # see `whole_file`
 ) -> Path:  # the file
     "Write a file that appears whole or not at all, also when the disk is full or the program is killed. What is no file, as /dev/stdout, is written as it is."
     with whole_file(path, lasting=lasting) as part, open(part, "wb") as file:
-        if callable(content): content(file)
-        else: file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+        if callable(content):
+            content(file)
+        else:
+            file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
     return Path(os.path.realpath(path))
 
 # %% ../nbs/00_show.ipynb #69488ac0
-def _beside(path: Path, kind: str) -> list[Path]: return sorted(path.parent.glob(f".{glob.escape(path.name[:100])}.{'[0-9a-f]' * 16}.{kind}"))
+def _beside(path: Path, kind: str) -> list[Path]:
+    return sorted(path.parent.glob(f".{glob.escape(path.name[:100])}.{'[0-9a-f]' * 16}.{kind}"))
 
 
 def _abandoned(path: Path) -> Iterator[Path]:
     "Neighbours that killed writers of a folder left: nobody holds them."
-    try: import fcntl
-    except ImportError: return
+    try:
+        import fcntl
+    except ImportError:
+        return
     for part in _beside(path, "part"):
         with contextlib.suppress(OSError):
             place = os.open(part, os.O_RDONLY)
             try:
                 fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield part
-            finally: os.close(place)
+            finally:
+                os.close(place)
 
 
 @contextlib.contextmanager
@@ -324,17 +405,22 @@ def _held(folder: Path) -> Iterator[None]:
     place = None
     with contextlib.suppress(ImportError, OSError):
         import fcntl
+
         place = os.open(folder, os.O_RDONLY)
         fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    try: yield
+    try:
+        yield
     finally:
-        if place is not None: os.close(place)
+        if place is not None:
+            os.close(place)
 
 
 def _clear_beside(path: Path) -> None:
     "What killed writers of a folder left: the old one, if it was just about to be replaced, is put back; the rest goes."
-    for old in _beside(path, "old"): shutil.rmtree(old, ignore_errors=True) if path.exists() else os.rename(old, path)
-    for part in _abandoned(path): shutil.rmtree(part, ignore_errors=True)
+    for old in _beside(path, "old"):
+        shutil.rmtree(old, ignore_errors=True) if path.exists() else os.rename(old, path)
+    for part in _abandoned(path):
+        shutil.rmtree(part, ignore_errors=True)
 
 # %% ../nbs/00_show.ipynb #556c9727
 @contextlib.contextmanager
@@ -354,15 +440,20 @@ def whole_folder(
             with _held(part):
                 yield part
                 for entry in part.rglob("*"):
-                    if not entry.is_symlink(): _onto_disk(entry)
-                if path.exists(): os.rename(path, old)
+                    if not entry.is_symlink():
+                        _onto_disk(entry)
+                if path.exists():
+                    os.rename(path, old)
                 os.rename(part, path)
                 for entry in old.iterdir() if keep and old.exists() else ():
-                    if not (path / entry.name).exists(): os.rename(entry, path / entry.name)
+                    if not (path / entry.name).exists():
+                        os.rename(entry, path / entry.name)
                 _onto_disk(path.parent)
     finally:
-        if old.exists() and not path.exists(): os.rename(old, path)
-        for left in (part, old): shutil.rmtree(left, ignore_errors=True)
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 # %% ../nbs/00_show.ipynb #631004ee
 def altered_files(
@@ -371,7 +462,11 @@ def altered_files(
 ) -> list[str]:
     "What is missing now, or has another size."
     there = {name: path.stat().st_size if (path := Path(folder) / name).is_file() else None for name in sizes}
-    return [f"{name} is missing" if there[name] is None else f"{name} has {there[name]} of {size} bytes" for name, size in sizes.items() if there[name] != size]
+    return [
+        f"{name} is missing" if there[name] is None else f"{name} has {there[name]} of {size} bytes"
+        for name, size in sizes.items()
+        if there[name] != size
+    ]
 
 # %% ../nbs/00_show.ipynb #d9a22841
 def append_line(
@@ -400,11 +495,17 @@ def read_lines(
     rows, lines = [], Path(path).read_bytes().split(b"\n")  # a text may hold other line ends
     for k, line in enumerate(lines, 1):
         try:
-            if going_on and k == len(lines) and line.strip(): raise ValueError("no end")
+            if going_on and k == len(lines) and line.strip():
+                raise ValueError("no end")
             rows += [dict(json.loads(line))] if line.strip() else []
         except (ValueError, TypeError):
-            if not going_on or k < len(lines): raise ValueError(f"{path}, line {k}: {'cut off inside the row' if k == len(lines) else 'not a JSON object'}: {cure}") from None
-            print(f"{path}, line {k}: a run that was killed left half a row; it is dropped", file=sys.stderr, flush=True)
+            if not going_on or k < len(lines):
+                raise ValueError(
+                    f"{path}, line {k}: {'cut off inside the row' if k == len(lines) else 'not a JSON object'}: {cure}"
+                ) from None
+            print(
+                f"{path}, line {k}: a run that was killed left half a row; it is dropped", file=sys.stderr, flush=True
+            )
     return rows
 
 
@@ -413,8 +514,10 @@ def read_json(
     cure: str = "make it again, or restore it",  # what to do about a damaged file
 ) -> dict[str, Any]:
     "The object in a file. ValueError names a file that was cut off or damaged."
-    try: return dict(json.loads(Path(path).read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as e: raise ValueError(f"{path}: cut off or damaged, it is no JSON object ({e}): {cure}") from None
+    try:
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"{path}: cut off or damaged, it is no JSON object ({e}): {cure}") from None
 
 
 def read_log(

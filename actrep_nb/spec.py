@@ -20,7 +20,19 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
-from .video import MAX_FRAMES, FrameCache, FramePlan, VideoCost, VideoError, VideoInfo, nyquist_fps, plan_frames, probe, read_frames, video_cost
+from actrep_nb.video import (
+    MAX_FRAMES,
+    FrameCache,
+    FramePlan,
+    VideoCost,
+    VideoError,
+    VideoInfo,
+    nyquist_fps,
+    plan_frames,
+    probe,
+    read_frames,
+    video_cost,
+)
 
 # %% ../nbs/02a_spec.ipynb #d5094bd3
 MARGIN = 1.25  # rate over `nyquist_fps`
@@ -32,6 +44,7 @@ PICTURES = ("frames", "likeness")  # what a model may be shown of a video
 @dataclass(frozen=True)
 class VideoSpec:
     "What a model sees of a video. ValueError for limits that no video can keep."
+
     fps: float | str = "motion"  # frames per second; "motion": as many as the movement in the clip asks for
     max_tokens: int = 4096  # most tokens of a video: frames shrink first, then there are fewer
     max_frames: int = MAX_FRAMES  # most frames of a video
@@ -40,29 +53,50 @@ class VideoSpec:
     pictures: str = "frames"  # a name in `PICTURES`: the frames themselves, or what is made of them
 
     def __post_init__(self):
-        if self.frame_size is not None: object.__setattr__(self, "frame_size", tuple(self.frame_size))
+        if self.frame_size is not None:
+            object.__setattr__(self, "frame_size", tuple(self.frame_size))
         numbers = [self.max_tokens, *(self.frame_size or ())]
-        if self.pictures not in PICTURES: raise ValueError(f"pictures={self.pictures}: one of {', '.join(PICTURES)}")
-        if self.pictures != "frames" and (isinstance(self.fps, str) or not self.frame_size): raise ValueError(f"pictures={self.pictures} has pictures of one size, played at one rate: give frame_size and a number as fps")
-        if self.pictures == "likeness" and tuple(self.frame_size or ()) != (28, 28): raise ValueError(f"pictures=likeness: its pictures are 28x28, not {self.frame_size}")
-        if self.fps != "motion" and (isinstance(self.fps, str) or not 0 < self.fps < math.inf): raise ValueError(f"fps={self.fps}: a number above 0, or motion")
-        if self.max_pixels_per_frame < MIN_FRAME_TOKENS * 28 * 28: raise ValueError(f"max_pixels_per_frame={self.max_pixels_per_frame}: a frame of fewer than {MIN_FRAME_TOKENS * 28 * 28} pixels shows nothing")
-        if min(numbers) < 1 or self.max_frames < 2: raise ValueError(f"{self}: limits must be above 0, and max_frames 2 or more")
+        if self.pictures not in PICTURES:
+            raise ValueError(f"pictures={self.pictures}: one of {', '.join(PICTURES)}")
+        if self.pictures != "frames" and (isinstance(self.fps, str) or not self.frame_size):
+            raise ValueError(
+                f"pictures={self.pictures} has pictures of one size, played at one rate: give frame_size and a number as fps"
+            )
+        if self.pictures == "likeness" and tuple(self.frame_size or ()) != (28, 28):
+            raise ValueError(f"pictures=likeness: its pictures are 28x28, not {self.frame_size}")
+        if self.fps != "motion" and (isinstance(self.fps, str) or not 0 < self.fps < math.inf):
+            raise ValueError(f"fps={self.fps}: a number above 0, or motion")
+        if self.max_pixels_per_frame < MIN_FRAME_TOKENS * 28 * 28:
+            raise ValueError(
+                f"max_pixels_per_frame={self.max_pixels_per_frame}: a frame of fewer than {MIN_FRAME_TOKENS * 28 * 28} pixels shows nothing"
+            )
+        if min(numbers) < 1 or self.max_frames < 2:
+            raise ValueError(f"{self}: limits must be above 0, and max_frames 2 or more")
 
     def __str__(self) -> str:
         "As `parse_spec` reads it."
         shown = asdict(self) | {"frame_size": "{1}x{0}".format(*self.frame_size) if self.frame_size else "any"}
-        if self.pictures == "frames": shown.pop("pictures")
-        return " ".join(f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items())
+        if self.pictures == "frames":
+            shown.pop("pictures")
+        return " ".join(
+            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items()
+        )
 
 # %% ../nbs/02a_spec.ipynb #0f120aff
 def _value(name: str, text: str) -> int | float | str | tuple[int, int] | None:
     "One value of a spec. Raises ValueError."
     if name == "frame_size":
-        if text == "any": return None
+        if text == "any":
+            return None
         width, height = (int(side) for side in text.split("x"))
         return height, width
-    return text if name == "pictures" or text == "motion" and name == "fps" else float(text) if name == "fps" else int(text)
+    return (
+        text
+        if name == "pictures" or text == "motion" and name == "fps"
+        else float(text)
+        if name == "fps"
+        else int(text)
+    )
 
 
 def parse_spec(
@@ -75,9 +109,18 @@ def parse_spec(
         name, _, value = word.partition("=")
         if name not in names:
             near = get_close_matches(name, names, 1)
-            raise ValueError(f"{word!r}: a video spec has {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else ""))
-        try: changed[name] = _value(name, value)
-        except ValueError: raise ValueError(f"{word!r}: " + {"fps": "a number above 0, or motion", "frame_size": "WIDTHxHEIGHT, or any"}.get(name, "a whole number")) from None
+            raise ValueError(
+                f"{word!r}: a video spec has {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else "")
+            )
+        try:
+            changed[name] = _value(name, value)
+        except ValueError:
+            raise ValueError(
+                f"{word!r}: "
+                + {"fps": "a number above 0, or motion", "frame_size": "WIDTHxHEIGHT, or any"}.get(
+                    name, "a whole number"
+                )
+            ) from None
     return replace(base, **changed)
 
 
@@ -86,8 +129,12 @@ def spec_changes(
     used: VideoSpec,  # what it is shown
 ) -> str:
     "The fields in which they differ, for the reader; empty if in none."
-    before, now = ({"pictures": "frames"} | dict(word.split("=") for word in str(spec).split()) for spec in (trained, used))
-    return ", ".join(f"{name}={value} instead of {before[name]}" for name, value in now.items() if value != before[name])
+    before, now = (
+        {"pictures": "frames"} | dict(word.split("=") for word in str(spec).split()) for spec in (trained, used)
+    )
+    return ", ".join(
+        f"{name}={value} instead of {before[name]}" for name, value in now.items() if value != before[name]
+    )
 
 # %% ../nbs/02a_spec.ipynb #55aaad1d
 def plan_video(
@@ -100,22 +147,31 @@ def plan_video(
 ) -> FramePlan:  # never over the token limit
     "Plan the frames that a model sees of a video. VideoError where the picture does not fit, ValueError where no picture would."
     side = spec.frame_size or (token, token)
-    if side[0] % token or side[1] % token: raise ValueError(f"frame_size={side[1]}x{side[0]} is not made of whole tokens of {token} pixels")
+    if side[0] % token or side[1] % token:
+        raise ValueError(f"frame_size={side[1]}x{side[0]} is not made of whole tokens of {token} pixels")
     rate = min(max(MARGIN * nyquist_fps(period, slot), MIN_RATE), info.fps) if isinstance(spec.fps, str) else spec.fps
     if spec.pictures != "frames":  # all of it, in as many pictures as the model knows
         begin, end = window or (0.0, info.duration)
         rate = min(spec.max_frames / max(min(end, info.duration) - begin, 1e-3), info.fps)
     smallest = (side[0] // token) * (side[1] // token) if spec.frame_size else MIN_FRAME_TOKENS
-    if spec.max_tokens < 2 * smallest: raise ValueError(f"max_tokens={spec.max_tokens} does not hold two slots of {smallest} tokens")
+    if spec.max_tokens < 2 * smallest:
+        raise ValueError(f"max_tokens={spec.max_tokens} does not hold two slots of {smallest} tokens")
     most = min(spec.max_frames, slot * (spec.max_tokens // smallest)) // 2 * 2
     while True:
         plan = plan_frames(info, rate, most, min(4, most), size=side, window=window)
-        if spec.frame_size: return plan
+        if spec.frame_size:
+            return plan
         n = len(plan.times)
         area = min(slot * spec.max_tokens * token**2 // n, spec.max_pixels_per_frame)
-        plan = plan_frames(info, rate, most, min(4, most), area, min(MIN_FRAME_TOKENS * token**2, area), patch=token, window=window)
-        if plan.tokens(token, slot) <= spec.max_tokens: return plan
-        if n <= 4: raise VideoError(f"{info.path}: a {info.width}×{info.height} picture does not fit into {spec.max_tokens // 2} tokens")
+        plan = plan_frames(
+            info, rate, most, min(4, most), area, min(MIN_FRAME_TOKENS * token**2, area), patch=token, window=window
+        )
+        if plan.tokens(token, slot) <= spec.max_tokens:
+            return plan
+        if n <= 4:
+            raise VideoError(
+                f"{info.path}: a {info.width}×{info.height} picture does not fit into {spec.max_tokens // 2} tokens"
+            )
         most = n - 2  # long thin pictures take more tokens than their area
 
 # %% ../nbs/02a_spec.ipynb #b0109916
@@ -127,7 +183,9 @@ def blocks(
 ) -> np.ndarray:  # [T, blocks, pixels of one]
     "Pictures in small blocks, smoothed a little in time. What does not fill a block at the right and lower edge is left out."
     T, height, width = len(pictures), pictures.shape[1] // side, pictures.shape[2] // side
-    x = gaussian_filter1d(pictures[:, : height * side, : width * side].astype(np.float32), smooth * fps, axis=0, mode="nearest")
+    x = gaussian_filter1d(
+        pictures[:, : height * side, : width * side].astype(np.float32), smooth * fps, axis=0, mode="nearest"
+    )
     return x.reshape(T, height, side, width, side).transpose(0, 1, 3, 2, 4).reshape(T, height * width, side * side)
 
 
@@ -148,7 +206,9 @@ def repetition_by_lag(
     x: np.ndarray,  # [T, blocks, values of one]
     fps: float,  # of the pictures
     shortest: float = 0.2,  # seconds of the shortest lag
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # lags in frames [K]; how far each repeats, 0 to 1 [K]; and each block by itself [K, blocks]
+) -> tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]:  # lags in frames [K]; how far each repeats, 0 to 1 [K]; and each block by itself [K, blocks]
     "How much less pictures differ a lag apart than half a lag and one and a half lags apart."
     T, d = len(x), lag_differences(x)
     lags = np.arange(max(2, math.ceil(shortest * fps)), int((T - 1) / 1.5) + 1)
@@ -160,7 +220,11 @@ def repetition_by_lag(
     reference = (at(lags / 2) + at(1.5 * lags)) / 2
     gain = np.maximum(reference - d[lags], 0)
     flicker = x.var(axis=0).sum() / 2  # a share of the total: a lamp that flickers in a still picture is not motion
-    return lags, gain.sum(1) / (reference.sum(1) + flicker + 1e-9), gain / (reference + 0.1 * reference.mean(1, keepdims=True) + 1e-9)
+    return (
+        lags,
+        gain.sum(1) / (reference.sum(1) + flicker + 1e-9),
+        gain / (reference + 0.1 * reference.mean(1, keepdims=True) + 1e-9),
+    )
 
 # %% ../nbs/02a_spec.ipynb #15e267bb
 STILL = 0.25  # movement below this many grey levels per pixel is none
@@ -172,16 +236,21 @@ def tempo(
     still: float = STILL,  # movement below this is none (root of the mean variance)
     near: float = 0.8,  # the shortest peak at least this high is taken, as a share of the highest
     about: float | None = None,  # seconds that one repetition is known to last, give or take a third; None: not known
-) -> tuple[float, float, np.ndarray]:  # period in seconds (infinite where nothing repeats); regularity, 0 to 1; and each block's [blocks]
+) -> tuple[
+    float, float, np.ndarray
+]:  # period in seconds (infinite where nothing repeats); regularity, 0 to 1; and each block's [blocks]
     "The period at which a video repeats itself, and how regularly it does."
     nothing = math.inf, 0.0, np.zeros(x.shape[1])
-    if len(x) < 5 or x.var(axis=0).mean() < still**2: return nothing
+    if len(x) < 5 or x.var(axis=0).mean() < still**2:
+        return nothing
     lags, strength, gain = repetition_by_lag(x, fps)
     score = strength / np.sqrt(lags) * (1 - 1.5 * lags / len(x))
     padded = np.concatenate([[0.0], strength, [0.0]])
     peaks = np.flatnonzero((strength >= padded[:-2]) & (strength >= padded[2:]) & (strength > 0))
-    if about: peaks = peaks[np.abs(np.log(lags[peaks] / fps / about)) < math.log(1.5)]
-    if not len(peaks): return nothing
+    if about:
+        peaks = peaks[np.abs(np.log(lags[peaks] / fps / about)) < math.log(1.5)]
+    if not len(peaks):
+        return nothing
     first = peaks[score[peaks] >= near * score[peaks].max()][0]
     return float(lags[first] / fps), float(strength[first]), gain[first]
 
@@ -204,10 +273,16 @@ def measured_period(
     cache: FrameCache | None = None,  # remembers it
 ) -> float:  # seconds
     "The period to plan a video's frames for, measured at 30 frames a second, or the film's own rate. Raises VideoError."
+
     def find() -> dict:
         info = cache.info(path) if cache else probe(path)
         frames = read_frames(path, plan_frames(info, min(30.0, info.fps), 4096, size=(36, 48), window=window))
-        return dict(zip(("period", "regularity"), tempo(blocks(frames.pixels.mean(-1, dtype=np.float32), frames.fps), frames.fps)))
+        return dict(
+            zip(
+                ("period", "regularity"),
+                tempo(blocks(frames.pixels.mean(-1, dtype=np.float32), frames.fps), frames.fps),
+            )
+        )
 
     return cautious(**(cache.remember(path, f"tempo 3 {window}", find) if cache else find()))
 
@@ -229,6 +304,7 @@ def plan_file(
 @dataclass(frozen=True)
 class Motion:
     "What planning must know of a clip."
+
     duration: float  # seconds
     mean_period: float  # seconds from one repetition to the next, on average
     fast_period: float  # seconds that its fastest repetitions last
@@ -238,20 +314,40 @@ class Motion:
 
     def planned(self, spec: VideoSpec, token: int, slot: int) -> FramePlan:
         "A plan from these numbers alone, as if the file had been measured right."
-        info = VideoInfo("clip", self.duration, self.fps, max(1, round(self.duration * self.fps)), self.size[1], self.size[0], "")
+        info = VideoInfo(
+            "clip", self.duration, self.fps, max(1, round(self.duration * self.fps)), self.size[1], self.size[0], ""
+        )
         return plan_video(spec, info, self.fast_period, token, slot)
 
 
-def _row(label: str, costs: Sequence[VideoCost], rates: Sequence[float], motions: Sequence[Motion], kv_bytes: int, slot: int) -> dict:
+def _row(
+    label: str, costs: Sequence[VideoCost], rates: Sequence[float], motions: Sequence[Motion], kv_bytes: int, slot: int
+) -> dict:
     "One line of `plan_table`."
-    def too_fast(period): return float(np.mean([rate < nyquist_fps(period(m), slot) for rate, m in zip(rates, motions)]))
-    def amount(values): return {"median": float(np.median(values)), "max": float(max(values))}
+
+    def too_fast(period):
+        return float(np.mean([rate < nyquist_fps(period(m), slot) for rate, m in zip(rates, motions)]))
+
+    def amount(values):
+        return {"median": float(np.median(values)), "max": float(max(values))}
+
     middle = sorted(costs, key=lambda c: c.height * c.width)[len(costs) // 2]
-    frames, tokens, bytes_ = ([c.frames for c in costs], [c.tokens for c in costs], [c.frames * c.height * c.width * 3 for c in costs])
+    frames, tokens, bytes_ = (
+        [c.frames for c in costs],
+        [c.tokens for c in costs],
+        [c.frames * c.height * c.width * 3 for c in costs],
+    )
     return {
-        "rate": label, "frames": amount(frames), "size": [middle.height, middle.width], "tokens": amount(tokens),
-        "too_fast_on_average": too_fast(lambda m: m.mean_period), "too_fast_at_its_fastest": too_fast(lambda m: m.fast_period),
-        "patches_mb": amount([4 * b / 1e6 for b in bytes_]), "kv_mb": amount([t * kv_bytes / 1e6 for t in tokens]), "cache_gb": sum(bytes_) / 1e9}
+        "rate": label,
+        "frames": amount(frames),
+        "size": [middle.height, middle.width],
+        "tokens": amount(tokens),
+        "too_fast_on_average": too_fast(lambda m: m.mean_period),
+        "too_fast_at_its_fastest": too_fast(lambda m: m.fast_period),
+        "patches_mb": amount([4 * b / 1e6 for b in bytes_]),
+        "kv_mb": amount([t * kv_bytes / 1e6 for t in tokens]),
+        "cache_gb": sum(bytes_) / 1e9,
+    }
 
 # %% ../nbs/02a_spec.ipynb #ae29282a
 def plan_table(
@@ -264,16 +360,37 @@ def plan_table(
     kv_bytes: int = 0,  # of keys and values that a model keeps for each token
 ) -> list[dict]:  # one line for each rate, then the hub's, then the spec as it is
     "Frames, size, tokens, share of clips above Nyquist, and memory, at each rate. Patches are 32-bit; the cache holds bytes."
-    if not motions: raise ValueError("there is no clip to plan for")
+    if not motions:
+        raise ValueError("there is no clip to plan for")
 
     def line(label: str, plans: Sequence[FramePlan]) -> dict:
         costs = [VideoCost(len(p.times), p.height, p.width, p.tokens(token, slot)) for p in plans]
         return _row(label, costs, [p.fps for p in plans], motions, kv_bytes, slot)
 
-    table = [line(f"{fps:g} fps", [m.planned(replace(spec, fps=float(fps)), token, slot) for m in motions]) for fps in rates]
+    table = [
+        line(f"{fps:g} fps", [m.planned(replace(spec, fps=float(fps)), token, slot) for m in motions]) for fps in rates
+    ]
     taken = []
     for m in motions if hub else ():
-        try: taken.append((m, video_cost(m.duration, 2.0, m.size, family=hub, source_fps=m.fps)))
-        except VideoError: pass  # it refuses clips of a frame or two
-    if taken: table.append(_row("hub", [c for _, c in taken], [c.frames / m.duration for m, c in taken], [m for m, _ in taken], kv_bytes, slot))
-    return [*table, line(f"{spec.fps} *" if isinstance(spec.fps, str) else f"{spec.fps:g} fps *", [m.plan or m.planned(spec, token, slot) for m in motions])]
+        try:
+            taken.append((m, video_cost(m.duration, 2.0, m.size, family=hub, source_fps=m.fps)))
+        except VideoError:
+            pass  # it refuses clips of a frame or two
+    if taken:
+        table.append(
+            _row(
+                "hub",
+                [c for _, c in taken],
+                [c.frames / m.duration for m, c in taken],
+                [m for m, _ in taken],
+                kv_bytes,
+                slot,
+            )
+        )
+    return [
+        *table,
+        line(
+            f"{spec.fps} *" if isinstance(spec.fps, str) else f"{spec.fps:g} fps *",
+            [m.plan or m.planned(spec, token, slot) for m in motions],
+        ),
+    ]

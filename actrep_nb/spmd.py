@@ -41,6 +41,7 @@ from .process import kernel_command, process_env
 @dataclass(frozen=True)
 class Place:
     "Where the ranks that one engine starts stand in the whole program."
+
     ranks: int = 1  # on this node
     node: int = 0  # which node this is
     nodes: int = 1  # how many there are; each has as many ranks
@@ -48,16 +49,29 @@ class Place:
     port: int = 0  # where the ranks meet; the engines of several nodes meet at the next one
 
     @property
-    def first(self) -> int: return self.node * self.ranks
+    def first(self) -> int:
+        return self.node * self.ranks
+
     @property
-    def world(self) -> int: return self.nodes * self.ranks
+    def world(self) -> int:
+        return self.nodes * self.ranks
 
     def env(self, local: int) -> dict[str, str]:
         "What torchrun would tell the process of this local rank."
-        if self.world == 1: return {}
+        if self.world == 1:
+            return {}
         rank = self.first + local
-        said = {"RANK": rank, "LOCAL_RANK": local, "WORLD_SIZE": self.world, "LOCAL_WORLD_SIZE": self.ranks, "GROUP_RANK": self.node, "MASTER_ADDR": self.host, "MASTER_PORT": self.port,
-                "ACTREP_RANKS": self.ranks, "ACTREP_RANK": rank}  # ACTREP_RANK tells a rank from what a launcher started
+        said = {
+            "RANK": rank,
+            "LOCAL_RANK": local,
+            "WORLD_SIZE": self.world,
+            "LOCAL_WORLD_SIZE": self.ranks,
+            "GROUP_RANK": self.node,
+            "MASTER_ADDR": self.host,
+            "MASTER_PORT": self.port,
+            "ACTREP_RANKS": self.ranks,
+            "ACTREP_RANK": rank,
+        }  # ACTREP_RANK tells a rank from what a launcher started
         return {name: str(value) for name, value in said.items()}
 
 # %% ../nbs/15a_spmd.ipynb #7e15b0ca
@@ -74,17 +88,34 @@ def find_place(
 ) -> Place:
     "The place of this engine. ValueError in a rank, when a launcher started several engines on one node, or when it shows fewer GPUs than there are to be ranks."
     if rank := env.get("ACTREP_RANK"):
-        raise ValueError(f"this is rank {rank} of {env.get('WORLD_SIZE')}: a rank starts no run of its own, or there would be one for each. Call it in a terminal, or in a notebook with the kernel Python 3; in this notebook, call what the run would do")
+        raise ValueError(
+            f"this is rank {rank} of {env.get('WORLD_SIZE')}: a rank starts no run of its own, or there would be one for each. Call it in a terminal, or in a notebook with the kernel Python 3; in this notebook, call what the run would do"
+        )
     ranks = int(env.get("ACTREP_RANKS") or 1) if ranks is None else ranks
-    if ranks < 1: raise ValueError(f"ranks={ranks}: one kernel at least")
+    if ranks < 1:
+        raise ValueError(f"ranks={ranks}: one kernel at least")
     gpus = [gpu for gpu in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu.strip() not in ("", "-1")]
-    if 0 < len(gpus) < ranks: raise ValueError(f"{ranks} ranks and {len(gpus)} GPU{'s' * (len(gpus) > 1)}: CUDA_VISIBLE_DEVICES shows only {','.join(gpus)}; unset it, or start fewer ranks")
-    slurm = int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1  # of this srun; a batch script knows SLURM_NTASKS, and is itself no task
-    node, nodes = (int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"])) if slurm else (int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1)))
+    if 0 < len(gpus) < ranks:
+        raise ValueError(
+            f"{ranks} ranks and {len(gpus)} GPU{'s' * (len(gpus) > 1)}: CUDA_VISIBLE_DEVICES shows only {','.join(gpus)}; unset it, or start fewer ranks"
+        )
+    slurm = (
+        int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    )  # of this srun; a batch script knows SLURM_NTASKS, and is itself no task
+    node, nodes = (
+        (int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]))
+        if slurm
+        else (int(env.get("RANK", 0)), int(env.get("WORLD_SIZE", 1)))
+    )
     beside = int(env.get("SLURM_LOCALID", 0) if slurm else env.get("LOCAL_RANK", 0))
-    if nodes == 1: return Place(ranks, port=free_port())
-    if beside: raise ValueError("two engines on one node: start one on each (torchrun --nproc-per-node 1, srun --ntasks-per-node 1); it starts the ranks")
-    if "MASTER_ADDR" not in env: raise ValueError("MASTER_ADDR is not set: export it, the address of the first node, before the command")
+    if nodes == 1:
+        return Place(ranks, port=free_port())
+    if beside:
+        raise ValueError(
+            "two engines on one node: start one on each (torchrun --nproc-per-node 1, srun --ntasks-per-node 1); it starts the ranks"
+        )
+    if "MASTER_ADDR" not in env:
+        raise ValueError("MASTER_ADDR is not set: export it, the address of the first node, before the command")
     return Place(ranks, node, nodes, env["MASTER_ADDR"], int(env.get("MASTER_PORT", 29500)) + 1)
 
 # %% ../nbs/15a_spmd.ipynb #152b88e1
@@ -93,8 +124,11 @@ def kernel_env(
     local: int,  # which of its ranks
 ) -> dict[str, str]:
     "The environment of a rank's kernel: ours, its place, and its share of the cores."
-    env = {k: v for k, v in process_env().items() if not k.startswith("TORCHELASTIC_")}  # our ranks meet elsewhere than the launcher's
-    if place.ranks > 1: env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // place.ranks)))
+    env = {
+        k: v for k, v in process_env().items() if not k.startswith("TORCHELASTIC_")
+    }  # our ranks meet elsewhere than the launcher's
+    if place.ranks > 1:
+        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // place.ranks)))
     return env | place.env(local)
 
 # %% ../nbs/15a_spmd.ipynb #72de4a59
@@ -117,7 +151,8 @@ class Watch(threading.Thread):
     def run(self) -> None:
         while not self.over.wait(0.5):
             self.sample()
-            if self.live or time.monotonic() - self.shown > 20: self.show()
+            if self.live or time.monotonic() - self.shown > 20:
+                self.show()
 
     def sample(self) -> None:
         "Measure once: resident memory of the kernels and their children, at least each kernel's own high-water mark where the system keeps one."
@@ -137,29 +172,44 @@ class Watch(threading.Thread):
 
     def show(self) -> None:
         "One line: cell, seconds, the last words."
-        if self.quiet or not self.cell: return
+        if self.quiet or not self.cell:
+            return
         self.shown = time.monotonic()
         line = f"{self.name_}  cell {self.cell}/{self.cells}  {self.shown - self.started:.0f} s  {self.said}"
         width = shutil.get_terminal_size().columns - 1
-        print(f"\r{line[:width]:<{width}}" if self.live else line[:160], end="" if self.live else "\n", file=sys.stderr, flush=True)
+        print(
+            f"\r{line[:width]:<{width}}" if self.live else line[:160],
+            end="" if self.live else "\n",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def hear(self, msg: dict[str, Any]) -> None:
         "Take in a message from rank 0's kernel."
         self.said = _last_words(msg) or self.said
         content = msg.get("content", {})
-        for warning in re.findall(r"\bRunWarning: (.+)", content["text"]) if content.get("name") == "stderr" and not self.quiet else ():
+        for warning in (
+            re.findall(r"\bRunWarning: (.+)", content["text"])
+            if content.get("name") == "stderr" and not self.quiet
+            else ()
+        ):
             print(("\r\x1b[K" if self.live else "") + f"{self.name_}  warning: {warning}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         "Stop, and clear the line."
         self.over.set()
-        if self.live: print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        if self.live:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 # %% ../nbs/15a_spmd.ipynb #2d1b6172
 def _last_words(msg: dict[str, Any]) -> str:
     "The last line of text in a message from a kernel: printed, or shown by a progress display."
     content = msg.get("content", {})
-    text = content.get("text") or (content.get("data", {}).get("text/plain") if content.get("transient", {}).get("display_id") else "") or ""
+    text = (
+        content.get("text")
+        or (content.get("data", {}).get("text/plain") if content.get("transient", {}).get("display_id") else "")
+        or ""
+    )
     lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip()]
     return lines[-1] if lines else ""
 
@@ -167,6 +217,7 @@ def _last_words(msg: dict[str, Any]) -> str:
 @dataclass(frozen=True)
 class Trouble:
     "Why a rank did not finish a cell."
+
     rank: int  # in the whole program; -1 when another node told of it
     name: str  # of the exception
     message: str
@@ -193,7 +244,8 @@ def alike(
 def _last_log(path: Path) -> str:
     "Why a kernel died, as far as its own log tells."
     lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()] if path.exists() else []
-    if len(lines) > 16: lines = [*lines[:6], "…", *lines[-10:]]  # a crash names itself first; the stack follows
+    if len(lines) > 16:
+        lines = [*lines[:6], "…", *lines[-10:]]  # a crash names itself first; the stack follows
     return "\n".join(["the kernel died (killed from outside, out of memory, or a crash in native code)", *lines])
 
 # %% ../nbs/15a_spmd.ipynb #efe8b3a2
@@ -204,9 +256,13 @@ def this_python(
     "Let the kernel run the Python that this is, and talk through a folder of its own."
     from jupyter_client.kernelspec import KernelSpec
 
-    km._kernel_spec = KernelSpec(argv=[*kernel_command(), "-f", "{connection_file}"], display_name="Python 3", language="python")
+    km._kernel_spec = KernelSpec(
+        argv=[*kernel_command(), "-f", "{connection_file}"], display_name="Python 3", language="python"
+    )
     if os.name == "posix":
-        sockets = tempfile.TemporaryDirectory(prefix="actrep-", dir="/tmp" if os.path.isdir("/tmp") else None, ignore_cleanup_errors=True)
+        sockets = tempfile.TemporaryDirectory(
+            prefix="actrep-", dir="/tmp" if os.path.isdir("/tmp") else None, ignore_cleanup_errors=True
+        )
         km.transport, km.ip = "ipc", f"{stack.enter_context(sockets)}/k"
     return km
 
@@ -222,11 +278,14 @@ class RankClient(NotebookClient):
         heard: Callable[[dict[str, Any]], None] = lambda msg: None,  # told each message
         **kw: Any,  # timeout and startup_timeout, in seconds
     ):
-        super().__init__(nb, kernel_name="python3", iopub_timeout=300, raise_on_iopub_timeout=True, log=_quiet_log(), **kw)
+        super().__init__(
+            nb, kernel_name="python3", iopub_timeout=300, raise_on_iopub_timeout=True, log=_quiet_log(), **kw
+        )
         self.rank, self.log_path, self.heard, self.pid = rank, Path(log_path), heard, 0
         self.stack = ExitStack()
 
-    def create_kernel_manager(self): return this_python(super().create_kernel_manager(), self.stack)
+    def create_kernel_manager(self):
+        return this_python(super().create_kernel_manager(), self.stack)
 
     def process_message(self, msg, cell, cell_index):
         self.heard(msg)
@@ -271,13 +330,25 @@ def run_cell(
 ) -> Trouble | None:
     "Run one cell to its end."
     cell = client.nb.cells[index]
-    def trouble(name, message, **kw): return Trouble(client.rank, name, message, at=time.monotonic(), **kw)
-    try: client.execute_cell(cell, index)
-    except CellExecutionError as e: return trouble(e.ename, e.evalue, traceback=next((list(o.traceback) for o in cell.outputs if o.output_type == "error"), []))
-    except CellTimeoutError as e: return trouble("CellTimeoutError", f"the cell ran longer than {client.timeout:g} s" if client.timeout else str(e))
-    except DeadKernelError: return trouble("DeadKernelError", _last_log(client.log_path), died=True)
+
+    def trouble(name, message, **kw):
+        return Trouble(client.rank, name, message, at=time.monotonic(), **kw)
+
+    try:
+        client.execute_cell(cell, index)
+    except CellExecutionError as e:
+        return trouble(
+            e.ename, e.evalue, traceback=next((list(o.traceback) for o in cell.outputs if o.output_type == "error"), [])
+        )
+    except CellTimeoutError as e:
+        return trouble(
+            "CellTimeoutError", f"the cell ran longer than {client.timeout:g} s" if client.timeout else str(e)
+        )
+    except DeadKernelError:
+        return trouble("DeadKernelError", _last_log(client.log_path), died=True)
     finally:
-        if cell.cell_type == "code": cell.outputs = joined_streams(cell.outputs)
+        if cell.cell_type == "code":
+            cell.outputs = joined_streams(cell.outputs)
     return None
 
 
@@ -287,11 +358,15 @@ def kill(
     "End the kernel and everything it started, now."
     import psutil
 
-    try: process = psutil.Process(client.pid) if client.pid else None
-    except psutil.NoSuchProcess: return
+    try:
+        process = psutil.Process(client.pid) if client.pid else None
+    except psutil.NoSuchProcess:
+        return
     for p in [*process.children(recursive=True), process] if process else []:
-        try: p.kill()
-        except psutil.NoSuchProcess: pass
+        try:
+            p.kill()
+        except psutil.NoSuchProcess:
+            pass
 
 # %% ../nbs/15a_spmd.ipynb #31fd351c
 class Peers(threading.Thread):
@@ -307,25 +382,35 @@ class Peers(threading.Thread):
 
         super().__init__(daemon=True)
         self.place, self.patience, self.trouble, self.over = place, patience, "", threading.Event()
-        self.store = TCPStore(place.host, place.port + 1, is_master=place.node == 0, timeout=timedelta(seconds=60), wait_for_workers=False)
-        self.seen = {node: ("", time.monotonic() + 60) for node in range(place.nodes) if node != place.node}  # beat, when it changed; a node may start a minute late
+        self.store = TCPStore(
+            place.host, place.port + 1, is_master=place.node == 0, timeout=timedelta(seconds=60), wait_for_workers=False
+        )
+        self.seen = {
+            node: ("", time.monotonic() + 60) for node in range(place.nodes) if node != place.node
+        }  # beat, when it changed; a node may start a minute late
 
     def run(self) -> None:
         beats = 0
         while not self.over.wait(0.5):
             beats += 1
-            try: self.listen(beats)
-            except RuntimeError: self.trouble = self.trouble or "the engine of node 0 is gone"
-            if self.trouble: return
+            try:
+                self.listen(beats)
+            except RuntimeError:
+                self.trouble = self.trouble or "the engine of node 0 is gone"
+            if self.trouble:
+                return
 
     def listen(self, beats: int) -> None:
         "Beat, look for trouble, and look whether the others beat."
         self.store.set(f"beat/{self.place.node}", str(beats))
-        if self.store.check(["trouble"]): self.trouble = self.store.get("trouble").decode()
+        if self.store.check(["trouble"]):
+            self.trouble = self.store.get("trouble").decode()
         for node, (beat, when) in self.seen.items():
             now = self.store.get(f"beat/{node}").decode() if self.store.check([f"beat/{node}"]) else ""
-            if now != beat: self.seen[node] = (now, time.monotonic())
-            elif now != "done" and time.monotonic() - when > self.patience: self.trouble = f"node {node} is lost: its engine has not been heard of for {self.patience:g} s"
+            if now != beat:
+                self.seen[node] = (now, time.monotonic())
+            elif now != "done" and time.monotonic() - when > self.patience:
+                self.trouble = f"node {node} is lost: its engine has not been heard of for {self.patience:g} s"
 
     def close(self, trouble: str = "") -> None:
         "Say how it ended. Node 0 stays until the others have heard it."
@@ -335,9 +420,16 @@ class Peers(threading.Thread):
             self.join(5)
             self.store.set(f"beat/{self.place.node}", "done")
             until = time.monotonic() + (self.patience if trouble or self.trouble else 3600)
-            while self.place.node == 0 and time.monotonic() < until and any(not self.store.check([f"beat/{n}"]) or self.store.get(f"beat/{n}") != b"done" for n in self.seen):
+            while (
+                self.place.node == 0
+                and time.monotonic() < until
+                and any(
+                    not self.store.check([f"beat/{n}"]) or self.store.get(f"beat/{n}") != b"done" for n in self.seen
+                )
+            ):
                 time.sleep(0.2)
-        except RuntimeError: pass  # node 0 was faster
+        except RuntimeError:
+            pass  # node 0 was faster
 
 # %% ../nbs/15a_spmd.ipynb #807518e7
 GRACE = 2.0  # seconds that the other ranks have after the first trouble
@@ -361,8 +453,12 @@ class Ranks:
 
     def start(self) -> None:
         "Start all kernels at once; RuntimeError of the first that does not come up."
-        started = [thread.submit(start, client, kernel_env(self.place, k)) for k, (thread, client) in enumerate(zip(self.threads, self.clients))]
-        for f in started: f.result()
+        started = [
+            thread.submit(start, client, kernel_env(self.place, k))
+            for k, (thread, client) in enumerate(zip(self.threads, self.clients))
+        ]
+        for f in started:
+            f.result()
         if self.place.nodes > 1:
             self.peers = Peers(self.place)
             self.peers.start()
@@ -373,22 +469,32 @@ class Ranks:
         while running:
             done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
             troubles += [t for f in done if (t := f.result())]
-            if self.peers and self.peers.trouble and not troubles: troubles.append(Trouble(-1, "NodeFailed", self.peers.trouble, at=time.monotonic()))
-            if troubles and not first: first = time.monotonic()
-            if first and (time.monotonic() - first > GRACE or troubles[0].rank < 0): break  # the other node has waited already
-        if not troubles: return None
-        for client in self.clients: kill(client)
+            if self.peers and self.peers.trouble and not troubles:
+                troubles.append(Trouble(-1, "NodeFailed", self.peers.trouble, at=time.monotonic()))
+            if troubles and not first:
+                first = time.monotonic()
+            if first and (time.monotonic() - first > GRACE or troubles[0].rank < 0):
+                break  # the other node has waited already
+        if not troubles:
+            return None
+        for client in self.clients:
+            kill(client)
         wait(running, timeout=10)
-        return min(troubles, key=lambda t: t.rank) if alike(troubles, len(self.clients)) else root_cause(troubles)  # rank 0's is in its notebook already
+        return (
+            min(troubles, key=lambda t: t.rank) if alike(troubles, len(self.clients)) else root_cause(troubles)
+        )  # rank 0's is in its notebook already
 
     def close(self, now: bool, trouble: str = "") -> None:
         "End all kernels: politely, or now."
-        if self.peers: self.peers.close(trouble)
+        if self.peers:
+            self.peers.close(trouble)
         for client in self.clients:
             client.shutdown_kernel = "immediate" if now else "graceful"
-            if now: kill(client)
+            if now:
+                kill(client)
         wait(self.each(lambda client: client.stack.close()), timeout=20)
-        for thread in self.threads: thread.shutdown(wait=False, cancel_futures=True)
+        for thread in self.threads:
+            thread.shutdown(wait=False, cancel_futures=True)
 
 # %% ../nbs/15a_spmd.ipynb #6430653f
 def mark_failed(
@@ -404,7 +510,9 @@ def mark_failed(
     if cell.cell_type == "code" and not own:
         who = "another node" if trouble.rank < 0 else f"rank {trouble.rank} of {place.world}"
         message = trouble.message if place.world == 1 else f"[{who}] {trouble.message}"
-        shown = ([] if place.world == 1 else [f"{who} failed first"]) + (trouble.traceback or [f"{trouble.name}: {trouble.message}"])
+        shown = ([] if place.world == 1 else [f"{who} failed first"]) + (
+            trouble.traceback or [f"{trouble.name}: {trouble.message}"]
+        )
         cell.outputs.insert(0, nbformat.v4.new_output("error", ename=trouble.name, evalue=message, traceback=shown))
         cell.execution_count = cell.execution_count or count
     nb_man.cell_exception(cell, cell_index=index, exception=RuntimeError(trouble.message))
@@ -417,16 +525,26 @@ def run_notebook(
 ) -> Trouble | None:
     "Run the cells in order until one fails."
     for index, cell in enumerate(nb_man.nb.cells):
-        if cell.cell_type == "code" and cell.source.strip(): watch.cell, watch.said = watch.cell + 1, ""
+        if cell.cell_type == "code" and cell.source.strip():
+            watch.cell, watch.said = watch.cell + 1, ""
         nb_man.cell_start(cell, index)
-        try: trouble = ranks.run_cell(index)
+        try:
+            trouble = ranks.run_cell(index)
         except BaseException as e:
-            mark_failed(nb_man, index, Trouble(ranks.place.first, type(e).__name__, str(e) or "interrupted"), ranks.place, watch.cell)
+            mark_failed(
+                nb_man,
+                index,
+                Trouble(ranks.place.first, type(e).__name__, str(e) or "interrupted"),
+                ranks.place,
+                watch.cell,
+            )
             nb_man.cell_complete(nb_man.nb.cells[index], cell_index=index)
             raise
-        if trouble: mark_failed(nb_man, index, trouble, ranks.place, watch.cell)
+        if trouble:
+            mark_failed(nb_man, index, trouble, ranks.place, watch.cell)
         nb_man.cell_complete(nb_man.nb.cells[index], cell_index=index)
-        if trouble: return trouble
+        if trouble:
+            return trouble
     return None
 
 # %% ../nbs/15a_spmd.ipynb #40150def
@@ -451,20 +569,36 @@ class SpmdEngine:
         return Engine.execute_notebook.__func__(cls, *args, **kw)
 
     @classmethod
-    def nb_kernel_name(cls, nb, name=None): return "python3"  # whatever the notebook says: kernels run the Python that this is
-    @classmethod
-    def nb_language(cls, nb, language=None): return "python"
+    def nb_kernel_name(cls, nb, name=None):
+        return "python3"  # whatever the notebook says: kernels run the Python that this is
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man, kernel_name, ranks=None, watch=None, timeout=None, start_timeout=60, **kw):
+    def nb_language(cls, nb, language=None):
+        return "python"
+
+    @classmethod
+    def execute_managed_notebook(
+        cls, nb_man, kernel_name, ranks=None, watch=None, timeout=None, start_timeout=60, **kw
+    ):
         place, watch = find_place(ranks), watch or Watch("", quiet=True)
         kept = nb_man.output_path
+
         def heard(msg):
             watch.hear(msg)
             nb_man.autosave_cell()
+
         books = [nb_man.nb if k == 0 else copy.deepcopy(nb_man.nb) for k in range(place.ranks)]
-        clients = [RankClient(nb, place.first + k, beside(kept, place.first + k, ".log"), heard if k == 0 else lambda msg: None, timeout=timeout, startup_timeout=start_timeout)
-                   for k, nb in enumerate(books)]
+        clients = [
+            RankClient(
+                nb,
+                place.first + k,
+                beside(kept, place.first + k, ".log"),
+                heard if k == 0 else lambda msg: None,
+                timeout=timeout,
+                startup_timeout=start_timeout,
+            )
+            for k, nb in enumerate(books)
+        ]
         program, trouble, ended = Ranks(clients, place), None, False
         watch.cells = sum(c.cell_type == "code" and bool(c.source.strip()) for c in nb_man.nb.cells)
         try:
@@ -473,11 +607,18 @@ class SpmdEngine:
             trouble = run_notebook(nb_man, program, watch)
             watch.sample()
             ended = trouble is None
-            if ended: program.threads[0].submit(_finish, clients[0]).result()
+            if ended:
+                program.threads[0].submit(_finish, clients[0]).result()
         finally:
-            why = "" if ended else f"node {place.node}: " + (f"rank {trouble.rank}: {trouble.name}: {trouble.message}" if trouble else "interrupted")
+            why = (
+                ""
+                if ended
+                else f"node {place.node}: "
+                + (f"rank {trouble.rank}: {trouble.name}: {trouble.message}" if trouble else "interrupted")
+            )
             program.close(not ended, why)
-            for client in clients: _leave(client, kept, place)
+            for client in clients:
+                _leave(client, kept, place)
         return nb_man.nb
 
 # %% ../nbs/15a_spmd.ipynb #cb8f3895
@@ -486,12 +627,23 @@ def numerics() -> dict[str, Any]:
     import sys
 
     torch = sys.modules.get("torch")
-    if torch is None or not hasattr(torch, "get_num_threads"): return {}
-    facts = {"torch threads": torch.get_num_threads(), "default dtype": str(torch.get_default_dtype()), "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-             "float32 products": torch.get_float32_matmul_precision(), "vector instructions": torch.backends.cpu.get_cpu_capability()}
+    if torch is None or not hasattr(torch, "get_num_threads"):
+        return {}
+    facts = {
+        "torch threads": torch.get_num_threads(),
+        "default dtype": str(torch.get_default_dtype()),
+        "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "float32 products": torch.get_float32_matmul_precision(),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
+    }
     if torch.cuda.is_available() and torch.cuda.is_initialized():
-        facts |= {"GPU": torch.cuda.get_device_name(), "CUDA": torch.version.cuda, "cuDNN": torch.backends.cudnn.version(),
-                  "cuDNN deterministic": torch.backends.cudnn.deterministic, "cuDNN benchmark": torch.backends.cudnn.benchmark}
+        facts |= {
+            "GPU": torch.cuda.get_device_name(),
+            "CUDA": torch.version.cuda,
+            "cuDNN": torch.backends.cudnn.version(),
+            "cuDNN deterministic": torch.backends.cudnn.deterministic,
+            "cuDNN benchmark": torch.backends.cudnn.benchmark,
+        }
     return facts
 
 # %% ../nbs/15a_spmd.ipynb #45615b63
@@ -504,24 +656,40 @@ def _finish(client: RankClient) -> None:
 
 def _asked(client: RankClient) -> dict[str, Any]:
     "What `numerics` says in the kernel, after its last cell; nothing where it cannot be asked."
-    asked = client.kc.execute(f"from typing import Any\n{inspect.getsource(numerics)}", silent=True, store_history=False, user_expressions={"numerics": "numerics()"})
+    asked = client.kc.execute(
+        f"from typing import Any\n{inspect.getsource(numerics)}",
+        silent=True,
+        store_history=False,
+        user_expressions={"numerics": "numerics()"},
+    )
     said = client.wait_for_reply(asked)["content"].get("user_expressions", {}).get("numerics", {})
     return ast.literal_eval(said["data"]["text/plain"]) if said.get("status") == "ok" else {}
 
 
 def _leave(client: RankClient, kept: str | None, place: Place) -> None:
     "Save the notebook of a rank that is not the kept one; jupyter's own farewell is not worth a log file."
-    if kept and client.rank != place.first: nbformat.write(client.nb, beside(kept, client.rank, ".ipynb"))
+    if kept and client.rank != place.first:
+        nbformat.write(client.nb, beside(kept, client.rank, ".ipynb"))
     log = client.log_path
-    if log.exists() and (not kept or all(line.startswith("[IPKernelApp]") for line in log.read_text(errors="replace").splitlines())): log.unlink()
+    if log.exists() and (
+        not kept or all(line.startswith("[IPKernelApp]") for line in log.read_text(errors="replace").splitlines())
+    ):
+        log.unlink()
 
 # %% ../nbs/15a_spmd.ipynb #f0e021d7
-SHOWN = ("stream", "display_data", "update_display_data", "execute_result", "clear_output")  # messages of rank 0 that are passed on; errors are sorted first
+SHOWN = (
+    "stream",
+    "display_data",
+    "update_display_data",
+    "execute_result",
+    "clear_output",
+)  # messages of rank 0 that are passed on; errors are sorted first
 
 
 @dataclass
 class Rank:
     "One kernel behind the fan."
+
     km: Any  # its manager
     kc: Any  # its client
 
@@ -539,15 +707,21 @@ async def run_on(
 
     asked, trouble = rank.kc.execute(code, silent=silent, allow_stdin=may_ask), None
     while True:
-        try: msg = await rank.kc.get_iopub_msg(timeout=0.5)
+        try:
+            msg = await rank.kc.get_iopub_msg(timeout=0.5)
         except Empty:
-            if await rank.km.is_alive(): continue
+            if await rank.km.is_alive():
+                continue
             return Trouble(number, "DeadKernelError", "the kernel died", at=time.monotonic(), died=True)
         kind, content = msg["header"]["msg_type"], msg["content"]
-        if msg["parent_header"].get("msg_id") != asked: continue
-        if kind == "error": trouble = Trouble(number, content["ename"], content["evalue"], content["traceback"], time.monotonic())
-        elif kind in SHOWN: show(msg)
-        elif kind == "status" and content["execution_state"] == "idle": return trouble
+        if msg["parent_header"].get("msg_id") != asked:
+            continue
+        if kind == "error":
+            trouble = Trouble(number, content["ename"], content["evalue"], content["traceback"], time.monotonic())
+        elif kind in SHOWN:
+            show(msg)
+        elif kind == "status" and content["execution_state"] == "idle":
+            return trouble
 
 # %% ../nbs/15a_spmd.ipynb #9afb73e8
 async def pass_questions(
@@ -555,7 +729,8 @@ async def pass_questions(
     ask: Callable[[dict[str, Any]], Awaitable[str]],  # gets the answer to one
 ) -> None:
     "Hand on what a rank asks, and what is answered, until it is cancelled."
-    while True: rank.kc.input(await ask((await rank.kc.get_stdin_msg())["content"]))
+    while True:
+        rank.kc.input(await ask((await rank.kc.get_stdin_msg())["content"]))
 
 # %% ../nbs/15a_spmd.ipynb #7496b5df
 def ranks_kernel() -> type:
@@ -566,8 +741,15 @@ def ranks_kernel() -> type:
 
     class RanksKernel(Kernel):
         "Gives each cell to N kernels; shows what rank 0 shows, and any rank's error."
+
         implementation, implementation_version, banner = "actrep-ranks", "1", "Each cell runs on every rank."
-        language_info = {"name": "python", "mimetype": "text/x-python", "file_extension": ".py", "pygments_lexer": "ipython3", "codemirror_mode": {"name": "ipython", "version": 3}}
+        language_info = {
+            "name": "python",
+            "mimetype": "text/x-python",
+            "file_extension": ".py",
+            "pygments_lexer": "ipython3",
+            "codemirror_mode": {"name": "ipython", "version": 3},
+        }
 
         def __init__(self, **kw):
             super().__init__(**kw)
@@ -575,56 +757,103 @@ def ranks_kernel() -> type:
             self.stack, self.ended = ExitStack(), False
             self.loop, self.busy = None, asyncio.Lock()
 
-        async def do_execute(self, code, silent, store_history=True, user_expressions=None, allow_stdin=False, *, cell_meta=None, cell_id=None):
+        async def do_execute(
+            self,
+            code,
+            silent,
+            store_history=True,
+            user_expressions=None,
+            allow_stdin=False,
+            *,
+            cell_meta=None,
+            cell_id=None,
+        ):
             self.loop = asyncio.get_running_loop()
-            async with self.busy: trouble = await self.on_ranks(code, silent, allow_stdin)
-            if self.ended: await self.close()
-            if not trouble: return {"status": "ok", "execution_count": self.execution_count, "payload": [], "user_expressions": {}}
-            content = {"ename": trouble.name, "evalue": trouble.message, "traceback": trouble.traceback or [f"{trouble.name}: {trouble.message}"]}
-            if not silent: self.send_response(self.iopub_socket, "error", content)
+            async with self.busy:
+                trouble = await self.on_ranks(code, silent, allow_stdin)
+            if self.ended:
+                await self.close()
+            if not trouble:
+                return {"status": "ok", "execution_count": self.execution_count, "payload": [], "user_expressions": {}}
+            content = {
+                "ename": trouble.name,
+                "evalue": trouble.message,
+                "traceback": trouble.traceback or [f"{trouble.name}: {trouble.message}"],
+            }
+            if not silent:
+                self.send_response(self.iopub_socket, "error", content)
             return {"status": "error", "execution_count": self.execution_count} | content
 
         async def on_ranks(self, code, silent, allow_stdin):
-            if not self.ranks and not self.ended: self.ranks = await start_ranks(int(os.environ.get("ACTREP_RANKS", 2)), self.stack)
-            if self.ended: return GONE  # perhaps since they began to start
-            def show(msg): self.send_response(self.iopub_socket, msg["header"]["msg_type"], msg["content"], metadata=msg["metadata"], buffers=msg.get("buffers"))
+            if not self.ranks and not self.ended:
+                self.ranks = await start_ranks(int(os.environ.get("ACTREP_RANKS", 2)), self.stack)
+            if self.ended:
+                return GONE  # perhaps since they began to start
+
+            def show(msg):
+                self.send_response(
+                    self.iopub_socket,
+                    msg["header"]["msg_type"],
+                    msg["content"],
+                    metadata=msg["metadata"],
+                    buffers=msg.get("buffers"),
+                )
+
             trouble = await run_on_all(self.ranks, code, silent, show, self.ask if allow_stdin else None)
             self.ended = self.ended or bool(trouble and trouble.died)
             return trouble
 
         async def ask(self, question):
-            while self.stdin_socket.poll(0): self.stdin_socket.recv_multipart()  # answers to what was interrupted
-            self.session.send(self.stdin_socket, "input_request", question, self.get_parent("shell"), ident=self._parent_ident["shell"])
-            while not self.stdin_socket.poll(0): await asyncio.sleep(0.05)
+            while self.stdin_socket.poll(0):
+                self.stdin_socket.recv_multipart()  # answers to what was interrupted
+            self.session.send(
+                self.stdin_socket,
+                "input_request",
+                question,
+                self.get_parent("shell"),
+                ident=self._parent_ident["shell"],
+            )
+            while not self.stdin_socket.poll(0):
+                await asyncio.sleep(0.05)
             return self.session.recv(self.stdin_socket)[1]["content"]["value"]
 
         async def do_complete(self, code, cursor_pos):
-            if not self.ranks: return await super().do_complete(code, cursor_pos)
+            if not self.ranks:
+                return await super().do_complete(code, cursor_pos)
             return (await self.ranks[0].kc.complete(code, cursor_pos, reply=True, timeout=10))["content"]
 
         async def do_inspect(self, code, cursor_pos, detail_level=0, omit_sections=()):
-            if not self.ranks: return await super().do_inspect(code, cursor_pos, detail_level, omit_sections)
+            if not self.ranks:
+                return await super().do_inspect(code, cursor_pos, detail_level, omit_sections)
             return (await self.ranks[0].kc.inspect(code, cursor_pos, detail_level, reply=True, timeout=10))["content"]
 
         def _send_interrupt_children(self):
-            for rank in self.ranks: interrupt(rank)
+            for rank in self.ranks:
+                interrupt(rank)
 
         async def close(self):
             async with self.busy:
-                for rank in self.ranks: await end(rank)
+                for rank in self.ranks:
+                    await end(rank)
                 self.ranks = []
                 self.stack.close()
 
         async def do_shutdown(self, restart):
             self.ended = True
-            for rank in self.ranks: interrupt(rank, signal.SIGKILL)  # this is heard in another thread than that of the cells; a cell that runs ends with its ranks
-            if self.loop: await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.close(), self.loop))
+            for rank in self.ranks:
+                interrupt(
+                    rank, signal.SIGKILL
+                )  # this is heard in another thread than that of the cells; a cell that runs ends with its ranks
+            if self.loop:
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.close(), self.loop))
             return {"status": "ok", "restart": restart}
 
     return RanksKernel
 
 # %% ../nbs/15a_spmd.ipynb #da8636d0
-GONE = Trouble(-1, "RanksEnded", "the ranks have ended and their variables are gone: restart the kernel to go on", died=True)
+GONE = Trouble(
+    -1, "RanksEnded", "the ranks have ended and their variables are gone: restart the kernel to go on", died=True
+)
 
 
 async def start_ranks(
@@ -642,7 +871,9 @@ async def start_ranks(
         ranks[-1].kc.start_channels()
     for rank in ranks:
         await rank.kc.wait_for_ready(timeout=60)
-        rank.kc.execute("import sys; sys.breakpointhook = sys.__breakpointhook__", silent=True)  # pdb, which asks; ipykernel's waits for JupyterLab's debugger, which these kernels do not have
+        rank.kc.execute(
+            "import sys; sys.breakpointhook = sys.__breakpointhook__", silent=True
+        )  # pdb, which asks; ipykernel's waits for JupyterLab's debugger, which these kernels do not have
     return ranks
 
 
@@ -651,14 +882,17 @@ def interrupt(
     by: int = signal.SIGINT,  # as Ctrl-C would; SIGKILL ends it
 ) -> None:
     "Send a signal to a rank and to what it started. Called from another thread while a cell runs."
-    try: os.killpg(rank.km.provisioner.pid, by)
-    except (OSError, AttributeError): pass  # it is gone
+    try:
+        os.killpg(rank.km.provisioner.pid, by)
+    except (OSError, AttributeError):
+        pass  # it is gone
 
 
 async def end(rank: Rank) -> None:
     "End one kernel now."
     rank.kc.stop_channels()
-    if await rank.km.is_alive(): await rank.km.shutdown_kernel(now=True)
+    if await rank.km.is_alive():
+        await rank.km.shutdown_kernel(now=True)
 
 # %% ../nbs/15a_spmd.ipynb #564642cd
 async def run_on_all(
@@ -666,23 +900,32 @@ async def run_on_all(
     code: str,  # the cell
     silent: bool,  # as the frontend wants it
     show: Callable[[dict[str, Any]], None],  # told what rank 0 shows
-    ask: Callable[[dict[str, Any]], Awaitable[str]] | None = None,  # gets an answer to what rank 0 asks; None: nobody is there
+    ask: Callable[[dict[str, Any]], Awaitable[str]]
+    | None = None,  # gets an answer to what rank 0 asks; None: nobody is there
 ) -> Trouble | None:
     "Run a cell on every kernel; the first trouble, marked as a death when a rank had to be ended."
     import asyncio
 
-    running = {asyncio.ensure_future(run_on(rank, k, code, silent, show if k == 0 else lambda msg: None, k == 0 and ask is not None)) for k, rank in enumerate(ranks)}
+    running = {
+        asyncio.ensure_future(
+            run_on(rank, k, code, silent, show if k == 0 else lambda msg: None, k == 0 and ask is not None)
+        )
+        for k, rank in enumerate(ranks)
+    }
     questions = asyncio.ensure_future(pass_questions(ranks[0], ask)) if ask else None
     troubles: list[Trouble] = []
     patience, interrupted = float("inf"), False
     while running and time.monotonic() < patience:
         done, running = await asyncio.wait(running, timeout=0.2, return_when=asyncio.FIRST_COMPLETED)
         troubles += [t for task in done if (t := task.result())]
-        if troubles and patience == float("inf"): patience = time.monotonic() + 2 * GRACE
+        if troubles and patience == float("inf"):
+            patience = time.monotonic() + 2 * GRACE
         if running and time.monotonic() > patience - GRACE and not interrupted:
             interrupted = True
-            for rank in ranks: interrupt(rank)
-    for task in [*running, *([questions] if questions else [])]: task.cancel()
+            for rank in ranks:
+                interrupt(rank)
+    for task in [*running, *([questions] if questions else [])]:
+        task.cancel()
     return told(troubles, len(ranks), bool(running)) if troubles else None
 
 # %% ../nbs/15a_spmd.ipynb #6b07e57b
@@ -697,11 +940,18 @@ def told(
     who = "all ranks" if same else f"rank {cause.rank} of {ranks}"
     message = cause.message if ranks == 1 else f"[{who}] {cause.message}".strip()
     before = [] if ranks == 1 else [f"{who} failed" if same else f"{who} failed first"]
-    others = [f"rank {t.rank}: {t.name}: {t.message}" for t in troubles if (t.name, t.message) != (cause.name, cause.message)]
+    others = [
+        f"rank {t.rank}: {t.name}: {t.message}" for t in troubles if (t.name, t.message) != (cause.name, cause.message)
+    ]
     last = ["a rank died or could not be interrupted: all were ended; restart the kernel to go on"] if ended else []
-    asked = ["rank 0 alone can ask: put the question under `if rank == 0:`"] if cause.name == "StdinNotImplementedError" and not same else []
-    return Trouble(cause.rank, cause.name, message, [*before, *cause.traceback, *asked, *others, *last], cause.at, died=ended)
-
+    asked = (
+        ["rank 0 alone can ask: put the question under `if rank == 0:`"]
+        if cause.name == "StdinNotImplementedError" and not same
+        else []
+    )
+    return Trouble(
+        cause.rank, cause.name, message, [*before, *cause.traceback, *asked, *others, *last], cause.at, died=ended
+    )
 
 # %% ../nbs/15a_spmd.ipynb #854d5934
 def launch() -> None:
@@ -710,7 +960,9 @@ def launch() -> None:
 
     from ipykernel.kernelapp import IPKernelApp
 
-    logging.getLogger("IPKernelApp").addFilter(lambda said: "without encryption" not in said.getMessage())  # Jupyter's way with every kernel; our ranks use no network
+    logging.getLogger("IPKernelApp").addFilter(
+        lambda said: "without encryption" not in said.getMessage()
+    )  # Jupyter's way with every kernel; our ranks use no network
 
     IPKernelApp.launch_instance(kernel_class=ranks_kernel())
 
@@ -724,9 +976,17 @@ def install_kernel(
 
     from jupyter_client.kernelspec import KernelSpecManager
 
-    if ranks < 1: raise ValueError(f"ranks={ranks}: one at least")
-    spec = {"argv": [sys.executable, "-c", "from actrep_nb.spmd import launch; launch()", "-f", "{connection_file}"], "display_name": f"ActRep × {ranks}", "language": "python",
-            "interrupt_mode": "message", "env": {"ACTREP_RANKS": str(ranks)}}
+    if ranks < 1:
+        raise ValueError(f"ranks={ranks}: one at least")
+    spec = {
+        "argv": [sys.executable, "-c", "from actrep_nb.spmd import launch; launch()", "-f", "{connection_file}"],
+        "display_name": f"ActRep × {ranks}",
+        "language": "python",
+        "interrupt_mode": "message",
+        "env": {"ACTREP_RANKS": str(ranks)},
+    }
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "kernel.json").write_text(json.dumps(spec, indent=1, ensure_ascii=False), encoding="utf-8")
-        return Path(KernelSpecManager().install_kernel_spec(folder, f"actrep-x{ranks}", user=prefix is None, prefix=prefix))
+        return Path(
+            KernelSpecManager().install_kernel_spec(folder, f"actrep-x{ranks}", user=prefix is None, prefix=prefix)
+        )

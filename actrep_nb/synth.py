@@ -30,12 +30,15 @@ from .video import write_video
 
 # %% ../nbs/03_synth.ipynb #089f15a7
 _LIMBS = ("torso", "upper_arm_l", "forearm_l", "upper_arm_r", "forearm_r", "thigh_l", "shin_l", "thigh_r", "shin_r")
-_STAND = dict(torso=180, upper_arm_l=-10, forearm_l=-5, upper_arm_r=10, forearm_r=5, thigh_l=-5, shin_l=-3, thigh_r=5, shin_r=3)
+_STAND = dict(
+    torso=180, upper_arm_l=-10, forearm_l=-5, upper_arm_r=10, forearm_r=5, thigh_l=-5, shin_l=-3, thigh_r=5, shin_r=3
+)
 
 
 @dataclass(frozen=True)
 class Action:
     "One repeated movement: two poses and the joint that stays where it is."
+
     rest: dict[str, float]  # limb directions at the start and end of a repetition, degrees
     extreme: dict[str, float]  # limb directions at its turning point, degrees
     anchor: str = "feet"  # what stays put: "feet", "toes", "hip" or "hands"
@@ -46,17 +49,66 @@ def _action(anchor="feet", rest=None, **extreme):
     return Action(rest, {**rest, **extreme}, anchor)
 
 
-_PLANK = dict(torso=116, upper_arm_l=0, forearm_l=0, upper_arm_r=0, forearm_r=0, thigh_l=-64, shin_l=-64, thigh_r=-64, shin_r=-64)
-_LYING = dict(torso=93, upper_arm_l=150, forearm_l=60, upper_arm_r=150, forearm_r=60, thigh_l=-125, shin_l=-15, thigh_r=-125, shin_r=-15)
-_HANG = dict(upper_arm_l=-170, forearm_l=-178, upper_arm_r=170, forearm_r=178, thigh_l=-3, shin_l=-3, thigh_r=3, shin_r=3)
+_PLANK = dict(
+    torso=116, upper_arm_l=0, forearm_l=0, upper_arm_r=0, forearm_r=0, thigh_l=-64, shin_l=-64, thigh_r=-64, shin_r=-64
+)
+_LYING = dict(
+    torso=93,
+    upper_arm_l=150,
+    forearm_l=60,
+    upper_arm_r=150,
+    forearm_r=60,
+    thigh_l=-125,
+    shin_l=-15,
+    thigh_r=-125,
+    shin_r=-15,
+)
+_HANG = dict(
+    upper_arm_l=-170, forearm_l=-178, upper_arm_r=170, forearm_r=178, thigh_l=-3, shin_l=-3, thigh_r=3, shin_r=3
+)
 _SEATED = dict(upper_arm_l=-12, forearm_l=20, upper_arm_r=12, forearm_r=40, thigh_l=85, shin_l=0, thigh_r=88, shin_r=2)
 
 ACTIONS: dict[str, Action] = {
-    "squat": _action(torso=165, upper_arm_l=85, forearm_l=90, upper_arm_r=95, forearm_r=90, thigh_l=-80, shin_l=10, thigh_r=80, shin_r=-10),
-    "jumping_jack": _action(upper_arm_l=-150, forearm_l=-165, upper_arm_r=150, forearm_r=165, thigh_l=-28, shin_l=-26, thigh_r=28, shin_r=26),
-    "push_up": _action("toes", _PLANK, torso=97, upper_arm_l=-95, forearm_l=45, upper_arm_r=-95, forearm_r=45, thigh_l=-83, shin_l=-83, thigh_r=-83, shin_r=-83),
+    "squat": _action(
+        torso=165,
+        upper_arm_l=85,
+        forearm_l=90,
+        upper_arm_r=95,
+        forearm_r=90,
+        thigh_l=-80,
+        shin_l=10,
+        thigh_r=80,
+        shin_r=-10,
+    ),
+    "jumping_jack": _action(
+        upper_arm_l=-150, forearm_l=-165, upper_arm_r=150, forearm_r=165, thigh_l=-28, shin_l=-26, thigh_r=28, shin_r=26
+    ),
+    "push_up": _action(
+        "toes",
+        _PLANK,
+        torso=97,
+        upper_arm_l=-95,
+        forearm_l=45,
+        upper_arm_r=-95,
+        forearm_r=45,
+        thigh_l=-83,
+        shin_l=-83,
+        thigh_r=-83,
+        shin_r=-83,
+    ),
     "sit_up": _action("hip", _LYING, torso=168, upper_arm_l=215, forearm_l=120, upper_arm_r=215, forearm_r=120),
-    "pull_up": _action("hands", _HANG, upper_arm_l=-60, forearm_l=-195, upper_arm_r=60, forearm_r=195, thigh_l=-20, shin_l=10, thigh_r=20, shin_r=-10),
+    "pull_up": _action(
+        "hands",
+        _HANG,
+        upper_arm_l=-60,
+        forearm_l=-195,
+        upper_arm_r=60,
+        forearm_r=195,
+        thigh_l=-20,
+        shin_l=10,
+        thigh_r=20,
+        shin_r=-10,
+    ),
     "elbow_flexion": _action(forearm_l=-155, forearm_r=155),
     "shoulder_abduction": _action(upper_arm_l=-95, forearm_l=-95, upper_arm_r=95, forearm_r=95),
     "leg_raise": _action(thigh_r=65, shin_r=62, torso=185),
@@ -93,13 +145,17 @@ def _joints(pose: dict[str, float], anchor: str) -> dict[str, tuple[float, float
     return {k: (x - ox, y - oy) for k, (x, y) in j.items()}
 
 
-_BONES = [("hip", "neck")] + [(a + s, b + s) for s in ("_l", "_r") for a, b in (("elbow", "hand"), ("knee", "foot"))] \
+_BONES = (
+    [("hip", "neck")]
+    + [(a + s, b + s) for s in ("_l", "_r") for a, b in (("elbow", "hand"), ("knee", "foot"))]
     + [("neck", "elbow_l"), ("neck", "elbow_r"), ("hip", "knee_l"), ("hip", "knee_r")]
+)
 
 # %% ../nbs/03_synth.ipynb #0f3ab644
 @dataclass(frozen=True)
 class Segment:
     "A stretch of a clip's script."
+
     kind: str  # "cycle", "partial", "pause", "idle", "walk_in" or "walk_out"
     start: float  # seconds
     end: float  # seconds
@@ -161,6 +217,7 @@ def write_script(
 @dataclass(frozen=True)
 class DrawnClip:
     "Pixels with the truth that made them."
+
     pixels: np.ndarray  # uint8 [T, H, W, 3]
     fps: float  # frames per second
     action: str  # name in ACTIONS
@@ -191,10 +248,20 @@ def _scene(rng, size):
     body = tuple(int(rng.uniform(190, 255) if dark else rng.uniform(0, 60)) for _ in range(3))
     ramp = np.linspace(-1, 1, size)[:, None, None] * np.array([rng.uniform(-25, 25) for _ in range(3)])
     return dict(
-        background=np.clip(back + ramp + np.zeros((size, size, 3)), 0, 255).astype(np.uint8), body=body,
-        scale=size * rng.uniform(0.72, 0.86), x=rng.uniform(0.42, 0.58) * size, width=max(2, round(size * rng.uniform(0.045, 0.065))),
-        mirror=rng.random() < 0.5, gamma=rng.uniform(0.85, 1.2), reach=rng.uniform(0.2, 0.4), sway=rng.uniform(0, 1.5), shake=rng.choice([0, 0, rng.uniform(0.5, 2)]),
-        distractor=rng.choice([None, None, "ball", "box"]), rate=rng.uniform(0.3, 1.2), side=rng.choice([0.08, 0.92]), tint=tuple(rng.randrange(256) for _ in range(3)),
+        background=np.clip(back + ramp + np.zeros((size, size, 3)), 0, 255).astype(np.uint8),
+        body=body,
+        scale=size * rng.uniform(0.72, 0.86),
+        x=rng.uniform(0.42, 0.58) * size,
+        width=max(2, round(size * rng.uniform(0.045, 0.065))),
+        mirror=rng.random() < 0.5,
+        gamma=rng.uniform(0.85, 1.2),
+        reach=rng.uniform(0.2, 0.4),
+        sway=rng.uniform(0, 1.5),
+        shake=rng.choice([0, 0, rng.uniform(0.5, 2)]),
+        distractor=rng.choice([None, None, "ball", "box"]),
+        rate=rng.uniform(0.3, 1.2),
+        side=rng.choice([0.08, 0.92]),
+        tint=tuple(rng.randrange(256) for _ in range(3)),
     )
 
 
@@ -218,7 +285,15 @@ def _play(
         away = {"walk_in": 1 - phase, "walk_out": phase}.get(seg.kind, 0.0)
         if away:
             swing = 25 * math.sin(2 * math.pi * 1.6 * t)
-            pose = {**_STAND, "thigh_l": swing, "shin_l": swing - 10, "thigh_r": -swing, "shin_r": -swing - 10, "upper_arm_l": -swing, "upper_arm_r": swing}
+            pose = {
+                **_STAND,
+                "thigh_l": swing,
+                "shin_l": swing - 10,
+                "thigh_r": -swing,
+                "shin_r": -swing - 10,
+                "upper_arm_l": -swing,
+                "upper_arm_r": swing,
+            }
         joints = _joints(pose, "feet" if away else act.anchor)
         base_y = 0.92 * size if away else ground
         cx = scene["x"] + scene["sway"] * math.sin(0.9 * t) + away * 0.85 * size + scene["shake"] * math.sin(5 * t)
@@ -229,7 +304,9 @@ def _play(
         if act.anchor == "hands":
             pen.line([(0.15 * size, ground), (0.85 * size, ground)], fill=scene["tint"], width=2)
         elif action == "knee_extension":
-            pen.rectangle([scene["x"] - 0.14 * size, ground + 2, scene["x"] + 0.08 * size, 0.95 * size], fill=scene["tint"])
+            pen.rectangle(
+                [scene["x"] - 0.14 * size, ground + 2, scene["x"] + 0.08 * size, 0.95 * size], fill=scene["tint"]
+            )
         for a, b in _BONES:
             pen.line([at[a], at[b]], fill=scene["body"], width=width, joint="curve")
         r = 0.065 * scale
@@ -237,7 +314,9 @@ def _play(
         if scene["distractor"]:
             y = (0.5 + 0.35 * math.sin(2 * math.pi * scene["rate"] * t)) * size
             x, q = scene["side"] * size, 0.05 * size
-            (pen.ellipse if scene["distractor"] == "ball" else pen.rectangle)([x - q, y - q, x + q, y + q], fill=scene["tint"])
+            (pen.ellipse if scene["distractor"] == "ball" else pen.rectangle)(
+                [x - q, y - q, x + q, y + q], fill=scene["tint"]
+            )
         frames.append(np.asarray(image)[:, ::-1] if scene["mirror"] else np.asarray(image))
     return np.stack(frames)
 
@@ -283,7 +362,18 @@ def _write_repcount(path: Path, rows: list[tuple[Clip, int]], fps: float) -> Non
     out.writerow(["type", "name", "count", *(f"L{i + 1}" for i in range(width)), "fps", "duration", "num_frames"])
     for clip, frames in rows:
         ends = [round(t * fps) for cycle in clip.cycles or () for t in cycle]
-        out.writerow([clip.action, Path(clip.video).name, clip.count, *ends, *[""] * (width - len(ends)), fps, round(frames / fps, 3), frames])
+        out.writerow(
+            [
+                clip.action,
+                Path(clip.video).name,
+                clip.count,
+                *ends,
+                *[""] * (width - len(ends)),
+                fps,
+                round(frames / fps, 3),
+                frames,
+            ]
+        )
     write_whole(path, text.getvalue())
 
 
@@ -305,7 +395,15 @@ def make_dataset(
     videos.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"{name}-{seed}")
     weights = COUNT_WEIGHTS[counts]
-    jobs = [(f"{name}{seed}_{i:05d}.mp4", actions[i % len(actions)], rng.choices(range(len(weights)), weights)[0], rng.randrange(2**31)) for i in range(n)]
+    jobs = [
+        (
+            f"{name}{seed}_{i:05d}.mp4",
+            actions[i % len(actions)],
+            rng.choices(range(len(weights)), weights)[0],
+            rng.randrange(2**31),
+        )
+        for i in range(n)
+    ]
     draw = partial(_draw_and_write, folder=videos, size=size, fps=fps, max_seconds=max_seconds)
     if workers > 1 and n > 32:
         with ProcessPoolExecutor(workers, initializer=end_with_parent, initargs=(os.getpid(),)) as pool:
@@ -353,7 +451,13 @@ def draw_moment(
     rng = random.Random(f"moment-{seed}-{action}")
     script, scene = write_moment(rng, max_seconds), _scene(rng, size)
     acted = [s for s in script if s.kind == "cycle"]
-    return DrawnClip(_play(action, script, scene, size, fps), fps, action, ((round(acted[0].start, 3), round(acted[-1].end, 3)),), tuple(script))
+    return DrawnClip(
+        _play(action, script, scene, size, fps),
+        fps,
+        action,
+        ((round(acted[0].start, 3), round(acted[-1].end, 3)),),
+        tuple(script),
+    )
 
 # %% ../nbs/03_synth.ipynb #5a1c0e07
 OBJECTS = ("ball", "box", "triangle")
@@ -398,10 +502,22 @@ def draw_objects(
         image = Image.fromarray(scene["background"])
         moving = next((s for s in script if s.start <= i / fps < s.end), script[-1])
         for name, column in columns.items():
-            up = math.sin(math.pi * (i / fps - moving.start) / (moving.end - moving.start)) if name == moving.kind else 0.0
-            _draw_object(ImageDraw.Draw(image), name, column * size, (0.8 - 0.5 * up) * size, 0.11 * size, scene["body"])
+            up = (
+                math.sin(math.pi * (i / fps - moving.start) / (moving.end - moving.start))
+                if name == moving.kind
+                else 0.0
+            )
+            _draw_object(
+                ImageDraw.Draw(image), name, column * size, (0.8 - 0.5 * up) * size, 0.11 * size, scene["body"]
+            )
         frames.append(np.asarray(image))
-    return DrawnClip(np.stack(frames), fps, "", tuple((round(s.start, 3), round(s.end, 3)) for s in script if s.kind != "idle"), tuple(script))
+    return DrawnClip(
+        np.stack(frames),
+        fps,
+        "",
+        tuple((round(s.start, 3), round(s.end, 3)) for s in script if s.kind != "idle"),
+        tuple(script),
+    )
 
 # %% ../nbs/03_synth.ipynb #5a1c0e0b
 def _ask_when(seed: int, **options) -> tuple[DrawnClip, dict]:
@@ -409,7 +525,12 @@ def _ask_when(seed: int, **options) -> tuple[DrawnClip, dict]:
     action = random.Random(seed).choice(list(ACTIONS))
     drawn = draw_moment(action, seed, **options)
     length = len(drawn.pixels) / drawn.fps
-    extra = {"task": "grounding", "problem": action, "solution": [t / length for t in drawn.cycles[0]], "duration": length}
+    extra = {
+        "task": "grounding",
+        "problem": action,
+        "solution": [t / length for t in drawn.cycles[0]],
+        "duration": length,
+    }
     return drawn, dict(action=action, count=1, cycles=drawn.cycles, extra=extra)
 
 
@@ -419,7 +540,12 @@ def _ask_which(seed: int, **options) -> tuple[DrawnClip, dict]:
     named = rng.sample(list(ACTIONS), 4)
     right = rng.randrange(4)
     drawn = draw_clip(named[right], rng.randint(1, 8), seed, **options)
-    extra = {"task": "choice", "problem": "Which movement is repeated?", "options": [f"{letter}. {name}" for letter, name in zip("ABCD", named)], "solution": "ABCD"[right]}
+    extra = {
+        "task": "choice",
+        "problem": "Which movement is repeated?",
+        "options": [f"{letter}. {name}" for letter, name in zip("ABCD", named)],
+        "solution": "ABCD"[right],
+    }
     return drawn, dict(action=drawn.action, count=drawn.count, cycles=drawn.cycles, extra=extra)
 
 
@@ -433,7 +559,11 @@ def _ask_how_many(seed: int, **options) -> tuple[DrawnClip, dict]:
         problem, answer = f"How often does the {name} jump?", sum(who == name for _, who in jumps)
     else:
         problem, answer = "How many objects jump?", len({who for _, who in jumps})
-    return drawn, dict(action="", count=answer, extra={"task": "dvd_counting", "problem": problem, "solution": f"<answer> {answer} </answer>", "jumps": jumps})
+    return drawn, dict(
+        action="",
+        count=answer,
+        extra={"task": "dvd_counting", "problem": problem, "solution": f"<answer> {answer} </answer>", "jumps": jumps},
+    )
 
 
 QUESTIONS = {"grounding": _ask_when, "choice": _ask_which, "dvd_counting": _ask_how_many}

@@ -17,8 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from .answers import (Answer, answer_text, lettered, messages, parse_answer, parse_choice, parse_interval, read_number, render_prompt,
-                               split_tags, write_answer)
+from actrep_nb.answers import (
+    Answer,
+    answer_text,
+    lettered,
+    messages,
+    parse_answer,
+    parse_choice,
+    parse_interval,
+    read_number,
+    render_prompt,
+    split_tags,
+    write_answer,
+)
 from .cot import CotSet, grid_cycles, write_cots
 from .metrics import choice_metrics, clip_metrics, cycle_metrics, grounding_metrics, intervals, metrics_table
 from .records import Clip, Prediction, nearest_accepted
@@ -30,23 +41,23 @@ Scores = dict[str, np.ndarray]  # metric → one value for each clip
 
 def nearest_counts(
     predictions: Sequence[Prediction],  # one per clip
-    clips: Sequence[Clip],              # in the same order
-) -> list[int]:                         # what each answer is compared with
+    clips: Sequence[Clip],  # in the same order
+) -> list[int]:  # what each answer is compared with
     "The accepted count of each clip that is nearest to its answer."
     return [nearest_accepted(p.count, c) for p, c in zip(predictions, clips, strict=True)]
 
 
 def counting_scores(
     predictions: Sequence[Prediction],  # one per clip
-    clips: Sequence[Clip],              # in the same order
-) -> Scores:                            # as `clip_metrics` gives them
+    clips: Sequence[Clip],  # in the same order
+) -> Scores:  # as `clip_metrics` gives them
     "Errors and hits of each clip, against the nearest of its accepted counts."
     return clip_metrics([p.count for p in predictions], nearest_counts(predictions, clips))
 
 
 def right_count(
     prediction: Prediction,  # about a clip
-    clip: Clip,              # that clip
+    clip: Clip,  # that clip
 ) -> bool:
     "Is the count one of those accepted?"
     return prediction.count == nearest_accepted(prediction.count, clip)
@@ -55,32 +66,51 @@ def right_count(
 @dataclass(frozen=True)
 class Task:
     "Something a model is asked about a clip, with everything needed to train and judge it."
-    name: str                                                                   # its key in `TASKS`
-    prompt: Callable[[Clip], str]                                               # the question about one clip
-    parse: Callable[[str], Answer]                                              # completion → what it says
-    rewards: Mapping[str, float]                                                # names in `REWARDS` with their weights
-    metrics: Callable[..., dict[str, Any]]                                      # predictions, their clips, in the same order → metric → value, lo, hi
-    scores: Callable[[Sequence[Prediction], Sequence[Clip]], Scores] = counting_scores  # values of single clips, for comparing two models on the same ones
-    right: Callable[[Prediction, Clip], bool] = right_count                     # is this answer good enough to be called right?
-    asks: str | None = None                                                     # `extra["task"]` of the clips it is for; None: clips that ask for a count
-    write: Callable[[Clip, float], str] | None = None                           # clip, grid in seconds → a text to learn from; None: from the cycles
-    reader: Callable[[Clip], Callable[[str], Answer]] | None = None             # `parse` for answers about one clip, where reading needs its options
-    truth: Callable[[Clip], Any] = lambda clip: clip.count                      # what answers are compared with; `ValueError` where a clip lacks it
+
+    name: str  # its key in `TASKS`
+    prompt: Callable[[Clip], str]  # the question about one clip
+    parse: Callable[[str], Answer]  # completion → what it says
+    rewards: Mapping[str, float]  # names in `REWARDS` with their weights
+    metrics: Callable[..., dict[str, Any]]  # predictions, their clips, in the same order → metric → value, lo, hi
+    scores: Callable[[Sequence[Prediction], Sequence[Clip]], Scores] = (
+        counting_scores  # values of single clips, for comparing two models on the same ones
+    )
+    right: Callable[[Prediction, Clip], bool] = right_count  # is this answer good enough to be called right?
+    asks: str | None = None  # `extra["task"]` of the clips it is for; None: clips that ask for a count
+    write: Callable[[Clip, float], str] | None = (
+        None  # clip, grid in seconds → a text to learn from; None: from the cycles
+    )
+    reader: Callable[[Clip], Callable[[str], Answer]] | None = (
+        None  # `parse` for answers about one clip, where reading needs its options
+    )
+    truth: Callable[[Clip], Any] = lambda clip: (
+        clip.count
+    )  # what answers are compared with; `ValueError` where a clip lacks it
 
     def check(self, clips: Iterable[Clip], judged: bool = False) -> None:
         "`ValueError` for a clip that asks something else: a count given to a question about time is not a wrong answer, it is none. With `judged` also for one that lacks what its answers will be compared with."
         for clip in clips:
             asks = clip.extra.get("task")
             if asks != self.asks:
-                cure = next((f"use the task {name!r}" for name, task in TASKS.items() if task.asks == asks), "no task in TASKS is for it")
-                raise ValueError(f"clip {clip.id!r} ({clip.video}) asks for {asks or 'a count'}, which the task {self.name!r} does not answer: {cure}, or leave such clips out")
-            if judged: self.truth(clip)
+                cure = next(
+                    (f"use the task {name!r}" for name, task in TASKS.items() if task.asks == asks),
+                    "no task in TASKS is for it",
+                )
+                raise ValueError(
+                    f"clip {clip.id!r} ({clip.video}) asks for {asks or 'a count'}, which the task {self.name!r} does not answer: {cure}, or leave such clips out"
+                )
+            if judged:
+                self.truth(clip)
 
     def ask(self, clip: Clip) -> str:
         "The question about `clip`, if it is one of this task's."
         self.check([clip])
-        try: return self.prompt(clip)
-        except (KeyError, ValueError) as error: raise ValueError(f"clip {clip.id!r} ({clip.video}) lacks what the question of {self.name!r} is made of: {error}") from error
+        try:
+            return self.prompt(clip)
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"clip {clip.id!r} ({clip.video}) lacks what the question of {self.name!r} is made of: {error}"
+            ) from error
 
     def messages(self, clip: Clip, answer: str | None = None) -> list[dict]:
         "Chat turns for `clip`, with the answer to learn from where there is one."
@@ -91,50 +121,78 @@ class Task:
         clips = list(clips)
         self.check(clips)
         write = self.write
-        return write_cots(clips, lambda clip: (write(clip, step), []), check=self.doubts) if write else write_cots(clips, step=step, durations=durations)
+        return (
+            write_cots(clips, lambda clip: (write(clip, step), []), check=self.doubts)
+            if write
+            else write_cots(clips, step=step, durations=durations)
+        )
 
     def doubts(self, text: str, clip: Clip) -> list[str]:
         "What is wrong with `text` as an answer about `clip`."
         said = self.predict(clip, text)
         return [*said.problems, *([] if self.right(said, clip) else ["wrong: this is not what is annotated"])]
 
-    def reward(self, completions: Sequence[str], clips: Sequence[Clip], **context) -> tuple[list[float], dict[str, list[float | None]]]:
+    def reward(
+        self, completions: Sequence[str], clips: Sequence[Clip], **context
+    ) -> tuple[list[float], dict[str, list[float | None]]]:
         "Weighted totals and unweighted parts, as `combine` gives them."
         self.check(clips)
         totals, parts = combine(self.rewards, completions, clips, **context)
         silent = [name for name, values in parts.items() if set(values) == {None}]
         if silent and self.asks not in (None, *COUNTED, *ACCURACY):
-            raise ValueError(f"{silent} cannot score clips that ask for {self.asks!r}: if the answer is their count, add {self.asks!r} to rewards.COUNTED, else write a reward that can")
+            raise ValueError(
+                f"{silent} cannot score clips that ask for {self.asks!r}: if the answer is their count, add {self.asks!r} to rewards.COUNTED, else write a reward that can"
+            )
         return totals, parts
 
     def predict(self, clip: Clip, completion: str, seconds: float | None = None) -> Prediction:
         "The prediction that `completion` makes about `clip`."
         said = (self.reader(clip) if self.reader else self.parse)(completion)
-        return Prediction(clip.id, said.count, said.cycles, said.problems, completion, clip.count, said.action, seconds, said.interval, said.choice)
+        return Prediction(
+            clip.id,
+            said.count,
+            said.cycles,
+            said.problems,
+            completion,
+            clip.count,
+            said.action,
+            seconds,
+            said.interval,
+            said.choice,
+        )
 
     def judge(self, predictions: Sequence[Prediction], clips: Sequence[Clip], **options) -> dict[str, Any]:
         "The task's metrics (`options` are theirs, such as `seed`), after checking that there is one prediction for each clip, in order."
         wrong = next((i for i, (p, c) in enumerate(zip(predictions, clips)) if p.id != c.id), None)
-        if len(predictions) != len(clips): raise ValueError(f"{len(predictions)} predictions for {len(clips)} clips")
-        if wrong is not None: raise ValueError(f"prediction {wrong} is about {predictions[wrong].id!r}, the clip is {clips[wrong].id!r}")
+        if len(predictions) != len(clips):
+            raise ValueError(f"{len(predictions)} predictions for {len(clips)} clips")
+        if wrong is not None:
+            raise ValueError(f"prediction {wrong} is about {predictions[wrong].id!r}, the clip is {clips[wrong].id!r}")
         self.check(clips)
         return self.metrics(predictions, clips, **options)
 
 # %% ../nbs/09_tasks.ipynb #74b1f666
 def counting_metrics(
     predictions: Sequence[Prediction],  # one per clip
-    clips: Sequence[Clip],              # in the same order
-    seed: int = 0,                      # of the bootstrap
-) -> dict[str, Any]:                    # metric → {value, lo, hi}; "cycles" → `cycle_metrics`, None where no clip has annotated cycles
+    clips: Sequence[Clip],  # in the same order
+    seed: int = 0,  # of the bootstrap
+) -> dict[str, Any]:  # metric → {value, lo, hi}; "cycles" → `cycle_metrics`, None where no clip has annotated cycles
     "Counts with their intervals, and the listed repetitions against the annotated ones."
-    table: dict[str, Any] = dict(metrics_table([p.count for p in predictions], nearest_counts(predictions, clips), seed=seed))
+    table: dict[str, Any] = dict(
+        metrics_table([p.count for p in predictions], nearest_counts(predictions, clips), seed=seed)
+    )
     found = cycle_metrics([p.cycles for p in predictions], [c.cycles for c in clips])
     return table | {"cycles": found if found["n"] else None}
 
 # %% ../nbs/09_tasks.ipynb #a1532acc
 TASKS: dict[str, Task] = {
-    "counting": Task("counting", prompt=lambda clip: render_prompt("count"), parse=parse_answer, rewards={"count_hybrid": 1.0, "format": 1.0},
-                     metrics=counting_metrics),
+    "counting": Task(
+        "counting",
+        prompt=lambda clip: render_prompt("count"),
+        parse=parse_answer,
+        rewards={"count_hybrid": 1.0, "format": 1.0},
+        metrics=counting_metrics,
+    ),
 }
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e04
@@ -142,107 +200,159 @@ def event_of(
     clip: Clip,  # that asks when something happens
 ) -> tuple[float, float]:  # seconds
     "Start and end of its one event. Raises `ValueError`, naming the clip, where there is not exactly one."
-    if len(clip.cycles or ()) != 1: raise ValueError(f"clip {clip.id!r} ({clip.video}): {len(clip.cycles or ())} events are annotated, one was asked for")
+    if len(clip.cycles or ()) != 1:
+        raise ValueError(
+            f"clip {clip.id!r} ({clip.video}): {len(clip.cycles or ())} events are annotated, one was asked for"
+        )
     return (clip.cycles or ())[0]
 
 
 def grounding_text(
-    clip: Clip,   # with one annotated event
+    clip: Clip,  # with one annotated event
     step: float,  # grid that times are rounded to, seconds
 ) -> str:
     "Reasoning and answer for one event."
     ((start, end),) = grid_cycles((event_of(clip),), step)
-    return write_answer((start * step, end * step), f"Action: {clip.action or 'unknown'}, from {start * step:.1f}s to {end * step:.1f}s.")
+    return write_answer(
+        (start * step, end * step),
+        f"Action: {clip.action or 'unknown'}, from {start * step:.1f}s to {end * step:.1f}s.",
+    )
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e05
 def grounding_scores(
     predictions: Sequence[Prediction],  # one per clip
-    clips: Sequence[Clip],              # in the same order
-) -> Scores:                            # "tiou" and whether it reaches 0.5; 0 without an interval
+    clips: Sequence[Clip],  # in the same order
+) -> Scores:  # "tiou" and whether it reaches 0.5; 0 without an interval
     "Overlap of each answer with its clip's event."
     overlap = np.array([tiou(p.interval, event_of(c)) if p.interval else 0.0 for p, c in zip(predictions, clips)])
-    return {"miou": overlap, "r@0.5": reaches(overlap, 0.5) * 1.0, "parse_rate": np.array([p.interval is not None for p in predictions]) * 1.0}
+    return {
+        "miou": overlap,
+        "r@0.5": reaches(overlap, 0.5) * 1.0,
+        "parse_rate": np.array([p.interval is not None for p in predictions]) * 1.0,
+    }
 
 
 def found_moment(
     prediction: Prediction,  # about a clip
-    clip: Clip,              # that clip
+    clip: Clip,  # that clip
 ) -> bool:
     "Does the interval overlap the event by half?"
     return bool(grounding_scores([prediction], [clip])["r@0.5"][0])
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e06
 TASKS["temporal_grounding"] = Task(
-    "temporal_grounding", prompt=lambda clip: render_prompt("grounding", question=clip.extra["problem"]), parse=parse_interval, rewards=DUAL,
-    metrics=lambda predictions, clips, seed=0: grounding_metrics([p.interval for p in predictions], [event_of(c) for c in clips], seed=seed),
-    scores=grounding_scores, right=found_moment, asks="grounding", write=grounding_text, truth=event_of)
+    "temporal_grounding",
+    prompt=lambda clip: render_prompt("grounding", question=clip.extra["problem"]),
+    parse=parse_interval,
+    rewards=DUAL,
+    metrics=lambda predictions, clips, seed=0: grounding_metrics(
+        [p.interval for p in predictions], [event_of(c) for c in clips], seed=seed
+    ),
+    scores=grounding_scores,
+    right=found_moment,
+    asks="grounding",
+    write=grounding_text,
+    truth=event_of,
+)
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e0a
 def choice_text(
-    clip: Clip,   # with options, the solution and the action
+    clip: Clip,  # with options, the solution and the action
     step: float,  # not used: no time is written
 ) -> str:
     "Name the action, then go through the options up to the one of that name. Raises `ValueError`, naming the clip, where nothing but the letter is annotated."
-    if not clip.action: raise ValueError(f"clip {clip.id!r} ({clip.video}): no action is annotated, so no reasoning can be written")
+    if not clip.action:
+        raise ValueError(f"clip {clip.id!r} ({clip.video}): no action is annotated, so no reasoning can be written")
     options, right = lettered(clip.extra["options"]), solution_letter(clip)
-    compared = ", ".join(f"{wording} {'yes' if letter == right else 'no'} {letter}" for letter, wording in options.items() if letter <= right)
+    compared = ", ".join(
+        f"{wording} {'yes' if letter == right else 'no'} {letter}"
+        for letter, wording in options.items()
+        if letter <= right
+    )
     return write_answer(right, f"Action: {clip.action}.\nOptions: {compared}.")
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e0b
 def choice_scores(
     predictions: Sequence[Prediction],  # one per clip
-    clips: Sequence[Clip],              # in the same order
-) -> Scores:                            # "accuracy": 1 for the right letter, else 0
+    clips: Sequence[Clip],  # in the same order
+) -> Scores:  # "accuracy": 1 for the right letter, else 0
     "Is each answer the right option?"
-    return {"accuracy": np.array([right_option(p, c) for p, c in zip(predictions, clips)]) * 1.0,
-            "parse_rate": np.array([p.choice is not None for p in predictions]) * 1.0}
+    return {
+        "accuracy": np.array([right_option(p, c) for p, c in zip(predictions, clips)]) * 1.0,
+        "parse_rate": np.array([p.choice is not None for p in predictions]) * 1.0,
+    }
 
 
 def right_option(
     prediction: Prediction,  # about a clip
-    clip: Clip,              # that clip
+    clip: Clip,  # that clip
 ) -> bool:
     "Is the chosen letter the solution?"
     return prediction.choice is not None and prediction.choice == solution_letter(clip)
 
 
 TASKS["multiple_choice"] = Task(
-    "multiple_choice", prompt=lambda clip: render_prompt("choice", question=clip.extra["problem"], options=clip.extra["options"]), parse=parse_choice,
-    rewards={"choice": 0.5, "format_choice": 0.5}, metrics=lambda predictions, clips, seed=0: choice_metrics([p.choice for p in predictions], [solution_letter(c) for c in clips], seed=seed),
-    scores=choice_scores, right=right_option, asks="choice", write=choice_text, reader=lambda clip: partial(parse_choice, options=clip.extra.get("options")),
-    truth=solution_letter)
+    "multiple_choice",
+    prompt=lambda clip: render_prompt("choice", question=clip.extra["problem"], options=clip.extra["options"]),
+    parse=parse_choice,
+    rewards={"choice": 0.5, "format_choice": 0.5},
+    metrics=lambda predictions, clips, seed=0: choice_metrics(
+        [p.choice for p in predictions], [solution_letter(c) for c in clips], seed=seed
+    ),
+    scores=choice_scores,
+    right=right_option,
+    asks="choice",
+    write=choice_text,
+    reader=lambda clip: partial(parse_choice, options=clip.extra.get("options")),
+    truth=solution_letter,
+)
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e10
 def jumps_text(
-    clip: Clip,   # with `extra["jumps"]`: (second, object) of each jump, as drawn clips have them
+    clip: Clip,  # with `extra["jumps"]`: (second, object) of each jump, as drawn clips have them
     step: float,  # grid that times are rounded to, seconds
 ) -> str:
     "List all jumps, then answer. Raises `ValueError`, naming the clip, where they are not annotated."
-    if "jumps" not in clip.extra: raise ValueError(f"clip {clip.id!r} ({clip.video}): it is not annotated what happens when, so no reasoning can be written")
+    if "jumps" not in clip.extra:
+        raise ValueError(
+            f"clip {clip.id!r} ({clip.video}): it is not annotated what happens when, so no reasoning can be written"
+        )
     jumps = ", ".join(f"{round(t / step) * step:.1f}s {name}" for t, name in clip.extra["jumps"])
     return write_answer(clip.count, f"Moments: {jumps or 'none'}.")
 
 
 def number_metrics(
     predictions: Sequence[Prediction],  # one per clip
-    clips: Sequence[Clip],              # in the same order
-    seed: int = 0,                      # of the bootstrap
-) -> dict[str, dict[str, float]]:       # metric → {value, lo, hi}
+    clips: Sequence[Clip],  # in the same order
+    seed: int = 0,  # of the bootstrap
+) -> dict[str, dict[str, float]]:  # metric → {value, lo, hi}
     "The metrics of counts; `exact` is the published one."
     return metrics_table([p.count for p in predictions], nearest_counts(predictions, clips), seed=seed)
 
 
 TASKS["dvd_counting"] = Task(
-    "dvd_counting", prompt=lambda clip: render_prompt("dvd_counting", question=clip.extra["problem"]), parse=parse_answer,
-    rewards={"exact": 1.0, "format": 1.0}, metrics=number_metrics, scores=counting_scores, right=right_count, asks="dvd_counting", write=jumps_text)
+    "dvd_counting",
+    prompt=lambda clip: render_prompt("dvd_counting", question=clip.extra["problem"]),
+    parse=parse_answer,
+    rewards={"exact": 1.0, "format": 1.0},
+    metrics=number_metrics,
+    scores=counting_scores,
+    right=right_count,
+    asks="dvd_counting",
+    write=jumps_text,
+)
 
 # %% ../nbs/09_tasks.ipynb #1d141a31
 def parse_text(
     text: str,  # a completion
-) -> Answer:    # without a count; never an exception for any string
+) -> Answer:  # without a count; never an exception for any string
     "Read a completion whose answer is a text: whether there is exactly one."
     reasoning, _, problems = split_tags(text)
-    found = [] if answer_text(text) is not None else ["answer-missing: no one <answer>…</answer> outside the reasoning that holds something"]
+    found = (
+        []
+        if answer_text(text) is not None
+        else ["answer-missing: no one <answer>…</answer> outside the reasoning that holds something"]
+    )
     return Answer(None, problems=(*problems, *found), reasoning=reasoning)
 
 
@@ -254,22 +364,31 @@ def _said(prediction: Prediction, kind: str) -> str:
 # %% ../nbs/09_tasks.ipynb #c6534b97
 def text_scores(
     predictions: Sequence[Prediction],  # one per clip, with their completions
-    clips: Sequence[Clip],              # in the same order, all of one kind of question
-) -> Scores:                            # "accuracy", "parse_rate", and "mra" for estimates
+    clips: Sequence[Clip],  # in the same order, all of one kind of question
+) -> Scores:  # "accuracy", "parse_rate", and "mra" for estimates
     "What each answer is worth by `ACCURACY`, and whether there was one."
     kinds = [clip.extra["task"] for clip in clips]
     worth = [ACCURACY[kind]([p.text or ""], [clip])[0] for p, clip, kind in zip(predictions, clips, kinds, strict=True)]
     read = [bool(_said(p, kind)) for p, kind in zip(predictions, kinds)]
     scores = {"accuracy": np.array(worth, float) * read, "parse_rate": np.array(read, float)}
-    if set(kinds) != {"regression"}: return scores
-    return scores | {"mra": np.array([mean_relative_accuracy(_said(p, "regression"), str(clip.extra["solution"])) for p, clip in zip(predictions, clips)], float)}
+    if set(kinds) != {"regression"}:
+        return scores
+    return scores | {
+        "mra": np.array(
+            [
+                mean_relative_accuracy(_said(p, "regression"), str(clip.extra["solution"]))
+                for p, clip in zip(predictions, clips)
+            ],
+            float,
+        )
+    }
 
 
 def text_metrics(
     predictions: Sequence[Prediction],  # one per clip
-    clips: Sequence[Clip],              # in the same order
-    seed: int = 0,                      # of the bootstrap
-) -> dict[str, dict[str, float]]:       # metric → {value, lo, hi}
+    clips: Sequence[Clip],  # in the same order
+    seed: int = 0,  # of the bootstrap
+) -> dict[str, dict[str, float]]:  # metric → {value, lo, hi}
     "The means of `text_scores`."
     return intervals(text_scores(predictions, clips), seed=seed)
 
@@ -279,25 +398,39 @@ def _solved(
 ) -> str:
     "Its solution. `ValueError`, naming the clip, where there is none, or no number where one is needed."
     solution = str(clip.extra.get("solution", "")).strip()
-    if not solution: raise ValueError(f"clip {clip.id!r} ({clip.video}): no solution is annotated")
-    if clip.extra.get("task") in ("numerical", "regression") and read_number(solution) is None: raise ValueError(f"clip {clip.id!r} ({clip.video}): its solution {solution!r} is no number")
+    if not solution:
+        raise ValueError(f"clip {clip.id!r} ({clip.video}): no solution is annotated")
+    if clip.extra.get("task") in ("numerical", "regression") and read_number(solution) is None:
+        raise ValueError(f"clip {clip.id!r} ({clip.video}): its solution {solution!r} is no number")
     return solution
 
 
 def process_text(
-    clip: Clip,   # with `extra["process"]`, in thinking tags or bare
+    clip: Clip,  # with `extra["process"]`, in thinking tags or bare
     step: float,  # not used: no time is written
 ) -> str:
     "The reasoning that came with a row, and its solution. Raises `ValueError`, naming the clip, where none came."
     told = str(clip.extra.get("process", "")).strip()
-    if not told: raise ValueError(f"clip {clip.id!r} ({clip.video}): no reasoning came with it, so there is no text to learn from")
+    if not told:
+        raise ValueError(
+            f"clip {clip.id!r} ({clip.video}): no reasoning came with it, so there is no text to learn from"
+        )
     return write_answer(_solved(clip), split_tags(told)[0] or told)
 
 
 for _kind in ("numerical", "regression", "ocr", "free_form"):
     TASKS[_kind] = Task(
-        _kind, prompt=lambda clip: render_prompt(f"video-r1-{clip.extra['task']}", question=clip.extra["problem"]), parse=parse_text, rewards={"accuracy": 1.0, "video_r1/format": 1.0},
-        metrics=text_metrics, scores=text_scores, right=lambda prediction, clip: bool(text_scores([prediction], [clip])["accuracy"][0] >= 0.5), asks=_kind, write=process_text, truth=_solved)
+        _kind,
+        prompt=lambda clip: render_prompt(f"video-r1-{clip.extra['task']}", question=clip.extra["problem"]),
+        parse=parse_text,
+        rewards={"accuracy": 1.0, "video_r1/format": 1.0},
+        metrics=text_metrics,
+        scores=text_scores,
+        right=lambda prediction, clip: bool(text_scores([prediction], [clip])["accuracy"][0] >= 0.5),
+        asks=_kind,
+        write=process_text,
+        truth=_solved,
+    )
 
 # %% ../nbs/09_tasks.ipynb #f1953783
 def task_of(
@@ -305,7 +438,13 @@ def task_of(
 ) -> str:  # a name in TASKS
     "The task that clips are for. `ValueError` where they ask for several things, or for one that no task is for."
     kinds = {clip.extra.get("task") for clip in clips}
-    if len(kinds) > 1: raise ValueError(f"the clips ask for several things, {', '.join(sorted(kind or 'a count' for kind in kinds))}: judge each by itself")
+    if len(kinds) > 1:
+        raise ValueError(
+            f"the clips ask for several things, {', '.join(sorted(kind or 'a count' for kind in kinds))}: judge each by itself"
+        )
     found = next((name for name, task in TASKS.items() if {task.asks} == kinds), None)
-    if found is None: raise ValueError(f"no task in TASKS is for clips that ask for {kinds.pop() if kinds else 'nothing, of which there are none'!r}")
+    if found is None:
+        raise ValueError(
+            f"no task in TASKS is for clips that ask for {kinds.pop() if kinds else 'nothing, of which there are none'!r}"
+        )
     return found

@@ -30,7 +30,9 @@ def terminal_text(
     text: str,  # to be printed
 ) -> str:
     "A text whose control characters do nothing: all but line breaks, tabs, and a return to the start of the line that begins the text or clears the line, as progress bars have it."
-    return re.sub(r"\x1b(?!\[K)|(?<=[\s\S])\r(?!\n|\x1b\[K)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]", "\ufffd", text)
+    return re.sub(
+        r"\x1b(?!\[K)|(?<=[\s\S])\r(?!\n|\x1b\[K)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]", "\ufffd", text
+    )
 
 # %% ../nbs/00b_text.ipynb #e4b7859d
 def html_text(
@@ -51,7 +53,12 @@ def html_policy(
     *scripts: str,  # those that may run, as they stand between their tags
 ) -> str:  # a <meta>, which must stand before what it is about
     "What a browser may do with a page: show its own pictures, sound and styles, and run these scripts."
-    allowed = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts) or "'none'"
+    allowed = (
+        " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in scripts
+        )
+        or "'none'"
+    )
     rules = f"default-src 'none'; img-src data:; media-src data:; font-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
     return f'<meta http-equiv="Content-Security-Policy" content="{rules}">'
 
@@ -62,15 +69,21 @@ def html_head(
     *scripts: str,  # see `html_policy`
 ) -> str:  # HTML up to <body>
     "The beginning of a page that needs no network and no other file."
-    return ('<!doctype html><html lang="en"><head><meta charset="utf-8">' + html_policy(*scripts) + '<meta name="viewport" content="width=device-width">'
-            f"<title>{html.escape(one_line(title))}</title><style>{style}</style></head><body>")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        + html_policy(*scripts)
+        + '<meta name="viewport" content="width=device-width">'
+        f"<title>{html.escape(one_line(title))}</title><style>{style}</style></head><body>"
+    )
 
 # %% ../nbs/00b_text.ipynb #3bff0ca9
 def markdown_text(
     value: Any,  # from anywhere
 ) -> str:  # Markdown for a line, or the inside of one
     "A text that reads as it is: no HTML, link, emphasis, code, formula, heading or list, no new cell of a table."
-    line = re.sub(r"(?<![^\W_])_|_(?![^\W_])|[\\`*\[\]|~$]", r"\\\g<0>", one_line(value).strip())  # within a word, as in push_up, _ means nothing
+    line = re.sub(
+        r"(?<![^\W_])_|_(?![^\W_])|[\\`*\[\]|~$]", r"\\\g<0>", one_line(value).strip()
+    )  # within a word, as in push_up, _ means nothing
     line = re.sub(r"^(\d+)(?=[.)](?:\s|$))|^(?=[#+=-])", lambda m: f"{m[1] or ''}\\", line)
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"(?<=:)/(?=/)|(?<=\bwww)\.", lambda m: f"&#{ord(m[0])};", line)  # an address is a text, too
@@ -90,7 +103,8 @@ def csv_cell(
     value: Any,  # of a table
 ) -> Any:  # to be written
     "A cell that no spreadsheet takes for a formula; `csv_value` reads it back. What is no text stays."
-    if not isinstance(value, str): return value
+    if not isinstance(value, str):
+        return value
     text = value.encode("utf-8", "backslashreplace").decode()
     return f"'{text}" if _FORMULA.match(text) and not re.fullmatch(r"[+-]?\d+([.,]\d+)*([eE][+-]?\d+)?", text) else text
 
@@ -99,5 +113,6 @@ def csv_value(
     text: str,  # as it stands in the file
 ) -> str:
     "The text that a cell stands for."
-    if text.startswith("'") and _FORMULA.match(text): text = text[1:]
+    if text.startswith("'") and _FORMULA.match(text):
+        text = text[1:]
     return re.sub(r"\\ud[89a-f][\da-f]{2}", lambda m: chr(int(m[0][2:], 16)), text) if "\\ud" in text else text

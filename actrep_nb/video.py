@@ -56,7 +56,11 @@ def write_video(
     if pixels.ndim != 4 or pixels.shape[3] != 3 or pixels.shape[1] % 2 or pixels.shape[2] % 2:
         raise VideoError(f"{path}: pixels must be [T, H, W, 3] with even H and W, not {list(pixels.shape)}")
     with whole_file(path) as part, av.open(str(part), "w", format="mp4", options={"movflags": "+faststart"}) as out:
-        stream = out.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"preset": "ultrafast", "crf": str(crf), "threads": "1"})
+        stream = out.add_stream(
+            "libx264",
+            rate=Fraction(fps).limit_denominator(1001),
+            options={"preset": "ultrafast", "crf": str(crf), "threads": "1"},
+        )
         stream.height, stream.width, stream.pix_fmt = pixels.shape[1], pixels.shape[2], "yuv420p"
         converter = av.video.reformatter.VideoReformatter()
         for i, rgb in enumerate(pixels):
@@ -70,6 +74,7 @@ def write_video(
 @dataclass(frozen=True)
 class VideoInfo:
     "What a viewer of the file would see."
+
     path: str  # the file
     duration: float  # seconds, from the first frame to the end of the last
     fps: float  # frames per second, on average
@@ -90,33 +95,40 @@ def _decode(container, stream, trouble: list[str]) -> Iterator[tuple[float, floa
     origin, last, bad = None, -period, 0
     packets = _packets(container, stream, trouble)
     while True:
-        try: packet = next(packets)
-        except StopIteration: break
+        try:
+            packet = next(packets)
+        except StopIteration:
+            break
         except av.FFmpegError as e:
             trouble.append(f"the file cannot be read on ({e.strerror})")
             break
-        try: frames = packet.decode()
+        try:
+            frames = packet.decode()
         except (av.FFmpegError, ValueError):
             bad += 1
             continue
         for frame in frames:
             bad += bool(frame.is_corrupt)
             time = frame.time if frame.pts is not None else None
-            if origin is None: origin = time or 0.0
+            if origin is None:
+                origin = time or 0.0
             start = max(last, time - origin) if time is not None else last + period  # time never runs backwards
             last = start
             length = float(frame.duration * frame.time_base) if frame.duration else period
             yield start, start + length, frame
-    if bad: trouble.append(f"{bad} packets or frames are damaged")
+    if bad:
+        trouble.append(f"{bad} packets or frames are damaged")
 
 # %% ../nbs/02_video.ipynb #99279b74
 def _orientation(frame) -> tuple[int, bool]:
     "(rotation, mirrored) of the stored picture, as `VideoInfo` has them, from its display matrix."
     matrix = next((bytes(s) for s in frame.side_data if s.type == av.sidedata.sidedata.Type.DISPLAYMATRIX), b"")
-    if len(matrix) < 36: return 0, False
+    if len(matrix) < 36:
+        return 0, False
     a, b, _, c, d, *_ = struct.unpack("=9i", matrix)  # a point (x, y) is shown at (ax + cy, bx + dy), y downwards
     mirrored = a * d < b * c
-    if mirrored: a, b = -a, -b
+    if mirrored:
+        a, b = -a, -b
     return round(math.degrees(math.atan2(c - b, a + d)) / 90) * 90 % 360, mirrored
 
 
@@ -140,13 +152,27 @@ def probe(
     """
     container, stream = _open(path)
     with container:
-        try: _, _, first = next(_decode(container, stream, []))
-        except StopIteration: raise VideoError(f"{path}: not one frame can be decoded. Fetch it again") from None
+        try:
+            _, _, first = next(_decode(container, stream, []))
+        except StopIteration:
+            raise VideoError(f"{path}: not one frame can be decoded. Fetch it again") from None
         (rotation, mirrored), aspect = _orientation(first), _pixel_aspect(stream)
         duration, frames = _length(path, container, stream)
         width, height = max(1, round(first.width * aspect)), first.height
-        if rotation % 180: width, height = height, width
-        return VideoInfo(str(path), duration, frames / duration, frames, width, height, stream.codec_context.name, rotation, mirrored, aspect)
+        if rotation % 180:
+            width, height = height, width
+        return VideoInfo(
+            str(path),
+            duration,
+            frames / duration,
+            frames,
+            width,
+            height,
+            stream.codec_context.name,
+            rotation,
+            mirrored,
+            aspect,
+        )
 
 # %% ../nbs/02_video.ipynb #efc26462
 def smart_resize(
@@ -157,7 +183,8 @@ def smart_resize(
     max_pixels: float = 256 * 28 * 28,  # largest area of a frame
 ) -> tuple[int, int]:  # (height, width), multiples of `patch`
     "Size on the token grid, as qwen-vl-utils 0.0.14 computes it (`vision_process.smart_resize`)."
-    if max(height, width) / min(height, width) > 200: raise VideoError(f"a {width}×{height} picture is too long and thin to be resized")
+    if max(height, width) / min(height, width) > 200:
+        raise VideoError(f"a {width}×{height} picture is too long and thin to be resized")
     h, w = max(patch, round(height / patch) * patch), max(patch, round(width / patch) * patch)
     if h * w > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
@@ -171,6 +198,7 @@ def smart_resize(
 @dataclass(frozen=True)
 class FramePlan:
     "Which frames to take and at what size."
+
     times: tuple[float, ...]  # seconds from the clip's start (the window's, if there is one), none at its end or later
     window: tuple[float, float] | None  # the part of the file that is the clip, seconds
     height: int  # pixels
@@ -183,7 +211,8 @@ class FramePlan:
         slot: int = 2,  # frames that make one slot
     ) -> int:  # of the video in the prompt
         "What the plan costs. ValueError where a frame is not made of whole tokens."
-        if self.height % token or self.width % token: raise ValueError(f"a frame of {self.width}×{self.height} pixels is not made of whole tokens of {token}")
+        if self.height % token or self.width % token:
+            raise ValueError(f"a frame of {self.width}×{self.height} pixels is not made of whole tokens of {token}")
         return math.ceil(len(self.times) / slot) * (self.height // token) * (self.width // token)
 
 # %% ../nbs/02_video.ipynb #fda694f0
@@ -203,12 +232,18 @@ def plan_frames(
 ) -> FramePlan:  # an even number of frames
     "Plan which frames to take. Raises VideoError when the window is not in the file; one that ends less than `SLACK` after it is taken to its end."
     if not 0 < fps < math.inf or max_frames < 2 or min_frames > max_frames // 2 * 2:
-        raise ValueError(f"fps={fps}, min_frames={min_frames}, max_frames={max_frames}: need a finite fps above 0, max_frames of 2 or more, and an even number from min_frames to max_frames")
-    if size and min(size) < 1: raise ValueError(f"size={size}: height and width must be above 0")
+        raise ValueError(
+            f"fps={fps}, min_frames={min_frames}, max_frames={max_frames}: need a finite fps above 0, max_frames of 2 or more, and an even number from min_frames to max_frames"
+        )
+    if size and min(size) < 1:
+        raise ValueError(f"size={size}: height and width must be above 0")
     start, end = window or (0.0, info.duration)
-    if not 0 <= start < min(end, info.duration): raise VideoError(f"{info.path} lasts {info.duration:.2f} s: it has no part from {start:.2f} s to {end:.2f} s")
+    if not 0 <= start < min(end, info.duration):
+        raise VideoError(f"{info.path} lasts {info.duration:.2f} s: it has no part from {start:.2f} s to {end:.2f} s")
     if end > info.duration + SLACK:
-        raise VideoError(f"{info.path} lasts {info.duration:.2f} s, but its annotation speaks of a part from {start:.2f} s to {end:.2f} s: correct the window, or fetch the video again if it is cut off")
+        raise VideoError(
+            f"{info.path} lasts {info.duration:.2f} s, but its annotation speaks of a part from {start:.2f} s to {end:.2f} s: correct the window, or fetch the video again if it is cut off"
+        )
     span = min(end, info.duration) - start
     wanted = math.ceil(span * fps - 1e-3)  # frames at 0, 1/fps, 2/fps, … before the end
     n = min(max(wanted, min_frames, 2), max_frames)
@@ -222,11 +257,14 @@ def plan_frames(
 @dataclass(frozen=True)
 class FrameRule:
     "How a family's own processor samples and sizes a video."
+
     token: int  # side of one token, pixels
     min_pixels: int  # smallest area, of what `resize` bounds
     max_pixels: int  # largest area, of what `resize` bounds
     sample: Callable[[int, float, float], int]  # (frames in the file, their fps, fps asked for) → frames taken
-    resize: Callable[[int, int, int, int, int, int], tuple[int, int]]  # (frames, height, width, token, min_pixels, max_pixels) → (height, width)
+    resize: Callable[
+        [int, int, int, int, int, int], tuple[int, int]
+    ]  # (frames, height, width, token, min_pixels, max_pixels) → (height, width)
 
 
 MIN_FRAMES, MAX_FRAMES = 4, 768  # of every published Qwen-VL processor
@@ -253,7 +291,8 @@ def _grid(
     max_pixels: int,  # largest area
 ) -> tuple[int, int]:  # (height, width)
     "The resizing of transformers' processors: like `smart_resize`, but a side may round to nothing before it is grown."
-    if max(height, width) / min(height, width) > 200: raise VideoError(f"a {width}×{height} picture is too long and thin to be resized")
+    if max(height, width) / min(height, width) > 200:
+        raise VideoError(f"a {width}×{height} picture is too long and thin to be resized")
     h, w = round(height / token) * token, round(width / token) * token
     if rounded * h * w > max_pixels:
         shrink = math.sqrt(frames * height * width / max_pixels)
@@ -271,11 +310,14 @@ def _resize_each(frames: int, height: int, width: int, token: int, min_pixels: i
 # %% ../nbs/02_video.ipynb #e285473c
 def _resize_all(frames: int, height: int, width: int, token: int, min_pixels: int, max_pixels: int) -> tuple[int, int]:
     "Qwen3-VL: the frames share the budget, and a picture smaller than a token is enlarged first."
-    if frames < 2: raise VideoError("Qwen3-VL's processor needs two frames at least")
+    if frames < 2:
+        raise VideoError("Qwen3-VL's processor needs two frames at least")
     if height < token or width < token:
         scale = max(token / height, token / width)
         height, width = int(height * scale), int(width * scale)
     return _grid(frames, round(frames / 2) * 2, height, width, token, min_pixels, max_pixels)
+
+
 FRAME_RULES = {
     "qwen2_vl": FrameRule(28, 56 * 56, 16384 * 28 * 28, _sample_even, _resize_each),
     "qwen2_5_vl": FrameRule(28, 56 * 56, 16384 * 28 * 28, _sample_even, _resize_each),
@@ -287,6 +329,7 @@ FRAME_RULES["qwen3_vl_moe"] = FRAME_RULES["qwen3_vl"]  # one processor for both
 @dataclass(frozen=True)
 class VideoCost:
     "What a processor makes of a video."
+
     frames: int  # taken
     height: int  # pixels of each
     width: int  # pixels of each
@@ -297,17 +340,22 @@ def video_cost(
     duration: float,  # seconds
     fps: float,  # frames to take per second
     size: tuple[int, int],  # (height, width) of the video, pixels
-    max_pixels: int | None = None,  # `size["longest_edge"]` of the processor: of a frame, for Qwen3-VL of all frames together; None: as published
+    max_pixels: int
+    | None = None,  # `size["longest_edge"]` of the processor: of a frame, for Qwen3-VL of all frames together; None: as published
     family: str = "qwen2_5_vl",  # a name in `FRAME_RULES`
     source_fps: float = 30.0,  # frames per second in the file
 ) -> VideoCost:
     "What a family's own processor makes of a video that it samples itself. Raises VideoError where the processor fails."
-    if family not in FRAME_RULES: raise ValueError(f"family {family!r} is unknown; there are {', '.join(FRAME_RULES)}")
+    if family not in FRAME_RULES:
+        raise ValueError(f"family {family!r} is unknown; there are {', '.join(FRAME_RULES)}")
     if not all(0 < x < math.inf for x in (duration, fps, source_fps, *size, max_pixels or 1)):
-        raise ValueError(f"duration={duration}, fps={fps}, source_fps={source_fps}, size={size}, max_pixels={max_pixels}: all must be finite and above 0")
+        raise ValueError(
+            f"duration={duration}, fps={fps}, source_fps={source_fps}, size={size}, max_pixels={max_pixels}: all must be finite and above 0"
+        )
     rule = FRAME_RULES[family]
     n = rule.sample(round(duration * source_fps), source_fps, fps)
-    if n < 1: raise VideoError(f"{duration:.3g} s at {source_fps:g} frames per second is not enough to take a frame from")
+    if n < 1:
+        raise VideoError(f"{duration:.3g} s at {source_fps:g} frames per second is not enough to take a frame from")
     height, width = rule.resize(n, *size, rule.token, rule.min_pixels, max_pixels or rule.max_pixels)
     return VideoCost(n, height, width, math.ceil(n / 2) * (height // rule.token) * (width // rule.token))
 
@@ -336,7 +384,8 @@ def whole_video_cost(
     "What qwen-vl-utils 0.0.14 makes of a video (`vision_process.fetch_video`)."
     least = 16 * token * token if min_pixels is None else min_pixels
     n = _sample_even(round(duration * source_fps), source_fps, fps)
-    if n < 2: raise VideoError(f"{duration:.3g} s at {source_fps:g} frames per second is not enough to take two frames from")
+    if n < 2:
+        raise VideoError(f"{duration:.3g} s at {source_fps:g} frames per second is not enough to take two frames from")
     share = max(min(768 * token * token, total_pixels / n * 2), int(least * 1.05))
     height, width = smart_resize(*size, token, least, share)
     return VideoCost(n, height, width, n // 2 * (height // token) * (width // token))
@@ -358,50 +407,68 @@ def fastest_period(
 ) -> float:  # seconds; infinite for a clip without repetitions
     "How long the fastest repetitions of a clip last."
     lengths = [b - a for a, b in cycles or () if b > a]
-    if lengths: return float(np.quantile(lengths, quantile))
+    if lengths:
+        return float(np.quantile(lengths, quantile))
     return duration / count if count else math.inf
 
 # %% ../nbs/02_video.ipynb #8ffefcea
 @dataclass(frozen=True)
 class Frames:
     "Frames and the times they were taken at: they travel together."
+
     pixels: np.ndarray  # uint8 [T, H, W, 3], RGB
     times: np.ndarray  # float64 [T], seconds from the clip's start
     fps: float  # frames taken per second, as planned: what a slot lasts follows from it, whatever the file's own rate
     problems: tuple[str, ...] = ()  # what the video did not deliver
-    scale: float = 1.0  # seconds of the clip for each second of `times`; not 1 where it is played slower or faster than it was
+    scale: float = (
+        1.0  # seconds of the clip for each second of `times`; not 1 where it is played slower or faster than it was
+    )
 
-    def __len__(self): return len(self.times)
+    def __len__(self):
+        return len(self.times)
 
     def __reduce__(self):
         "Frames of a cache travel to another process as the name of their file, and are mapped there."
         px, fields = self.pixels, (self.times, self.fps, self.problems, self.scale)
-        if isinstance(px, np.memmap) and px.filename and px.flags.c_contiguous and px.offset + px.nbytes == os.path.getsize(px.filename):
+        if (
+            isinstance(px, np.memmap)
+            and px.filename
+            and px.flags.c_contiguous
+            and px.offset + px.nbytes == os.path.getsize(px.filename)
+        ):
             return _mapped, (str(px.filename), *fields)
         return Frames, (np.asarray(px), *fields)
 
 
 def _mapped(path: str, *fields: Any) -> Frames | None:
     "Frames whose pixels are in a file: mapped, not read. None if the cache dropped it meanwhile, or it is torn: whoever wants them asks the cache again."
-    try: return Frames(np.load(path, mmap_mode="r", allow_pickle=False), *fields)
-    except (OSError, EOFError, ValueError): return None
+    try:
+        return Frames(np.load(path, mmap_mode="r", allow_pickle=False), *fields)
+    except (OSError, EOFError, ValueError):
+        return None
 
 # %% ../nbs/02_video.ipynb #6e5fefef
 @dataclass(frozen=True)
 class Taken:
     "What a reader brings back: for each moment asked for, until the video ends."
+
     pixels: list[np.ndarray]  # each uint8 [H, W, 3] as `finish` left it
     starts: list[float]  # when the frame came on screen, seconds of the file
     end: float  # when the last frame there is leaves the screen
     problems: tuple[str, ...] = ()
+
+
 Reader = Callable[[str, Sequence[float], Callable[[np.ndarray], np.ndarray]], Taken]
 
 
 def _fit(height: int, width: int) -> Callable[[np.ndarray], np.ndarray]:
     "A function that resizes one RGB frame: bicubic with antialiasing, the same for every reader."
+
     def finish(rgb: np.ndarray) -> np.ndarray:
-        if rgb.shape[:2] == (height, width): return rgb
+        if rgb.shape[:2] == (height, width):
+            return rgb
         return np.asarray(Image.fromarray(rgb).resize((width, height), Image.Resampling.BICUBIC))
+
     return finish
 
 # %% ../nbs/02_video.ipynb #7cfd2961
@@ -416,22 +483,35 @@ def read_pyav(
     pixels: list[np.ndarray] = []
     starts: list[float] = []
     converter = av.video.reformatter.VideoReformatter()  # one for all frames: making it costs more than using it
-    def to_rgb(frame): return converter.reformat(frame, format="rgb24", threads=1)
+
+    def to_rgb(frame):
+        return converter.reformat(frame, format="rgb24", threads=1)
+
     shown, end = None, 0.0  # (start, frame) on screen
+
     @lru_cache(1)
-    def orientation(): return _orientation(shown[1])  # asked once: asking keeps a frame in memory for a while
+    def orientation():
+        return _orientation(shown[1])  # asked once: asking keeps a frame in memory for a while
+
     def keep(start, frame):
-        if starts and starts[-1] == start: pixels.append(pixels[-1])
-        else: pixels.append(finish(_upright(to_rgb(frame).to_ndarray(), *orientation())))
+        if starts and starts[-1] == start:
+            pixels.append(pixels[-1])
+        else:
+            pixels.append(finish(_upright(to_rgb(frame).to_ndarray(), *orientation())))
         starts.append(start)
+
     with container:
         for start, end, frame in _decode(container, stream, trouble):
-            while shown and len(starts) < len(wanted) and start > wanted[len(starts)] + TOLERANCE: keep(*shown)
-            if len(starts) == len(wanted): break
+            while shown and len(starts) < len(wanted) and start > wanted[len(starts)] + TOLERANCE:
+                keep(*shown)
+            if len(starts) == len(wanted):
+                break
             shown = (start, frame)
         else:
-            if shown is None: raise VideoError(f"{path}: not one frame can be decoded. Fetch it again")
-            while len(starts) < len(wanted) and (wanted[len(starts)] < end or not starts): keep(*shown)
+            if shown is None:
+                raise VideoError(f"{path}: not one frame can be decoded. Fetch it again")
+            while len(starts) < len(wanted) and (wanted[len(starts)] < end or not starts):
+                keep(*shown)
     return Taken(pixels, starts, end, tuple(trouble))
 
 
@@ -443,8 +523,13 @@ def _shown(path: str) -> tuple[np.ndarray, list[str]]:
     container, stream = _open(path)
     trouble: list[str] = []
     with container:
-        seen = sorted((float(p.pts * p.time_base), float((p.duration or 0) * p.time_base)) for p in _packets(container, stream, trouble) if p.size and p.pts is not None and not p.is_discard)
-    if not seen: raise ValueError("its packets have no time stamps")
+        seen = sorted(
+            (float(p.pts * p.time_base), float((p.duration or 0) * p.time_base))
+            for p in _packets(container, stream, trouble)
+            if p.size and p.pts is not None and not p.is_discard
+        )
+    if not seen:
+        raise ValueError("its packets have no time stamps")
     starts, lengths = np.array(seen).T - [[seen[0][0]], [0.0]]
     return np.stack([starts, starts + lengths], 1), trouble
 
@@ -461,11 +546,17 @@ def _plain(path: str) -> tuple[int, np.ndarray, list[str]]:
     container, stream = _open(path, trouble)
     with container:
         index = stream.index
-        if container.format.flags & MAY_JUMP: raise ValueError(f"it finds its place in {container.format.name} by guess, and shows other frames than those asked for")
-        if "%" in path and container.format.name == "image2": raise ValueError("its name would be read as that of many pictures")
-        if any(_orientation(frame)[1] for _, _, frame in itertools.islice(_decode(container, stream, []), 1)): raise ValueError("its picture is stored mirrored")
+        if container.format.flags & MAY_JUMP:
+            raise ValueError(
+                f"it finds its place in {container.format.name} by guess, and shows other frames than those asked for"
+            )
+        if "%" in path and container.format.name == "image2":
+            raise ValueError("its name would be read as that of many pictures")
+        if any(_orientation(frame)[1] for _, _, frame in itertools.islice(_decode(container, stream, []), 1)):
+            raise ValueError("its picture is stored mirrored")
     spans, jumps = _shown(path)
-    if jumps: raise ValueError(jumps[0])
+    if jumps:
+        raise ValueError(jumps[0])
     return index, spans, trouble
 
 # %% ../nbs/02_video.ipynb #7fde3c26
@@ -476,20 +567,27 @@ def read_decord(
 ) -> Taken:  # one frame for each moment
     "Read with decord (x86-64 Linux; unmaintained since 2021, bundles FFmpeg 4.1)."
     import decord
+
     container, stream = _open(path)  # for its error messages: decord's own do not name the file
     with container:
-        if any(p.is_discard for p in itertools.islice(container.demux(stream), 1)): raise VideoError(f"{path} was cut without encoding it again, by an edit list that decord ignores; use reader='pyav'")
+        if any(p.is_discard for p in itertools.islice(container.demux(stream), 1)):
+            raise VideoError(
+                f"{path} was cut without encoding it again, by an edit list that decord ignores; use reader='pyav'"
+            )
         several = len(container.streams.video) > 1
     try:
-        if several: raise ValueError("it has several video streams, and decord takes one of its own choice")
+        if several:
+            raise ValueError("it has several video streams, and decord takes one of its own choice")
         _plain(path)
         reader = decord.VideoReader(os.path.abspath(path), num_threads=1)
         spans = np.asarray(reader.get_frame_timestamp(list(range(len(reader)))), dtype=np.float64)
         spans -= spans[0, 0]
         index = _at(spans[:, 0], spans[:, 1], wanted)
         pixels = [finish(reader[i].asnumpy()) for i in index]
-    except VideoError: raise
-    except (decord.DECORDError, IndexError, RuntimeError, ValueError) as e: raise VideoError(f"{path}: decord cannot read it ({str(e).strip()[:120]}); try reader='pyav'") from None
+    except VideoError:
+        raise
+    except (decord.DECORDError, IndexError, RuntimeError, ValueError) as e:
+        raise VideoError(f"{path}: decord cannot read it ({str(e).strip()[:120]}); try reader='pyav'") from None
     return Taken(pixels, [float(spans[i, 0]) for i in index], float(spans[-1, 1]))
 
 # %% ../nbs/02_video.ipynb #b4e6d8f3
@@ -500,17 +598,30 @@ def read_torchcodec(
 ) -> Taken:  # one frame for each moment
     "Read with torchcodec (needs FFmpeg's shared libraries on the machine)."
     from torchcodec.decoders import VideoDecoder
+
     try:
         film, spans, trouble = _plain(path)
         decoder = VideoDecoder(os.path.abspath(path), stream_index=film, dimension_order="NHWC", num_ffmpeg_threads=1)
-        if len(spans) != len(decoder): raise ValueError(f"it counts {len(decoder)} frames, of which {len(spans)} are shown")
+        if len(spans) != len(decoder):
+            raise ValueError(f"it counts {len(decoder)} frames, of which {len(spans)} are shown")
         index = _at(spans[:, 0], spans[:, 1], wanted)
-        taken = [decoder.get_frame_at(i) for i in index]  # by number: asked by time, it may show the frame after a gap before its time
-    except VideoError: raise
+        taken = [
+            decoder.get_frame_at(i) for i in index
+        ]  # by number: asked by time, it may show the frame after a gap before its time
+    except VideoError:
+        raise
     except (RuntimeError, ValueError, IndexError) as e:
-        if "libtorchcodec" in str(e): raise  # the library, not the video
+        if "libtorchcodec" in str(e):
+            raise  # the library, not the video
         raise VideoError(f"{path}: torchcodec cannot read it ({str(e)[:120]}); try reader='pyav'") from None
-    return Taken([finish(f.data.numpy()) for f in taken], [float(spans[i, 0]) for i in index], float(spans[-1, 1]), tuple(trouble))
+    return Taken(
+        [finish(f.data.numpy()) for f in taken],
+        [float(spans[i, 0]) for i in index],
+        float(spans[-1, 1]),
+        tuple(trouble),
+    )
+
+
 READERS |= {"decord": read_decord, "torchcodec": read_torchcodec}
 
 # %% ../nbs/02_video.ipynb #e23964fa
@@ -520,36 +631,53 @@ def read_frames(
     reader: str = "pyav",  # a name in `READERS`
 ) -> Frames:  # an even number of frames with the times they were taken at
     "Decode the planned frames. Raises VideoError when less than a quarter of them is to be had; what is missing otherwise is in `.problems`."
-    if reader not in READERS: raise VideoError(f"reader {reader!r} is unknown; there are {', '.join(READERS)}")
+    if reader not in READERS:
+        raise VideoError(f"reader {reader!r} is unknown; there are {', '.join(READERS)}")
     begin = plan.window[0] if plan.window else 0.0
     step = 1 / plan.fps
     wanted = [begin + t for t in plan.times]
-    try: taken = READERS[reader](str(path), wanted, _fit(plan.height, plan.width))
-    except VideoError: raise
-    except (av.FFmpegError, ValueError, MemoryError) as e: raise VideoError(f"{path} cannot be decoded ({type(e).__name__}: {str(e)[:120]}). Fetch it again") from None
-    except ImportError as e: raise VideoError(f"reader {reader!r} is not installed here ({e}); use reader='pyav'") from None
-    except RuntimeError as e: raise VideoError(f"reader {reader!r} does not load here ({str(e).splitlines()[0][:120]}); use reader='pyav'") from None
-    if taken.end <= begin: raise VideoError(f"{path} can be read to {taken.end:.2f} s only: nothing of the part from {begin:.2f} s is there")
+    try:
+        taken = READERS[reader](str(path), wanted, _fit(plan.height, plan.width))
+    except VideoError:
+        raise
+    except (av.FFmpegError, ValueError, MemoryError) as e:
+        raise VideoError(f"{path} cannot be decoded ({type(e).__name__}: {str(e)[:120]}). Fetch it again") from None
+    except ImportError as e:
+        raise VideoError(f"reader {reader!r} is not installed here ({e}); use reader='pyav'") from None
+    except RuntimeError as e:
+        raise VideoError(
+            f"reader {reader!r} does not load here ({str(e).splitlines()[0][:120]}); use reader='pyav'"
+        ) from None
+    if taken.end <= begin:
+        raise VideoError(
+            f"{path} can be read to {taken.end:.2f} s only: nothing of the part from {begin:.2f} s is there"
+        )
     pixels, starts, problems = list(taken.pixels), list(taken.starts), list(taken.problems)
     if len(pixels) < len(wanted) and wanted[-1] - taken.end > step:
-        short = (f"the video ends at {taken.end:.2f} s; frames were planned up to {wanted[-1]:.2f} s: {len(pixels)} of {len(wanted)} were read")
-        if 4 * len(pixels) < len(wanted): raise VideoError(f"{path}: {short}, too few to judge by. The file is cut off: fetch it again")
+        short = f"the video ends at {taken.end:.2f} s; frames were planned up to {wanted[-1]:.2f} s: {len(pixels)} of {len(wanted)} were read"
+        if 4 * len(pixels) < len(wanted):
+            raise VideoError(f"{path}: {short}, too few to judge by. The file is cut off: fetch it again")
         problems.append(short)
         wanted = wanted[: len(pixels) + len(pixels) % 2]
-    pixels += pixels[-1:] * (len(wanted) - len(pixels))  # the last picture stays on screen for the moment that makes the number even
+    pixels += pixels[-1:] * (
+        len(wanted) - len(pixels)
+    )  # the last picture stays on screen for the moment that makes the number even
     starts += starts[-1:] * (len(wanted) - len(starts))
     return Frames(np.stack(pixels), np.maximum(np.array(starts) - begin, 0.0), plan.fps, tuple(problems))
 
 # %% ../nbs/02_video.ipynb #fe5bef9b
 def _source(path: str | Path) -> dict:
     "Size and date of a source file; VideoError if there is none."
-    try: stat = os.stat(path)
-    except OSError: raise _absent(path) from None
+    try:
+        stat = os.stat(path)
+    except OSError:
+        raise _absent(path) from None
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
 def _sha256(path: str | Path) -> str:
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 class NotKept:
@@ -561,11 +689,17 @@ class NotKept:
     ):
         self.folder, self._said = Path(folder), mmap.mmap(-1, 1)  # one byte that forked processes share
 
-    def __reduce__(self): return NotKept, (self.folder,)
+    def __reduce__(self):
+        return NotKept, (self.folder,)
 
     def __call__(self, error: OSError) -> None:
-        if not self._said[0]: warnings.warn(f"{self.folder}: {(error.strerror or str(error)).partition(':')[0]}, so nothing more is kept there: the same videos are decoded and looked at again, "
-                                            "and results stay what they are. To save that time, make room or name another folder for the cache", RunWarning, stacklevel=3)
+        if not self._said[0]:
+            warnings.warn(
+                f"{self.folder}: {(error.strerror or str(error)).partition(':')[0]}, so nothing more is kept there: the same videos are decoded and looked at again, "
+                "and results stay what they are. To save that time, make room or name another folder for the cache",
+                RunWarning,
+                stacklevel=3,
+            )
         self._said[0] = 1
 
 
@@ -576,6 +710,7 @@ def _pixels(array: np.ndarray) -> Callable[[Any], Any]:
     def write(file: Any) -> None:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)
+
     return write
 
 # %% ../nbs/02_video.ipynb #09a6d849
@@ -589,11 +724,15 @@ class FrameCache:
         max_bytes: int | None = None,  # drop what was used longest ago beyond this size; None: no cap
     ):
         self.folder, self.reader, self.max_bytes = Path(folder), reader, max_bytes
-        if max_bytes is not None and max_bytes <= 0: raise ValueError(f"max_bytes={max_bytes}: a cache needs room; None is no cap")
-        if self.folder.exists() and not self.folder.is_dir(): raise NotADirectoryError(f"{folder} is a file: name a folder for the cache")
+        if max_bytes is not None and max_bytes <= 0:
+            raise ValueError(f"max_bytes={max_bytes}: a cache needs room; None is no cap")
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"{folder} is a file: name a folder for the cache")
         self.not_kept = NotKept(folder)
-        try: self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as e: self.not_kept(e)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            self.not_kept(e)
         self._checked: set[str] = set()  # pixels whose checksum was right
         self._room = 0.0  # bytes that may be added before the folder is looked through again
 
@@ -609,14 +748,21 @@ class FrameCache:
 
     def remember(self, path: str | Path, what: str, find: Callable[[], dict]) -> dict:
         "What was found out about a file, kept until its size or date changes. `what` names the question."
-        source, name = _source(path), hashlib.sha256(f"{os.path.abspath(path)} {what}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        source, name = (
+            _source(path),
+            hashlib.sha256(f"{os.path.abspath(path)} {what}".encode("utf-8", "surrogatepass")).hexdigest()[:32],
+        )
         try:
             note = json.loads((self.folder / f"{name}.info").read_text())
-            if note["source"] == source: return note["found"]
-        except (OSError, ValueError, KeyError, TypeError): pass
+            if note["source"] == source:
+                return note["found"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
         found = find()
-        try: write_whole(self.folder / f"{name}.info", json.dumps({"source": source, "found": found}), lasting=False)
-        except OSError as e: self.not_kept(e)
+        try:
+            write_whole(self.folder / f"{name}.info", json.dumps({"source": source, "found": found}), lasting=False)
+        except OSError as e:
+            self.not_kept(e)
         return found
 
     def info(self, path: str | Path) -> VideoInfo:
@@ -630,31 +776,50 @@ def _load_entry(cache: FrameCache, key: str, path: str | Path, source: dict) -> 
     try:
         note = json.loads(note_file.read_text())
         same = {k: note["source"][k] for k in source} == source
-        if not same and _sha256(path) != note["source"]["sha256"]: return None
+        if not same and _sha256(path) != note["source"]["sha256"]:
+            return None
         pixels = np.load(cache.folder / note["pixels"], mmap_mode="r", allow_pickle=False)
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) != len(note["times"]): return None
-        if note["pixels"] not in cache._checked and zlib.crc32(pixels.data) != note["crc32"]: return None
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) != len(note["times"]):
+            return None
+        if note["pixels"] not in cache._checked and zlib.crc32(pixels.data) != note["crc32"]:
+            return None
         cache._checked.add(note["pixels"])
         with suppress(OSError):  # a disk that is only read serves as well
-            if not same: write_whole(note_file, json.dumps(note | {"source": note["source"] | source}), lasting=False)
-            elif cache.max_bytes is not None: os.utime(note_file)  # used just now
-        return Frames(pixels, np.array(note["times"], dtype=np.float64), float(note["plan"]["fps"]), tuple(note["problems"]))
-    except (OSError, EOFError, ValueError, KeyError, TypeError): return None
+            if not same:
+                write_whole(note_file, json.dumps(note | {"source": note["source"] | source}), lasting=False)
+            elif cache.max_bytes is not None:
+                os.utime(note_file)  # used just now
+        return Frames(
+            pixels, np.array(note["times"], dtype=np.float64), float(note["plan"]["fps"]), tuple(note["problems"])
+        )
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        return None
 
 # %% ../nbs/02_video.ipynb #9456313d
 def _make_entry(cache: FrameCache, key: str, path: str | Path, plan: FramePlan, source: dict) -> Frames:
     "Decode and keep. The note goes last: without it the pixels are nobody's."
     frames, digest = read_frames(path, plan, cache.reader), _sha256(path)
-    if _source(path) != source: return frames  # it changed while it was read: keep nothing
+    if _source(path) != source:
+        return frames  # it changed while it was read: keep nothing
     name, before = f"{key}.{digest[:12]}.npy", _named(cache, key)
-    note = {"video": str(path), "source": source | {"sha256": digest}, "plan": asdict(plan), "reader": cache.reader, "pixels": name,
-            "crc32": zlib.crc32(frames.pixels.data), "times": frames.times.tolist(), "problems": list(frames.problems)}
+    note = {
+        "video": str(path),
+        "source": source | {"sha256": digest},
+        "plan": asdict(plan),
+        "reader": cache.reader,
+        "pixels": name,
+        "crc32": zlib.crc32(frames.pixels.data),
+        "times": frames.times.tolist(),
+        "problems": list(frames.problems),
+    }
     try:
         write_whole(cache.folder / name, _pixels(frames.pixels), lasting=False)
         write_whole(cache.folder / f"{key}.json", json.dumps(note), lasting=False)
-        if before and before != name: _drop(cache.folder / before)
+        if before and before != name:
+            _drop(cache.folder / before)
         cache._room -= frames.pixels.nbytes
-        if cache._room < 0: _tidy(cache, key)
+        if cache._room < 0:
+            _tidy(cache, key)
     except OSError as e:
         cache.not_kept(e)
         return frames
@@ -663,16 +828,20 @@ def _make_entry(cache: FrameCache, key: str, path: str | Path, plan: FramePlan, 
 
 def _named(cache: FrameCache, key: str) -> str | None:
     "The file of pixels that a note names."
-    try: return str(json.loads((cache.folder / f"{key}.json").read_text())["pixels"])
-    except (OSError, ValueError, KeyError, TypeError): return None
+    try:
+        return str(json.loads((cache.folder / f"{key}.json").read_text())["pixels"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 # %% ../nbs/02_video.ipynb #26b030c3
 LEFT_BEHIND = 600.0  # seconds after which a file that no note names is taken for a crashed writer's
 
 
 def _drop(path: Path) -> None:
-    try: path.unlink(missing_ok=True)
-    except OSError: pass  # mapped by someone, where the system minds: next time
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        pass  # mapped by someone, where the system minds: next time
 
 # %% ../nbs/02_video.ipynb #54f3e5c5
 def _tidy(cache: FrameCache, key: str) -> None:
@@ -680,16 +849,23 @@ def _tidy(cache: FrameCache, key: str) -> None:
     used: dict[str, float] = {}
     pixels: dict[Path, int] = {}
     for entry in list(os.scandir(cache.folder)):
-        try: stat = os.stat(entry)
-        except OSError: continue  # another process was faster
+        try:
+            stat = os.stat(entry)
+        except OSError:
+            continue  # another process was faster
         path, old = Path(entry), time.time() - stat.st_mtime > LEFT_BEHIND
-        if path.suffix == ".part" and old: _drop(path)
-        elif path.suffix == ".json": used[path.stem] = stat.st_mtime
-        elif path.suffix == ".npy" and old and _named(cache, path.name.split(".")[0]) != path.name: _drop(path)
-        elif path.suffix == ".npy": pixels[path] = stat.st_size
+        if path.suffix == ".part" and old:
+            _drop(path)
+        elif path.suffix == ".json":
+            used[path.stem] = stat.st_mtime
+        elif path.suffix == ".npy" and old and _named(cache, path.name.split(".")[0]) != path.name:
+            _drop(path)
+        elif path.suffix == ".npy":
+            pixels[path] = stat.st_size
     total, cap = sum(pixels.values()), math.inf if cache.max_bytes is None else cache.max_bytes
     for k in sorted(used.keys() - {key}, key=lambda k: used[k]) if total > cap else ():
-        if total <= 0.9 * cap: break  # some air, or each new entry would have to look through the folder
+        if total <= 0.9 * cap:
+            break  # some air, or each new entry would have to look through the folder
         _drop(cache.folder / f"{k}.json")
         for path in [p for p in pixels if p.name.startswith(k)]:
             _drop(path)
@@ -704,14 +880,20 @@ def _read_through(path: str) -> str:
         with container:
             stream.thread_type, stream.codec_context.thread_count, size = "NONE", 1, None
             for packet in container.demux(stream):
-                try: frames = packet.decode()
-                except MemoryError: raise
-                except (av.FFmpegError, ValueError): continue
+                try:
+                    frames = packet.decode()
+                except MemoryError:
+                    raise
+                except (av.FFmpegError, ValueError):
+                    continue
                 for frame in frames:
-                    if size != (frame.width, frame.height): frame.reformat(format="rgb24")
+                    if size != (frame.width, frame.height):
+                        frame.reformat(format="rgb24")
                     size = frame.width, frame.height
-    except MemoryError: return "memory"
-    except (av.FFmpegError, OSError, ValueError) as e: return "memory" if isinstance(e.__context__, MemoryError) else ""
+    except MemoryError:
+        return "memory"
+    except (av.FFmpegError, OSError, ValueError) as e:
+        return "memory" if isinstance(e.__context__, MemoryError) else ""
     return ""
 
 
@@ -721,9 +903,12 @@ def _read_for_others(memory: int) -> None:
         path, seconds = json.loads(line)
         with contextlib.suppress(ImportError, ValueError, OSError):
             import resource
+
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
             used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
-            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + seconds), resource.getrlimit(resource.RLIMIT_CPU)[1]))
+            resource.setrlimit(
+                resource.RLIMIT_CPU, (math.ceil(used + seconds), resource.getrlimit(resource.RLIMIT_CPU)[1])
+            )
             held = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
             resource.setrlimit(resource.RLIMIT_AS, (held + memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
         print(json.dumps(_read_through(path)), flush=True)
@@ -746,9 +931,14 @@ class FilmScreen:
     ) -> str:  # why it must not be read; empty where it may be
         "Read a film to its end, elsewhere."
         allowed = self.seconds + os.path.getsize(path) / 1e5
-        if self.child is None: self.child = self._start()
+        if self.child is None:
+            self.child = self._start()
         late = threading.Event()
-        def stop(child) -> None: late.set(); child.kill()
+
+        def stop(child) -> None:
+            late.set()
+            child.kill()
+
         timer = threading.Timer(max(20 * allowed, 0), stop, (self.child,))  # for a disk that never answers
         timer.start()
         with contextlib.suppress(BrokenPipeError):
@@ -756,15 +946,26 @@ class FilmScreen:
             self.child.stdin.flush()
         said = self.child.stdout.readline()
         timer.cancel()
-        if said: return f"needs more than {self.memory / 2**20:,.0f} MB of memory to be decoded" if json.loads(said) else ""
+        if said:
+            return f"needs more than {self.memory / 2**20:,.0f} MB of memory to be decoded" if json.loads(said) else ""
         code = self.child.wait()
         self.close()
-        return f"takes more than {allowed:.0f} s to be decoded" if late.is_set() or code == -getattr(signal, "SIGXCPU", math.inf) else f"ends the process that decodes it (exit {code})"
+        return (
+            f"takes more than {allowed:.0f} s to be decoded"
+            if late.is_set() or code == -getattr(signal, "SIGXCPU", math.inf)
+            else f"ends the process that decodes it (exit {code})"
+        )
 
     def _start(self) -> Any:
         place = os.pathsep.join([str(Path(actrep_nb.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
-        return subprocess.Popen([sys.executable, "-c", f"from actrep_nb.video import _read_for_others; _read_for_others({self.memory})"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                text=True, env=os.environ | {"PYTHONPATH": place})
+        return subprocess.Popen(
+            [sys.executable, "-c", f"from actrep_nb.video import _read_for_others; _read_for_others({self.memory})"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"PYTHONPATH": place},
+        )
 
     def close(self) -> None:
         "End the other process."
@@ -773,8 +974,11 @@ class FilmScreen:
             self.child.communicate()
         self.child = None
 
-    def __enter__(self): return self
-    def __exit__(self, *_): self.close()
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
 # %% ../nbs/02_video.ipynb #1320e121
 def _read_qwen(path: str, plan: FramePlan) -> None:
@@ -782,7 +986,16 @@ def _read_qwen(path: str, plan: FramePlan) -> None:
     from qwen_vl_utils import vision_process
 
     vision_process.get_video_reader_backend = lambda: "decord"
-    vision_process.fetch_video({"video": os.path.abspath(path), "fps": plan.fps, "min_frames": 2, "max_frames": len(plan.times), "resized_height": plan.height, "resized_width": plan.width})
+    vision_process.fetch_video(
+        {
+            "video": os.path.abspath(path),
+            "fps": plan.fps,
+            "min_frames": 2,
+            "max_frames": len(plan.times),
+            "resized_height": plan.height,
+            "resized_width": plan.width,
+        }
+    )
 
 # %% ../nbs/02_video.ipynb #5710c449
 def bench_readers(
@@ -803,10 +1016,26 @@ def bench_readers(
             cache.get(video, plan)
             for name, road in roads.items():
                 start = time.perf_counter()
-                try: road(video, plan)
-                except Exception as e: why.setdefault(name, f"{Path(video).name}: {str(e) or type(e).__name__}"[:200])
-                else: taken[name].setdefault(i, []).append(time.perf_counter() - start)
+                try:
+                    road(video, plan)
+                except Exception as e:
+                    why.setdefault(name, f"{Path(video).name}: {str(e) or type(e).__name__}"[:200])
+                else:
+                    taken[name].setdefault(i, []).append(time.perf_counter() - start)
     median = {name: {i: float(np.median(t)) for i, t in files.items()} for name, files in taken.items()}
-    return {"files": len(videos), "frames": sum(len(p.times) for p in plans), "fps": fps, "size": list(size), "repeats": repeats, "roads": {
-        name: {"files": len(t), "seconds": sum(t.values()), "times_as_fast": sum(median["pyav"][i] for i in t) / sum(t.values()) if t else None, "failed": why.get(name)}
-        for name, t in median.items()}}
+    return {
+        "files": len(videos),
+        "frames": sum(len(p.times) for p in plans),
+        "fps": fps,
+        "size": list(size),
+        "repeats": repeats,
+        "roads": {
+            name: {
+                "files": len(t),
+                "seconds": sum(t.values()),
+                "times_as_fast": sum(median["pyav"][i] for i in t) / sum(t.values()) if t else None,
+                "failed": why.get(name),
+            }
+            for name, t in median.items()
+        },
+    }

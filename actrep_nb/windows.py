@@ -50,7 +50,11 @@ def windows_of(
     for start in starts:
         at = np.clip((start + (np.arange(FRAMES) + 0.5) * length / FRAMES) * fps - 0.5, 0, len(pictures) - 1)
         low = np.floor(at).astype(int)
-        part = (at - low)[:, None, None].astype(np.float32) if length * fps < FRAMES else np.round(at - low)[:, None, None].astype(np.float32)
+        part = (
+            (at - low)[:, None, None].astype(np.float32)
+            if length * fps < FRAMES
+            else np.round(at - low)[:, None, None].astype(np.float32)
+        )
         made.append(likeness(pictures[low] * (1 - part) + pictures[np.minimum(low + 1, len(pictures) - 1)] * part))
     return starts, made
 
@@ -71,11 +75,20 @@ def say_tempo(
     "The tempo of each window."
     tokenizer, said = processor.tokenizer, []
     opening = torch.tensor(tokenizer(OPENING).input_ids)
-    words = torch.tensor([tokenizer(f"{OPENING} {k * TIME_STEP:.1f}s").input_ids[len(opening)] for k in range(FRAMES // 2 + 1)])
+    words = torch.tensor(
+        [tokenizer(f"{OPENING} {k * TIME_STEP:.1f}s").input_ids[len(opening)] for k in range(FRAMES // 2 + 1)]
+    )
     with answering(model := unwrapped(model)):
         for k in range(0, len(prompts), batch):
             some = prompts[k : k + batch]
-            said.append(_states(model, collate(model, [begun(p, opening) for p in some], side="left"))[:, words.to(model.device)].softmax(-1).cpu().numpy())
+            said.append(
+                _states(model, collate(model, [begun(p, opening) for p in some], side="left"))[
+                    :, words.to(model.device)
+                ]
+                .softmax(-1)
+                .cpu()
+                .numpy()
+            )
     return np.concatenate(said)
 
 
@@ -107,7 +120,8 @@ def say_phases(
     tempo = min(max(round(tempo / TIME_STEP), 1), FRAMES // 2) * TIME_STEP
     opening = torch.tensor(tokenizer(f"{OPENING} {tempo:.1f}s.\nPhases:").input_ids)
     with answering(model := unwrapped(model)):
-        for k in range(0, len(prompts), batch): said.append(_phases(model, prompts[k : k + batch], opening, words))
+        for k in range(0, len(prompts), batch):
+            said.append(_phases(model, prompts[k : k + batch], opening, words))
     return np.concatenate(said)
 
 # %% ../nbs/15b_windows.ipynb #f65646af
@@ -120,19 +134,28 @@ NOTHING = -0.4  # evidence of a tempo, nats, below which nothing repeats
 
 
 def tempo_evidence(
-    looks: Sequence[tuple[float, np.ndarray, np.ndarray]],  # for each speed: length of its windows in seconds, their starts, and what `say_tempo` said of them
+    looks: Sequence[
+        tuple[float, np.ndarray, np.ndarray]
+    ],  # for each speed: length of its windows in seconds, their starts, and what `say_tempo` said of them
     seconds: float,  # length of the film
     longest: float | None = None,  # tempo of the grid, seconds; None: as long as the film
-) -> tuple[np.ndarray, np.ndarray]:  # tempos, seconds of one repetition [GRID]; evidence for each of them at each moment, mean log density [M, GRID]
+) -> tuple[
+    np.ndarray, np.ndarray
+]:  # tempos, seconds of one repetition [GRID]; evidence for each of them at each moment, mean log density [M, GRID]
     "What windows of several lengths say of the tempo at each moment."
-    grid, moments = np.geomspace(0.2, max(longest or seconds, 0.3), GRID), (np.arange(max(1, round(seconds / MOMENT))) + 0.5) * MOMENT
+    grid, moments = (
+        np.geomspace(0.2, max(longest or seconds, 0.3), GRID),
+        (np.arange(max(1, round(seconds / MOMENT))) + 0.5) * MOMENT,
+    )
     total, weight, many = np.zeros((len(moments), GRID)), np.zeros(GRID), np.zeros(GRID)
     steps = np.arange(1, FRAMES // 2 + 1)  # slots of one repetition, one word each
     for length, starts, said in looks:
         slots = grid / (length / steps[-1])
         shown = (slots >= SHOWN[0]) & (slots <= SHOWN[1])
         density = np.log(np.array([np.interp(slots, steps, p[1:] * steps) for p in said]) + 0.02)
-        away = np.abs(moments[:, None] - starts - length / 2) / (length / 2)  # from the middle of each window: 1 at its ends
+        away = np.abs(moments[:, None] - starts - length / 2) / (
+            length / 2
+        )  # from the middle of each window: 1 at its ends
         near = np.maximum(1 - away, 0.02 * (away <= 1 + MOMENT / length))
         total += np.where(shown, near @ density / near.sum(1, keepdims=True), 0) / length
         weight, many = weight + shown / length, many + shown
@@ -153,13 +176,15 @@ def tempo_path(
         back.append(ways.argmax(0))
         best = ways.max(0) + now
     path = [int(best.argmax())]
-    for before in reversed(back): path.append(int(before[path[-1]]))
+    for before in reversed(back):
+        path.append(int(before[path[-1]]))
     return np.array([k if k < GRID else -1 for k in reversed(path)])
 
 
 @dataclass(frozen=True)
 class Stretch:
     "A part of a film with one tempo."
+
     start: float  # seconds
     end: float
     period: float  # seconds of one repetition
@@ -173,7 +198,16 @@ def stretches(
     "The parts of a film in which something repeats."
     path = tempo_path(evidence)
     edges = [0, *(1 + np.flatnonzero((np.abs(np.diff(path)) > CHANGE / DRIFT) | (np.diff(path < 0)))), len(path)]
-    return [Stretch(float(a * MOMENT), float(b * MOMENT), float(np.median(grid[path[a:b]])), float(evidence[np.arange(a, b), path[a:b]].mean())) for a, b in zip(edges, edges[1:]) if path[a] >= 0]
+    return [
+        Stretch(
+            float(a * MOMENT),
+            float(b * MOMENT),
+            float(np.median(grid[path[a:b]])),
+            float(evidence[np.arange(a, b), path[a:b]].mean()),
+        )
+        for a, b in zip(edges, edges[1:])
+        if path[a] >= 0
+    ]
 
 # %% ../nbs/15b_windows.ipynb #a58f8c22
 SLIP = -1.5, -9.0  # log-probability of passing over one phase, and of anything else
@@ -184,8 +218,10 @@ def likely_path(
 ) -> np.ndarray:  # phase of each slot [T], 0 where idle
     "The most likely way through the phases in their order (Viterbi)."
     step = np.full((5, 5), SLIP[1])
-    for a, b in [(0, 1), (1, 2), (2, 3), (3, 4), (4, 1), (4, 0), *((k, k) for k in range(5))]: step[a, b] = 0.0
-    for a, b in [(1, 3), (2, 4), (3, 1), (4, 2), (0, 2), (3, 0)]: step[a, b] = SLIP[0]
+    for a, b in [(0, 1), (1, 2), (2, 3), (3, 4), (4, 1), (4, 0), *((k, k) for k in range(5))]:
+        step[a, b] = 0.0
+    for a, b in [(1, 3), (2, 4), (3, 1), (4, 2), (0, 2), (3, 0)]:
+        step[a, b] = SLIP[0]
     logs, back = np.log(p + 1e-4), []
     best = logs[0]
     for now in logs[1:]:
@@ -193,7 +229,8 @@ def likely_path(
         back.append(ways.argmax(0))
         best = ways.max(0) + now
     path = [int(best.argmax())]
-    for before in reversed(back): path.append(int(before[path[-1]]))
+    for before in reversed(back):
+        path.append(int(before[path[-1]]))
     return np.array(path[::-1])
 
 
@@ -204,8 +241,12 @@ def advance(
     added, k, before = np.zeros(len(path)), 0, 0
     while k < len(path):
         end = k + 1
-        while end < len(path) and path[end] == path[k]: end += 1
-        if path[k]: added[k:end] = (path[k] - (before if 0 < before < path[k] else 0 if k and before else path[k] - 1)) / 4 / (end - k)
+        while end < len(path) and path[end] == path[k]:
+            end += 1
+        if path[k]:
+            added[k:end] = (
+                (path[k] - (before if 0 < before < path[k] else 0 if k and before else path[k] - 1)) / 4 / (end - k)
+            )
         k, before = end, path[k]
     return added
 
@@ -248,7 +289,8 @@ def cycles_of(
 
     for k in range(math.ceil(clock[-1] - 1e-9)):
         low, high = max(float(k), begun), min(k + 1.0, float(clock[-1]))
-        if high - low > (0.5 if k == 0 and begun else COMPLETE) - 1e-9: found.append((when(low, True), when(high, False)))
+        if high - low > (0.5 if k == 0 and begun else COMPLETE) - 1e-9:
+            found.append((when(low, True), when(high, False)))
     return found
 
 # %% ../nbs/15b_windows.ipynb #135cc616
@@ -256,12 +298,16 @@ LEAST_SLOTS = 4.0  # slots of one repetition at the speed that its phases are re
 WHOLE, PIECE = 60.0, 40.0  # seconds: up to this a scene is asked for its tempos at once, else in pieces of about this
 FEWEST = 5  # pictures in which something can repeat
 EMPTY, MOVES = "nothing repeats", "the camera moves"
-STEADY = 0.25, 0.0  # where phases add up to less than this part of what the tempo promises, and its evidence is more than this, the tempo alone counts
+STEADY = (
+    0.25,
+    0.0,
+)  # where phases add up to less than this part of what the tempo promises, and its evidence is more than this, the tempo alone counts
 
 
 @dataclass(frozen=True)
 class Heard:
     "What a model says of a scene."
+
     cycles: tuple[tuple[float, float], ...]  # seconds
     times: np.ndarray  # seconds [T]
     phase: np.ndarray  # repetitions passed at these times, −1 where nothing repeats [T]
@@ -272,7 +318,8 @@ class Heard:
 SURE = 0.2, 2.1  # log-odds that a count is right within one: at evidence 0, and for each nat more (120 drawn films)
 
 
-def _sure(evidence: float) -> float: return 1 / (1 + math.exp(-SURE[0] - SURE[1] * evidence))
+def _sure(evidence: float) -> float:
+    return 1 / (1 + math.exp(-SURE[0] - SURE[1] * evidence))
 
 
 def _lengths(seconds: float, fps: float) -> list[float]:
@@ -285,26 +332,36 @@ def _widened(parts: Sequence[Stretch], seconds: float) -> list[tuple[float, floa
     edges = []
     for k, s in enumerate(parts):
         low, high = parts[k - 1].end if k else 0.0, parts[k + 1].start if k + 1 < len(parts) else seconds
-        edges.append((max(s.start - s.period, (low + s.start) / 2 if k else 0.0), min(s.end + s.period, (s.end + high) / 2 if k + 1 < len(parts) else seconds)))
+        edges.append(
+            (
+                max(s.start - s.period, (low + s.start) / 2 if k else 0.0),
+                min(s.end + s.period, (s.end + high) / 2 if k + 1 < len(parts) else seconds),
+            )
+        )
     return edges
 
 
 def _doubts(pictures: np.ndarray, fps: float, parts: Sequence[Stretch], cycles: Sequence) -> tuple[str, ...]:
     "What speaks against what was heard: of the longest stretch, as many pictures as the lag compares."
-    if not parts: return (EMPTY,)
+    if not parts:
+        return (EMPTY,)
     longest = max(parts, key=lambda s: s.end - s.start)
     period, some = longest.period, pictures[round(longest.start * fps) : round(longest.end * fps)][:300]
     lag = lag_period(some, fps) if len(some) >= FEWEST else period
     times = 0.0 if math.isinf(lag) else lag / period  # after two or three repetitions it may be most like itself
     itself = "at no time like itself again" if math.isinf(lag) else f"most like itself {lag:.2f} s later"
-    doubts = {f"not sure: the film is {itself}, and the model says {period:.2f} s": min(abs(times - k) / k for k in (1, 2, 3)) > 0.2,
-              f"not sure: the model says that something repeats every {period:.2f} s, and finds no repetition": not cycles}
+    doubts = {
+        f"not sure: the film is {itself}, and the model says {period:.2f} s": min(abs(times - k) / k for k in (1, 2, 3))
+        > 0.2,
+        f"not sure: the model says that something repeats every {period:.2f} s, and finds no repetition": not cycles,
+    }
     return tuple(words for words, true in doubts.items() if true)
 
 # %% ../nbs/15b_windows.ipynb #f25bb425
 @dataclass
 class WindowCounter:
     "A model taught by drawings as a counter of film."
+
     model: Any  # from `load_model`
     processor: Any  # the checkpoint's own
     fps: float = 30.0  # pictures looked at per second, at most
@@ -315,7 +372,8 @@ class WindowCounter:
     def from_pretrained(cls, path: Any, device: str | None = None, **options: Any) -> "WindowCounter":
         "Load a checkpoint. Raises what `load_model` raises, and ValueError for one that was not taught by drawings."
         counter = cls(*load_model(path, device=device), path=str(path), **options)
-        if spec_of(counter.processor).pictures != "likeness": raise ValueError(f"{path} was not taught by drawings: it watches pictures, not likeness")
+        if spec_of(counter.processor).pictures != "likeness":
+            raise ValueError(f"{path} was not taught by drawings: it watches pictures, not likeness")
         return counter
 
     def prompts(self, made: Sequence[np.ndarray]) -> list[EncodedPrompt]:
@@ -329,11 +387,18 @@ class WindowCounter:
     ) -> tuple[np.ndarray, np.ndarray]:
         "What `tempo_evidence` makes of all that the model says of a scene."
         moments, found = max(1, round(len(pictures) / fps / MOMENT)), []
-        edges = np.linspace(0, moments, 1 + (math.ceil(moments * MOMENT / PIECE) if moments * MOMENT > WHOLE else 1)).round().astype(int)
+        edges = (
+            np.linspace(0, moments, 1 + (math.ceil(moments * MOMENT / PIECE) if moments * MOMENT > WHOLE else 1))
+            .round()
+            .astype(int)
+        )
         for a, b in zip(edges, edges[1:]):
             some = pictures[round(a * MOMENT * fps) : round(b * MOMENT * fps) if b < moments else len(pictures)]
             cut = [(length, *windows_of(some, fps, length)) for length in _lengths(len(some) / fps, fps)]
-            looks = [(length, starts, say_tempo(self.model, self.processor, self.prompts(made))) for length, starts, made in cut]
+            looks = [
+                (length, starts, say_tempo(self.model, self.processor, self.prompts(made)))
+                for length, starts, made in cut
+            ]
             found.append(tempo_evidence(looks, (b - a) * MOMENT, edges[1] * MOMENT))
         return found[0][0], np.concatenate([evidence for _, evidence in found])
 
@@ -342,14 +407,25 @@ class WindowCounter:
         pictures: np.ndarray,  # grey levels [T, 36, 36] at even times
         fps: float,  # of the pictures
         period: float,  # seconds of one repetition
-    ) -> tuple[np.ndarray, float, float]:  # repetitions in each slot; seconds of a slot; where in a repetition it begins, 0 to 1
+    ) -> tuple[
+        np.ndarray, float, float
+    ]:  # repetitions in each slot; seconds of a slot; where in a repetition it begins, 0 to 1
         "What the model says of a stretch whose tempo is known."
         seconds = len(pictures) / fps
         able = [length for length in _lengths(seconds, fps) if period / (length / (FRAMES // 2)) >= LEAST_SLOTS]
-        length = max(able) if able else min(*_lengths(seconds, fps), seconds, max(period * (FRAMES // 2) / LEAST_SLOTS, 0.95 * FRAMES / fps))
+        length = (
+            max(able)
+            if able
+            else min(*_lengths(seconds, fps), seconds, max(period * (FRAMES // 2) / LEAST_SLOTS, 0.95 * FRAMES / fps))
+        )
         slot = length / (FRAMES // 2)
         starts, made = windows_of(pictures, fps, length, overlap=3)
-        added, begun = joined_advance(starts, say_phases(self.model, self.processor, self.prompts(made), period / slot * TIME_STEP), length, seconds)
+        added, begun = joined_advance(
+            starts,
+            say_phases(self.model, self.processor, self.prompts(made), period / slot * TIME_STEP),
+            length,
+            seconds,
+        )
         return added, slot, begun
 
     def listen(
@@ -365,12 +441,16 @@ class WindowCounter:
         phase = np.full(len(times), -1.0)
         for part, (a, b) in zip(parts, _widened(parts, seconds)):
             some = pictures[round(a * fps) : round(b * fps)]
-            if len(some) < FEWEST: continue
+            if len(some) < FEWEST:
+                continue
             added, slot, begun = self.phases(some, fps, part.period)
-            if part.evidence > STEADY[1] and added.sum() < STEADY[0] * (part.end - part.start) / part.period: added, begun = np.full(len(added), slot / part.period), 0.0
+            if part.evidence > STEADY[1] and added.sum() < STEADY[0] * (part.end - part.start) / part.period:
+                added, begun = np.full(len(added), slot / part.period), 0.0
             cycles += [(float(a + start), float(a + end)) for start, end in cycles_of(added, slot, begun)]
             inside = (times >= a) & (times < b)
-            phase[inside] = np.interp((times[inside] - a) / slot, np.arange(len(added) + 1), begun + np.concatenate([[0.0], np.cumsum(added)]))
+            phase[inside] = np.interp(
+                (times[inside] - a) / slot, np.arange(len(added) + 1), begun + np.concatenate([[0.0], np.cumsum(added)])
+            )
             phase[inside & (added[np.clip((times - a) / slot, 0, len(added) - 1).astype(int)] == 0)] = -1
         return Heard(tuple(cycles), times, phase, tuple(parts), _doubts(pictures, fps, parts, cycles))
 
@@ -378,46 +458,84 @@ class WindowCounter:
         "Count one clip; raises what reading it raises."
         began, trouble, heard = time.perf_counter(), list[str](), list[tuple[float, Heard]]()
         fps = min(self.fps, probe(clip.video).fps)
-        grey, kept, start, end, short = list[np.ndarray](), list[np.ndarray](), 0.0, 0.0, 0  # a scene's pictures as they are, up to a minute of them; and small
+        grey, kept, start, end, short = (
+            list[np.ndarray](),
+            list[np.ndarray](),
+            0.0,
+            0.0,
+            0,
+        )  # a scene's pictures as they are, up to a minute of them; and small
 
         def close() -> None:
             nonlocal start, short
             still, moves = steadied(np.stack(grey), fps) if FEWEST <= len(kept) == len(grey) else (grey, False)
-            if moves: kept[:] = map(square, still)
-            if len(kept) >= FEWEST: heard.append((start, self.listen(np.stack(kept), fps)))
-            else: short += len(kept)
-            if moves and MOVES not in trouble: trouble.append(MOVES)
+            if moves:
+                kept[:] = map(square, still)
+            if len(kept) >= FEWEST:
+                heard.append((start, self.listen(np.stack(kept), fps)))
+            else:
+                short += len(kept)
+            if moves and MOVES not in trouble:
+                trouble.append(MOVES)
             kept.clear()
             grey.clear()
             start = end
 
         for end, picture, cut in scenes(grey_pictures(clip.video, self.fps, 72, clip.window, trouble)):
-            if cut: close()
-            if len(grey) == len(kept) < WHOLE * fps: grey.append(picture)
+            if cut:
+                close()
+            if len(grey) == len(kept) < WHOLE * fps:
+                grey.append(picture)
             kept.append(square(picture).astype(np.float16))
         close()
-        if not heard: raise ValueError(f"{clip.video}: nothing can be seen to repeat in scenes of fewer than {FEWEST} pictures (there are {short} in all)")
-        if short: trouble.append(f"{short / fps:.1f} s lie in scenes of fewer than {FEWEST} pictures, too short to count in")
+        if not heard:
+            raise ValueError(
+                f"{clip.video}: nothing can be seen to repeat in scenes of fewer than {FEWEST} pictures (there are {short} in all)"
+            )
+        if short:
+            trouble.append(f"{short / fps:.1f} s lie in scenes of fewer than {FEWEST} pictures, too short to count in")
         return self._watched(clip, heard, trouble, began)
 
-    def _watched(self, clip: Clip, heard: Sequence[tuple[float, Heard]], trouble: Sequence[str], began: float) -> Watched:
+    def _watched(
+        self, clip: Clip, heard: Sequence[tuple[float, Heard]], trouble: Sequence[str], began: float
+    ) -> Watched:
         "Scenes and where they begin, as one film."
         parts = [part for _, scene in heard for part in scene.stretches]
         cycles = tuple((t + a, t + b) for t, scene in heard for a, b in scene.cycles)
-        sure = float(np.average([_sure(p.evidence) for p in parts], weights=[p.end - p.start for p in parts])) if parts else 0.0
+        sure = (
+            float(np.average([_sure(p.evidence) for p in parts], weights=[p.end - p.start for p in parts]))
+            if parts
+            else 0.0
+        )
         period = max(parts, key=lambda p: p.end - p.start).period if parts else math.inf
-        doubts = tuple(dict.fromkeys([*trouble, *(words for _, scene in heard for words in scene.doubts if words != EMPTY or not parts)]))
+        doubts = tuple(
+            dict.fromkeys(
+                [*trouble, *(words for _, scene in heard for words in scene.doubts if words != EMPTY or not parts)]
+            )
+        )
         phase = np.concatenate([scene.phase for _, scene in heard])
         signal = np.where(phase < 0, 0.0, (1 - np.cos(2 * np.pi * phase)) / 2)
         swings = Swings(np.concatenate([t + scene.times for t, scene in heard]), signal, period, sure, cycles, doubts)
-        return Watched(Prediction(clip.id, len(cycles), cycles, doubts, true=clip.count, seconds=time.perf_counter() - began, regularity=sure), swings)
+        return Watched(
+            Prediction(
+                clip.id,
+                len(cycles),
+                cycles,
+                doubts,
+                true=clip.count,
+                seconds=time.perf_counter() - began,
+                regularity=sure,
+            ),
+            swings,
+        )
 
     def count(self, clip: Clip) -> Prediction:
         "The same without what it rests on."
         return self.watch(clip).prediction
 
     @property
-    def video(self) -> VideoSpec: return spec_of(self.processor)
+    def video(self) -> VideoSpec:
+        return spec_of(self.processor)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -426,15 +544,21 @@ class WindowCounter:
 
     def stream(self, clips: Iterable[Clip], progress: bool = True) -> Iterator[Prediction]:
         "One prediction for each clip, in order, as they come; a clip that cannot be read has count None and the reason in `problems`."
-        for clip in show_progress(list(clips), desc="watching windows") if progress else clips: yield from each_counted(self.count, [clip], "", progress=False)
+        for clip in show_progress(list(clips), desc="watching windows") if progress else clips:
+            yield from each_counted(self.count, [clip], "", progress=False)
 
-    def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]: return list(self.stream(clips, progress))
+    def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
+        return list(self.stream(clips, progress))
 
 # %% ../nbs/15b_windows.ipynb #0324a01d
 def as_it_watches(
     counter: LocalCounter,  # of any checkpoint
 ) -> LocalCounter | WindowCounter:
     "The same checkpoint, in windows where likeness is what it watches."
-    if counter.video.pictures == "frames": return counter
-    if len(counter.processor.tokenizer("Tempo:").input_ids) > 2: raise ValueError("this checkpoint was not taught by drawings (its vocabulary has no word for tempo): it cannot be shown likeness")
+    if counter.video.pictures == "frames":
+        return counter
+    if len(counter.processor.tokenizer("Tempo:").input_ids) > 2:
+        raise ValueError(
+            "this checkpoint was not taught by drawings (its vocabulary has no word for tempo): it cannot be shown likeness"
+        )
     return WindowCounter(counter.model, counter.processor, note=counter.note, path=counter.path)

@@ -3,6 +3,7 @@
 `python benchmarks/fuzz_annotations.py --cases 600 --seed 0` prints a JSON object. The samples, the damage and what is checked are those of
 tests/test_records.py, which runs a few cases of each kind.
 """
+
 import argparse
 import json
 import random
@@ -25,8 +26,22 @@ if __name__ == "__main__":
         for k in range(args.cases):
             name = list(good)[k % len(good)]
             began = time.perf_counter()
-            try: outcomes[check_damaged(Path(folder) / str(k), name, damage(good[name], rng), good)] += 1
-            except Exception as e: failures.append(f"case {k}, {name}: {type(e).__name__}: {e}")
+            try:
+                outcomes[check_damaged(Path(folder) / str(k), name, damage(good[name], rng), good)] += 1
+            except Exception as e:
+                failures.append(f"case {k}, {name}: {type(e).__name__}: {e}")
             slowest = max(slowest, time.perf_counter() - began)
-    print(json.dumps({"cases": args.cases, "seed": args.seed, "kinds": len(good), "outcomes": outcomes, "slowest_seconds": round(slowest, 2), "failures": failures}, indent=1))
+    print(
+        json.dumps(
+            {
+                "cases": args.cases,
+                "seed": args.seed,
+                "kinds": len(good),
+                "outcomes": outcomes,
+                "slowest_seconds": round(slowest, 2),
+                "failures": failures,
+            },
+            indent=1,
+        )
+    )
     sys.exit(bool(failures or slowest > 10))

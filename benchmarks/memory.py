@@ -5,6 +5,7 @@
 Each case is a process of its own with an empty cache and the same number of steps. A few films are drawn and appear under many names, each decoded and seen for itself.
 The model is tiny and has no video spec, so that it sees as a published checkpoint does: by motion, within 4,096 tokens.
 """
+
 import argparse
 import json
 import os
@@ -53,12 +54,15 @@ def case(folder: Path, clips: int, workers: int) -> dict:
     names = folder / f"names{clips}"
     names.mkdir(exist_ok=True)
     for k in range(clips):
-        if not (names / f"{k}.mp4").exists(): os.link(films[k % len(films)], names / f"{k}.mp4")
+        if not (names / f"{k}.mp4").exists():
+            os.link(films[k % len(films)], names / f"{k}.mp4")
     model, processor = load_model(folder / "model", device="cpu")
     freeze(model, "vision", "merger")
     loaded = time.perf_counter()
     data = [Clip(video=str(names / f"{k}.mp4"), action="squat", count=20, id=str(k)) for k in range(clips)]
-    examples = ClipExamples(model, processor, data, cache=FrameCache(folder / f"cache{clips}"), answers=["<answer>20</answer>"] * clips)
+    examples = ClipExamples(
+        model, processor, data, cache=FrameCache(folder / f"cache{clips}"), answers=["<answer>20</answer>"] * clips
+    )
     first: list[float] = []
 
     class Timed(sft.JSONLLog):
@@ -69,12 +73,26 @@ def case(folder: Path, clips: int, workers: int) -> dict:
     sft.JSONLLog = Timed
     peak, stop = [0], threading.Event()
     threading.Thread(target=watch, args=(peak, stop), daemon=True).start()
-    args = sft.training_arguments(folder / f"run{clips}", STEPS, BATCH, 1e-4, dataloader_num_workers=workers, dataloader_persistent_workers=workers > 0)
+    args = sft.training_arguments(
+        folder / f"run{clips}",
+        STEPS,
+        BATCH,
+        1e-4,
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+    )
     log = sft.train_sft(model, examples, args)
     stop.set()
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":\t" in line)
-    return {"clips": clips, "loading_s": loaded - began, "first_step_s": first[0] - loaded, "all_steps_s": first[-1] - loaded, "peak_mb": int(status["VmHWM"].split()[0]) / 1024,
-            "peak_with_loaders_mb": peak[0] / 2**20, "steps": len(log)}
+    return {
+        "clips": clips,
+        "loading_s": loaded - began,
+        "first_step_s": first[0] - loaded,
+        "all_steps_s": first[-1] - loaded,
+        "peak_mb": int(status["VmHWM"].split()[0]) / 1024,
+        "peak_with_loaders_mb": peak[0] / 2**20,
+        "steps": len(log),
+    }
 
 
 def watch(peak: list[int], stop: threading.Event) -> None:
@@ -83,8 +101,10 @@ def watch(peak: list[int], stop: threading.Event) -> None:
 
     me = psutil.Process()
     while not stop.wait(0.5):
-        try: peak[0] = max(peak[0], sum(p.memory_full_info().pss for p in [me, *me.children(recursive=True)]))
-        except psutil.Error: pass
+        try:
+            peak[0] = max(peak[0], sum(p.memory_full_info().pss for p in [me, *me.children(recursive=True)]))
+        except psutil.Error:
+            pass
 
 
 def main() -> None:
@@ -94,7 +114,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--one", type=int, help="run this case here")
     args = parser.parse_args()
-    if args.one is not None: return print(json.dumps(case(args.out, args.one, args.workers)))
+    if args.one is not None:
+        return print(json.dumps(case(args.out, args.one, args.workers)))
     from actrep_nb.models import make_tiny_checkpoint
 
     draw(args.out / "films")
@@ -104,13 +125,26 @@ def main() -> None:
     (model / "processor_config.json").write_text(json.dumps(config))
     found = []
     for n in args.clips:
-        out = subprocess.run([sys.executable, __file__, "--out", str(args.out), "--workers", str(args.workers), "--one", str(n)], capture_output=True, text=True)
-        if out.returncode: sys.exit(out.stderr)
+        out = subprocess.run(
+            [sys.executable, __file__, "--out", str(args.out), "--workers", str(args.workers), "--one", str(n)],
+            capture_output=True,
+            text=True,
+        )
+        if out.returncode:
+            sys.exit(out.stderr)
         found.append(json.loads(out.stdout.strip().splitlines()[-1]))
         print(found[-1], flush=True)
     head = "| clips | peak of the training process, MB | with its loaders, MB | from loading to the first step, s |\n|---|---|---|---|\n"
-    rows = [f"| {r['clips']} | {r['peak_mb']:.0f} | {r['peak_with_loaders_mb']:.0f} | {r['first_step_s']:.1f} |" for r in found]
-    Path(__file__).with_suffix(".md").write_text(f"# Memory against the number of clips\n\n{' '.join(__doc__.split()).replace(' python', chr(10) * 2 + '    python').replace(' Each case', chr(10) * 2 + 'Each case')}\n\n{head}" + "\n".join(rows) + f"\n\n{STEPS} steps of {BATCH} clips each.\n")
+    rows = [
+        f"| {r['clips']} | {r['peak_mb']:.0f} | {r['peak_with_loaders_mb']:.0f} | {r['first_step_s']:.1f} |"
+        for r in found
+    ]
+    Path(__file__).with_suffix(".md").write_text(
+        f"# Memory against the number of clips\n\n{' '.join(__doc__.split()).replace(' python', chr(10) * 2 + '    python').replace(' Each case', chr(10) * 2 + 'Each case')}\n\n{head}"
+        + "\n".join(rows)
+        + f"\n\n{STEPS} steps of {BATCH} clips each.\n"
+    )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
     python benchmarks/prompts.py --data runs/prompts/data --out runs/prompts
 
 wants test.csv, videos/ and cot/ in the data folder (experiments 00_data and 02_cot). Models that are there already are not trained again, nor asked again."""
+
 import argparse
 import re
 from collections.abc import Sequence
@@ -15,7 +16,13 @@ from actrep_nb.prompts import parse_prompt
 from actrep_nb.records import Prediction, load_clips
 from actrep_nb.runs import run
 
-PROMPTS = {"think": "count", "no-think": "count-no-think", "answer-think-answer": "count-answer-think-answer", "actrep-r1": "actrep-r1", "action told": "count action"}
+PROMPTS = {
+    "think": "count",
+    "no-think": "count-no-think",
+    "answer-think-answer": "count-answer-think-answer",
+    "actrep-r1": "actrep-r1",
+    "action told": "count action",
+}
 FIRST = "answer-think-answer, its first answer"
 
 
@@ -23,8 +30,22 @@ def train(name: str, args: argparse.Namespace) -> Path:
     "The model of one prompt."
     out = args.out / f"{name.replace(' ', '_')}-{args.seed}"
     if not (out / "checkpoint" / "config.json").exists():
-        run("03_sft", out / "run", {"model": args.base, "data": str(args.data / "cot"), "out": str(out), "cache": str(args.out / "frames"), "steps": args.steps, "lr": args.lr, "prompt": PROMPTS[name],
-                                    "seed": args.seed, "workers": 1}, quiet=True)
+        run(
+            "03_sft",
+            out / "run",
+            {
+                "model": args.base,
+                "data": str(args.data / "cot"),
+                "out": str(out),
+                "cache": str(args.out / "frames"),
+                "steps": args.steps,
+                "lr": args.lr,
+                "prompt": PROMPTS[name],
+                "seed": args.seed,
+                "workers": 1,
+            },
+            quiet=True,
+        )
     return out / "checkpoint"
 
 
@@ -36,16 +57,27 @@ def first_answer(prediction: Prediction) -> Prediction:
 
 def table(said: dict[str, Sequence[Prediction]], models: dict[str, dict], style: dict[str, str]) -> str:
     "A line for each prompt: metrics with 95 % intervals, paired differences to the first, and what its completions are like."
-    def cell(m: dict, sign: str = "") -> str: return f"{m['value']:{sign}.3f} [{m['lo']:{sign}.3f}, {m['hi']:{sign}.3f}]" + (" *" if sign and (m["lo"] > 0 or m["hi"] < 0) else "")
+
+    def cell(m: dict, sign: str = "") -> str:
+        return f"{m['value']:{sign}.3f} [{m['lo']:{sign}.3f}, {m['hi']:{sign}.3f}]" + (
+            " *" if sign and (m["lo"] > 0 or m["hi"] < 0) else ""
+        )
 
     first, *_ = said
-    lines = [f"| prompt | OBO | exact | MAE | OBO − {first} | exact − {first} | MAE − {first} | well-formed | words |", "|---|---|---|---|---|---|---|---|---|"]
+    lines = [
+        f"| prompt | OBO | exact | MAE | OBO − {first} | exact − {first} | MAE − {first} | well-formed | words |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
     for name, ps in said.items():
         against = compare(ps, said[first])
         differences = [cell(against[m], "+") if name != first else "" for m in ("obo", "exact", "mae")]
-        formed = f"{sum(is_well_formed(p.text or '', style=style[name]) for p in ps) / len(ps):.3f}" if name in style else ""
+        formed = (
+            f"{sum(is_well_formed(p.text or '', style=style[name]) for p in ps) / len(ps):.3f}" if name in style else ""
+        )
         words = f"{sum(len((p.text or '').split()) for p in ps) / len(ps):.0f}" if name in style else "1"
-        lines.append(f"| {name} | {' | '.join(cell(models[name][m]) for m in ('obo', 'exact', 'mae'))} | {' | '.join(differences)} | {formed} | {words} |")
+        lines.append(
+            f"| {name} | {' | '.join(cell(models[name][m]) for m in ('obo', 'exact', 'mae'))} | {' | '.join(differences)} | {formed} | {words} |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -57,7 +89,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=700, help="of supervised fine-tuning, 8 clips each")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="of the order of clips")
-    parser.add_argument("--prompts", default=",".join(PROMPTS), help="some of them, with commas; the others are compared with the first")
+    parser.add_argument(
+        "--prompts", default=",".join(PROMPTS), help="some of them, with commas; the others are compared with the first"
+    )
     args = parser.parse_args()
     names = args.prompts.split(",")
     found = {name: train(name, args) for name in names}
@@ -69,10 +103,12 @@ def main() -> None:
             said |= evaluate({name: LocalCounter.from_pretrained(found[name], max_new_tokens=160)}, clips).predictions
             judge(said, clips).save(judged)
     said = {name: said[name] for name in names}
-    if "answer-think-answer" in said: said[FIRST] = [first_answer(p) for p in said["answer-think-answer"]]
+    if "answer-think-answer" in said:
+        said[FIRST] = [first_answer(p) for p in said["answer-think-answer"]]
     text = table(said, judge(said, clips).models, {name: parse_prompt(PROMPTS[name]).style for name in names})
     (args.out / f"prompts-{args.seed}.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,5 @@
 "Disks that are full or only read, as the system makes them."
+
 import os
 import resource
 import subprocess
@@ -17,13 +18,17 @@ def small_disk(folder: Path, size: str = "3m", least: int = 100_000) -> Iterator
     "A disk of that size. Where none may be mounted no file may grow beyond `least` bytes while the block runs."
     folder.mkdir(parents=True, exist_ok=True)
     if mount(folder, f"size={size}"):
-        try: yield folder
-        finally: subprocess.run(["umount", "-l", folder], check=True)
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "-l", folder], check=True)
     else:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (least, hard))
-        try: yield folder
-        finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        try:
+            yield folder
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @contextmanager
@@ -31,8 +36,11 @@ def only_read(folder: Path) -> Iterator[bool]:
     "A folder that is there and cannot be written to; says whether that could be arranged."
     bound = not subprocess.run(["mount", "--bind", folder, folder], capture_output=True).returncode
     bound = bound and not subprocess.run(["mount", "-o", "remount,bind,ro", folder], capture_output=True).returncode
-    if not bound: folder.chmod(0o555)
-    try: yield bound or os.getuid() != 0
+    if not bound:
+        folder.chmod(0o555)
+    try:
+        yield bound or os.getuid() != 0
     finally:
-        if bound: subprocess.run(["umount", "-l", folder], check=True)
+        if bound:
+            subprocess.run(["umount", "-l", folder], check=True)
         folder.chmod(0o755)

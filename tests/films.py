@@ -1,4 +1,5 @@
 "Films as phones write them."
+
 import struct
 
 

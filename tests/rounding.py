@@ -1,7 +1,10 @@
 "How far apart two ways to the same numbers may end up, counted in steps of their precision, so that a bound holds on any machine."
+
 import torch
 
-STEP = torch.finfo(torch.float32).eps  # what one rounding may change, as a share of the number: 2**-23, which is 8e-7 of a log-probability of -7
+STEP = torch.finfo(
+    torch.float32
+).eps  # what one rounding may change, as a share of the number: 2**-23, which is 8e-7 of a log-probability of -7
 
 # Sums of the same terms in another order (another batch, kernel or number of threads), through the few layers of a tiny model. A sum of n terms is off by about
 # sqrt(n) roundings; n is up to 1,000 here, which makes 32, and two ways have both. Found over kernels (AVX-512, AVX2, none) and threads: at most 16.

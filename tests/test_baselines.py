@@ -1,4 +1,5 @@
 "Counters that understand nothing: exact on movements with a known period, and never a crash."
+
 import weakref
 from collections.abc import Iterator
 
@@ -6,8 +7,30 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from actrep_nb.baselines import (COUNTERS, IRREGULAR, PIECE, WHOLE, ClassMedianCounter, ConstantCounter, PeriodCounter, camera_shifts, evened, fitted_counters, grey_pictures,
-                                 long_repetition, looked_again, movement, principal, repetition, sets_of, sign_at_rest, smoothed, steadied, swings, to_and_fro)
+from actrep_nb.baselines import (
+    COUNTERS,
+    IRREGULAR,
+    PIECE,
+    WHOLE,
+    ClassMedianCounter,
+    ConstantCounter,
+    PeriodCounter,
+    camera_shifts,
+    evened,
+    fitted_counters,
+    grey_pictures,
+    long_repetition,
+    looked_again,
+    movement,
+    principal,
+    repetition,
+    sets_of,
+    sign_at_rest,
+    smoothed,
+    steadied,
+    swings,
+    to_and_fro,
+)
 from actrep_nb.records import Clip, Prediction
 from actrep_nb.spec import blocks, tempo
 from actrep_nb.video import VideoError, write_video
@@ -31,17 +54,31 @@ def counted(path, *args, **settings):
 # ---- films of a known count -------------------------------------------------------------------------------------------
 
 # What moves is wide and moves little: the direction that repeats lies half-way up at rest, and the signal is taken upside down.
-UPSIDE_DOWN = pytest.param(5, 10, 1.0, marks=pytest.mark.xfail(strict=True, reason="known: which end is rest is not clear, and one repetition too many is counted"))
+UPSIDE_DOWN = pytest.param(
+    5,
+    10,
+    1.0,
+    marks=pytest.mark.xfail(
+        strict=True, reason="known: which end is rest is not clear, and one repetition too many is counted"
+    ),
+)
 
 
-@pytest.mark.parametrize("repetitions, seconds, lead", [(2, 6, 0.5), (5, 10, 0.5), (9, 12, 0.5), (12, 16, 2.0), UPSIDE_DOWN])
+@pytest.mark.parametrize(
+    "repetitions, seconds, lead", [(2, 6, 0.5), (5, 10, 0.5), (9, 12, 0.5), (12, 16, 2.0), UPSIDE_DOWN]
+)
 def test_period_counter_counts_what_is_known(tmp_path, repetitions, seconds, lead):
     path = write_video(tmp_path / "square.mp4", moving_square(repetitions, seconds, lead=lead), fps=10)
     period = (seconds - 2 * lead) / repetitions
     truth = [(lead + k * period, lead + (k + 1) * period) for k in range(repetitions)]
     (p,) = PeriodCounter().predict([Clip(str(path), "square", repetitions, truth)], progress=False)
-    assert (p.count, p.true, p.problems) == (repetitions, repetitions, ()) and len(p.cycles) == repetitions and p.regularity > 0.5
-    for (a, b), (c, d) in zip(p.cycles, truth): assert 0 <= a < b <= seconds and min(b, d) - max(a, c) > 0.3 * period
+    assert (
+        (p.count, p.true, p.problems) == (repetitions, repetitions, ())
+        and len(p.cycles) == repetitions
+        and p.regularity > 0.5
+    )
+    for (a, b), (c, d) in zip(p.cycles, truth):
+        assert 0 <= a < b <= seconds and min(b, d) - max(a, c) > 0.3 * period
 
 
 @pytest.mark.parametrize("rate", [1.0, 2.0, 3.0])
@@ -67,16 +104,22 @@ def test_a_film_that_is_turned(tmp_path):
     "A quarter turn that the file asks for: pictures are wide, and the count is the same."
     import av
 
-    path, turned = write_video(tmp_path / "square.mp4", moving_square(5, 8, size=64)[:, :, :48], fps=10), tmp_path / "turned.mp4"
+    path, turned = (
+        write_video(tmp_path / "square.mp4", moving_square(5, 8, size=64)[:, :, :48], fps=10),
+        tmp_path / "turned.mp4",
+    )
     with av.open(str(path)) as source, av.open(str(turned), "w") as out:
         stream = out.add_stream_from_template(source.streams.video[0])
         for packet in source.demux(video=0):
-            if packet.dts is None: continue
+            if packet.dts is None:
+                continue
             packet.stream = stream
             out.mux(packet)
     data = bytearray(turned.read_bytes())
     at = data.rfind(b"tkhd") + 4 + 40  # the track's display matrix, version 0
-    data[at : at + 36] = b"".join(int(v).to_bytes(4, "big", signed=True) for v in (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30))
+    data[at : at + 36] = b"".join(
+        int(v).to_bytes(4, "big", signed=True) for v in (0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30)
+    )
     turned.write_bytes(data)
     (_, upright), (_, lying) = next(iter(grey_pictures(path))), next(iter(grey_pictures(turned)))
     assert upright.shape == lying.shape[::-1] and np.abs(np.rot90(upright, -1) - lying).mean() < 4
@@ -92,6 +135,7 @@ def test_period_counter_on_a_window(tmp_path):
 
 # ---- a camera that moves ------------------------------------------------------------------------------------------------
 
+
 def filmed(dy, dx, repetitions=6, fps=15):
     "A square that goes down and up before a wall, as a camera sees it that is shifted by `dy` and `dx` pixels [T]."
     rng, T = np.random.default_rng(1), len(dy)
@@ -104,7 +148,10 @@ def filmed(dy, dx, repetitions=6, fps=15):
     return out
 
 
-MOVES = {"pan": (np.zeros(150, int), np.linspace(-18, 18, 150).astype(int)), "shake": tuple(np.random.default_rng(0).integers(-5, 6, (2, 150)))}
+MOVES = {
+    "pan": (np.zeros(150, int), np.linspace(-18, 18, 150).astype(int)),
+    "shake": tuple(np.random.default_rng(0).integers(-5, 6, (2, 150))),
+}
 
 
 @pytest.mark.parametrize("how", MOVES)
@@ -115,7 +162,12 @@ def test_a_moving_camera_is_steadied_and_counted(tmp_path, how):
     assert moves and still.shape[0] == 150 and np.median(still.std(axis=0)) < 0.5 * np.median(pictures.std(axis=0))
     found = camera_shifts(pictures, 15)
     assert np.percentile(np.abs(found + np.stack([dy - dy[0], dx - dx[0]], 1)).max(1), 80) <= 1
-    p = counted(write_video(tmp_path / "moved.mp4", np.repeat(np.clip(pictures, 0, 255)[..., None], 3, -1).astype(np.uint8), fps=15), 6)
+    p = counted(
+        write_video(
+            tmp_path / "moved.mp4", np.repeat(np.clip(pictures, 0, 255)[..., None], 3, -1).astype(np.uint8), fps=15
+        ),
+        6,
+    )
     assert p.count == 6 and "the camera moves" in p.problems
 
 
@@ -127,17 +179,22 @@ def test_a_still_camera_is_left_alone():
 
 def test_a_jump_is_no_movement_of_the_camera():
     still = filmed(np.zeros(10, int), np.zeros(10, int), repetitions=0)
-    for by, seen in ((17, 17), (19, 0)): assert (camera_shifts(np.concatenate([still, np.roll(still, by, 1)]), 100)[-1] == (seen, 0)).all()
+    for by, seen in ((17, 17), (19, 0)):
+        assert (camera_shifts(np.concatenate([still, np.roll(still, by, 1)]), 100)[-1] == (seen, 0)).all()
 
 
 # ---- one movement, or half of it ------------------------------------------------------------------------------------------
+
 
 def two_sides(unlike, seconds=12.0, period=2.0, fps=15):
     "A ball that bounces once on the left and once on the right, `unlike` pixels apart: in the picture, nearly the same movement twice."
     rows, columns = np.mgrid[:36, :48]
     out = []
     for t in np.arange(round(seconds * fps)) / fps:
-        y, x = 24 - 12 * abs(np.sin(np.pi * t / period * 2)) ** 2, 24 + unlike * (1 if t % period < period / 2 else -1) / 2
+        y, x = (
+            24 - 12 * abs(np.sin(np.pi * t / period * 2)) ** 2,
+            24 + unlike * (1 if t % period < period / 2 else -1) / 2,
+        )
         out.append(150 * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / 30))
     return np.stack(out).astype(np.float32)
 
@@ -148,7 +205,9 @@ def test_about_settles_halves():
     found = {about: repetition(x, 15, about=about) for about in (None, 1.0, 2.0, 1.8)}
     assert [len(found[about].cycles) for about in (None, 1.0, 2.0, 1.8)] == [12, 12, 6, 6]
     assert found[2.0].period == pytest.approx(2, abs=0.1)
-    assert tempo(x, 15, about=2.0)[0] == pytest.approx(2, abs=0.1) and repetition(blocks(two_sides(9.0), 15), 15).period == pytest.approx(2, abs=0.1)
+    assert tempo(x, 15, about=2.0)[0] == pytest.approx(2, abs=0.1) and repetition(
+        blocks(two_sides(9.0), 15), 15
+    ).period == pytest.approx(2, abs=0.1)
 
 
 def test_near_prefers_the_shorter():
@@ -158,13 +217,19 @@ def test_near_prefers_the_shorter():
 
 # ---- long films -----------------------------------------------------------------------------------------------------------
 
+
 def sets_film(sets, rest, fps=10):
     "Sets of (repetitions, seconds each) with rest in between, in small grey pictures."
     height = [np.full(round(rest * fps), 0.0)]
-    for n, each in sets: height += [0.5 - 0.5 * np.cos(2 * np.pi * np.arange(round(n * each * fps)) / each / fps), np.full(round(rest * fps), 0.0)]
+    for n, each in sets:
+        height += [
+            0.5 - 0.5 * np.cos(2 * np.pi * np.arange(round(n * each * fps)) / each / fps),
+            np.full(round(rest * fps), 0.0),
+        ]
     rows = np.arange(48)
     out = np.full((sum(map(len, height)), 48, 48, 3), 225, np.uint8)
-    for frame, h in zip(out, np.concatenate(height)): frame[(rows >= 8 + round(16 * h)) & (rows < 24 + round(16 * h)), 14:34] = 40
+    for frame, h in zip(out, np.concatenate(height)):
+        frame[(rows >= 8 + round(16 * h)) & (rows < 24 + round(16 * h)), 14:34] = 40
     return out
 
 
@@ -178,7 +243,11 @@ def test_a_long_film_in_sets(tmp_path):
     found, begin = sets_of(p.cycles), rest
     assert len(found) == 3
     for cycles, (n, each) in zip(found, sets):
-        assert abs(len(cycles) - n) <= 1 and cycles[0][0] == pytest.approx(begin, abs=each) and cycles[-1][1] == pytest.approx(begin + n * each, abs=each)
+        assert (
+            abs(len(cycles) - n) <= 1
+            and cycles[0][0] == pytest.approx(begin, abs=each)
+            and cycles[-1][1] == pytest.approx(begin + n * each, abs=each)
+        )
         begin += n * each + rest
 
 
@@ -188,13 +257,23 @@ def test_pieces_are_joined_where_they_count():
     timed = [(i / 10, p) for i, p in enumerate(pictures)]
     for piece in (15.0, 20.0, 1000.0):
         found = long_repetition(timed, 10, piece)
-        assert abs(len(found.cycles) - 60) <= 1 and len(found.signal) == len(found.times) == len(pictures) and (np.diff(found.times) > 0).all()
-        assert all(0.6 < b - a < 2 for a, b in found.cycles) and all(b <= d + 0.3 for (_, b), (d, _) in zip(found.cycles, found.cycles[1:]))
+        assert (
+            abs(len(found.cycles) - 60) <= 1
+            and len(found.signal) == len(found.times) == len(pictures)
+            and (np.diff(found.times) > 0).all()
+        )
+        assert all(0.6 < b - a < 2 for a, b in found.cycles) and all(
+            b <= d + 0.3 for (_, b), (d, _) in zip(found.cycles, found.cycles[1:])
+        )
 
 
 def test_scenes_are_counted_one_by_one():
     "Five scenes of nine seconds with cuts in between, each at its own rate: in one piece nothing would repeat."
-    scenes = [(255 - grey if k % 2 else grey)[:90] for k, each in enumerate((0.9, 1.5, 0.75, 1.8, 1.0)) for grey in [sets_film([(9 / each, each)], 0.0)[..., 0].astype(np.float32)]]
+    scenes = [
+        (255 - grey if k % 2 else grey)[:90]
+        for k, each in enumerate((0.9, 1.5, 0.75, 1.8, 1.0))
+        for grey in [sets_film([(9 / each, each)], 0.0)[..., 0].astype(np.float32)]
+    ]
     truth = [10, 6, 12, 5, 9]
     found = long_repetition([(i / 10, p) for i, p in enumerate(np.concatenate(scenes))], 10, 20.0)
     each = [sum(9 * k <= (a + b) / 2 < 9 * k + 9 for a, b in found.cycles) for k in range(5)]
@@ -205,7 +284,8 @@ def test_memory_holds_one_piece():
     pictures = sets_film([(100, 1.5)], 0.0)[..., 0]
     alive, most = weakref.WeakSet(), 0
 
-    class Picture(np.ndarray): pass
+    class Picture(np.ndarray):
+        pass
 
     def read() -> Iterator:
         nonlocal most
@@ -222,11 +302,18 @@ def test_memory_holds_one_piece():
 
 def test_sets():
     cycles = [(1.0, 2.0), (2.0, 3.0), (3.5, 4.4), (9.0, 10.0), (10.1, 11.0)]
-    assert sets_of(reversed(cycles)) == [tuple(cycles[:3]), tuple(cycles[3:])] and sets_of(cycles, rest=5.0) == [tuple(cycles)] and sets_of([]) == []
-    assert len(sets_of([(0.0, 4.0), (9.0, 13.0)])) == 1 and len(sets_of([(0.0, 4.0), (13.0, 17.0)])) == 2, "slow repetitions may be further apart"
+    assert (
+        sets_of(reversed(cycles)) == [tuple(cycles[:3]), tuple(cycles[3:])]
+        and sets_of(cycles, rest=5.0) == [tuple(cycles)]
+        and sets_of([]) == []
+    )
+    assert len(sets_of([(0.0, 4.0), (9.0, 13.0)])) == 1 and len(sets_of([(0.0, 4.0), (13.0, 17.0)])) == 2, (
+        "slow repetitions may be further apart"
+    )
 
 
 # ---- looking again -------------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def fading(tmp_path):
@@ -247,16 +334,29 @@ def test_movement_is_that_of_each_stretch(fading):
 def test_repetitions_in_which_little_moves_are_left_out(fading):
     clip, seconds = Clip(str(fading), "", 0), tuple((float(k), k + 1.0) for k in range(8))
     again = looked_again(clip, Prediction("x", 8, seconds, problems=("odd",)))
-    assert again.count == 5 and again.cycles == seconds[:5] and again.problems == ("odd", "looked again: 3 of 8 left out, little moves there")
+    assert (
+        again.count == 5
+        and again.cycles == seconds[:5]
+        and again.problems == ("odd", "looked again: 3 of 8 left out, little moves there")
+    )
     assert looked_again(clip, Prediction("x", 8, seconds), least=0.1).count == 7
-    for untouched in (Prediction("x", 4, seconds[:4]), Prediction("x", 1, seconds[-1:]), Prediction("x", 7, seconds), Prediction("x", 5), Prediction("x", None)): assert looked_again(clip, untouched) == untouched
-    with pytest.raises(VideoError, match="no such file"): looked_again(Clip("gone.mp4", "", 0), Prediction("x", 8, seconds))
+    for untouched in (
+        Prediction("x", 4, seconds[:4]),
+        Prediction("x", 1, seconds[-1:]),
+        Prediction("x", 7, seconds),
+        Prediction("x", 5),
+        Prediction("x", None),
+    ):
+        assert looked_again(clip, untouched) == untouched
+    with pytest.raises(VideoError, match="no such file"):
+        looked_again(Clip("gone.mp4", "", 0), Prediction("x", 8, seconds))
 
 
 def test_looking_again_keeps_what_has_begun_and_not_more(fading, monkeypatch):
     most, seen = 0, list[weakref.ref]()
 
-    class Picture(np.ndarray): pass
+    class Picture(np.ndarray):
+        pass
 
     def read(*args):
         nonlocal most
@@ -274,6 +374,7 @@ def test_looking_again_keeps_what_has_begun_and_not_more(fading, monkeypatch):
 
 # ---- what there is to doubt ---------------------------------------------------------------------------------------------
 
+
 def test_nothing_moves(tmp_path):
     p = counted(write_video(tmp_path / "still.mp4", np.full((40, 64, 64, 3), 90, np.uint8), fps=10), 0)
     assert (p.count, p.cycles, p.regularity, p.problems) == (0, (), 0.0, ("nothing moves",))
@@ -288,7 +389,9 @@ def test_what_does_not_repeat_is_not_regular():
 
 def test_faster_than_the_film_shows():
     "Five repetitions a second at 15 pictures a second: each is three pictures."
-    found = repetition(blocks(filmed(np.zeros(150, int), np.zeros(150, int), repetitions=50)[:, ::2, ::2], 15, smooth=1e-3), 15)
+    found = repetition(
+        blocks(filmed(np.zeros(150, int), np.zeros(150, int), repetitions=50)[:, ::2, ::2], 15, smooth=1e-3), 15
+    )
     assert found.problems == ("perhaps faster than the film shows",) and found.period < 4 / 15
 
 
@@ -321,6 +424,7 @@ def test_films_of_a_few_frames(tmp_path, frames):
 
 # ---- parts ----------------------------------------------------------------------------------------------------------------
 
+
 def test_principal_components_are_those_of_a_singular_value_decomposition():
     rng = np.random.default_rng(0)
     for shape in ((30, 8), (8, 30)):
@@ -335,7 +439,11 @@ def test_the_direction_that_repeats_is_found_beneath_a_stronger_one():
     t = np.arange(300)
     wave, drift = np.sin(2 * np.pi * t / 20), np.cumsum(np.random.default_rng(0).normal(size=300))
     x = np.stack([wave + drift, drift, 0.1 * np.random.default_rng(1).normal(size=300)], 1)[:, None]
-    assert abs(np.corrcoef(to_and_fro(x, np.ones(1), 20), wave)[0, 1]) > 0.95 > abs(np.corrcoef(principal(x[:, 0], 1)[:, 0], wave)[0, 1])
+    assert (
+        abs(np.corrcoef(to_and_fro(x, np.ones(1), 20), wave)[0, 1])
+        > 0.95
+        > abs(np.corrcoef(principal(x[:, 0], 1)[:, 0], wave)[0, 1])
+    )
 
 
 def test_a_signal_is_made_even_and_its_rest_stays_small():
@@ -344,7 +452,9 @@ def test_a_signal_is_made_even_and_its_rest_stays_small():
     out = evened(wave, 100)
     sizes = [np.ptp(out[a : a + 25]) for a in (60, 200, 330)]
     assert max(sizes) < 1.3 * min(sizes) and np.ptp(out[460:540]) < 0.3 * min(sizes)
-    assert np.allclose(smoothed(np.arange(40.0) ** 2, 9), np.arange(40.0) ** 2) and smoothed(np.array([1.0, 2.0]), 9).tolist() == [1, 2]
+    assert np.allclose(smoothed(np.arange(40.0) ** 2, 9), np.arange(40.0) ** 2) and smoothed(
+        np.array([1.0, 2.0]), 9
+    ).tolist() == [1, 2]
     assert np.std(smoothed(np.random.default_rng(0).normal(size=400), 15)) < 0.6
 
 
@@ -359,13 +469,18 @@ def test_swings_are_from_rest_to_rest():
     t = np.arange(0, 10, 0.1)
     wave = -np.cos(2 * np.pi * t / 2) + 0.05 * np.random.default_rng(0).normal(size=100)
     found = swings(wave, 1.0, 8)
-    assert len(found) == 5 and all(abs(b - 10 - 20 * k) <= 2 and abs(a - 20 * k) <= 3 and abs(min(c, 99) - min(20 * k + 20, 99)) <= 3 for k, (a, b, c) in enumerate(found))
+    assert len(found) == 5 and all(
+        abs(b - 10 - 20 * k) <= 2 and abs(a - 20 * k) <= 3 and abs(min(c, 99) - min(20 * k + 20, 99)) <= 3
+        for k, (a, b, c) in enumerate(found)
+    )
     assert swings(np.zeros(30), 0.5) == [] and all(a < b < c for a, b, c in swings(np.array([0.0, 1, 0]), 0.5))
 
 
 # ---- counters that look at nothing -----------------------------------------------------------------------------------
 
-def clips(counts, action="squat"): return [Clip(f"{action}{k}.mp4", action, n) for k, n in enumerate(counts)]
+
+def clips(counts, action="squat"):
+    return [Clip(f"{action}{k}.mp4", action, n) for k, n in enumerate(counts)]
 
 
 def test_constant_is_the_best_there_is():
@@ -373,28 +488,46 @@ def test_constant_is_the_best_there_is():
     k = ConstantCounter().fit(train).k
     errors = [sum(abs(c.count - j) for c in train) for j in range(31)]
     assert errors[k] == min(errors) and [p.count for p in ConstantCounter(5).predict(train)] == [5] * 6
-    with pytest.raises(ValueError, match="fit"): ConstantCounter().predict(train)
-    with pytest.raises(ValueError, match="no clips"): ConstantCounter().fit([])
+    with pytest.raises(ValueError, match="fit"):
+        ConstantCounter().predict(train)
+    with pytest.raises(ValueError, match="no clips"):
+        ConstantCounter().fit([])
 
 
 def test_class_median_falls_back_to_all():
     counter = ClassMedianCounter().fit(clips([4, 5, 6]) + clips([20, 30, 40], "jump_jack"))
     asked = [Clip("x.mp4", a, 1) for a in ("squat", "jump_jack", "juggling")]
-    assert [p.count for p in counter.predict(asked)] == [5, 30, 6] and [p.true for p in counter.predict(asked)] == [1, 1, 1]
-    with pytest.raises(ValueError, match="fit"): ClassMedianCounter().predict(asked)
+    assert [p.count for p in counter.predict(asked)] == [5, 30, 6] and [p.true for p in counter.predict(asked)] == [
+        1,
+        1,
+        1,
+    ]
+    with pytest.raises(ValueError, match="fit"):
+        ClassMedianCounter().predict(asked)
 
 
 def test_registry():
     fitted = fitted_counters(clips([3, 4, 5]))
-    assert list(fitted) == ["constant", "class_median", "period"] and set(fitted) <= set(COUNTERS) and fitted["constant"].k == 4
-    with pytest.raises(ValueError, match="'perod' is unknown"): fitted_counters(clips([1]), ["perod"])
+    assert (
+        list(fitted) == ["constant", "class_median", "period"]
+        and set(fitted) <= set(COUNTERS)
+        and fitted["constant"].k == 4
+    )
+    with pytest.raises(ValueError, match="'perod' is unknown"):
+        fitted_counters(clips([1]), ["perod"])
 
 
 def test_the_lag_control_counts_what_fits(tmp_path):
     t = np.arange(150) / 25
     y, x = np.mgrid[:48, :64]
-    grey = np.stack([50 + 150 * np.exp(-((x - 32 - 14 * np.sin(2 * np.pi * s / 1.5)) ** 2 + (y - 24) ** 2) / 60) for s in t]).astype(np.uint8)
+    grey = np.stack(
+        [50 + 150 * np.exp(-((x - 32 - 14 * np.sin(2 * np.pi * s / 1.5)) ** 2 + (y - 24) ** 2) / 60) for s in t]
+    ).astype(np.uint8)
     write_video(tmp_path / "spot.mp4", np.repeat(grey[..., None], 3, -1), fps=25)
-    clips = [Clip(str(tmp_path / "spot.mp4"), "spot", 4), Clip(str(tmp_path / "spot.mp4"), "spot", 2, window=(0.0, 3.0)), Clip(str(tmp_path / "none.mp4"), "spot", 1)]
+    clips = [
+        Clip(str(tmp_path / "spot.mp4"), "spot", 4),
+        Clip(str(tmp_path / "spot.mp4"), "spot", 2, window=(0.0, 3.0)),
+        Clip(str(tmp_path / "none.mp4"), "spot", 1),
+    ]
     found = COUNTERS["lag"]().predict(clips, progress=False)
     assert [p.count for p in found] == [4, 2, None] and found[2].problems

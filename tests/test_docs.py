@@ -1,4 +1,5 @@
 """The converter of tools/build_docs.py: what Jupyter reads must be what Python-Markdown shows."""
+
 import re
 import sys
 from html.parser import HTMLParser
@@ -43,24 +44,36 @@ def same(text: str) -> None:
     assert Outline(ours).words == Outline(theirs).words, ours
 
 
-@pytest.mark.parametrize("text", [
-    "before\n* one\n* two\n\nafter",
-    "before:\n- one\n  - inner\n  - inner two\n- two\n\nafter",
-    "1. one\n2. two\n   more of two\n\nafter",
-    "* one\n  continued\n* two",
-    "text\n\n- a\n- b\n\nparagraph\n\n- c",
-    "| a | b |\n|---|---|\n| 1 | 2 |",
-    "- a\n  - b\n    - c\n- d",
-    "```\n* not a list\n```\n\n* a list",
-    "2 - 1 is\n1",
-    "- **bold**: text\n  that goes on\n  - inner\n- last",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "before\n* one\n* two\n\nafter",
+        "before:\n- one\n  - inner\n  - inner two\n- two\n\nafter",
+        "1. one\n2. two\n   more of two\n\nafter",
+        "* one\n  continued\n* two",
+        "text\n\n- a\n- b\n\nparagraph\n\n- c",
+        "| a | b |\n|---|---|\n| 1 | 2 |",
+        "- a\n  - b\n    - c\n- d",
+        "```\n* not a list\n```\n\n* a list",
+        "2 - 1 is\n1",
+        "- **bold**: text\n  that goes on\n  - inner\n- last",
+    ],
+)
 def test_lists_and_tables_as_in_jupyter(text):
     same(text)
 
 
-@given(st.recursive(st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
-                    lambda inner: st.lists(st.one_of(st.text("abc", min_size=1, max_size=4), st.tuples(st.text("xyz", min_size=1, max_size=4), inner)), min_size=1, max_size=3), max_leaves=8))
+@given(
+    st.recursive(
+        st.lists(st.text("abc", min_size=1, max_size=4), min_size=1, max_size=3),
+        lambda inner: st.lists(
+            st.one_of(st.text("abc", min_size=1, max_size=4), st.tuples(st.text("xyz", min_size=1, max_size=4), inner)),
+            min_size=1,
+            max_size=3,
+        ),
+        max_leaves=8,
+    )
+)
 @settings(max_examples=150, deadline=None)
 def test_any_nested_list(tree):
     def lines(items, depth=0):
@@ -68,6 +81,7 @@ def test_any_nested_list(tree):
             word, inner = item if isinstance(item, tuple) else (item, [])
             yield "  " * depth + f"- {word}"
             yield from lines(inner, depth + 1)
+
     same("before\n\n" + "\n".join(lines(tree)) + "\n\nafter")
 
 
@@ -86,8 +100,15 @@ def test_an_unreadable_formula_is_an_error_that_shows_it():
         formulas(r"$\left( x$")
 
 
-@pytest.mark.parametrize("source, page", [("nbs/01_records.ipynb", "records.md"), ("nbs/experiments/02_cot.ipynb", "experiments/cot.md"),
-                                          ("nbs/index.ipynb", "index.md"), ("12a_rollout_more.ipynb", "rollout_more.md")])
+@pytest.mark.parametrize(
+    "source, page",
+    [
+        ("nbs/01_records.ipynb", "records.md"),
+        ("nbs/experiments/02_cot.ipynb", "experiments/cot.md"),
+        ("nbs/index.ipynb", "index.md"),
+        ("12a_rollout_more.ipynb", "rollout_more.md"),
+    ],
+)
 def test_addresses(source, page):
     assert page_of(source) == page
 
@@ -111,7 +132,11 @@ def test_callouts_for_site_and_readme():
 def test_signatures_read_as_written():
     entry = '---\n\n[source](https://github.com/o/r/a.py#L1){target="_blank" style="float:right"}\n\n### Clip\n\n```python\ndef Clip(\n    video:__main__.Path, n:typing.Any=None\n)->None:\n```\n\n*A clip.*'
     shown = signature(entry)
-    assert "### Clip { #clip .api }" in shown and "class Clip(\n    video:Path, n:Any=None\n)" in shown and "{ .api-source }" in shown
+    assert (
+        "### Clip { #clip .api }" in shown
+        and "class Clip(\n    video:Path, n:Any=None\n)" in shown
+        and "{ .api-source }" in shown
+    )
     assert "target=" not in shown
 
 

@@ -5,7 +5,18 @@ import pytest
 import torch
 
 from actrep_nb.answers import parse_answer
-from actrep_nb.drawn import FILM_SPEC, TIME_STEP, DrawnWindows, describe, make_film_checkpoint, mistaken, reason, rhythm_with, tempo_of, window_prompts
+from actrep_nb.drawn import (
+    FILM_SPEC,
+    TIME_STEP,
+    DrawnWindows,
+    describe,
+    make_film_checkpoint,
+    mistaken,
+    reason,
+    rhythm_with,
+    tempo_of,
+    window_prompts,
+)
 from actrep_nb.evaluate import LocalCounter
 from actrep_nb.loading import ClipExamples
 from actrep_nb.models import PHASES, Sample, choose_spec, encode, frames_for, load_model, on_its_clock, spec_of
@@ -55,8 +66,10 @@ def test_reasoning_is_in_the_house_grammar(seed):
 
 def test_words_are_single_tokens(loaded):
     _, processor = loaded
-    for k in range(33): assert len(processor.tokenizer(f" {k * TIME_STEP:.1f}s").input_ids) == 1
-    for phase in PHASES: assert len(processor.tokenizer(f" {phase}").input_ids) == 1
+    for k in range(33):
+        assert len(processor.tokenizer(f" {k * TIME_STEP:.1f}s").input_ids) == 1
+    for phase in PHASES:
+        assert len(processor.tokenizer(f" {phase}").input_ids) == 1
 
 
 def test_prompts_of_windows_are_those_of_encode(loaded):
@@ -65,7 +78,11 @@ def test_prompts_of_windows_are_those_of_encode(loaded):
     some = [windows[k] for k in range(3)]
     for e, prompt in zip(some, window_prompts(model, processor, [e.frames.pixels for e in some], "How many?")):
         whole = encode(model, processor, Sample(e.clip, e.frames, "How many?"))
-        assert torch.equal(prompt.input_ids, whole.input_ids) and torch.equal(prompt.position_ids, whole.position_ids) and torch.allclose(prompt.pixels, whole.pixels, atol=1e-6)
+        assert (
+            torch.equal(prompt.input_ids, whole.input_ids)
+            and torch.equal(prompt.position_ids, whole.position_ids)
+            and torch.allclose(prompt.pixels, whole.pixels, atol=1e-6)
+        )
 
 
 def test_windows_are_the_same_for_the_same_seed_and_others_for_another(loaded):
@@ -90,13 +107,26 @@ def test_phases_are_learned_where_mistakes_are_read_and_the_rest_where_none_are(
         told = torch.isin(e.answer, windows.phase_ids)
         last = int(told.nonzero().max())
         assert torch.equal(labels[labels != -100], e.answer[e.learned]) and len(told) == len(e.learned)
-        if e.history is None: assert torch.equal(e.learned, ~told)
+        if e.history is None:
+            assert torch.equal(e.learned, ~told)
         else:
-            assert e.learned[: last + 1].all() and not e.learned[last + 1 :].any() and not told[e.history != e.answer].logical_not().any()
-            start = len(ids) - int((ids != model.config.text_config.pad_token_id).flip(0).long().argmax()) - len(e.answer)
+            assert (
+                e.learned[: last + 1].all()
+                and not e.learned[last + 1 :].any()
+                and not told[e.history != e.answer].logical_not().any()
+            )
+            start = (
+                len(ids) - int((ids != model.config.text_config.pad_token_id).flip(0).long().argmax()) - len(e.answer)
+            )
             assert torch.equal(ids[start : start + len(e.answer)], e.history)
     answer = some[0].answer
-    shares = [(mistaken(answer, windows.phase_ids, np.random.default_rng(k)) != answer)[torch.isin(answer, windows.phase_ids)].float().mean().item() for k in range(60)]
+    shares = [
+        (mistaken(answer, windows.phase_ids, np.random.default_rng(k)) != answer)[torch.isin(answer, windows.phase_ids)]
+        .float()
+        .mean()
+        .item()
+        for k in range(60)
+    ]
     assert min(shares) < 0.2 and max(shares) > 0.6
 
 
@@ -119,7 +149,9 @@ def test_tokens_that_are_not_learned_do_not_count_in_the_mean(loaded, tmp_path):
         assert int(mask.sum()) == len(labels)
         [row] = train_sft(model, some, training_arguments(tmp_path / str(few), 1, 4, 0.0))
         losses.append((row["loss"], float(-logps[mask].mean())))
-    assert all(logged == pytest.approx(ours, rel=1e-4) for logged, ours in losses) and losses[0][0] != pytest.approx(losses[1][0], rel=1e-3)
+    assert all(logged == pytest.approx(ours, rel=1e-4) for logged, ours in losses) and losses[0][0] != pytest.approx(
+        losses[1][0], rel=1e-3
+    )
 
 
 def test_a_checkpoint_says_that_it_watches_likeness(loaded, film):
@@ -138,13 +170,17 @@ def test_what_it_is_told_and_what_it_says_are_on_its_clock(loaded, film):
     example = ClipExamples(model, processor, [clip])[0]
     assert np.allclose(example.clip.cycles, np.array(clip.cycles) / example.frames.scale)
     assert on_its_clock(clip, 1.0) is clip
-    with pytest.raises(ValueError, match="clock of its own"): ClipExamples(model, processor, [clip], answers=["<answer>2</answer>"])
+    with pytest.raises(ValueError, match="clock of its own"):
+        ClipExamples(model, processor, [clip], answers=["<answer>2</answer>"])
 
 
 def test_specs_that_no_likeness_can_keep():
-    with pytest.raises(ValueError, match="one of frames, likeness"): VideoSpec(pictures="films")
-    with pytest.raises(ValueError, match="give frame_size"): VideoSpec(pictures="likeness")
-    with pytest.raises(ValueError, match="28x28"): VideoSpec(fps=4.0, frame_size=(56, 56), pictures="likeness")
+    with pytest.raises(ValueError, match="one of frames, likeness"):
+        VideoSpec(pictures="films")
+    with pytest.raises(ValueError, match="give frame_size"):
+        VideoSpec(pictures="likeness")
+    with pytest.raises(ValueError, match="28x28"):
+        VideoSpec(fps=4.0, frame_size=(56, 56), pictures="likeness")
 
 
 def test_whoever_loads_it_by_name_watches_in_windows(loaded, tmp_path):
@@ -155,4 +191,5 @@ def test_whoever_loads_it_by_name_watches_in_windows(loaded, tmp_path):
     tiny = LocalCounter.from_pretrained(make_tiny_checkpoint(tmp_path / "tiny"), device="cpu")
     assert as_it_watches(tiny) is tiny
     tiny.processor.video_processor.video_spec = asdict(FILM_SPEC)
-    with pytest.raises(ValueError, match="not taught by drawings"): as_it_watches(LocalCounter(tiny.model, tiny.processor))
+    with pytest.raises(ValueError, match="not taught by drawings"):
+        as_it_watches(LocalCounter(tiny.model, tiny.processor))

@@ -1,4 +1,5 @@
 """Evaluation: every clip accounted for, numbers that agree with an independent computation, servers that fail."""
+
 import json
 import math
 from dataclasses import replace
@@ -21,8 +22,11 @@ def clips_of(trues):
 
 
 class Fixed:
-    def __init__(self, counts): self.counts = counts
-    def predict(self, clips, progress=True): return [Prediction(c.id, n) for c, n in zip(clips, self.counts)]
+    def __init__(self, counts):
+        self.counts = counts
+
+    def predict(self, clips, progress=True):
+        return [Prediction(c.id, n) for c, n in zip(clips, self.counts)]
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,7 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     from actrep_nb.models import load_model, make_tiny_checkpoint
+
     path = make_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
     return LocalCounter(*load_model(path, device="cpu"), max_new_tokens=4, batch_size=2)
 
@@ -54,13 +59,19 @@ def test_results_match_an_independent_computation():
     mae = sum(abs((p or 0) - t) / (t + 0.1) for p, t in zip(counts, trues)) / 80
     base = sum(abs(5 - t) / (t + 0.1) for t in trues) / 80
     r = e.results()
-    assert r["models"]["sft"]["obo"]["value"] == pytest.approx(obo) and r["models"]["sft"]["mae"]["value"] == pytest.approx(mae)
+    assert r["models"]["sft"]["obo"]["value"] == pytest.approx(obo) and r["models"]["sft"]["mae"][
+        "value"
+    ] == pytest.approx(mae)
     assert r["paired"]["sft-base"]["mae"]["value"] == pytest.approx(mae - base)
     assert set(r["models"]["sft"]["obo"]) == {"value", "lo", "hi"} and (r["n"], r["seed"]) == (80, 0)
-    assert r["parsed_only"]["sft"]["n"] == sum(c is not None for c in counts) and r["parsed_only"]["sft"]["parse_rate"] == 1.0
+    assert (
+        r["parsed_only"]["sft"]["n"] == sum(c is not None for c in counts)
+        and r["parsed_only"]["sft"]["parse_rate"] == 1.0
+    )
     assert r["without_count"]["sft"] == [str(i) for i, c in enumerate(counts) if c is None]
     assert sum(s["n"] for s in r["strata"]["count"]["sft"].values()) == 80
-    for m in r["models"]["sft"].values(): assert m["lo"] <= m["value"] <= m["hi"]
+    for m in r["models"]["sft"].values():
+        assert m["lo"] <= m["value"] <= m["hi"]
 
 
 def test_paired_interval_excludes_zero_only_when_it_should():
@@ -70,7 +81,9 @@ def test_paired_interval_excludes_zero_only_when_it_should():
     better = compare(noise(0.5), noise(3))["abs_mae"]
     assert better["hi"] < 0
     draws = [compare(noise(3), noise(3), n=300)["abs_mae"] for _ in range(60)]
-    assert sum(not d["lo"] <= 0 <= d["hi"] for d in draws) <= 8  # 3 expected at 95 %; more than 8 has a chance below 1 %
+    assert (
+        sum(not d["lo"] <= 0 <= d["hi"] for d in draws) <= 8
+    )  # 3 expected at 95 %; more than 8 has a chance below 1 %
 
 
 def test_differences_have_a_direction():
@@ -83,27 +96,46 @@ def test_compare_pairs_by_clip_not_by_position():
     trues = list(range(1, 30))
     a = predictions([t + 1 for t in trues], trues)
     assert compare(a, a[::-1])["abs_mae"] == {"value": 0.0, "lo": 0.0, "hi": 0.0}
-    with pytest.raises(ValueError, match="different clips"): compare(a, a[:-1])
-    with pytest.raises(ValueError, match="true count"): compare([replace(p, true=None) for p in a], a)
+    with pytest.raises(ValueError, match="different clips"):
+        compare(a, a[:-1])
+    with pytest.raises(ValueError, match="true count"):
+        compare([replace(p, true=None) for p in a], a)
 
 
 def test_predictions_out_of_step_are_refused():
     clips = clips_of([1, 2])
-    with pytest.raises(ValueError, match="counter 'x' made 1 predictions for 2 clips"): judge({"x": [Prediction("0", 1)]}, clips)
-    with pytest.raises(ValueError, match="prediction 0 is about '1'"): judge({"x": [Prediction("1", 1), Prediction("0", 1)]}, clips)
-    with pytest.raises(ValueError, match="no clips"): evaluate({"x": Fixed([])}, [])
+    with pytest.raises(ValueError, match="counter 'x' made 1 predictions for 2 clips"):
+        judge({"x": [Prediction("0", 1)]}, clips)
+    with pytest.raises(ValueError, match="prediction 0 is about '1'"):
+        judge({"x": [Prediction("1", 1), Prediction("0", 1)]}, clips)
+    with pytest.raises(ValueError, match="no clips"):
+        evaluate({"x": Fixed([])}, [])
 
 
 def test_what_is_saved_is_what_was_judged(tmp_path):
     clips = ClipSet(clips_of([3, 0]), [Rejected("a.csv", 7, "count", "count is nan", {})])
-    said = [Prediction("0", 2, ((0.5, 1.0), (1.0, 2.0)), ("a problem",), "<answer>2</answer> ümlaut\u2028line\x85end", action="squat", seconds=0.5), Prediction("1", None, None)]
+    said = [
+        Prediction(
+            "0",
+            2,
+            ((0.5, 1.0), (1.0, 2.0)),
+            ("a problem",),
+            "<answer>2</answer> ümlaut\u2028line\x85end",
+            action="squat",
+            seconds=0.5,
+        ),
+        Prediction("1", None, None),
+    ]
     e = judge({"m": said}, clips)
     e.save(tmp_path)
     assert load_predictions(tmp_path) == e.predictions
     r = json.loads((tmp_path / "results.json").read_text())
     assert r == e.results() and r["rejected"] == ["a.csv, row 7, count: count is nan"]
     assert "1 rows rejected" in e.accounts() and "m 1" in e.accounts()
-    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").strip("\n").split("\n")]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").strip("\n").split("\n")
+    ]
     assert [r["video"] for r in rows] == ["0.mp4", "1.mp4"] and rows[0]["true"] == 3
 
 

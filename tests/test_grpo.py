@@ -1,4 +1,5 @@
 "The GRPO chapter: what a reader need not wade through."
+
 import json
 import re
 import shutil
@@ -16,10 +17,49 @@ from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback, TrainerState
 
 from actrep_nb.grpo import (
-    IDLE_STEPS, RECIPES, Blocks, GRPOTrainer, IdleWarning, Recipe, _peak_bytes, _say_once, advantages, bench_grpo, bench_trl, by_answer, by_budget, by_token, check_practice, find_recipe, group_stats, judge, kl_k3, overlong_penalty, policy_loss,
-    shared_prefix_logprobs, token_logprobs, train_grpo, used, signs, why_idle, why_not_shared)
+    IDLE_STEPS,
+    RECIPES,
+    Blocks,
+    GRPOTrainer,
+    IdleWarning,
+    Recipe,
+    _peak_bytes,
+    _say_once,
+    advantages,
+    bench_grpo,
+    bench_trl,
+    by_answer,
+    by_budget,
+    by_token,
+    check_practice,
+    find_recipe,
+    group_stats,
+    judge,
+    kl_k3,
+    overlong_penalty,
+    policy_loss,
+    shared_prefix_logprobs,
+    token_logprobs,
+    train_grpo,
+    used,
+    signs,
+    why_idle,
+    why_not_shared,
+)
 from actrep_nb.loading import ClipExamples, Example
-from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, make_tiny_checkpoint, parts, see, spec_of, unwrapped
+from actrep_nb.models import (
+    Sample,
+    add_lora,
+    collate,
+    encode,
+    freeze,
+    load_model,
+    make_tiny_checkpoint,
+    parts,
+    see,
+    spec_of,
+    unwrapped,
+)
 from actrep_nb.records import Clip, save_clips
 from actrep_nb.rewards import REWARDS
 from actrep_nb.rollout import ModelEngine, Rollout, placeholder_ids, sample_group
@@ -53,7 +93,9 @@ def noise_pairs(model, processor, lengths=(12, 8)):
     "Prompts over videos of noise, of different lengths."
     pairs, size = [], spec_of(processor).frame_size
     for i, n in enumerate(lengths):
-        frames = Frames(np.random.default_rng(i).integers(0, 255, (n, *size, 3)).astype(np.uint8), np.arange(n) / 4, 4.0)
+        frames = Frames(
+            np.random.default_rng(i).integers(0, 255, (n, *size, 3)).astype(np.uint8), np.arange(n) / 4, 4.0
+        )
         clip = Clip(video=f"{i}.mp4", action="squat", count=2 + i)
         pairs.append((clip, encode(model, processor, Sample(clip, frames, "How many?"))))
     return pairs
@@ -75,30 +117,64 @@ def seen_context():
 
 # ---- judging --------------------------------------------------------------------------------------------------------
 
+
 def test_rewards_are_told_lengths_group_size_and_answers_to_shuffled_frames(loaded, tmp_path, seen_context):
     pairs = noise_pairs(*loaded)
-    trainer = GRPOTrainer(*loaded, examples(pairs), training_arguments(tmp_path, 1, 2, 1e-3), {"listening": 1.0}, group_size=4, shuffled_answers=3, max_new_tokens=5)
+    trainer = GRPOTrainer(
+        *loaded,
+        examples(pairs),
+        training_arguments(tmp_path, 1, 2, 1e-3),
+        {"listening": 1.0},
+        group_size=4,
+        shuffled_answers=3,
+        max_new_tokens=5,
+    )
     trainer.train()
     told = seen_context[0]
     assert told["group_size"] == 4 and len(told["lengths"]) == len(told["completions"]) == 8
-    assert [len(texts) for texts in told["shuffled"]] == [3, 3] and all(isinstance(t, str) for texts in told["shuffled"] for t in texts)
+    assert [len(texts) for texts in told["shuffled"]] == [3, 3] and all(
+        isinstance(t, str) for texts in told["shuffled"] for t in texts
+    )
     assert [c.id for c in told["clips"][:4]] == [told["clips"][0].id] * 4 and len({c.id for c in told["clips"]}) == 2
     assert all(1 <= n <= 5 for n in told["lengths"])
 
 
 def test_shuffled_frames_are_read_again(loaded, tmp_path, seen_context):
-    films = [write_video(tmp_path / f"{k}.mp4", np.random.default_rng(k).integers(0, 255, (10 * k, 56, 56, 3), np.uint8), 7 + k) for k in (2, 3)]
+    films = [
+        write_video(
+            tmp_path / f"{k}.mp4", np.random.default_rng(k).integers(0, 255, (10 * k, 56, 56, 3), np.uint8), 7 + k
+        )
+        for k in (2, 3)
+    ]
     clips = ClipExamples(*loaded, [Clip(str(film), "squat", 3) for film in films])
     options = dict(rewards={"listening": 1.0}, group_size=2, shuffled_answers=2, max_new_tokens=6)
-    for shuffle in ("frames", "slots"): GRPOTrainer(*loaded, clips, training_arguments(tmp_path / shuffle, 1, 2, 0.0), shuffle=shuffle, **options).train()
+    for shuffle in ("frames", "slots"):
+        GRPOTrainer(
+            *loaded, clips, training_arguments(tmp_path / shuffle, 1, 2, 0.0), shuffle=shuffle, **options
+        ).train()
     frames, slots = (told["shuffled"] for told in seen_context)
     assert [len(group) for group in frames] == [2, 2] and frames != slots
-    with pytest.raises(ValueError, match="choose 'slots'"): GRPOTrainer(*loaded, clips, training_arguments(tmp_path, 1, 2, 0.0), shuffle="pixels", **options)
-    with pytest.raises(ValueError, match="needs clips to read frames from"): GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 0.0), shuffle="frames", **options)
+    with pytest.raises(ValueError, match="choose 'slots'"):
+        GRPOTrainer(*loaded, clips, training_arguments(tmp_path, 1, 2, 0.0), shuffle="pixels", **options)
+    with pytest.raises(ValueError, match="needs clips to read frames from"):
+        GRPOTrainer(
+            *loaded,
+            examples(noise_pairs(*loaded)),
+            training_arguments(tmp_path, 1, 2, 0.0),
+            shuffle="frames",
+            **options,
+        )
 
 
 def test_without_the_option_nothing_is_said_about_shuffled_frames(loaded, tmp_path, seen_context):
-    GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"listening": 1.0}, group_size=2, max_new_tokens=3).train()
+    GRPOTrainer(
+        *loaded,
+        examples(noise_pairs(*loaded)),
+        training_arguments(tmp_path, 1, 2, 1e-3),
+        {"listening": 1.0},
+        group_size=2,
+        max_new_tokens=3,
+    ).train()
     assert "shuffled" not in seen_context[0]
 
 
@@ -118,11 +194,19 @@ def test_each_group_is_its_own_yardstick():
     stats = group_stats(judged, clips)
     assert stats["group/mixed"] == stats["group/all_right"] == stats["group/zero_std"] == 0.5
 
+
 # ---- one flat stream ------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module", params=["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"])
 def family(request, tmp_path_factory):
-    return make_tiny_checkpoint(tmp_path_factory.mktemp(request.param) / "checkpoint", family=request.param, hidden=32, layers=3, vision_hidden=32)
+    return make_tiny_checkpoint(
+        tmp_path_factory.mktemp(request.param) / "checkpoint",
+        family=request.param,
+        hidden=32,
+        layers=3,
+        vision_hidden=32,
+    )
 
 
 def answers(groups=2, lengths=(3, 11, 7, 1)):
@@ -199,7 +283,9 @@ def test_answers_do_not_see_each_other(loaded):
     together = shared_prefix_logprobs(model, prompts, [group])[0]
     alone = shared_prefix_logprobs(model, prompts, [[group[1]]])[0]
     turned = shared_prefix_logprobs(model, prompts, [group[::-1]])[0]
-    assert steps_apart(together[1, :11], alone[0, :11]) <= REORDERED and steps_apart(together, turned.flip(0)) <= REORDERED
+    assert (
+        steps_apart(together[1, :11], alone[0, :11]) <= REORDERED and steps_apart(together, turned.flip(0)) <= REORDERED
+    )
 
 
 def test_a_shared_cache_is_wrong_under_gradient_checkpointing_and_a_stream_is_not(loaded):
@@ -212,7 +298,9 @@ def test_a_shared_cache_is_wrong_under_gradient_checkpointing_and_a_stream_is_no
     batch = {k: v for k, v in collate(model, [prompt]).items() if k != "labels"}
     cache = model.model(**batch, use_cache=True).past_key_values
     position = (prompt.position_ids[:, -1:] + 1 + torch.arange(11))[:, None]
-    states = model.model(input_ids=group[1][None], position_ids=position, past_key_values=cache, use_cache=True).last_hidden_state
+    states = model.model(
+        input_ids=group[1][None], position_ids=position, past_key_values=cache, use_cache=True
+    ).last_hidden_state
     by_cache = token_logprobs(model, states[0, :-1], group[1][1:], banned=placeholder_ids(model.config))[0]
     assert (by_cache - truth).abs().max() > 0.01
     assert steps_apart(shared_prefix_logprobs(model, [prompt], [group])[0][1, 1:11], truth) <= REORDERED
@@ -221,7 +309,12 @@ def test_a_shared_cache_is_wrong_under_gradient_checkpointing_and_a_stream_is_no
 def test_the_vision_tower_runs_once_per_prompt(loaded):
     model, processor = loaded
     prompts, patches = [p for _, p in noise_pairs(model, processor)], []
-    model.model.visual.register_forward_hook(lambda module, inputs, kwargs, out: patches.append(len(kwargs.get("hidden_states", inputs[0] if inputs else None))), with_kwargs=True)
+    model.model.visual.register_forward_hook(
+        lambda module, inputs, kwargs, out: patches.append(
+            len(kwargs.get("hidden_states", inputs[0] if inputs else None))
+        ),
+        with_kwargs=True,
+    )
     shared_prefix_logprobs(model, prompts, answers())
     assert patches == [sum(len(p.pixels) for p in prompts)]
 
@@ -243,7 +336,8 @@ def test_what_cannot_be_shown_exact_is_repeated_and_said_once(tiny, tmp_path, wh
     if why == "window":
         text.layer_types = ["sliding_attention"] * text.num_hidden_layers
     if why == "dropout":
-        for layer in model.model.language_model.layers: layer.self_attn.attention_dropout = 0.1
+        for layer in model.model.language_model.layers:
+            layer.self_attn.attention_dropout = 0.1
         model.train()
     if why == "eager":
         text._attn_implementation = "eager"
@@ -286,8 +380,17 @@ def text_group(tmp_path_factory):
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(0)
-    config = Qwen2Config(vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                         eos_token_id=1, pad_token_id=0, bos_token_id=None)
+    config = Qwen2Config(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        eos_token_id=1,
+        pad_token_id=0,
+        bos_token_id=None,
+    )
     Qwen2ForCausalLM(config).save_pretrained(folder := tmp_path_factory.mktemp("text"))
     model = Qwen2ForCausalLM.from_pretrained(folder)  # TRL reads its reference model from the same place
     lengths = [3, 9, 5, 1, 12, 7, 12, 4]
@@ -310,26 +413,69 @@ def test_losses_are_trls(name, text_group, tmp_path):
     from transformers import PreTrainedTokenizerFast
 
     model, prompt, ids, mask, pull = text_group
-    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({f"w{i}": i for i in range(50)}, "w2")), pad_token="w0", eos_token="w1")
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({f"w{i}": i for i in range(50)}, "w2")),
+        pad_token="w0",
+        eos_token="w1",
+    )
     args = trl.GRPOConfig(
-        output_dir=str(tmp_path), num_generations=8, per_device_train_batch_size=8, max_completion_length=12, use_cpu=True, bf16=False, report_to="none", **TRL_NAMES[name])
-    trainer = trl.GRPOTrainer(model, lambda completions, **_: [0.0] * len(completions), args, Dataset.from_dict({"prompt": ["w3"] * 8}), processing_class=words)
+        output_dir=str(tmp_path),
+        num_generations=8,
+        per_device_train_batch_size=8,
+        max_completion_length=12,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        **TRL_NAMES[name],
+    )
+    trainer = trl.GRPOTrainer(
+        model,
+        lambda completions, **_: [0.0] * len(completions),
+        args,
+        Dataset.from_dict({"prompt": ["w3"] * 8}),
+        processing_class=words,
+    )
     trainer.current_gradient_accumulation_steps = 1
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         now = text_logps(model, prompt, ids)
         apart = 0.005 if name == "gspo" else 0.3  # each token by chance, and each answer as a whole
-        old, reference = (now + apart * (torch.randn(now.shape, generator=generator) + torch.randn(8, 1, generator=generator)) for _ in range(2))
-    theirs = trainer._compute_loss(trainer.model.train(), dict(
-        prompt_ids=prompt, prompt_mask=torch.ones_like(prompt), completion_ids=ids, completion_mask=mask.long(), advantages=pull,
-        old_per_token_logps=old, ref_per_token_logps=reference, num_items_in_batch=mask.sum()))
+        old, reference = (
+            now + apart * (torch.randn(now.shape, generator=generator) + torch.randn(8, 1, generator=generator))
+            for _ in range(2)
+        )
+    theirs = trainer._compute_loss(
+        trainer.model.train(),
+        dict(
+            prompt_ids=prompt,
+            prompt_mask=torch.ones_like(prompt),
+            completion_ids=ids,
+            completion_mask=mask.long(),
+            advantages=pull,
+            old_per_token_logps=old,
+            ref_per_token_logps=reference,
+            num_items_in_batch=mask.sum(),
+        ),
+    )
     theirs_gradient = torch.cat([g.flatten() for g in torch.autograd.grad(theirs, list(model.parameters()))])
     recipe = RECIPES[name]
     ours, parts = policy_loss(
-        text_logps(model, prompt, ids), old, pull, mask, recipe.weigh(mask, 12), recipe, reference if recipe.beta else None)
+        text_logps(model, prompt, ids),
+        old,
+        pull,
+        mask,
+        recipe.weigh(mask, 12),
+        recipe,
+        reference if recipe.beta else None,
+    )
     ours_gradient = torch.cat([g.flatten() for g in torch.autograd.grad(ours, list(model.parameters()))])
-    assert steps_apart(ours, theirs, float(pull.abs().max())) <= REORDERED and steps_apart(ours_gradient, theirs_gradient) <= REORDERED
-    assert parts["clip_fraction/low"] > 0 and parts["clip_fraction/high"] > 0, "without clipping the comparison would miss the point"
+    assert (
+        steps_apart(ours, theirs, float(pull.abs().max())) <= REORDERED
+        and steps_apart(ours_gradient, theirs_gradient) <= REORDERED
+    )
+    assert parts["clip_fraction/low"] > 0 and parts["clip_fraction/high"] > 0, (
+        "without clipping the comparison would miss the point"
+    )
 
 
 def test_advantages_are_trls():
@@ -337,12 +483,16 @@ def test_advantages_are_trls():
     pytest.importorskip("trl")
     rewards = torch.tensor([2.0, 0.5, 1.0, 1.0])
     theirs = (rewards - rewards.mean()) / (rewards.std() + 1e-4)
-    assert steps_apart(advantages(rewards.tolist(), scale=True), theirs) <= 8  # a mean, a deviation and a division of four numbers; without the 1e-4 it is 1,000
+    assert (
+        steps_apart(advantages(rewards.tolist(), scale=True), theirs) <= 8
+    )  # a mean, a deviation and a division of four numbers; without the 1e-4 it is 1,000
 
 
 def test_weights_of_the_recipes_by_hand():
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
-    assert by_answer(mask, 9)[:, 0].tolist() == [1 / 8, 1 / 4] and by_token(mask, 9)[1].tolist() == pytest.approx([1 / 6, 1 / 6, 0, 0])
+    assert by_answer(mask, 9)[:, 0].tolist() == [1 / 8, 1 / 4] and by_token(mask, 9)[1].tolist() == pytest.approx(
+        [1 / 6, 1 / 6, 0, 0]
+    )
     assert by_budget(mask, 9)[1].tolist() == pytest.approx([1 / 18, 1 / 18, 0, 0])
 
 
@@ -359,6 +509,7 @@ def test_the_charge_for_length_rises_from_the_last_stretch_to_the_end():
 
 
 # ---- the trainer ----------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def letters():
@@ -384,11 +535,31 @@ def untimed(log):
 def test_every_recipe_trains_and_logs(name, tiny, tmp_path, letters):
     recipe = replace(RECIPES[name], mask_truncated=False)
     log = practise(tiny, tmp_path, letters, recipe=recipe)
-    wanted = {"reward", "reward/vowels", "reward_std", "completion_length", "truncated", "entropy", "ratio_max", "clip_fraction/low", "clip_fraction/high",
-              "kl/sampler", "kl/reference", "grad_norm", "group/mixed", "group/zero_std", "seconds/rollout", "seconds/judge", "seconds/update",
-              "tokens_per_second/rollout", "tokens_per_second/update"}
+    wanted = {
+        "reward",
+        "reward/vowels",
+        "reward_std",
+        "completion_length",
+        "truncated",
+        "entropy",
+        "ratio_max",
+        "clip_fraction/low",
+        "clip_fraction/high",
+        "kl/sampler",
+        "kl/reference",
+        "grad_norm",
+        "group/mixed",
+        "group/zero_std",
+        "seconds/rollout",
+        "seconds/judge",
+        "seconds/update",
+        "tokens_per_second/rollout",
+        "tokens_per_second/update",
+    }
     assert len(log) == 3 and wanted <= set(log[0]) and all(row["grad_norm"] > 0 for row in log)
-    assert (log[-1]["kl/reference"] > 0) == (recipe.beta > 0) and log[0]["kl/reference"] <= 8 * STEP  # off by the rounding of exp(0) = 1; later ones are above 0.1
+    assert (log[-1]["kl/reference"] > 0) == (recipe.beta > 0) and log[0][
+        "kl/reference"
+    ] <= 8 * STEP  # off by the rounding of exp(0) = 1; later ones are above 0.1
     assert ("reward/overlong" in log[0]) == (recipe.overlong > 0)
 
 
@@ -399,10 +570,22 @@ def test_the_reference_is_the_model_before_training(lora, loaded, tiny, tmp_path
     prompts, completions = [p for _, p in pairs], answers()
     before = shared_prefix_logprobs(model, prompts, completions)[0].detach()
     trained = add_lora(model, rank=2) if lora else model
-    trainer = GRPOTrainer(trained, processor, examples(pairs), training_arguments(tmp_path, 3, 2, 1e-2, warmup=0), letters, recipe="grpo", group_size=4, max_new_tokens=8)
+    trainer = GRPOTrainer(
+        trained,
+        processor,
+        examples(pairs),
+        training_arguments(tmp_path, 3, 2, 1e-2, warmup=0),
+        letters,
+        recipe="grpo",
+        group_size=4,
+        max_new_tokens=8,
+    )
     trainer.train()
     after = shared_prefix_logprobs(trained, prompts, completions)[0]
-    assert steps_apart(trainer.reference_logprobs(trained, prompts, completions), before) <= REORDERED and (after - before).abs().max() > 0.01
+    assert (
+        steps_apart(trainer.reference_logprobs(trained, prompts, completions), before) <= REORDERED
+        and (after - before).abs().max() > 0.01
+    )
 
 
 def test_several_updates_use_the_same_answers_and_move_the_ratio(tiny, tmp_path, letters):
@@ -410,7 +593,9 @@ def test_several_updates_use_the_same_answers_and_move_the_ratio(tiny, tmp_path,
     log = practise(tiny, tmp_path, letters, steps=6, updates=3, recipe=recipe)
     rewards, moved = [row["reward"] for row in log], [row["kl/sampler"] for row in log]
     assert rewards[0] == rewards[1] == rewards[2] != rewards[3] == rewards[4] == rewards[5]
-    assert max(moved[0], moved[3]) <= 8 * STEP and min(moved[2], moved[4]) > 0.01 and log[2]["ratio_max"] > 1.001  # kl_k3 is off by the rounding of exp(0) = 1
+    assert (
+        max(moved[0], moved[3]) <= 8 * STEP and min(moved[2], moved[4]) > 0.01 and log[2]["ratio_max"] > 1.001
+    )  # kl_k3 is off by the rounding of exp(0) = 1
 
 
 def test_batches_come_back_for_each_update_and_every_clip_has_its_turn():
@@ -425,10 +610,19 @@ def test_batches_come_back_for_each_update_and_every_clip_has_its_turn():
 
 def test_groups_that_teach_nothing_are_replaced(loaded, tmp_path):
     "Only clip 1 ever gives answers that differ in reward; asked about clip 0, the trainer turns to it."
-    REWARDS["only_one"] = lambda completions, clips, **_: [float(i % 2) if c.id == "1" else 0.0 for i, c in enumerate(clips)]
+    REWARDS["only_one"] = lambda completions, clips, **_: [
+        float(i % 2) if c.id == "1" else 0.0 for i, c in enumerate(clips)
+    ]
     try:
-        trainer = GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"only_one": 1.0},
-                              recipe=replace(RECIPES["dapo"], overlong=0.0, resample=20), group_size=2, max_new_tokens=3)
+        trainer = GRPOTrainer(
+            *loaded,
+            examples(noise_pairs(*loaded)),
+            training_arguments(tmp_path, 1, 2, 1e-3),
+            {"only_one": 1.0},
+            recipe=replace(RECIPES["dapo"], overlong=0.0, resample=20),
+            group_size=2,
+            max_new_tokens=3,
+        )
         first, second = trainer.train_dataset
         practice = trainer.practise([first, first])
         assert [c.id for c in practice.clips] == ["1", "1"] and all(p is second.prompt for p in practice.prompts)
@@ -444,13 +638,18 @@ def test_accumulated_micro_batches_are_averaged_in_the_log(tiny, tmp_path, lette
 
 class UnequalAnswers(ModelEngine):
     "Answers of an untrained model only end with their budget; here it depends on the prompt."
+
     def generate(self, prompts, group_size, seeds=None):
-        return [sample_group(self.model, self.processor, [p], group_size, 2 + int(p.grid_thw[0]), seeds=[seed])[0] for p, seed in zip(prompts, seeds)]
+        return [
+            sample_group(self.model, self.processor, [p], group_size, 2 + int(p.grid_thw[0]), seeds=[seed])[0]
+            for p, seed in zip(prompts, seeds)
+        ]
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_step_cut_into_passes_has_the_gradient_of_a_whole_one(name, tiny, tmp_path, letters):
     "Passes with answers of 5 to 8 tokens: averaging their means would weigh the tokens of short ones more."
+
     class Keep(TrainerCallback):
         def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
             gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
@@ -459,8 +658,17 @@ def test_a_step_cut_into_passes_has_the_gradient_of_a_whole_one(name, tiny, tmp_
     for accumulation in (1, 2, 4):
         model, processor = load_model(tiny, device="cpu")
         args = training_arguments(tmp_path, 1, 4, 1e-3, accumulation=accumulation, max_grad_norm=0.0)
-        trainer = GRPOTrainer(model, processor, examples(noise_pairs(model, processor, (8, 12, 8, 6))), args, letters, recipe=recipe, group_size=4,
-                              engine=UnequalAnswers(model, processor), callbacks=[Keep()])
+        trainer = GRPOTrainer(
+            model,
+            processor,
+            examples(noise_pairs(model, processor, (8, 12, 8, 6))),
+            args,
+            letters,
+            recipe=recipe,
+            group_size=4,
+            engine=UnequalAnswers(model, processor),
+            callbacks=[Keep()],
+        )
         trainer.train()
     whole, *cut = gradients
     assert whole.abs().max() > 1e-3 and all(steps_apart(whole, g) <= REORDERED for g in cut)
@@ -475,38 +683,90 @@ def test_an_unknown_recipe_is_refused_with_the_nearest(tmp_path):
 def test_the_experiment_takes_a_recipe_and_several_updates(tmp_path, letters):
     "05_grpo as it stands, from the shipped base; at a high temperature its answers end at different lengths, which dapo charges for."
     clips = make_dataset(tmp_path / "data", 6, size=56, fps=4, max_seconds=8)
-    given = dict(model=str(ROOT / "data/tiny_base"), clips=str(clips), out=str(tmp_path / "out"), cache="", samples=0,
-                 steps=4, prompts=2, group_size=4, max_new_tokens=24, temperature=2.5, lr=1e-2)
+    given = dict(
+        model=str(ROOT / "data/tiny_base"),
+        clips=str(clips),
+        out=str(tmp_path / "out"),
+        cache="",
+        samples=0,
+        steps=4,
+        prompts=2,
+        group_size=4,
+        max_new_tokens=24,
+        temperature=2.5,
+        lr=1e-2,
+    )
     with pytest.raises(Exception, match="did you mean 'dapo'"):
         run("05_grpo", tmp_path / "refused", given | {"recipe": "dappo"}, quiet=True)
     assert not (tmp_path / "out").exists(), "refused before any work"
-    chosen = {"recipe": "dapo", "updates": 2, "steps": 1, "epochs": 1.2, "max_new_tokens": 0, "schedule": "constant", "warmup": 0.0, "rewards": "actrep_r1/count_hybrid=1,actrep_r1/count_format=1,video_r1/temporal=1", "shuffled_answers": 2, "shuffle": "frames"}
+    chosen = {
+        "recipe": "dapo",
+        "updates": 2,
+        "steps": 1,
+        "epochs": 1.2,
+        "max_new_tokens": 0,
+        "schedule": "constant",
+        "warmup": 0.0,
+        "rewards": "actrep_r1/count_hybrid=1,actrep_r1/count_format=1,video_r1/temporal=1",
+        "shuffled_answers": 2,
+        "shuffle": "frames",
+    }
     done = run("05_grpo", tmp_path / "run", given | chosen, quiet=True)
-    assert done.metrics["steps"] == 4 and done.metrics["max_new_tokens"] > 24, "of 6 clips, 2 at a time; as long as the longest text about them"
+    assert done.metrics["steps"] == 4 and done.metrics["max_new_tokens"] > 24, (
+        "of 6 clips, 2 at a time; as long as the longest text about them"
+    )
     log = read_log(tmp_path / "out" / "log.jsonl")
-    assert [row["step"] for row in log] == [1, 2, 3, 4] and log[0]["reward"] == log[1]["reward"] and "reward/overlong" in log[0]
-    assert {row["lr"] for row in log} == {1e-2} and {"reward/actrep_r1/count_hybrid", "reward/actrep_r1/count_format", "reward/video_r1/temporal"} <= set(log[0])
-    assert all(log[k]["clip_fraction/low"] == log[k]["clip_fraction/high"] == 0 for k in (0, 2)), "the first update is on policy"
+    assert (
+        [row["step"] for row in log] == [1, 2, 3, 4]
+        and log[0]["reward"] == log[1]["reward"]
+        and "reward/overlong" in log[0]
+    )
+    assert {row["lr"] for row in log} == {1e-2} and {
+        "reward/actrep_r1/count_hybrid",
+        "reward/actrep_r1/count_format",
+        "reward/video_r1/temporal",
+    } <= set(log[0])
+    assert all(log[k]["clip_fraction/low"] == log[k]["clip_fraction/high"] == 0 for k in (0, 2)), (
+        "the first update is on policy"
+    )
     assert any(log[k]["clip_fraction/low"] + log[k]["clip_fraction/high"] > 0 for k in (1, 3))
 
 
 def first_cells(name, until=None, **given):
     "What the parameters cell of an experiment and the one after it define, in this process; or all cells up to the one that holds a text."
-    cells = ["".join(c["source"]) for c in json.loads((ROOT / f"nbs/experiments/{name}.ipynb").read_text())["cells"] if c["cell_type"] == "code"]
+    cells = [
+        "".join(c["source"])
+        for c in json.loads((ROOT / f"nbs/experiments/{name}.ipynb").read_text())["cells"]
+        if c["cell_type"] == "code"
+    ]
     last = 1 if until is None else next(k for k, cell in enumerate(cells) if until in cell)
     defined = {}
     exec(cells[0], defined)
     assert set(given) <= set(defined)
     defined |= given
-    for cell in cells[1 : last + 1]: exec(cell, defined)
+    for cell in cells[1 : last + 1]:
+        exec(cell, defined)
     return defined
 
 
-@pytest.mark.parametrize("given, message", [
-    ({"updates": 0}, "updates=0 must be at least 1"), ({"steps": 0}, "steps=0 must be at least 1"), ({"prompts": 0}, "prompts=0 must be at least 1"),
-    ({"accumulation": 0}, "accumulation=0 must be at least 1"), ({"group_size": 0}, "group_size=0 must be at least 2"), ({"group_size": 1}, "compared with the others"),
-    ({"updates": 2, "save_steps": 3}, "save_steps=3 must be a multiple of updates=2"), ({"save_steps": -1}, "save_steps=-1"), ({"max_new_tokens": -1}, "max_new_tokens=-1"),
-    ({"temperature": -0.5}, "temperature=-0.5"), ({"temperature": 0.0}, "temperature=0.0 must be above 0"), ({"rewards": "format"}, "write name=weight, e.g. format=0.5"), ({"rewards": "fromat=1"}, "did you mean 'format'")])
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"updates": 0}, "updates=0 must be at least 1"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"prompts": 0}, "prompts=0 must be at least 1"),
+        ({"accumulation": 0}, "accumulation=0 must be at least 1"),
+        ({"group_size": 0}, "group_size=0 must be at least 2"),
+        ({"group_size": 1}, "compared with the others"),
+        ({"updates": 2, "save_steps": 3}, "save_steps=3 must be a multiple of updates=2"),
+        ({"save_steps": -1}, "save_steps=-1"),
+        ({"max_new_tokens": -1}, "max_new_tokens=-1"),
+        ({"temperature": -0.5}, "temperature=-0.5"),
+        ({"temperature": 0.0}, "temperature=0.0 must be above 0"),
+        ({"rewards": "format"}, "write name=weight, e.g. format=0.5"),
+        ({"rewards": "fromat=1"}, "did you mean 'format'"),
+    ],
+)
 def test_the_experiment_refuses_before_any_work(tmp_path, given, message):
     with pytest.raises(ValueError, match=message):
         first_cells("05_grpo", model=str(tmp_path / "not looked at"), out=str(tmp_path / "out"), **given)
@@ -514,7 +774,8 @@ def test_the_experiment_refuses_before_any_work(tmp_path, given, message):
 
 def test_selection_refuses_before_any_work(tmp_path):
     for given, message in (({"rewards": "format"}, "e.g. format=0.5"), ({"group_size": 0}, "group_size=0")):
-        with pytest.raises(ValueError, match=message): first_cells("04_select", clips=str(tmp_path / "no.jsonl"), out=str(tmp_path / "out"), **given)
+        with pytest.raises(ValueError, match=message):
+            first_cells("04_select", clips=str(tmp_path / "no.jsonl"), out=str(tmp_path / "out"), **given)
     assert not (tmp_path / "out").exists()
 
 
@@ -524,7 +785,9 @@ def test_the_experiments_read_lists_with_spaces_and_refuse_a_model_that_is_froze
     write_video(tmp_path / "videos/a.mp4", np.zeros((9, 56, 56, 3), np.uint8), 9)
     save_clips([Clip(str(tmp_path / "videos/a.mp4"), "squat", 0, ())], tmp_path / "train.jsonl")
     (tmp_path / "cot.jsonl").write_text(json.dumps({"video_id": "a", "cot": "<answer>0</answer>"}) + "\n")
-    given = dict(model=str(tiny), out=str(tmp_path / "out")) | ({"data": str(tmp_path)} if name == "03_sft" else {"clips": str(tmp_path / "train.jsonl"), "samples": 0})
+    given = dict(model=str(tiny), out=str(tmp_path / "out")) | (
+        {"data": str(tmp_path)} if name == "03_sft" else {"clips": str(tmp_path / "train.jsonl"), "samples": 0}
+    )
     defined = first_cells(name, "load_to_train(", **given, freeze_parts=" vision, merger,")
     assert not any(p.requires_grad for part in ("vision", "merger") for p in parts(defined["model"])[part].parameters())
     with pytest.raises(ValueError, match="leaves nothing to train"):
@@ -540,10 +803,14 @@ def test_log_probabilities_of_no_answers_are_refused(loaded):
     (_, first), (_, second) = noise_pairs(*loaded)
     answer = torch.tensor([300, 301])
     for prompts, answers, message in (
-        ([], [], "at least one"), ([first], [], "1 prompts and 0 groups"), ([first, second], [[answer], []], "prompt 1 has no answers"),
-        ([first], [[answer, answer[:0]]], "prompt 0 has an answer without tokens")):
+        ([], [], "at least one"),
+        ([first], [], "1 prompts and 0 groups"),
+        ([first, second], [[answer], []], "prompt 1 has no answers"),
+        ([first], [[answer, answer[:0]]], "prompt 0 has an answer without tokens"),
+    ):
         for shared in (True, False):
-            with pytest.raises(ValueError, match=message): shared_prefix_logprobs(loaded[0], prompts, answers, shared)
+            with pytest.raises(ValueError, match=message):
+                shared_prefix_logprobs(loaded[0], prompts, answers, shared)
 
 
 def test_a_model_that_is_frozen_whole_cannot_practise(loaded, tmp_path):
@@ -570,24 +837,48 @@ def killed(self, *args, **kwargs):
 t.GRPOTrainer.train = killed
 t.practise({tiny!r}, {out!r}, {{"vowels": 1.0}}, **t.LONG)
 """
-LONG = dict(steps=8, updates=2, recipe=replace(RECIPES["dapo"], beta=0.1), shuffled_answers=2, arguments=dict(save_strategy="steps", save_steps=2))
+LONG = dict(
+    steps=8,
+    updates=2,
+    recipe=replace(RECIPES["dapo"], beta=0.1),
+    shuffled_answers=2,
+    arguments=dict(save_strategy="steps", save_steps=2),
+)
 
 
 def test_recomputed_activations_change_nothing(tiny, tmp_path, letters):
     "A layer that recomputes keeps no cache: sampling has to leave that mode, or it answers without having read the question."
     options = dict(max_new_tokens=12, recipe=replace(RECIPES["ours"], mask_truncated=False))
     plain = practise(tiny, tmp_path / "plain", letters, **options)
-    recomputed = practise(tiny, tmp_path / "recomputed", letters, **options, arguments=dict(activation_checkpointing=True))
+    recomputed = practise(
+        tiny, tmp_path / "recomputed", letters, **options, arguments=dict(activation_checkpointing=True)
+    )
     for one, other in zip(plain, recomputed):
-        assert one["reward"] == other["reward"] and one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3) and one["grad_norm"] > 0
+        assert (
+            one["reward"] == other["reward"]
+            and one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)
+            and one["grad_norm"] > 0
+        )
 
 
 def test_dropout_is_off_while_practising(tiny, tmp_path, letters):
     model, processor = load_model(tiny, device="cpu")
-    model = get_peft_model(model, LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    model = get_peft_model(
+        model, LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    )
     assert why_not_shared(unwrapped(model.train())) == "it drops something at random"
-    log = train_grpo(model, processor, examples(noise_pairs(model, processor)), training_arguments(tmp_path, 2, 2, 1e-4), letters, group_size=4, max_new_tokens=8)
-    assert all(row["ratio_max"] == pytest.approx(1, abs=1e-4) for row in log) and why_not_shared(unwrapped(model)) is None
+    log = train_grpo(
+        model,
+        processor,
+        examples(noise_pairs(model, processor)),
+        training_arguments(tmp_path, 2, 2, 1e-4),
+        letters,
+        group_size=4,
+        max_new_tokens=8,
+    )
+    assert (
+        all(row["ratio_max"] == pytest.approx(1, abs=1e-4) for row in log) and why_not_shared(unwrapped(model)) is None
+    )
 
 
 def test_modules_are_left_in_the_mode_they_were_in(tiny):
@@ -602,12 +893,14 @@ def test_modules_are_left_in_the_mode_they_were_in(tiny):
 def test_equal_rewards_give_no_advantage_at_all():
     for scale in (False, True):
         for reward in (0.1, 0.7, 1 / 3, 1e6 + 0.1):
-            for size in range(1, 12): assert advantages([reward] * size, scale) == [0.0] * size
+            for size in range(1, 12):
+                assert advantages([reward] * size, scale) == [0.0] * size
 
 
 def test_practice_needs_answers_that_differ(tiny, tmp_path, letters):
     for temperature in (0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="above 0"): practise(tiny, tmp_path, letters, temperature=temperature)
+        with pytest.raises(ValueError, match="above 0"):
+            practise(tiny, tmp_path, letters, temperature=temperature)
 
 
 def test_samples_are_kept_however_many_updates(tiny, tmp_path, letters):
@@ -619,7 +912,9 @@ def test_adapters_go_on_where_they_were(tiny, tmp_path, letters):
     options = dict(lora=True, recipe=replace(RECIPES["grpo"]), arguments=dict(save_strategy="steps", save_steps=2))
     whole = practise(tiny, tmp_path / "whole", letters, steps=4, **options)
     shutil.rmtree(tmp_path / "whole" / "checkpoint-4")
-    assert json.dumps(untimed(practise(tiny, tmp_path / "whole", letters, steps=4, resume=True, **options))) == json.dumps(untimed(whole))
+    assert json.dumps(
+        untimed(practise(tiny, tmp_path / "whole", letters, steps=4, resume=True, **options))
+    ) == json.dumps(untimed(whole))
 
 
 def test_a_killed_run_goes_on_to_the_same_end(tiny, tmp_path, letters):
@@ -635,15 +930,25 @@ def test_a_killed_run_goes_on_to_the_same_end(tiny, tmp_path, letters):
 
 def test_a_checkpoint_in_the_middle_of_used_answers_is_refused(loaded, tmp_path):
     with pytest.raises(ValueError, match="multiple of updates"):
-        GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 4, 2, 1e-3, save_strategy="steps", save_steps=3), {"format": 1.0}, updates=2)
+        GRPOTrainer(
+            *loaded,
+            examples(noise_pairs(*loaded)),
+            training_arguments(tmp_path, 4, 2, 1e-3, save_strategy="steps", save_steps=3),
+            {"format": 1.0},
+            updates=2,
+        )
 
 
 # ---- what it saves --------------------------------------------------------------------------------------------------
 
+
 def test_the_bench_measures_both_ways_and_finds_them_equal():
     found = bench_grpo(prompt_tokens=160, answer_tokens=8, repeats=1, hidden=32, layers=2, vision_hidden=32)
     assert set(found["phases"]) == {"prefill", "log-probabilities", "update"}
-    assert all(found["largest_difference"][what] <= REORDERED * STEP * size for what, size in {"log-probabilities": 8, "loss": 1, "gradient": 1}.items())
+    assert all(
+        found["largest_difference"][what] <= REORDERED * STEP * size
+        for what, size in {"log-probabilities": 8, "loss": 1, "gradient": 1}.items()
+    )
     assert all(phase["times_less_memory"] > 3 and phase["times_as_fast"] > 0 for phase in found["phases"].values())
 
 
@@ -662,10 +967,18 @@ def test_bench_grpo_takes_no_videos():
 def test_a_group_costs_one_reading_of_its_video(loaded):
     "What makes it fast, counted and not timed: patches through the vision tower, tokens through the language model."
     model, processor = loaded
-    (_, prompt), = noise_pairs(model, processor, (12,))
+    ((_, prompt),) = noise_pairs(model, processor, (12,))
     answers, passed = [[torch.full((5,), 300) for _ in range(8)]], {}
-    model.model.visual.register_forward_pre_hook(lambda m, args, kw: passed.__setitem__("patches", passed["patches"] + len(args[0] if args else kw["hidden_states"])), with_kwargs=True)
-    model.model.language_model.register_forward_pre_hook(lambda m, args, kw: passed.__setitem__("tokens", passed["tokens"] + kw["inputs_embeds"].shape[:2].numel()), with_kwargs=True)
+    model.model.visual.register_forward_pre_hook(
+        lambda m, args, kw: passed.__setitem__(
+            "patches", passed["patches"] + len(args[0] if args else kw["hidden_states"])
+        ),
+        with_kwargs=True,
+    )
+    model.model.language_model.register_forward_pre_hook(
+        lambda m, args, kw: passed.__setitem__("tokens", passed["tokens"] + kw["inputs_embeds"].shape[:2].numel()),
+        with_kwargs=True,
+    )
     for shared, times in ((True, 1), (False, 8)):
         passed.update(patches=0, tokens=0)
         shared_prefix_logprobs(model, [prompt], answers, shared)
@@ -675,7 +988,11 @@ def test_a_group_costs_one_reading_of_its_video(loaded):
 def test_the_bench_meets_trl_on_a_text_prompt():
     pytest.importorskip("trl", reason="TRL is not installed: nothing to compare with")
     found = bench_trl(prompt_tokens=160, answer_tokens=8, repeats=1, hidden=32, layers=2, vision_hidden=32)
-    assert found["prompt"] == 160 and all(1 <= n <= 8 for n in found["answers"]) and set(found["phases"]) == {"rollout", "update"}
+    assert (
+        found["prompt"] == 160
+        and all(1 <= n <= 8 for n in found["answers"])
+        and set(found["phases"]) == {"rollout", "update"}
+    )
     assert all(phase["times_less_memory"] > 2 and phase["times_as_fast"] > 0 for phase in found["phases"].values())
 
 
@@ -689,17 +1006,25 @@ def test_without_trl_the_bench_says_what_to_install(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("reference", [False, True])
-def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradient(tiny, tmp_path, monkeypatch, reference):
+def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradient(
+    tiny, tmp_path, monkeypatch, reference
+):
     "Autocast keeps what it rounded, for the whole rollout. With the reference, nothing is apart before the first step."
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Casts(TorchDispatchMode):
         def __torch_dispatch__(self, call, types, args=(), kwargs=None):
-            if call is torch.ops.aten._to_copy.default and kwargs.get("dtype") is torch.bfloat16 and args[0].shape == (32, 96): casts.append(engine.at)
+            if (
+                call is torch.ops.aten._to_copy.default
+                and kwargs.get("dtype") is torch.bfloat16
+                and args[0].shape == (32, 96)
+            ):
+                casts.append(engine.at)
             return call(*args, **kwargs or {})
 
     class Told(ModelEngine):
         at = "update"
+
         def generate(self, *args):
             self.at = "rollout"
             made = super().generate(*args)
@@ -712,53 +1037,97 @@ def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradie
         args = training_arguments(tmp_path / precision, 1, 2, 1e-4, precision=precision)
         model, processor = load_to_train(tiny, "vision,merger", precision=precision, args=args)
         engine = Told(model, processor, {"max_new_tokens": 8})
-        with Casts(): log = train_grpo(model, processor, examples(noise_pairs(model, processor)), args, {"letters": 1.0}, group_size=4, max_new_tokens=8, engine=engine, recipe=Recipe(by_token, beta=0.1 * reference))
+        with Casts():
+            log = train_grpo(
+                model,
+                processor,
+                examples(noise_pairs(model, processor)),
+                args,
+                {"letters": 1.0},
+                group_size=4,
+                max_new_tokens=8,
+                engine=engine,
+                recipe=Recipe(by_token, beta=0.1 * reference),
+            )
         norms[precision] = log[0]["grad_norm"]
-        assert abs(log[0]["ratio_max"] - 1) < 0.05 and log[0]["kl/reference"] < (1e-6 if precision == "float32" else 1e-4)
+        assert abs(log[0]["ratio_max"] - 1) < 0.05 and log[0]["kl/reference"] < (
+            1e-6 if precision == "float32" else 1e-4
+        )
     assert casts.count("rollout") == 2, "one for each layer, however many tokens"
     assert norms["mixed"] == pytest.approx(norms["float32"], rel=0.3) and norms["mixed"] > 0.01
 
 
 # ---- numbers that are none ------------------------------------------------------------------------------------------
 
+
 def test_a_reward_that_is_no_number_is_named(tiny, tmp_path):
-    REWARDS["broken"] = lambda completions, clips, **_: [float("nan") if k == 5 else 1.0 for k in range(len(completions))]
+    REWARDS["broken"] = lambda completions, clips, **_: [
+        float("nan") if k == 5 else 1.0 for k in range(len(completions))
+    ]
     try:
-        with pytest.raises(NotFinite, match=r"step 1: reward 'broken' gave nan for completion 5 \(clip '\d'\)"): practise(tiny, tmp_path, {"broken": 1.0})
-    finally: del REWARDS["broken"]
+        with pytest.raises(NotFinite, match=r"step 1: reward 'broken' gave nan for completion 5 \(clip '\d'\)"):
+            practise(tiny, tmp_path, {"broken": 1.0})
+    finally:
+        del REWARDS["broken"]
 
 
-@pytest.mark.parametrize("fault, said", [
-    ("weights", r"after step 3: weights hold NaN or infinity: model\."), ("sampling", r"step 3: log-probabilities of sampled tokens are not finite: completion 0 of \d, completion 1 of \d"),
-    ("loss", r"step 3: the loss is nan \(clips: completion 0 of \d.*first seen in the output of layer model\.language_model\.layers\.1\.mlp\.down_proj")])
+@pytest.mark.parametrize(
+    "fault, said",
+    [
+        ("weights", r"after step 3: weights hold NaN or infinity: model\."),
+        (
+            "sampling",
+            r"step 3: log-probabilities of sampled tokens are not finite: completion 0 of \d, completion 1 of \d",
+        ),
+        (
+            "loss",
+            r"step 3: the loss is nan \(clips: completion 0 of \d.*first seen in the output of layer model\.language_model\.layers\.1\.mlp\.down_proj",
+        ),
+    ],
+)
 def test_a_number_that_is_none_in_the_last_step_stops_the_run(tiny, tmp_path, letters, monkeypatch, fault, said):
     "The worst moment: no later step would show it, and the run would end done, with a checkpoint full of NaN."
     practise_batch = GRPOTrainer.practise
 
     def spoiled(self, batch):
         layer, last = unwrapped(self.model).model.language_model.layers[1].mlp.down_proj, self.state.global_step == 2
-        if last and fault == "weights": self.optimizer.param_groups[0]["lr"] = 1e39
+        if last and fault == "weights":
+            self.optimizer.param_groups[0]["lr"] = 1e39
         if last and fault == "sampling":
-            with torch.no_grad(): layer.weight.fill_(torch.nan)
+            with torch.no_grad():
+                layer.weight.fill_(torch.nan)
         made = practise_batch(self, batch)
-        if last and fault == "loss": layer.register_forward_hook(lambda module, given, out: out / 0)
+        if last and fault == "loss":
+            layer.register_forward_hook(lambda module, given, out: out / 0)
         return made
 
     monkeypatch.setattr(GRPOTrainer, "practise", spoiled)
-    options = dict(checkpoint=tmp_path / "checkpoint", recipe=replace(RECIPES["ours"], mask_truncated=False), arguments=dict(save_strategy="steps", save_steps=1))
-    with pytest.raises(NotFinite, match=said) as stopped: practise(tiny, tmp_path, letters, **options)
+    options = dict(
+        checkpoint=tmp_path / "checkpoint",
+        recipe=replace(RECIPES["ours"], mask_truncated=False),
+        arguments=dict(save_strategy="steps", save_steps=1),
+    )
+    with pytest.raises(NotFinite, match=said) as stopped:
+        practise(tiny, tmp_path, letters, **options)
     assert f"{tmp_path / 'checkpoint-2'}" in str(stopped.value) or fault == "sampling"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2", "log.jsonl", "samples.jsonl"]
     monkeypatch.undo()
-    with pytest.raises(FileExistsError, match="group_size: 4 there, 2 now"): practise(tiny, tmp_path, letters, resume=True, **options, group_size=2)
-    assert len(practise(tiny, tmp_path, letters, resume=True, **options)) == 3 and (tmp_path / "checkpoint").exists(), "and goes on once the cause is gone"
+    with pytest.raises(FileExistsError, match="group_size: 4 there, 2 now"):
+        practise(tiny, tmp_path, letters, resume=True, **options, group_size=2)
+    assert len(practise(tiny, tmp_path, letters, resume=True, **options)) == 3 and (tmp_path / "checkpoint").exists(), (
+        "and goes on once the cause is gone"
+    )
 
 
 # ---- runs that cannot learn -----------------------------------------------------------------------------------------
 
+
 def strict(path):
     "The lines of a file, as a reader takes them that knows no NaN."
-    def no_number(text): raise ValueError(f"{text} is not JSON")
+
+    def no_number(text):
+        raise ValueError(f"{text} is not JSON")
+
     return [json.loads(line, parse_constant=no_number) for line in path.read_text().splitlines()]
 
 
@@ -766,12 +1135,25 @@ def strict(path):
 def test_a_run_whose_answers_are_all_cut_off_says_so(tmp_path, capfd):
     "Case 15: nothing on the terminal or in the notebook said so, and the log held NaN."
     clips = make_dataset(tmp_path / "data", 6, size=56, fps=4, max_seconds=8)
-    given = dict(model=str(ROOT / "data/tiny_base"), clips=str(clips), out=str(tmp_path / "out"), cache="", samples=8, steps=2, prompts=2, group_size=4, max_new_tokens=4)
+    given = dict(
+        model=str(ROOT / "data/tiny_base"),
+        clips=str(clips),
+        out=str(tmp_path / "out"),
+        cache="",
+        samples=8,
+        steps=2,
+        prompts=2,
+        group_size=4,
+        max_new_tokens=4,
+    )
     done = run("05_grpo", tmp_path / "run", given)
     said = r"(all|9\d% of the) answers were cut off at max_new_tokens=4: nothing was learned.* \(2 of 2 steps, up to step 2\)"
-    for text in (capfd.readouterr().err, done.notebook.read_text(), done.report.read_text()): assert re.search(said, text)
+    for text in (capfd.readouterr().err, done.notebook.read_text(), done.report.read_text()):
+        assert re.search(said, text)
     log = strict(tmp_path / "out" / "log.jsonl")
-    assert [row["entropy"] for row in log] == [None, None] and all(row["truncated"] > 0.8 and row["used"] == 0 for row in log)
+    assert [row["entropy"] for row in log] == [None, None] and all(
+        row["truncated"] > 0.8 and row["used"] == 0 for row in log
+    )
     assert strict(tmp_path / "out" / "samples.jsonl")
 
 
@@ -780,26 +1162,56 @@ def test_it_warns_after_five_steps_and_at_the_end(loaded, tmp_path, letters, ste
     "Of four tokens, none ends the answer."
     for again in range(2):  # the second run of a process warns too
         with pytest.warns(RunWarning, match="max_new_tokens=4") as record:
-            trainer = GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path / str(again), steps, 2, 1e-3), letters, group_size=2, max_new_tokens=4)
+            trainer = GRPOTrainer(
+                *loaded,
+                examples(noise_pairs(*loaded)),
+                training_arguments(tmp_path / str(again), steps, 2, 1e-3),
+                letters,
+                group_size=2,
+                max_new_tokens=4,
+            )
             trainer.train()
-        assert [re.search(r"\((\d+ of \d+) steps", str(w.message))[1] for w in record if w.category is RunWarning] == warned
-        assert [row.get("warning/cut off") for row in trainer.state.log_history if "used" in row] == [None] * min(4, steps) + [1.0] * (steps - 4)
+        assert [
+            re.search(r"\((\d+ of \d+) steps", str(w.message))[1] for w in record if w.category is RunWarning
+        ] == warned
+        assert [row.get("warning/cut off") for row in trainer.state.log_history if "used" in row] == [None] * min(
+            4, steps
+        ) + [1.0] * (steps - 4)
 
 
-USUAL = {"truncated": 0.0, "used": 1.0, "group/zero_std": 0.0, "group/all_right": 0.0, "completion_length": 40.0, "entropy": 0.3, "reward": 1.2}
-SHOWN = {"cut off": {"truncated": 1.0}, "all right": {"used": 0.0, "group/zero_std": 1.0, "group/all_right": 1.0, "entropy": None}, "all the same": {"used": 0.0, "group/zero_std": 1.0, "entropy": None},
-         "too short": {"completion_length": 9.0}, "too certain": {"entropy": 0.009}}
+USUAL = {
+    "truncated": 0.0,
+    "used": 1.0,
+    "group/zero_std": 0.0,
+    "group/all_right": 0.0,
+    "completion_length": 40.0,
+    "entropy": 0.3,
+    "reward": 1.2,
+}
+SHOWN = {
+    "cut off": {"truncated": 1.0},
+    "all right": {"used": 0.0, "group/zero_std": 1.0, "group/all_right": 1.0, "entropy": None},
+    "all the same": {"used": 0.0, "group/zero_std": 1.0, "entropy": None},
+    "too short": {"completion_length": 9.0},
+    "too certain": {"entropy": 0.009},
+}
 
 
 def told_of(rows, monkeypatch, first=0):
     "What a callback warns of when it is shown these rows, each named by the sign that it shows."
-    callback, state, told = IdleWarning(lambda sign, row, length: f"{sign} {length:g}"), TrainerState(global_step=first, is_world_process_zero=True), []
+    callback, state, told = (
+        IdleWarning(lambda sign, row, length: f"{sign} {length:g}"),
+        TrainerState(global_step=first, is_world_process_zero=True),
+        [],
+    )
     monkeypatch.setattr(warnings, "warn", lambda message, kind, **_: told.append(message))
     callback.on_train_begin(None, state, None)
     for name in rows:
         state.global_step += 1
         row = USUAL | SHOWN.get(name, {})
-        callback.on_log(None, state, None, row | {f"warning/{sign}": 1.0 for sign in callback.note(row, state.global_step)})
+        callback.on_log(
+            None, state, None, row | {f"warning/{sign}": 1.0 for sign in callback.note(row, state.global_step)}
+        )
         callback.on_log(None, state, None, {"train_loss": 1.0})
     callback.on_train_end(None, state, None)
     return told
@@ -808,11 +1220,27 @@ def told_of(rows, monkeypatch, first=0):
 def test_the_rule_of_five_steps(monkeypatch):
     usual, same, short, end = [""], ["all the same"], ["too short"], "at the end of training: "
     assert IDLE_STEPS == 5 and told_of(same * 4 + usual + same * 4 + usual, monkeypatch) == []
-    assert told_of(usual + same * 5 + usual, monkeypatch) == ["all the same 40 (5 of 6 steps, up to step 6)", end + "all the same 40 (5 of 7 steps, up to step 7)"]
-    assert told_of(same * 6 + usual + same * 7, monkeypatch) == ["all the same 40 (5 of 5 steps, up to step 5)", end + "all the same 40 (13 of 14 steps, up to step 14)"], "once, and at the end"
-    assert told_of(same, monkeypatch) == [end + "all the same 40 (1 of 1 steps, up to step 1)"] and told_of(usual + same, monkeypatch) == []
-    assert told_of(same * 2, monkeypatch, first=40) == [end + "all the same 40 (2 of 2 steps, up to step 42)"], "steps that nobody logged do not count"
-    assert [text.split(" 40 ")[0] for text in told_of(usual * 5 + short * 5 + ["too certain"] * 5, monkeypatch)] == ["too short", "too certain", end + "too certain", end + "too short"]
+    assert told_of(usual + same * 5 + usual, monkeypatch) == [
+        "all the same 40 (5 of 6 steps, up to step 6)",
+        end + "all the same 40 (5 of 7 steps, up to step 7)",
+    ]
+    assert told_of(same * 6 + usual + same * 7, monkeypatch) == [
+        "all the same 40 (5 of 5 steps, up to step 5)",
+        end + "all the same 40 (13 of 14 steps, up to step 14)",
+    ], "once, and at the end"
+    assert (
+        told_of(same, monkeypatch) == [end + "all the same 40 (1 of 1 steps, up to step 1)"]
+        and told_of(usual + same, monkeypatch) == []
+    )
+    assert told_of(same * 2, monkeypatch, first=40) == [end + "all the same 40 (2 of 2 steps, up to step 42)"], (
+        "steps that nobody logged do not count"
+    )
+    assert [text.split(" 40 ")[0] for text in told_of(usual * 5 + short * 5 + ["too certain"] * 5, monkeypatch)] == [
+        "too short",
+        "too certain",
+        end + "too certain",
+        end + "too short",
+    ]
 
 
 @pytest.mark.parametrize("sign", SHOWN)
@@ -820,35 +1248,72 @@ def test_what_a_row_shows_and_what_to_do_about_it(sign):
     row = USUAL | SHOWN[sign]
     assert signs(USUAL, 40.0) == set() and signs(row, 40.0) == {sign}
     said = why_idle(sign, row, 4, 8, 0.5, 40.0)
-    assert {"cut off": "all answers were cut off at max_new_tokens=4: none came to its end. Raise max_new_tokens", "all right": "reward stands at its maximum (1.2): nothing was left to learn. Choose harder clips",
-            "all the same": "earned the same (1.2): nothing was learned with group_size=8, temperature=0.5", "too short": "shrunk to 9 tokens, from 40", "too certain": "entropy is gone (0.009 nats per token)"}[sign] in said
+    assert {
+        "cut off": "all answers were cut off at max_new_tokens=4: none came to its end. Raise max_new_tokens",
+        "all right": "reward stands at its maximum (1.2): nothing was left to learn. Choose harder clips",
+        "all the same": "earned the same (1.2): nothing was learned with group_size=8, temperature=0.5",
+        "too short": "shrunk to 9 tokens, from 40",
+        "too certain": "entropy is gone (0.009 nats per token)",
+    }[sign] in said
 
 
 def test_signs_at_their_edges():
-    def shown(length=40.0, **given): return signs(USUAL | given, length)
+    def shown(length=40.0, **given):
+        return signs(USUAL | given, length)
 
-    assert "75% of the answers were cut off at max_new_tokens=4: nothing was learned" in why_idle("cut off", USUAL | {"truncated": 0.75, "used": 0.0}, 4, 8, 0.5)
-    assert shown(truncated=0.75, used=0.0) == {"cut off"} and shown(truncated=0.4, used=0.0) == {"all the same"} and shown(truncated=0.9, used=0.1) == set()
-    assert shown(completion_length=10.0) == set() == shown(length=4.0, completion_length=3.0) and shown(length=4.0, completion_length=2.9) == {"too short"}
+    assert "75% of the answers were cut off at max_new_tokens=4: nothing was learned" in why_idle(
+        "cut off", USUAL | {"truncated": 0.75, "used": 0.0}, 4, 8, 0.5
+    )
+    assert (
+        shown(truncated=0.75, used=0.0) == {"cut off"}
+        and shown(truncated=0.4, used=0.0) == {"all the same"}
+        and shown(truncated=0.9, used=0.1) == set()
+    )
+    assert shown(completion_length=10.0) == set() == shown(length=4.0, completion_length=3.0) and shown(
+        length=4.0, completion_length=2.9
+    ) == {"too short"}
     assert shown(entropy=0.01) == set() == shown(entropy=None)
     assert shown(truncated=1.0, completion_length=2.0) == {"cut off"}, "with a budget of two tokens nothing has shrunk"
 
 
 def test_answers_that_are_used():
-    one, cut, flat = (replace(said("x"), advantage=a, truncated=t) for a, t in ((1.0, False), (1.0, True), (0.0, False)))
-    assert used([[one, cut], [flat, flat]], RECIPES["ours"]) == 0.25 and used([[one, cut], [flat, flat]], RECIPES["dapo"]) == 0.5
+    one, cut, flat = (
+        replace(said("x"), advantage=a, truncated=t) for a, t in ((1.0, False), (1.0, True), (0.0, False))
+    )
+    assert (
+        used([[one, cut], [flat, flat]], RECIPES["ours"]) == 0.25
+        and used([[one, cut], [flat, flat]], RECIPES["dapo"]) == 0.5
+    )
 
 
 def test_groups_without_variance_are_told_of(loaded, tmp_path):
     REWARDS["same"] = lambda completions, clips, **_: [1.0] * len(completions)
     try:
         with pytest.warns(RunWarning, match=r"earned the same \(1\): nothing was learned with group_size=2"):
-            GRPOTrainer(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"same": 1.0}, group_size=2, max_new_tokens=300, temperature=5.0, stop_text="e").train()
-    finally: del REWARDS["same"]
+            GRPOTrainer(
+                *loaded,
+                examples(noise_pairs(*loaded)),
+                training_arguments(tmp_path, 1, 2, 1e-3),
+                {"same": 1.0},
+                group_size=2,
+                max_new_tokens=300,
+                temperature=5.0,
+                stop_text="e",
+            ).train()
+    finally:
+        del REWARDS["same"]
 
 
 def test_a_run_that_learns_is_silent(tiny, tmp_path, letters):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RunWarning)
-        log = practise(tiny, tmp_path, letters, steps=6, recipe=replace(RECIPES["ours"], mask_truncated=False), max_new_tokens=64, temperature=5.0)
+        log = practise(
+            tiny,
+            tmp_path,
+            letters,
+            steps=6,
+            recipe=replace(RECIPES["ours"], mask_truncated=False),
+            max_new_tokens=64,
+            temperature=5.0,
+        )
     assert all(row["used"] > 0 for row in log)

@@ -1,4 +1,5 @@
 """The rules of the house: what holds for all chapters, experiments and files, whoever wrote them."""
+
 import ast
 import json
 import os
@@ -48,12 +49,15 @@ def imported(sources: list[str]) -> set[str]:
             if isinstance(node, ast.Import):
                 result |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                base = "actrep_nb." + (node.module or "") if node.level else node.module or ""  # nbdev writes relative imports
+                base = (
+                    "actrep_nb." + (node.module or "") if node.level else node.module or ""
+                )  # nbdev writes relative imports
                 result |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
     return result
 
 
 # ---- chapters -----------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("path", chapters, **names)
 def test_no_chapter_imports_itself_or_a_later_one(path):
@@ -66,7 +70,9 @@ def test_no_chapter_imports_itself_or_a_later_one(path):
 @pytest.mark.parametrize("path", chapters, **names)
 def test_a_chapter_opens_with_title_and_promise_and_does_not_export_itself(path):
     first = "".join(cells(path)[0]["source"])
-    assert cells(path)[0]["cell_type"] == "markdown" and re.match(r"# \S.*\n+> \S", first), f"{path.name} opens with {first[:60]!r}"
+    assert cells(path)[0]["cell_type"] == "markdown" and re.match(r"# \S.*\n+> \S", first), (
+        f"{path.name} opens with {first[:60]!r}"
+    )
     assert not any("nbdev_export()" in s for s in code(path))
 
 
@@ -75,7 +81,11 @@ def test_no_refusal_is_tested_in_vain(path):
     "fastcore's expect_fail is a context manager: as a call of its own it runs nothing."
     for source in code(path):
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") == "expect_fail":
+            if (
+                isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Call)
+                and getattr(node.value.func, "id", "") == "expect_fail"
+            ):
                 pytest.fail(f"{path.name}: write `with expect_fail(...):` instead of `{ast.unparse(node)}`")
 
 
@@ -86,6 +96,7 @@ def test_the_index_lists_every_chapter():
 
 # ---- experiments -----------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("path", experiments, **names)
 def test_an_experiment_has_one_parameters_cell_of_typed_literals(path):
     tagged = [c for c in cells(path) if "parameters" in c["metadata"].get("tags", [])]
@@ -94,7 +105,9 @@ def test_an_experiment_has_one_parameters_cell_of_typed_literals(path):
     for line in filter(str.strip, source.splitlines()):
         if line.startswith("#"):
             continue
-        assert re.fullmatch(r"\w+\s*: ?[^=]+ = .+?\s+# \S.*", line), f"{path.name}: not `name: type = literal  # help`: {line!r}"
+        assert re.fullmatch(r"\w+\s*: ?[^=]+ = .+?\s+# \S.*", line), (
+            f"{path.name}: not `name: type = literal  # help`: {line!r}"
+        )
         statement = ast.parse(line).body[0]
         assert isinstance(statement, ast.AnnAssign) and statement.value is not None
         ast.literal_eval(statement.value)
@@ -106,6 +119,7 @@ def test_an_experiment_exports_nothing(path):
 
 
 # ---- files ------------------------------------------------------------------------------------------------------------
+
 
 def tracked() -> list[Path]:
     done = subprocess.run(["git", "ls-files", "-z"], cwd=root, capture_output=True, text=True)
@@ -126,25 +140,47 @@ def text_of(path: Path) -> str:
 def test_no_machine_paths_or_package_hosts():
     machine = r"(?<![\w.~])/(?:work|root|opt|mnt|home/\w+|Users/\w+|tmp/\w+)/[\w.]"
     hosts = r"file://" + r"/\w|(?:index|find)-(?:url|links)|pythonhosted|/simple\b"
-    found = [f"{p.relative_to(root)}: {m[0]!r}" for p in tracked() if p != Path(__file__).resolve()
-             for m in re.finditer(f"{machine}|{hosts}", text_of(p))]
+    found = [
+        f"{p.relative_to(root)}: {m[0]!r}"
+        for p in tracked()
+        if p != Path(__file__).resolve()
+        for m in re.finditer(f"{machine}|{hosts}", text_of(p))
+    ]
     assert found == []
 
 
 @pytest.mark.parametrize("path", chapters + experiments + tutorials, **names)
 def test_a_notebook_stays_small(path):
-    assert path.stat().st_size <= 600 * 1024, f"{path.name} has {path.stat().st_size // 1024} KB; pictures at 100 dpi and short outputs keep it under 600"
+    assert path.stat().st_size <= 600 * 1024, (
+        f"{path.name} has {path.stat().st_size // 1024} KB; pictures at 100 dpi and short outputs keep it under 600"
+    )
 
 
 # ---- the package ----------------------------------------------------------------------------------------------------
 
-heavy = {"torch", "transformers", "matplotlib", "pandas", "scipy", "seaborn", "papermill", "av", "accelerate", "nbformat"}
+heavy = {
+    "torch",
+    "transformers",
+    "matplotlib",
+    "pandas",
+    "scipy",
+    "seaborn",
+    "papermill",
+    "av",
+    "accelerate",
+    "nbformat",
+}
 
 
 def loaded_after(statement: str) -> set[str]:
     "Top-level packages in memory after a statement in a fresh interpreter."
-    done = subprocess.run([sys.executable, "-c", f"import sys; {statement}; print(*{{m.partition('.')[0] for m in sys.modules}})"],
-                          cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {statement}; print(*{{m.partition('.')[0] for m in sys.modules}})"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     return set(done.stdout.split())
 
 
@@ -167,26 +203,46 @@ def test_chapters_of_pure_values_need_numpy_at_most(name):
 
 def test_settings_name_every_package_that_the_chapters_import():
     import lock
+
     distributions = {r.name.lower().replace("-", "_") for r in lock.requirements("api", "slurm", "vllm", "pose")}
-    provided = {"PIL": "pillow", "google": "google_genai", "IPython": "ipython", "qwen_vl_utils": "qwen_vl_utils", "yaml": "pyyaml"}
-    optional = {"torchcodec", "trl", "datasets"}  # a reader by choice, named by `actrep doctor`; whom `actrep bench grpo --trl` measures against
-    used = {m.partition(".")[0] for p in chapters for m in imported([(root / "actrep_nb" / f"{module(p)}.py").read_text()])}
+    provided = {
+        "PIL": "pillow",
+        "google": "google_genai",
+        "IPython": "ipython",
+        "qwen_vl_utils": "qwen_vl_utils",
+        "yaml": "pyyaml",
+    }
+    optional = {
+        "torchcodec",
+        "trl",
+        "datasets",
+    }  # a reader by choice, named by `actrep doctor`; whom `actrep bench grpo --trl` measures against
+    used = {
+        m.partition(".")[0] for p in chapters for m in imported([(root / "actrep_nb" / f"{module(p)}.py").read_text()])
+    }
     third_party = used - set(sys.stdlib_module_names) - {"actrep_nb", ""} - optional
     assert {m for m in third_party if provided.get(m, m).lower() not in distributions} == set()
 
 
 def test_lock_covers_settings():
     import lock
+
     assert lock.check() == []
 
 
 def test_lock_holds_exact_public_versions_only():
     import lock
-    assert [line for line in lock.read_lock() if not re.fullmatch(r'[\w.-]+==[\d.]+(?:(?:rc|a|b|\.post)\d+)?(?: ; [\w ="\'.<>()]+)?', line)] == []
+
+    assert [
+        line
+        for line in lock.read_lock()
+        if not re.fullmatch(r'[\w.-]+==[\d.]+(?:(?:rc|a|b|\.post)\d+)?(?: ; [\w ="\'.<>()]+)?', line)
+    ] == []
 
 
 def test_version_has_one_home():
     import actrep_nb
+
     config = ConfigParser(delimiters=["="])
     config.read(root / "settings.ini")
     assert "version" not in config["DEFAULT"] and re.fullmatch(r"\d+\.\d+\.\d+", actrep_nb.__version__)
@@ -199,19 +255,51 @@ def test_a_wheel_carries_what_the_commands_need(tmp_path):
         target = tmp_path / "source" / path.relative_to(root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    built = subprocess.run([sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", str(tmp_path)], cwd=tmp_path / "source", capture_output=True, text=True)
+    built = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            ".",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "-q",
+            "-w",
+            str(tmp_path),
+        ],
+        cwd=tmp_path / "source",
+        capture_output=True,
+        text=True,
+    )
     assert built.returncode == 0, built.stderr[-2000:]
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.stat().st_size < 20e6
     with zipfile.ZipFile(wheel) as file:
         file.extractall(tmp_path / "site")
         held = {Path(name).relative_to("actrep_nb") for name in file.namelist() if name.startswith("actrep_nb/")}
-    book = [p.relative_to(root) for p in tracked() if not p.name.startswith(".") and (p.is_relative_to(root / "data") or p.is_relative_to(root / "nbs/experiments"))]
+    book = [
+        p.relative_to(root)
+        for p in tracked()
+        if not p.name.startswith(".")
+        and (p.is_relative_to(root / "data") or p.is_relative_to(root / "nbs/experiments"))
+    ]
     assert len(book) > 15 and not [p for p in book if p not in held]
     (tmp_path / "empty").mkdir()
     ask = "from actrep_nb import runs, counters; print(runs.find_notebook('sft'), counters.find_checkpoint('tiny_base'), counters.find_checkpoint('data/tiny_film'), sep='\\n')"
-    told = subprocess.run([sys.executable, "-c", ask], cwd=tmp_path / "empty", env=os.environ | {"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True)
-    assert [Path(line).relative_to(tmp_path / "site/actrep_nb").as_posix() for line in told.stdout.splitlines()] == ["nbs/experiments/03_sft.ipynb", "data/tiny_base", "data/tiny_film"], told.stderr
+    told = subprocess.run(
+        [sys.executable, "-c", ask],
+        cwd=tmp_path / "empty",
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+    )
+    assert [Path(line).relative_to(tmp_path / "site/actrep_nb").as_posix() for line in told.stdout.splitlines()] == [
+        "nbs/experiments/03_sft.ipynb",
+        "data/tiny_base",
+        "data/tiny_film",
+    ], told.stderr
 
 
 def test_every_locked_package_installs_on_the_oldest_python():
@@ -219,11 +307,15 @@ def test_every_locked_package_installs_on_the_oldest_python():
     from importlib.metadata import PackageNotFoundError, metadata
 
     from packaging.specifiers import SpecifierSet
+
     names, oldest, refused = re.findall(r"^([\w.-]+)==", (root / "requirements.lock").read_text(), re.M), "3.11.0", {}
     for name in names:
-        try: asks = metadata(name).get("Requires-Python")
-        except PackageNotFoundError: continue  # not for this system
-        if asks and not SpecifierSet(asks).contains(oldest): refused[name] = asks
+        try:
+            asks = metadata(name).get("Requires-Python")
+        except PackageNotFoundError:
+            continue  # not for this system
+        if asks and not SpecifierSet(asks).contains(oldest):
+            refused[name] = asks
     assert len(names) > 100 and not refused, refused
 
 

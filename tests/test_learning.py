@@ -1,4 +1,5 @@
 "The learning chapters (models, sft, rollout, grpo): what a reader need not wade through."
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,18 @@ import torch
 
 from actrep_nb.cot import cot_from_cycles
 from actrep_nb.grpo import RECIPES, GRPOTrainer, advantages, policy_loss, shared_prefix_logprobs, train_grpo
-from actrep_nb.models import Sample, add_lora, encode, frames_ahead, frames_for, load_model, make_sample, make_tiny_checkpoint, mrope_positions, see
+from actrep_nb.models import (
+    Sample,
+    add_lora,
+    encode,
+    frames_ahead,
+    frames_for,
+    load_model,
+    make_sample,
+    make_tiny_checkpoint,
+    mrope_positions,
+    see,
+)
 from actrep_nb.records import Clip
 from actrep_nb.rollout import choose_tokens, placeholder_ids, sample_group, sample_tokens
 from actrep_nb.loading import ClipExamples, read_all
@@ -43,6 +55,7 @@ def loaded(tiny):
 
 
 # ---- time -----------------------------------------------------------------------------------------------------------
+
 
 def test_positions_follow_the_frames_times_not_an_assumed_rate(loaded):
     "Trap 1: without metadata Qwen2.5-VL assumes 24 frames per second."
@@ -95,12 +108,15 @@ def test_a_window_is_read_from_its_start(loaded, clips):
 
 # ---- drawn clips ----------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("action", ACTIONS)
 def test_every_action_and_count_can_be_drawn(action):
     for count in (0, 1, 12):
         drawn = draw_clip(action, count, seed=3, fps=4)
         assert drawn.count == count and len(drawn.pixels) / drawn.fps <= 16.01
-        assert all(a < b for a, b in drawn.cycles) and all(x[1] <= y[0] + 1e-6 for x, y in zip(drawn.cycles, drawn.cycles[1:]))
+        assert all(a < b for a, b in drawn.cycles) and all(
+            x[1] <= y[0] + 1e-6 for x, y in zip(drawn.cycles, drawn.cycles[1:])
+        )
 
 
 def test_datasets_are_the_same_for_the_same_seed(tmp_path):
@@ -112,6 +128,7 @@ def test_datasets_are_the_same_for_the_same_seed(tmp_path):
 
 
 # ---- supervised fine-tuning -----------------------------------------------------------------------------------------
+
 
 def test_broken_clips_are_returned_with_reasons(loaded, clips, tmp_path):
     (tmp_path / "torn.mp4").write_bytes(Path(clips[0].video).read_bytes()[:300])
@@ -150,12 +167,15 @@ def test_loss_reaches_every_trained_part_and_no_frozen_one(loaded, clips, tmp_pa
 
 # ---- rollout --------------------------------------------------------------------------------------------------------
 
+
 def test_placeholders_are_never_sampled(loaded):
     banned = placeholder_ids(loaded[0].config)
     logits = torch.zeros(64, loaded[0].config.text_config.vocab_size)
     logits[:, banned] = 50.0
     for temperature in (0, 1.0):
-        chosen, logps = choose_tokens(logits.clone(), temperature, banned, torch.rand(64, generator=torch.Generator().manual_seed(0)))
+        chosen, logps = choose_tokens(
+            logits.clone(), temperature, banned, torch.rand(64, generator=torch.Generator().manual_seed(0))
+        )
         assert not set(chosen.tolist()) & set(banned) and torch.isfinite(logps).all()
 
 
@@ -181,9 +201,12 @@ def test_sampled_frequencies_are_the_models(loaded):
 
 # ---- GRPO -----------------------------------------------------------------------------------------------------------
 
+
 def test_advantages_by_hand():
     assert advantages([3, 1, 1, 1]) == pytest.approx([1.5, -0.5, -0.5, -0.5])
-    assert advantages([3, 1, 1, 1], scale=True) == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-3)  # sample deviation 1
+    assert advantages([3, 1, 1, 1], scale=True) == pytest.approx(
+        [1.5, -0.5, -0.5, -0.5], abs=1e-3
+    )  # sample deviation 1
     assert advantages([2, 2]) == [0, 0] and np.isfinite(advantages([2, 2], scale=True)).all()
 
 
@@ -228,7 +251,16 @@ def test_shared_prompt_equals_repeated_rows(loaded, clips, lora):
 def grpo_run(tiny, clips, out, seed):
     model, processor = load_model(tiny, device="cpu")
     args = training_arguments(out, 3, 2, 1e-3, seed=seed)
-    return train_grpo(model, processor, ClipExamples(model, processor, clips), args, {"count_hybrid": 1.0, "format": 0.5}, group_size=4, max_new_tokens=10, keep_samples=1)
+    return train_grpo(
+        model,
+        processor,
+        ClipExamples(model, processor, clips),
+        args,
+        {"count_hybrid": 1.0, "format": 0.5},
+        group_size=4,
+        max_new_tokens=10,
+        keep_samples=1,
+    )
 
 
 def test_the_same_seed_gives_the_same_run(tiny, clips, tmp_path):
@@ -247,7 +279,14 @@ def test_truncated_answers_do_not_pull(tiny, clips, tmp_path):
     group = sample_group(model, processor, prompts, 4, 6, seeds=[0])[0]
     judged = [[replace(r, truncated=True, advantage=float(i) - 1.5) for i, r in enumerate(group)]]
     for masked in (True, False):
-        trainer = GRPOTrainer(model, processor, ready, training_arguments(tmp_path, 1, 1, 1e-3), {"format": 1.0}, recipe=replace(RECIPES["ours"], mask_truncated=masked))
+        trainer = GRPOTrainer(
+            model,
+            processor,
+            ready,
+            training_arguments(tmp_path, 1, 1, 1e-3),
+            {"format": 1.0},
+            recipe=replace(RECIPES["ours"], mask_truncated=masked),
+        )
         loss, _ = trainer.group_loss(model, prompts, judged)
         model.zero_grad()
         loss.backward()
@@ -257,11 +296,15 @@ def test_truncated_answers_do_not_pull(tiny, clips, tmp_path):
 
 # ---- what ships -----------------------------------------------------------------------------------------------------
 
+
 def test_the_shipped_base_is_a_small_real_checkpoint():
     base = ROOT / "data" / "tiny_base"
     assert sum(p.stat().st_size for p in base.iterdir()) <= 8e6
     model, processor = load_model(base, device="cpu")
-    assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration" and type(processor).__name__ == "Qwen2_5_VLProcessor"
+    assert (
+        type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+        and type(processor).__name__ == "Qwen2_5_VLProcessor"
+    )
 
 
 def test_the_shipped_base_names_actions(tmp_path):
@@ -271,7 +314,9 @@ def test_the_shipped_base_names_actions(tmp_path):
 
     clips = load_clips(make_dataset(tmp_path, 20, seed=99, counts="uniform", workers=1), videos=tmp_path / "videos")
     model, processor = load_model(ROOT / "data" / "tiny_base", device="cpu")
-    said = generate_answers(model, processor, [Sample(c, frames_for(processor, c), DESCRIBE) for c in clips], max_new_tokens=6)
+    said = generate_answers(
+        model, processor, [Sample(c, frames_for(processor, c), DESCRIBE) for c in clips], max_new_tokens=6
+    )
     assert sum(text.startswith(f"Action: {c.action}.") for text, c in zip(said, clips)) >= 17
 
 

@@ -1,11 +1,26 @@
 "How alike moments are, against brute force, and the lag control against films of a known period."
+
 import math
 
 import numpy as np
 import pytest
 
 from actrep_nb.likeness import (
-    BEFORE, FLOOR, GRID, LAGS, LIKENESS_SIDE, REGION_NAMES, REGIONS, SPANS, by_lag, lag_count, lag_period, likeness, self_similarity, views)
+    BEFORE,
+    FLOOR,
+    GRID,
+    LAGS,
+    LIKENESS_SIDE,
+    REGION_NAMES,
+    REGIONS,
+    SPANS,
+    by_lag,
+    lag_count,
+    lag_period,
+    likeness,
+    self_similarity,
+    views,
+)
 from actrep_nb.motion import NOTHING, MotionStyle, Rhythm, draw_motion
 
 
@@ -15,14 +30,17 @@ def wave(seconds: float, period: float, fps: float, side: int = 12, height: floa
     return 100 + height * np.exp(-((np.arange(side)[:, None] - at[:, None, None]) ** 2) / 4) + np.zeros((1, side, side))
 
 
-def chance(T: int, side: int = 12, seed: int = 0, height: float = 30.0) -> np.ndarray: return 100 + height * np.random.default_rng(seed).normal(size=(T, side, side))
+def chance(T: int, side: int = 12, seed: int = 0, height: float = 30.0) -> np.ndarray:
+    return 100 + height * np.random.default_rng(seed).normal(size=(T, side, side))
 
 
 def test_views_are_what_they_are_called():
     ramp = np.arange(80.0)[:, None, None] * 2 + np.random.default_rng(0).uniform(0, 100, (1, 6, 6))
     free, velocity, as_it_is = views(ramp)
     assert np.abs(free[20:-20]).max() == pytest.approx(1.0, abs=0.01)  # 32 pictures have no middle one
-    assert velocity == pytest.approx(np.full((80, 6, 6), 2.0), abs=1e-3) and as_it_is.mean(0) == pytest.approx(np.zeros((6, 6)), abs=1e-3)
+    assert velocity == pytest.approx(np.full((80, 6, 6), 2.0), abs=1e-3) and as_it_is.mean(0) == pytest.approx(
+        np.zeros((6, 6)), abs=1e-3
+    )
     assert as_it_is[-1] - as_it_is[0] == pytest.approx(np.full((6, 6), 158.0), abs=1e-2)
 
 
@@ -40,7 +58,8 @@ def test_likeness_is_the_cosine_of_what_each_region_shows():
                 for t in range(9):
                     expected = (cut[s] * cut[t]).sum() / max(lengths[s], least) / max(lengths[t], least)
                     assert alike[v, r, s, t] == pytest.approx(expected, abs=2e-5)
-            if r == 0: assert moves[v] == pytest.approx(np.array(lengths) / math.sqrt(cut.shape[1]), rel=1e-4)
+            if r == 0:
+                assert moves[v] == pytest.approx(np.array(lengths) / math.sqrt(cut.shape[1]), rel=1e-4)
 
 
 def test_likeness_is_symmetric_and_one_where_something_moves():
@@ -82,8 +101,10 @@ def test_by_lag_is_indexing(T):
     for t in range(T):
         for k in range(LAGS):
             other = t + k - BEFORE
-            if 0 <= other < T: assert (shifted[:, t, k] == maps[:, t, other]).all()
-            else: assert np.isnan(shifted[:, t, k]).all()
+            if 0 <= other < T:
+                assert (shifted[:, t, k] == maps[:, t, other]).all()
+            else:
+                assert np.isnan(shifted[:, t, k]).all()
 
 
 def test_each_pixel_is_the_likeness_that_its_place_says():
@@ -122,12 +143,15 @@ def test_every_kind_of_nothing_has_a_likeness(kind):
 def test_short_films_and_other_sizes():
     assert likeness(chance(2, 6)).shape == (2, 28, 28, 3)
     assert likeness(chance(90, 36)).shape == (90, 28, 28, 3)
-    with pytest.raises(ValueError, match="25×25"): likeness(chance(9, 25))
+    with pytest.raises(ValueError, match="25×25"):
+        likeness(chance(9, 25))
 
 
 def test_slow_change_is_taken_away_and_repetition_is_not():
     t = np.arange(400.0)
-    slow, quick = (100 + 30 * np.sin(2 * np.pi * t / period)[:, None, None] + np.zeros((1, 6, 6)) for period in (400, 10))
+    slow, quick = (
+        100 + 30 * np.sin(2 * np.pi * t / period)[:, None, None] + np.zeros((1, 6, 6)) for period in (400, 10)
+    )
     assert np.ptp(views(slow)[0][20:-20]) < 3 and np.ptp(views(quick)[0][20:-20]) > 50
 
 
@@ -135,12 +159,19 @@ def test_a_region_is_where_its_name_says():
     pictures = np.full((20, 24, 24), 90.0)
     pictures[:, 2:6, 18:22] += np.random.default_rng(0).normal(0, 30, (20, 4, 4))  # the upper right corner
     own = np.diagonal(self_similarity(pictures)[0][1], axis1=1, axis2=2).mean(1)
-    assert [name for name, value in zip(REGION_NAMES, own) if value > 0.5] == ["whole", "upper right", "upper half", "right half"]
+    assert [name for name, value in zip(REGION_NAMES, own) if value > 0.5] == [
+        "whole",
+        "upper right",
+        "upper half",
+        "right half",
+    ]
 
 
 def test_regions_are_their_spans():
     assert REGIONS.shape == (9, GRID**2) and REGIONS.sum(1).tolist() == [36, 16, 16, 16, 16, 18, 18, 18, 18]
-    assert REGIONS[1:5].sum(0).min() >= 1 and (REGIONS[5] + REGIONS[6] == 1).all() and (REGIONS[7] + REGIONS[8] == 1).all()
+    assert (
+        REGIONS[1:5].sum(0).min() >= 1 and (REGIONS[5] + REGIONS[6] == 1).all() and (REGIONS[7] + REGIONS[8] == 1).all()
+    )
 
 
 @pytest.mark.parametrize("fps", [4.0, 15.0, 30.0])

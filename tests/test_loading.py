@@ -1,4 +1,5 @@
 "Clips read when a batch needs them: nothing is lost, nothing is done twice, and memory does not grow with the data."
+
 import json
 import pickle
 import warnings
@@ -40,7 +41,9 @@ def clips(tmp_path_factory):
     "Films of several rates and lengths."
     folder, out = tmp_path_factory.mktemp("films"), []
     for k, (rate, frames) in enumerate([(8, 24), (25, 60), (23.976, 40), (50, 130), (15, 33)]):
-        path = write_video(folder / f"film {k}.mp4", np.random.default_rng(k).integers(0, 255, (frames, 56, 56, 3), np.uint8), rate)
+        path = write_video(
+            folder / f"film {k}.mp4", np.random.default_rng(k).integers(0, 255, (frames, 56, 56, 3), np.uint8), rate
+        )
         out.append(Clip(video=str(path), action="squat", count=k, id=f"film {k}"))
     return out
 
@@ -50,7 +53,11 @@ def prompts(dataset, model):
 
 
 def same(a, b):
-    return all((x is None and y is None) or torch.equal(x, y) for p, q in zip(a, b, strict=True) for x, y in zip(vars(p).values(), vars(q).values(), strict=True))
+    return all(
+        (x is None and y is None) or torch.equal(x, y)
+        for p, q in zip(a, b, strict=True)
+        for x, y in zip(vars(p).values(), vars(q).values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -63,7 +70,11 @@ def test_features_from_disk_are_those_of_the_tower(tmp_path, clips, family, monk
     first = prompts(ClipExamples(model, processor, clips, cache=cache), model)
     monkeypatch.setattr(model, "get_video_features", lambda *a, **k: pytest.fail("the tower looked again"))
     again = ClipExamples(model, processor, clips, cache=FrameCache(tmp_path / "frames"))
-    assert same(fresh, first) and same(first, prompts(again, model)) and all(again[i].frames is None for i in range(len(again)))
+    assert (
+        same(fresh, first)
+        and same(first, prompts(again, model))
+        and all(again[i].frames is None for i in range(len(again)))
+    )
 
 
 def test_nothing_stale_is_used(tmp_path, tiny, loaded, clips):
@@ -73,14 +84,17 @@ def test_nothing_stale_is_used(tmp_path, tiny, loaded, clips):
     copy = write_video(tmp_path / "a.mp4", np.zeros((16, 56, 56, 3), np.uint8), 8)
     clip = Clip(video=str(copy), action="squat", count=1)
 
-    def key(): return ClipExamples(model, processor, [clip], cache=cache)[0].key
+    def key():
+        return ClipExamples(model, processor, [clip], cache=cache)[0].key
+
     keys = [key(), key()]
     assert keys[0] == keys[1]
     write_video(copy, np.full((24, 56, 56, 3), 99, np.uint8), 8)
     keys.append(key())
     choose_spec(processor, "fps=2")
     keys.append(key())
-    with torch.no_grad(): next(p for n, p in model.named_parameters() if "visual.blocks.1" in n).view(-1)[7] += 1e-3
+    with torch.no_grad():
+        next(p for n, p in model.named_parameters() if "visual.blocks.1" in n).view(-1)[7] += 1e-3
     keys.append(key())
     processor.video_processor.position_rule = "reference"
     keys.append(key())
@@ -107,11 +121,17 @@ def test_damage_and_a_full_cache_cost_speed_and_nothing_else(tmp_path, loaded, c
     files[1].unlink()
     assert same(first, [e.prompt for e in dataset.encoded(model, loaded_before)])
     capped = FeatureCache(tmp_path / "capped", max_bytes=3 * first[1].features.nbytes)
-    for k, prompt in enumerate(first * 3): capped.put(str(k), prompt)
-    assert sum(p.stat().st_size for p in capped.folder.iterdir()) < 3 * capped.max_bytes and "14" in capped and "0" not in capped
+    for k, prompt in enumerate(first * 3):
+        capped.put(str(k), prompt)
+    assert (
+        sum(p.stat().st_size for p in capped.folder.iterdir()) < 3 * capped.max_bytes
+        and "14" in capped
+        and "0" not in capped
+    )
     (tmp_path / "file").touch()
     nowhere = FeatureCache(tmp_path / "file" / "features")
-    with pytest.warns(RunWarning, match="nothing more is kept there"): nowhere.put("a", first[0])
+    with pytest.warns(RunWarning, match="nothing more is kept there"):
+        nowhere.put("a", first[0])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         nowhere.put("b", first[0])
@@ -124,12 +144,27 @@ def about_disks(told):
 
 def test_a_cache_on_a_small_disk_changes_nothing(tmp_path, tiny, clips):
     "Three megabytes hold some frames and no features: training and evaluation are those without a cache, and one warning says where and what to do."
+
     def learned_and_said(name, cache):
         model, processor = load_model(tiny, device="cpu")
-        examples = ClipExamples(freeze(model, "vision", "merger"), processor, clips, cache=cache, answers=[f"<answer>{c.count}</answer>" for c in clips])
-        log = [(row["loss"], row["grad_norm"]) for row in train_sft(model, examples, training_arguments(tmp_path / name, 3, 2, 1e-3))]
+        examples = ClipExamples(
+            freeze(model, "vision", "merger"),
+            processor,
+            clips,
+            cache=cache,
+            answers=[f"<answer>{c.count}</answer>" for c in clips],
+        )
+        log = [
+            (row["loss"], row["grad_norm"])
+            for row in train_sft(model, examples, training_arguments(tmp_path / name, 3, 2, 1e-3))
+        ]
         said = LocalCounter(model, processor, max_new_tokens=6, cache=cache).predict(clips, progress=False)
-        return log, [(p.id, p.count, p.text, p.problems) for p in said], examples.unread, [w.clone() for w in model.parameters()]
+        return (
+            log,
+            [(p.id, p.count, p.text, p.problems) for p in said],
+            examples.unread,
+            [w.clone() for w in model.parameters()],
+        )
 
     without = learned_and_said("none", None)
     with small_disk(tmp_path / "frames", "256k", least=50_000) as disk, warnings.catch_warnings(record=True) as told:
@@ -137,7 +172,12 @@ def test_a_cache_on_a_small_disk_changes_nothing(tmp_path, tiny, clips):
         full = learned_and_said("full", FrameCache(disk))
         assert not list(disk.glob("**/*.part")) and (told := about_disks(told))
     assert full[:3] == without[:3] and not full[2] and all(map(torch.equal, full[3], without[3]))
-    assert len(told) == 1 and str(disk) in told[0] and ("No space left" in told[0] or "too large" in told[0]) and "make room or name another folder" in told[0]
+    assert (
+        len(told) == 1
+        and str(disk) in told[0]
+        and ("No space left" in told[0] or "too large" in told[0])
+        and "make room or name another folder" in told[0]
+    )
 
 
 def test_a_disk_that_is_only_read_serves(tmp_path, loaded, clips):
@@ -145,9 +185,11 @@ def test_a_disk_that_is_only_read_serves(tmp_path, loaded, clips):
     model, processor = loaded
     folder = tmp_path / "frames"
     whole = prompts(ClipExamples(model, processor, clips, cache=FrameCache(folder, max_bytes=10**9)), model)
-    for path in [*sorted(folder.glob("*.npy"))[:1], *sorted((folder / "features").iterdir())[:2]]: path.unlink()
+    for path in [*sorted(folder.glob("*.npy"))[:1], *sorted((folder / "features").iterdir())[:2]]:
+        path.unlink()
     with only_read(folder) as arranged, warnings.catch_warnings(record=True) as told:
-        if not arranged: pytest.skip("nothing keeps this user from writing here")
+        if not arranged:
+            pytest.skip("nothing keeps this user from writing here")
         warnings.simplefilter("always")
         for place in (folder, folder / "not there"):
             dataset = ClipExamples(model, processor, clips, cache=FrameCache(place, max_bytes=10**9))
@@ -165,7 +207,9 @@ def test_a_flipped_bit_in_the_features_is_seen(tmp_path, loaded, clips):
     raw = bytearray(file.read_bytes())
     raw[-1] ^= 64
     file.write_bytes(raw)
-    assert FeatureCache(file.parent).get(file.stem) is None and same(first, prompts(ClipExamples(model, processor, clips, cache=FrameCache(cache.folder)), model))
+    assert FeatureCache(file.parent).get(file.stem) is None and same(
+        first, prompts(ClipExamples(model, processor, clips, cache=FrameCache(cache.folder)), model)
+    )
 
 
 def test_frames_that_were_dropped_on_their_way_are_read_again(tmp_path, loaded, clips):
@@ -174,9 +218,12 @@ def test_frames_that_were_dropped_on_their_way_are_read_again(tmp_path, loaded, 
     cache = FrameCache(tmp_path / "frames")
     dataset = ClipExamples(model, processor, clips, cache=cache)
     sent = [pickle.dumps(dataset[k]) for k in range(len(clips))]
-    for path in cache.folder.glob("*.npy"): path.unlink()
+    for path in cache.folder.glob("*.npy"):
+        path.unlink()
     arrived = [pickle.loads(one) for one in sent]
-    assert all(e.frames is None for e in arrived) and same(prompts(ClipExamples(model, processor, clips), model), [e.prompt for e in dataset.encoded(model, arrived)])
+    assert all(e.frames is None for e in arrived) and same(
+        prompts(ClipExamples(model, processor, clips), model), [e.prompt for e in dataset.encoded(model, arrived)]
+    )
 
 
 def test_every_merger_is_meant(tmp_path):
@@ -197,10 +244,13 @@ def test_loaders_processes_send_names_and_change_nothing(tmp_path, loaded, clips
         assert same(alone, [e.prompt for batch in batches for e in kept.encoded(model, batch)])
     assert len(pickle.dumps(kept[0])) < 5000
     weights = sum(p.nbytes for p in model.parameters())
-    assert len(pickle.dumps(kept)) < weights + len(pickle.dumps(processor)), "a process that is started anew gets no copy of the model"
+    assert len(pickle.dumps(kept)) < weights + len(pickle.dumps(processor)), (
+        "a process that is started anew gets no copy of the model"
+    )
 
 
 # ---- clips that cannot be read ------------------------------------------------------------------------------------------
+
 
 def broken(folder, n):
     out = []
@@ -212,16 +262,36 @@ def broken(folder, n):
 
 def test_a_broken_clip_is_named_replaced_and_counted(tmp_path, loaded, clips, capsys):
     model, processor = loaded
-    dataset = ClipExamples(model, processor, [*clips, *broken(tmp_path, 2)], answers=[f"<answer>{c.count}</answer>" for c in [*clips, *broken(tmp_path, 2)]])
+    dataset = ClipExamples(
+        model,
+        processor,
+        [*clips, *broken(tmp_path, 2)],
+        answers=[f"<answer>{c.count}</answer>" for c in [*clips, *broken(tmp_path, 2)]],
+    )
     args = dict(steps=4, batch_size=7, lr=1e-3)
     log = train_sft(model, dataset, training_arguments(tmp_path / "sft", **args))
-    assert len(log) == 4 and set(dataset.unread) == {"broken0", "broken1"} and "broken0.mp4" in dataset.unread["broken0"]
+    assert (
+        len(log) == 4 and set(dataset.unread) == {"broken0", "broken1"} and "broken0.mp4" in dataset.unread["broken0"]
+    )
     assert capsys.readouterr().out.count("not read, another takes its place") == 2, "each is told once"
     taken = dataset.readable([dataset[5], dataset[6], dataset[0]])
-    assert [e.clip.id for e in taken] == [e.clip.id for e in dataset.readable([dataset[5], dataset[6], dataset[0]])] and not any(e.problem for e in taken)
-    for e in taken: assert processor.tokenizer.decode(e.answer[:-1]) == f"<answer>{e.clip.count}</answer>", "the answer belongs to the clip that is shown"
+    assert [e.clip.id for e in taken] == [
+        e.clip.id for e in dataset.readable([dataset[5], dataset[6], dataset[0]])
+    ] and not any(e.problem for e in taken)
+    for e in taken:
+        assert processor.tokenizer.decode(e.answer[:-1]) == f"<answer>{e.clip.count}</answer>", (
+            "the answer belongs to the clip that is shown"
+        )
     dataset = ClipExamples(model, processor, [*clips, *broken(tmp_path, 2)])
-    log = train_grpo(model, processor, dataset, training_arguments(tmp_path / "grpo", steps=2, batch_size=7, lr=1e-3), {"format": 1.0}, group_size=2, max_new_tokens=4)
+    log = train_grpo(
+        model,
+        processor,
+        dataset,
+        training_arguments(tmp_path / "grpo", steps=2, batch_size=7, lr=1e-3),
+        {"format": 1.0},
+        group_size=2,
+        max_new_tokens=4,
+    )
     assert len(log) == 2 and set(dataset.unread) == {"broken0", "broken1"}
 
 
@@ -229,21 +299,29 @@ def test_too_many_broken_clips_stop_a_run(tmp_path, loaded, clips):
     model, processor = loaded
     bad = broken(tmp_path, 5)
     dataset = ClipExamples(model, processor, [*clips, *bad])
-    with pytest.raises(VideoError, match=r"5 of the [5-9] videos tried so far cannot be read, and more than 20% are too many \(most_unread\): (broken\d: .*broken\d.mp4.*; ){3}and 2 clips more\. Mend"): dataset.readable([dataset[5 + k] for k in range(5)])
+    with pytest.raises(
+        VideoError,
+        match=r"5 of the [5-9] videos tried so far cannot be read, and more than 20% are too many \(most_unread\): (broken\d: .*broken\d.mp4.*; ){3}and 2 clips more\. Mend",
+    ):
+        dataset.readable([dataset[5 + k] for k in range(5)])
     patient = ClipExamples(model, processor, [*clips, *bad], most_unread=1.0)
     assert len(patient.readable([patient[5 + k] for k in range(5)])) == 5 and len(patient.unread) == 5
-    with pytest.raises(ValueError, match="most_unread=20 must be a share"): ClipExamples(model, processor, clips, most_unread=20)
+    with pytest.raises(ValueError, match="most_unread=20 must be a share"):
+        ClipExamples(model, processor, clips, most_unread=20)
     alone = ClipExamples(model, processor, bad[:1])
-    with pytest.raises(VideoError, match="1 of the 1"): alone.readable([alone[0]])
+    with pytest.raises(VideoError, match="1 of the 1"):
+        alone.readable([alone[0]])
     few = ClipExamples(model, processor, [*clips, *bad[:2]])
     assert len(few.readable([few[k] for k in range(7)])) == 7 and len(few.unread) == 2, "the first four are forgiven"
 
 
 def test_answers_belong_to_clips(loaded, clips):
-    with pytest.raises(ValueError, match="1 answers for 5 clips"): ClipExamples(*loaded, clips, answers=["one"])
+    with pytest.raises(ValueError, match="1 answers for 5 clips"):
+        ClipExamples(*loaded, clips, answers=["one"])
 
 
 # ---- training ------------------------------------------------------------------------------------------------------------
+
 
 def test_training_is_the_same_whoever_reads(tmp_path, tiny, clips):
     "No cache, a cache, a warm cache and loader processes: one log."
@@ -251,8 +329,16 @@ def test_training_is_the_same_whoever_reads(tmp_path, tiny, clips):
     for k, (cache, workers) in enumerate([(None, 0), (tmp_path / "frames", 0), (tmp_path / "frames", 2)]):
         model, processor = load_model(tiny, device="cpu")
         freeze(model, "vision", "merger")
-        dataset = ClipExamples(model, processor, clips, cache=FrameCache(cache) if cache else None, answers=["<answer>1</answer>"] * len(clips))
-        args = training_arguments(tmp_path / str(k), 4, 2, 1e-2, dataloader_num_workers=workers, dataloader_persistent_workers=workers > 0)
+        dataset = ClipExamples(
+            model,
+            processor,
+            clips,
+            cache=FrameCache(cache) if cache else None,
+            answers=["<answer>1</answer>"] * len(clips),
+        )
+        args = training_arguments(
+            tmp_path / str(k), 4, 2, 1e-2, dataloader_num_workers=workers, dataloader_persistent_workers=workers > 0
+        )
         logs.append([(row["loss"], row["grad_norm"]) for row in train_sft(model, dataset, args)])
         assert read_log(tmp_path / str(k) / "log.jsonl")
     assert logs[0] == logs[1] == logs[2]
@@ -268,8 +354,17 @@ def test_frames_are_shuffled_before_they_are_joined_into_slots(tmp_path, loaded,
         sample = make_sample(processor, example.clip)
         order = np.random.default_rng(seed).permutation(len(sample.frames))
         assert any(a // 2 != b // 2 for a, b in zip(order[::2], order[1::2]))  # frames of one slot go apart
-        by_hand = see(model, [encode(model, processor, replace(sample, frames=replace(sample.frames, pixels=sample.frames.pixels[order])))])[0]
-        assert torch.equal(prompt.features, by_hand.features) and torch.equal(prompt.position_ids, example.prompt.position_ids)
+        by_hand = see(
+            model,
+            [
+                encode(
+                    model, processor, replace(sample, frames=replace(sample.frames, pixels=sample.frames.pixels[order]))
+                )
+            ],
+        )[0]
+        assert torch.equal(prompt.features, by_hand.features) and torch.equal(
+            prompt.position_ids, example.prompt.position_ids
+        )
         assert not torch.equal(prompt.features, example.prompt.features)
 
 
@@ -277,21 +372,44 @@ def test_frames_are_shuffled_before_they_are_joined_into_slots(tmp_path, loaded,
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_ranks_that_share_out_a_tower_see_in_step(tmp_path, clips, strategy, monkeypatch):
     "One clip was seen before, so a rank has less to look at than the other, and then nothing; the losses are one process's, which keeps nothing."
-    if strategy == "zero3": pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
+    if strategy == "zero3":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     clips = clips[:4]  # whole batches, or ranks would fill up an epoch in their own way
     save_clips(clips, tmp_path / "data" / "train.jsonl")
-    (tmp_path / "data" / "cot.jsonl").write_text("".join(json.dumps({"video_id": c.id, "cot": f"<answer>{c.count}</answer>"}) + "\n" for c in clips))
+    (tmp_path / "data" / "cot.jsonl").write_text(
+        "".join(json.dumps({"video_id": c.id, "cot": f"<answer>{c.count}</answer>"}) + "\n" for c in clips)
+    )
     base = Path(__file__).parents[1] / "data/tiny_base"
 
     def losses(name, ranks, cache, **given):
-        run("03_sft", tmp_path / name, {"model": str(base), "data": str(tmp_path / "data"), "out": str(tmp_path / name), "cache": cache, "steps": 5, "batch": 2, "workers": 0} | given, ranks=ranks, quiet=True)
+        run(
+            "03_sft",
+            tmp_path / name,
+            {
+                "model": str(base),
+                "data": str(tmp_path / "data"),
+                "out": str(tmp_path / name),
+                "cache": cache,
+                "steps": 5,
+                "batch": 2,
+                "workers": 0,
+            }
+            | given,
+            ranks=ranks,
+            quiet=True,
+        )
         return [row["loss"] for row in read_log(tmp_path / name / "log.jsonl")]
 
     model, processor = load_model(base, device="cpu")
-    read_all(ClipExamples(freeze(model, "vision", "merger"), processor, clips[:1], cache=FrameCache(tmp_path / "frames")), model)
+    read_all(
+        ClipExamples(freeze(model, "vision", "merger"), processor, clips[:1], cache=FrameCache(tmp_path / "frames")),
+        model,
+    )
     before = set((tmp_path / "frames/features").iterdir())
-    assert losses("two", 2, str(tmp_path / "frames"), strategy=strategy) == pytest.approx(losses("one", None, ""), abs=2e-4)
+    assert losses("two", 2, str(tmp_path / "frames"), strategy=strategy) == pytest.approx(
+        losses("one", None, ""), abs=2e-4
+    )
     after = set((tmp_path / "frames/features").iterdir())
     assert len(before) == 1 and len(after) == len(clips) and before < after, "shared out or not, a tower has one digest"
 

@@ -1,4 +1,5 @@
 "Families of video models: positions in time, what the prompt says, features, parts, adapters. What a reader need not wade through."
+
 import itertools
 import math
 from dataclasses import replace
@@ -12,8 +13,27 @@ from PIL import Image
 
 from actrep_nb import models as chapter
 from actrep_nb.models import (
-    FAMILIES, VIDEO, Sample, add_lora, choose_spec, collate, device_of, encode, family_of, frames_for, freeze, load_model, make_tiny_checkpoint, mrope_positions, parts, plan_for,
-    see, spec_of, tiny_config, trainable)
+    FAMILIES,
+    VIDEO,
+    Sample,
+    add_lora,
+    choose_spec,
+    collate,
+    device_of,
+    encode,
+    family_of,
+    frames_for,
+    freeze,
+    load_model,
+    make_tiny_checkpoint,
+    mrope_positions,
+    parts,
+    plan_for,
+    see,
+    spec_of,
+    tiny_config,
+    trainable,
+)
 from actrep_nb.records import Clip
 from actrep_nb.spec import VideoSpec
 from actrep_nb.video import FrameCache, Frames, VideoInfo, plan_frames, probe, write_video
@@ -44,7 +64,9 @@ def drawn(processor, frames=8, fps=4.0, seed=0):
     "Frames of noise, as large as the checkpoint wants them, and a question."
     height, width = spec_of(processor).frame_size
     pixels = np.random.default_rng(seed).integers(0, 255, (frames, height, width, 3), dtype=np.uint8)
-    return Sample(Clip(video="any.mp4", action="squat", count=2), Frames(pixels, np.arange(frames) / fps, fps), "How many?")
+    return Sample(
+        Clip(video="any.mp4", action="squat", count=2), Frames(pixels, np.arange(frames) / fps, fps), "How many?"
+    )
 
 
 def forward(model, batch, **more):
@@ -54,11 +76,16 @@ def forward(model, batch, **more):
 
 # ---- positions: the papers' rules by brute force, and the library's own function --------------------------------------
 
+
 def by_hand(ids, grid, seconds, config, rule):
     "Token after token, as the papers tell it: three counters, a block of video restarts two of them in every row."
     video, merge = config.video_token_id, 2
     rows, columns = int(grid[1]) // merge, int(grid[2]) // merge
-    step = {"qwen2_vl": 1.0, "qwen2_5_vl": seconds * getattr(config.vision_config, "tokens_per_second", 0), "qwen3_vl": 0.0}[config.model_type]
+    step = {
+        "qwen2_vl": 1.0,
+        "qwen2_5_vl": seconds * getattr(config.vision_config, "tokens_per_second", 0),
+        "qwen3_vl": 0.0,
+    }[config.model_type]
     out, following, inside = [], 0, None
     for token in ids.tolist():
         if token != video:
@@ -66,7 +93,8 @@ def by_hand(ids, grid, seconds, config, rule):
             out.append((following,) * 3)
             following += 1
             continue
-        if inside is None: inside, start = 0, following
+        if inside is None:
+            inside, start = 0, following
         slot, place = divmod(inside, rows * columns)
         out.append((start + int(slot * step + 1e-6), start + place // columns, start + place % columns))
         inside += 1
@@ -79,8 +107,16 @@ def prompts_of_all_shapes(config):
     v = config.video_token_id
     for slots, rows, columns, seconds in itertools.product((1, 3, 7), (1, 2), (2, 5), (0.25, 0.5, 1.0, 2.0)):
         area = rows * columns
-        block = [[20, 21, *[v] * area, 22] for _ in range(slots)] if config.model_type == "qwen3_vl" else [[v] * area * slots]
-        yield torch.tensor([10, 11, 12, *itertools.chain(*block), 13, 14]), torch.tensor([slots, 2 * rows, 2 * columns]), seconds
+        block = (
+            [[20, 21, *[v] * area, 22] for _ in range(slots)]
+            if config.model_type == "qwen3_vl"
+            else [[v] * area * slots]
+        )
+        yield (
+            torch.tensor([10, 11, 12, *itertools.chain(*block), 13, 14]),
+            torch.tensor([slots, 2 * rows, 2 * columns]),
+            seconds,
+        )
 
 
 @every_qwen
@@ -98,20 +134,28 @@ def test_positions_are_the_librarys(loaded):
     for ids, grid, seconds in prompts_of_all_shapes(model.config):
         kind = 2 * (ids == model.config.video_token_id).int()
         library, _ = model.model.get_rope_index(
-            ids[None], mm_token_type_ids=kind[None], video_grid_thw=grid[None].clone(), second_per_grid_ts=torch.tensor([seconds]))
+            ids[None],
+            mm_token_type_ids=kind[None],
+            video_grid_thw=grid[None].clone(),
+            second_per_grid_ts=torch.tensor([seconds]),
+        )
         assert mrope_positions(ids, grid, seconds, model.config, "transformers").tolist() == library[:, 0].tolist()
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl"])
 def test_both_rules_agree_where_every_slot_is_a_picture(loaded):
     for ids, grid, seconds in prompts_of_all_shapes(loaded[0].config):
-        assert torch.equal(*(mrope_positions(ids, grid, seconds, loaded[0].config, rule) for rule in ("reference", "transformers")))
+        assert torch.equal(
+            *(mrope_positions(ids, grid, seconds, loaded[0].config, rule) for rule in ("reference", "transformers"))
+        )
 
 
 @every_qwen
 def test_a_prompt_with_other_video_tokens_than_its_video_is_refused(loaded):
     with pytest.raises(ValueError, match="video tokens"):
-        mrope_positions(torch.tensor([1, loaded[0].config.video_token_id]), torch.tensor([3, 4, 4]), 0.5, loaded[0].config)
+        mrope_positions(
+            torch.tensor([1, loaded[0].config.video_token_id]), torch.tensor([3, 4, 4]), 0.5, loaded[0].config
+        )
     with pytest.raises(ValueError, match="rule='newest'"):
         mrope_positions(torch.tensor([1]), torch.tensor([3, 4, 4]), 0.5, loaded[0].config, rule="newest")
 
@@ -127,6 +171,7 @@ def test_slots_of_a_quarter_second_do_not_collapse(checkpoint):
 
 # ---- what the model is told about time --------------------------------------------------------------------------------
 
+
 @every_family
 def test_frames_are_taken_as_they_are(loaded, family):
     "Trap 1: with metadata nothing is sampled again; Qwen3-VL's processor makes 4 of 16 frames without."
@@ -139,7 +184,10 @@ def test_the_trap_is_there_without_metadata(loaded):
     _, processor = loaded
     processor.video_processor.do_sample_frames = True  # as published
     pixels = torch.zeros(16, 3, 64, 64, dtype=torch.uint8)
-    assert processor(text=["<|video_pad|>"], videos=[pixels], do_resize=False, return_tensors="pt")["video_grid_thw"][0, 0] == 2
+    assert (
+        processor(text=["<|video_pad|>"], videos=[pixels], do_resize=False, return_tensors="pt")["video_grid_thw"][0, 0]
+        == 2
+    )
 
 
 @pytest.mark.parametrize("fps", [2.0, 4.0, 7.5])
@@ -163,8 +211,14 @@ def test_uneven_frames_keep_their_own_times(loaded):
     model, processor = loaded
     sample = drawn(processor, 8)
     times = np.array([0.0, 0.3, 0.5, 0.8, 1.0, 1.3, 4.0, 4.4])
-    text = processor.tokenizer.decode(encode(model, processor, replace(sample, frames=Frames(sample.frames.pixels, times, 4.0))).input_ids)
-    wanted = ["<0.1 seconds>", "<0.7 seconds>", "<1.1 seconds>", "<4.2 seconds>"] if "<" in text.split("user\n")[1][:1] else [f"Time {t:.1f}s:" for t in times]
+    text = processor.tokenizer.decode(
+        encode(model, processor, replace(sample, frames=Frames(sample.frames.pixels, times, 4.0))).input_ids
+    )
+    wanted = (
+        ["<0.1 seconds>", "<0.7 seconds>", "<1.1 seconds>", "<4.2 seconds>"]
+        if "<" in text.split("user\n")[1][:1]
+        else [f"Time {t:.1f}s:" for t in times]
+    )
     assert all(words in text for words in wanted), text
 
 
@@ -178,6 +232,7 @@ def test_a_video_has_no_second_pair_of_marks(loaded):
 
 
 # ---- one batch, with patches or features ------------------------------------------------------------------------------
+
 
 @every_family
 def test_seen_first_or_inside_the_forward_pass(loaded, family):
@@ -223,14 +278,18 @@ def test_decoding_step_by_step_is_the_full_forward(loaded, family):
         logits = [out.logits[0, -1]]
         for k, token in enumerate(answer[:-1]):
             at = torch.full((3, 1, 1), first + k)
-            with torch.no_grad(): out = model(input_ids=token[None, None], position_ids=at, past_key_values=out.past_key_values, use_cache=True)
+            with torch.no_grad():
+                out = model(
+                    input_ids=token[None, None], position_ids=at, past_key_values=out.past_key_values, use_cache=True
+                )
             logits.append(out.logits[0, -1])
         return torch.stack(logits)
 
     assert steps_apart(step_by_step(int(prompt.position_ids[0, -1]) + 1), full) <= REORDERED
     by_delta = int(prompt.position_ids.max()) + 1
     assert (by_delta != int(prompt.position_ids[0, -1]) + 1) == (family in ("qwen2_vl", "qwen2_5_vl"))
-    if family in ("qwen2_vl", "qwen2_5_vl"): assert (step_by_step(by_delta) - full).abs().max() > 1e-3
+    if family in ("qwen2_vl", "qwen2_5_vl"):
+        assert (step_by_step(by_delta) - full).abs().max() > 1e-3
 
 
 @every_qwen
@@ -247,12 +306,16 @@ def test_our_positions_do_not_hang_on_token_types(loaded, family):
     assert steps_apart(forward(model, without, mm_token_type_ids=types, **seconds).logits, ours) <= REORDERED
     model.model.rope_deltas = None
     if family != "qwen2_5_vl":
-        with pytest.raises(ValueError, match="mm_token_type_ids"): forward(model, without)
+        with pytest.raises(ValueError, match="mm_token_type_ids"):
+            forward(model, without)
     else:
-        assert (forward(model, without, **seconds).logits - ours).abs().max() > 1e-3, "the trap is gone: say so in the chapter"
+        assert (forward(model, without, **seconds).logits - ours).abs().max() > 1e-3, (
+            "the trap is gone: say so in the chapter"
+        )
 
 
 # ---- checkpoints ------------------------------------------------------------------------------------------------------
+
 
 @every_family
 def test_a_checkpoint_survives_a_round_trip(loaded, tmp_path, family):
@@ -261,26 +324,37 @@ def test_a_checkpoint_survives_a_round_trip(loaded, tmp_path, family):
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     again, processor_again = load_model(tmp_path, device="cpu")
-    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= {p.name for p in tmp_path.iterdir()}
+    assert {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json"} <= {
+        p.name for p in tmp_path.iterdir()
+    }
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters()))
-    a, b = (forward(m, collate(m, [encode(m, p, sample)])).logits for m, p in ((model, processor), (again, processor_again)))
+    a, b = (
+        forward(m, collate(m, [encode(m, p, sample)])).logits for m, p in ((model, processor), (again, processor_again))
+    )
     assert torch.equal(a, b) and family_of(again) is FAMILIES[family]
     assert type(again).__name__ == f"{FAMILIES[family].prefix}ForConditionalGeneration"
 
 
 def test_the_default_family_is_still_the_one_that_ships():
     ids = {t: k for k, t in enumerate(chapter.SPECIAL_TOKENS)}
-    assert tiny_config(100, ids).to_dict() == tiny_config(100, ids, family="qwen2_5_vl").to_dict() and tiny_config(100, ids).model_type == "qwen2_5_vl"
+    assert (
+        tiny_config(100, ids).to_dict() == tiny_config(100, ids, family="qwen2_5_vl").to_dict()
+        and tiny_config(100, ids).model_type == "qwen2_5_vl"
+    )
 
 
 def test_what_cannot_be_loaded_is_named(folder, checkpoint, monkeypatch):
     transformers.LlamaConfig().save_pretrained(folder / "llama")
-    with pytest.raises(ValueError, match="no family 'llama'.*qwen3_vl"): load_model(folder / "llama")
-    with pytest.raises(ValueError, match="no family 'qwen9'"): make_tiny_checkpoint(folder / "x", family="qwen9")
+    with pytest.raises(ValueError, match="no family 'llama'.*qwen3_vl"):
+        load_model(folder / "llama")
+    with pytest.raises(ValueError, match="no family 'qwen9'"):
+        make_tiny_checkpoint(folder / "x", family="qwen9")
     monkeypatch.setattr(chapter, "is_flash_attn_2_available", lambda: False)
-    with pytest.raises(ImportError, match="flash-attn"): load_model(checkpoint["qwen3_vl"], attention="flash_attention_2")
+    with pytest.raises(ImportError, match="flash-attn"):
+        load_model(checkpoint["qwen3_vl"], attention="flash_attention_2")
     monkeypatch.setattr(chapter, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="bitsandbytes"): load_model(checkpoint["qwen3_vl"], four_bit=True)
+    with pytest.raises(ImportError, match="bitsandbytes"):
+        load_model(checkpoint["qwen3_vl"], four_bit=True)
 
 
 @every_family
@@ -302,17 +376,24 @@ def test_half_precision_and_attention_by_name(checkpoint, family):
 @pytest.mark.skipif(not find_spec("bitsandbytes"), reason="bitsandbytes is not installed")
 @every_family
 def test_four_bits_and_adapters(tmp_path, family):
-    model, processor = load_model(make_tiny_checkpoint(tmp_path, family=family, hidden=64, layers=2), device="cpu", four_bit=True)  # in blocks of 64
+    model, processor = load_model(
+        make_tiny_checkpoint(tmp_path, family=family, hidden=64, layers=2), device="cpu", four_bit=True
+    )  # in blocks of 64
     kinds = {name: type(m).__name__ for name, m in model.named_modules()}
     assert kinds["model.language_model.layers.0.self_attn.q_proj"] == "Linear4bit" and kinds["lm_head"] == "Linear"
     assert not any(kind == "Linear4bit" for name, kind in kinds.items() if "language_model" not in name)
     lora = add_lora(model, rank=2)
     batch = collate(lora, [encode(model, processor, drawn(processor))], [torch.tensor([20, 21])])
     lora(**batch).loss.backward()
-    assert all(("lora" in n) == (p.grad is not None) for n, p in lora.named_parameters() if p.requires_grad or p.grad is not None)
+    assert all(
+        ("lora" in n) == (p.grad is not None)
+        for n, p in lora.named_parameters()
+        if p.requires_grad or p.grad is not None
+    )
 
 
 # ---- frames of a checkpoint -------------------------------------------------------------------------------------------
+
 
 @every_family
 def test_a_published_checkpoint_sees_by_the_defaults(checkpoint, tmp_path, family):
@@ -321,15 +402,23 @@ def test_a_published_checkpoint_sees_by_the_defaults(checkpoint, tmp_path, famil
     del processor.video_processor.video_spec
     write_video(tmp_path / "wide.mp4", np.random.default_rng(0).integers(0, 255, (50, 120, 240, 3), np.uint8), 25)
     clip = Clip(video=str(tmp_path / "wide.mp4"), action="squat", count=1)
-    assert "does not say" in choose_spec(processor, "fps=5 max_tokens=64 max_frames=8") and spec_of(processor) == VideoSpec(fps=5.0, max_tokens=64, max_frames=8)
+    assert "does not say" in choose_spec(processor, "fps=5 max_tokens=64 max_frames=8") and spec_of(
+        processor
+    ) == VideoSpec(fps=5.0, max_tokens=64, max_frames=8)
     plan, side, slot = plan_for(processor, clip), 2 * FAMILIES[family].patch, FAMILIES[family].slot
     prompt = encode(model, processor, Sample(clip, frames_for(processor, clip), "How many?"))
-    assert int((prompt.input_ids == model.config.video_token_id).sum()) == plan.tokens(side, slot) <= 64 and len(plan.times) in (4, 8)
+    assert int((prompt.input_ids == model.config.video_token_id).sum()) == plan.tokens(side, slot) <= 64 and len(
+        plan.times
+    ) in (4, 8)
     assert torch.isfinite(forward(model, collate(model, [prompt])).logits).all()
     processor.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
     again = load_model(tmp_path, device="cpu")[1]
-    assert spec_of(again) == spec_of(processor) and choose_spec(again) == "" and choose_spec(again, "fps=4") == "it sees fps=4 instead of 5: not what it was trained on"
+    assert (
+        spec_of(again) == spec_of(processor)
+        and choose_spec(again) == ""
+        and choose_spec(again, "fps=4") == "it sees fps=4 instead of 5: not what it was trained on"
+    )
 
 
 @every_family
@@ -341,10 +430,13 @@ def test_a_tower_looks_at_a_long_video_in_pieces(loaded, family):
     for most in (1, 9, 40):
         for a, b in zip(whole, see(model, prompts, most)):
             for x, y in ((a.features, b.features), (a.deepstack, b.deepstack)):
-                assert (x is None) == (y is None) and (x is None or (x.shape == y.shape and torch.allclose(x, y, atol=1e-5 * float(x.abs().max()))))
+                assert (x is None) == (y is None) and (
+                    x is None or (x.shape == y.shape and torch.allclose(x, y, atol=1e-5 * float(x.abs().max())))
+                )
 
 
 # ---- slots of films -----------------------------------------------------------------------------------------------------
+
 
 def film(path, rate, frames, size=(64, 64)):
     return write_video(path, np.random.default_rng(0).integers(0, 255, (frames, *size, 3), np.uint8), rate)
@@ -360,7 +452,10 @@ def times_of_slots(model, processor, path, fps):
     return len(time), int(time[-1] - time[0])
 
 
-@pytest.mark.parametrize("rate, fps", [(24, 2), (25, 2), (30, 4), (29.97, 4), (23.976, 4), (50, 4), (5, 2), (6, 4), (1, 2), (15, 4), (14, 4), (3, 4)])
+@pytest.mark.parametrize(
+    "rate, fps",
+    [(24, 2), (25, 2), (30, 4), (29.97, 4), (23.976, 4), (50, 4), (5, 2), (6, 4), (1, 2), (15, 4), (14, 4), (3, 4)],
+)
 def test_a_slot_lasts_two_frames_at_the_planned_rate(checkpoint, tmp_path, rate, fps):
     "About 20 s of film: slot k begins at 2 k / fps seconds, two positions a second, whatever the film's own rate."
     model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
@@ -391,7 +486,9 @@ def test_slots_are_those_of_qwen_vl_utils():
         duration = 2 * slots / fps
         total = int(random.integers(2 * slots, 60 * duration + 2 * slots))
         rate = total / duration
-        theirs = 2 / (smart_nframes({"fps": fps, "max_frames": 768}, total, rate * (1 - 1e-12)) / total * rate)  # or a whole number of slots may round to one less
+        theirs = 2 / (
+            smart_nframes({"fps": fps, "max_frames": 768}, total, rate * (1 - 1e-12)) / total * rate
+        )  # or a whole number of slots may round to one less
         plan = plan_frames(VideoInfo("x", duration, rate, total, 64, 64, "h264"), fps, 768, size=(28, 28))
         assert 2 / plan.fps == pytest.approx(theirs, rel=1e-9)
         seen.add(round(rate, 6))
@@ -412,6 +509,7 @@ def test_cached_frames_do_not_touch_the_video_again(loaded, tmp_path, monkeypatc
 
 # ---- what is trained --------------------------------------------------------------------------------------------------
 
+
 @every_family
 def test_parts_are_everything_once(loaded, family):
     model, _ = loaded
@@ -429,8 +527,11 @@ def test_frozen_parts_get_no_gradient_and_the_others_do(loaded, family):
         model(**batch).loss.backward()
         meant = FAMILIES[family].mergers if frozen == "merger" else {frozen}  # all that leads from the tower
         for name, part in parts(model).items():
-            assert any(p.grad is not None and p.grad.abs().max() > 0 for p in part.parameters()) == (name not in meant), (frozen, name)
-    with pytest.raises(ValueError, match="no part called vison"): freeze(model, "vison")
+            assert any(p.grad is not None and p.grad.abs().max() > 0 for p in part.parameters()) == (
+                name not in meant
+            ), (frozen, name)
+    with pytest.raises(ValueError, match="no part called vison"):
+        freeze(model, "vison")
 
 
 @every_family
@@ -442,19 +543,29 @@ def test_adapters_train_alone_and_can_be_switched_off(loaded, family):
     names = [n for n, p in lora.named_parameters() if p.requires_grad]
     assert names and all("lora_" in n for n in names) and not any("lm_head" in n for n in names)
     tower = FAMILIES[family].tower
-    assert any("language_model" in n for n in names) and any(tower in n for n in names) and not any("merger" in n or "projector" in n for n in names)
+    assert (
+        any("language_model" in n for n in names)
+        and any(tower in n for n in names)
+        and not any("merger" in n or "projector" in n for n in names)
+    )
     optimizer = torch.optim.AdamW([p for p in lora.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(3):
         optimizer.zero_grad()
         lora(**batch).loss.backward()
         optimizer.step()
-    with lora.disable_adapter(): assert torch.equal(forward(lora, batch).logits, before)
+    with lora.disable_adapter():
+        assert torch.equal(forward(lora, batch).logits, before)
     adapted = forward(lora, batch).logits
     assert (adapted - before).abs().max() > 1e-3
-    kept = {n.removeprefix("base_model.model.").replace(".base_layer", ""): p for n, p in lora.named_parameters() if "lora_" not in n}
+    kept = {
+        n.removeprefix("base_model.model.").replace(".base_layer", ""): p
+        for n, p in lora.named_parameters()
+        if "lora_" not in n
+    }
     assert set(kept) == set(base) and all(torch.equal(kept[n], p) for n, p in base.items())
     assert steps_apart(forward(lora.merge_and_unload(), batch).logits, adapted) <= REORDERED
-    with pytest.raises(ValueError, match="no part called speech"): add_lora(model, where=("speech",))
+    with pytest.raises(ValueError, match="no part called speech"):
+        add_lora(model, where=("speech",))
 
 
 @every_family
@@ -482,7 +593,8 @@ def test_a_checkpoint_without_its_processor_says_so(checkpoint, tmp_path):
     "What the Trainer writes in the middle of a run; with the processor beside it, it is a checkpoint."
     model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
     model.save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match="without its processor"): load_model(tmp_path, device="cpu")
+    with pytest.raises(FileNotFoundError, match="without its processor"):
+        load_model(tmp_path, device="cpu")
     processor.save_pretrained(tmp_path)
     assert load_model(tmp_path, device="cpu")[1].tokenizer.get_vocab() == processor.tokenizer.get_vocab()
 
@@ -494,12 +606,21 @@ def test_a_model_laid_out_by_accelerate_answers_as_before(checkpoint, tmp_path, 
 
     whole, processor = load_model(checkpoint[family], device="cpu")
     size = sum(p.numel() * 4 for p in whole.parameters())
-    spread, _ = load_model(checkpoint[family], device="auto", dtype=torch.float32, max_memory={"cpu": size // 2}, offload_folder=str(tmp_path))
+    spread, _ = load_model(
+        checkpoint[family],
+        device="auto",
+        dtype=torch.float32,
+        max_memory={"cpu": size // 2},
+        offload_folder=str(tmp_path),
+    )
     assert any(p.is_meta for p in spread.parameters()) and device_of(spread).type == "cpu"
     prompt = encode(whole, processor, drawn(processor))
     asked = [see(whole, [prompt])[0], see(spread, [prompt])[0]]
     assert steps_apart(asked[0].features, asked[1].features) <= REORDERED
-    one, other = ([[r.ids.tolist() for r in sample_group(model, processor, [prompt], 2, 8, seeds=[0])[0]]] for model in (whole, spread))
+    one, other = (
+        [[r.ids.tolist() for r in sample_group(model, processor, [prompt], 2, 8, seeds=[0])[0]]]
+        for model in (whole, spread)
+    )
     assert one == other
 
 

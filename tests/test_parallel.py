@@ -1,4 +1,5 @@
 "Training on two ranks: the same losses as in one process, under every strategy; and the two traps, which bite when the guard is taken away."
+
 import importlib.util
 import json
 import re
@@ -82,11 +83,22 @@ def tiny(tmp_path_factory):
 def train(tiny, tmp_path, monkeypatch):
     "Runs the notebook under a strategy: its metrics."
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    cells = [nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(nbformat.v4.new_code_cell, (PREPARE, IMITATE, PRACTISE))]
+    cells = [
+        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        *map(nbformat.v4.new_code_cell, (PREPARE, IMITATE, PRACTISE)),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "train.ipynb")
 
     def go(name, ranks=2, timeout=300, **parameters):
-        return run(tmp_path / "train.ipynb", tmp_path / name, {"checkpoint": str(tiny)} | parameters, ranks=ranks, quiet=True, timeout=timeout).metrics
+        return run(
+            tmp_path / "train.ipynb",
+            tmp_path / name,
+            {"checkpoint": str(tiny)} | parameters,
+            ranks=ranks,
+            quiet=True,
+            timeout=timeout,
+        ).metrics
+
     return go
 
 
@@ -94,20 +106,37 @@ def train(tiny, tmp_path, monkeypatch):
 def alone(tiny, tmp_path_factory):
     "One process, for comparison."
     folder = tmp_path_factory.mktemp("alone")
-    cells = [nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}), *map(nbformat.v4.new_code_cell, (PREPARE, IMITATE, PRACTISE))]
+    cells = [
+        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        *map(nbformat.v4.new_code_cell, (PREPARE, IMITATE, PRACTISE)),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "train.ipynb")
     return run(folder / "train.ipynb", folder / "run", {"checkpoint": str(tiny)}, ranks=1, quiet=True).metrics
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_two_ranks_learn_what_one_process_learns(train, alone, strategy):
-    if strategy.startswith("zero"): pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
+    if strategy.startswith("zero"):
+        pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     got = train(strategy, strategy=strategy)
-    assert got["loss"] == pytest.approx(alone["loss"], abs=2e-4) and len(alone["saved"]) > 4 and got["saved"] == pytest.approx(alone["saved"], abs=1e-3)
-    assert got["effect"][0] > 1e-3 and got["effect"][1:] == [None, None], "measured once, in every strategy's own wrapper"
-    assert got["looked"][0] == pytest.approx(alone["looked"][0], rel=1e-3) and got["looked"][0] > 1e-3 and got["looked"][1:] == [None], "rank 0 asks about the same answer as one process"
-    if strategy.startswith("zero3") or strategy == "fsdp2": assert got["here"] <= 0.51 * got["all"] and got["loaded"] <= 0.51 * got["all"], "the weights are not shared out"
-    assert torch.tensor(got["practice"]).allclose(torch.tensor(alone["practice"]), atol=2e-4) and all(norm > 1e-3 for _, _, norm in got["practice"])
+    assert (
+        got["loss"] == pytest.approx(alone["loss"], abs=2e-4)
+        and len(alone["saved"]) > 4
+        and got["saved"] == pytest.approx(alone["saved"], abs=1e-3)
+    )
+    assert got["effect"][0] > 1e-3 and got["effect"][1:] == [None, None], (
+        "measured once, in every strategy's own wrapper"
+    )
+    assert (
+        got["looked"][0] == pytest.approx(alone["looked"][0], rel=1e-3)
+        and got["looked"][0] > 1e-3
+        and got["looked"][1:] == [None]
+    ), "rank 0 asks about the same answer as one process"
+    if strategy.startswith("zero3") or strategy == "fsdp2":
+        assert got["here"] <= 0.51 * got["all"] and got["loaded"] <= 0.51 * got["all"], "the weights are not shared out"
+    assert torch.tensor(got["practice"]).allclose(torch.tensor(alone["practice"]), atol=2e-4) and all(
+        norm > 1e-3 for _, _, norm in got["practice"]
+    )
 
 
 def test_past_the_wrapper_each_rank_learns_alone(train, alone):
@@ -119,47 +148,64 @@ def test_past_the_wrapper_each_rank_learns_alone(train, alone):
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_sampling_from_shared_out_weights_hangs(train, strategy):
     "The trap: ranks that write answers of different lengths ask for the weights a different number of times. Bounded by the cell's time here."
-    if strategy == "zero3": pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
-    with pytest.raises(RunFailed, match="CellTimeoutError|RuntimeError|DeadKernelError"): train("hangs", strategy=strategy, whole=False, uneven=True, timeout=45)
+    if strategy == "zero3":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
+    with pytest.raises(RunFailed, match="CellTimeoutError|RuntimeError|DeadKernelError"):
+        train("hangs", strategy=strategy, whole=False, uneven=True, timeout=45)
 
 
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_weights_gathered_whole_or_a_layer_at_a_time_write_the_same(train, strategy):
     "Uneven answers, and groups that one rank draws again and the other does not; the same losses as with weights that nobody shares."
-    if strategy == "zero3": pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
+    if strategy == "zero3":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     given = {"uneven": True, "resample": 1}
     own = train("own", strategy="ddp", **given)
     assert own["written"] > 4
     for gather in ("whole", "layers"):
         got = train(gather, strategy=strategy, gather=gather, **given)
-        assert got["written"] == own["written"] and torch.tensor(got["practice"]).allclose(torch.tensor(own["practice"]), atol=2e-4)
+        assert got["written"] == own["written"] and torch.tensor(got["practice"]).allclose(
+            torch.tensor(own["practice"]), atol=2e-4
+        )
 
 
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_a_head_called_in_chunks_is_called_equally_often(train, alone, strategy):
     "The trap: answers of different lengths make different numbers of chunks. Under FSDP2 the head is collected with the model and not by the call, so it ends in any case."
-    if strategy == "zero3": pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
-    got = train("agreed", strategy=strategy, chunk=6)
-    assert got["loss"] == pytest.approx(alone["loss"], abs=2e-4) and torch.tensor(got["practice"]).allclose(torch.tensor(alone["practice"]), atol=2e-4)
     if strategy == "zero3":
-        with pytest.raises(RunFailed, match="CellTimeoutError|RuntimeError|DeadKernelError"): train("hangs", strategy=strategy, chunk=6, agree=False, timeout=45)
+        pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
+    got = train("agreed", strategy=strategy, chunk=6)
+    assert got["loss"] == pytest.approx(alone["loss"], abs=2e-4) and torch.tensor(got["practice"]).allclose(
+        torch.tensor(alone["practice"]), atol=2e-4
+    )
+    if strategy == "zero3":
+        with pytest.raises(RunFailed, match="CellTimeoutError|RuntimeError|DeadKernelError"):
+            train("hangs", strategy=strategy, chunk=6, agree=False, timeout=45)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_a_reference_model_is_shared_out_too(train, strategy):
-    if strategy == "zero3": pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
+    if strategy == "zero3":
+        pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     own, got = (train(name, strategy=name, beta=0.1) for name in ("ddp", strategy))
     assert torch.tensor(got["practice"]).allclose(torch.tensor(own["practice"]), atol=2e-4)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy, kept", {"ddp": "float32", "zero2": "bfloat16", "zero3": "bfloat16", "fsdp2": "float32"}.items())
+@pytest.mark.parametrize(
+    "strategy, kept", {"ddp": "float32", "zero2": "bfloat16", "zero3": "bfloat16", "fsdp2": "float32"}.items()
+)
 def test_mixed_precision_and_adapters(train, alone, strategy, kept):
     "Near float32 and not equal to it; saved in what the strategy keeps; adapters float32, and the same under each strategy."
-    if strategy.startswith("zero"): pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
+    if strategy.startswith("zero"):
+        pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     got = train("mixed", strategy=strategy, precision="mixed")
-    assert got["loss"][0] == pytest.approx(alone["loss"][0], rel=5e-3) and got["loss"][0] != pytest.approx(alone["loss"][0], rel=1e-6) and got["kept"] == [f"torch.{kept}"]
+    assert (
+        got["loss"][0] == pytest.approx(alone["loss"][0], rel=5e-3)
+        and got["loss"][0] != pytest.approx(alone["loss"][0], rel=1e-6)
+        and got["kept"] == [f"torch.{kept}"]
+    )
     got, own = (train(f"lora-{name}", strategy=name, precision="mixed", lora=4) for name in (strategy, "ddp"))
     assert got["kept"] == ["torch.float32"] and got["loss"] == pytest.approx(own["loss"], rel=2e-3)
 
@@ -169,7 +215,11 @@ def test_a_run_under_fsdp2_goes_on_from_its_checkpoint(train):
     "With AdamW, whose state is shared out too; torch 2.13 cannot read back an optimiser without state."
     whole = train("run", strategy="fsdp2", save=2, optim="adamw_torch", lr=1e-3)
     again = train("run", strategy="fsdp2", save=2, optim="adamw_torch", lr=1e-3, resume=True)
-    assert len(whole["loss"]) == len(again["loss"]) == 3 and again["loss"] == pytest.approx(whole["loss"], rel=1e-5) and again["saved"] == pytest.approx(whole["saved"], abs=1e-4)  # a step of float32 at a loss of 6 is 5e-7
+    assert (
+        len(whole["loss"]) == len(again["loss"]) == 3
+        and again["loss"] == pytest.approx(whole["loss"], rel=1e-5)
+        and again["saved"] == pytest.approx(whole["saved"], abs=1e-4)
+    )  # a step of float32 at a loss of 6 is 5e-7
 
 
 @pytest.mark.slow
@@ -177,21 +227,38 @@ def test_a_run_under_fsdp2_goes_on_from_its_checkpoint(train):
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_all_ranks_stop_where_one_meets_a_number_that_is_none(train, tmp_path, strategy):
     "Together and with the same words, and none waits for another; the checkpoint before is whole."
-    with pytest.raises(RunFailed, match=r"NotFinite: step 2: the loss is nan \(clips: example \d, example \d;.*the last whole checkpoint is \S*sft/checkpoint-1\."):
+    with pytest.raises(
+        RunFailed,
+        match=r"NotFinite: step 2: the loss is nan \(clips: example \d, example \d;.*the last whole checkpoint is \S*sft/checkpoint-1\.",
+    ):
         train("spoiled", strategy=strategy, spoil=1, save=1, optim="adamw_torch", timeout=120)
-    said = [re.search(r"\"evalue\": \"(step 2: [^\"]*)", path.read_text()) for path in sorted((tmp_path / "spoiled").glob("notebook*.ipynb"))]
+    said = [
+        re.search(r"\"evalue\": \"(step 2: [^\"]*)", path.read_text())
+        for path in sorted((tmp_path / "spoiled").glob("notebook*.ipynb"))
+    ]
     assert len(said) == 2 and all(said) and said[0][1] == said[1][1]
-    assert sorted(p.name for p in (tmp_path / "spoiled/sft").iterdir()) == ["checkpoint-1", "log.jsonl"] and not torn(tmp_path / "spoiled/sft/checkpoint-1")
+    assert sorted(p.name for p in (tmp_path / "spoiled/sft").iterdir()) == ["checkpoint-1", "log.jsonl"] and not torn(
+        tmp_path / "spoiled/sft/checkpoint-1"
+    )
 
 
 def test_strategies_are_named_and_their_bytes_add_up():
     for bad, words in ((("zero4",), "zero2, zero3"), (("ddp",), "takes no DeepSpeed settings")):
-        with pytest.raises(ValueError, match=words): strategy_arguments(*bad, **({"x": 1} if bad == ("ddp",) else {}))
-    assert "x" not in str(STRATEGIES["zero2"]["deepspeed"]["zero_optimization"]) and strategy_arguments("zero2", x=1)["deepspeed"]["zero_optimization"]["x"] == 1
+        with pytest.raises(ValueError, match=words):
+            strategy_arguments(*bad, **({"x": 1} if bad == ("ddp",) else {}))
+    assert (
+        "x" not in str(STRATEGIES["zero2"]["deepspeed"]["zero_optimization"])
+        and strategy_arguments("zero2", x=1)["deepspeed"]["zero_optimization"]["x"] == 1
+    )
     whole = state_bytes(100, 100, "ddp", 8)
-    assert sum(whole.values()) == 1600 and sum(state_bytes(100, 100, "zero3", 8).values()) == 200 and sum(state_bytes(100, 100, "zero3_offload", 8).values()) == 200
+    assert (
+        sum(whole.values()) == 1600
+        and sum(state_bytes(100, 100, "zero3", 8).values()) == 200
+        and sum(state_bytes(100, 100, "zero3_offload", 8).values()) == 200
+    )
     assert state_bytes(100, 10, "zero2", 2) == {"weights": 200, "gradients": 10, "optimiser": 60, "cpu": 0}
-    with pytest.raises(ValueError, match="take precision='mixed'"): strategy_arguments("zero3_offload", "bfloat16")
+    with pytest.raises(ValueError, match="take precision='mixed'"):
+        strategy_arguments("zero3_offload", "bfloat16")
 
 
 def load_benchmark(name):
@@ -208,36 +275,56 @@ def test_a_model_is_never_whole_on_a_rank_while_it_is_loaded(tmp_path):
     for strategy, allowed in (("zero3", 0.6), ("fsdp2", 0.6), ("ddp", None)):
         found = benchmark.loaded(base, strategy)
         assert found["whole"] > 1100 and len(found["peaks"]) == 2
-        for peak in found["peaks"]: assert peak["RssAnon"] <= allowed * found["whole"] if allowed else peak["RssAnon"] > 0.95 * found["whole"], (strategy, found)
+        for peak in found["peaks"]:
+            assert (
+                peak["RssAnon"] <= allowed * found["whole"] if allowed else peak["RssAnon"] > 0.95 * found["whole"]
+            ), (strategy, found)
 
 
-@pytest.mark.parametrize("strategy, precision", [("ddp", "mixed"), ("fsdp2", "mixed"), ("zero2", "mixed"), ("zero3", "mixed"), ("ddp", "bfloat16")])
+@pytest.mark.parametrize(
+    "strategy, precision",
+    [("ddp", "mixed"), ("fsdp2", "mixed"), ("zero2", "mixed"), ("zero3", "mixed"), ("ddp", "bfloat16")],
+)
 def test_weights_move_in_mixed_precision_and_each_rank_keeps_what_is_said(tmp_path, monkeypatch, strategy, precision):
     "Ten steps at lr 1e-6, from weights that bfloat16 can hold; bytes counted on rank 0."
-    if strategy.startswith("zero"): pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
+    if strategy.startswith("zero"):
+        pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     benchmark = load_benchmark("precision")
     found = benchmark.measure(benchmark.rounded_base(str(tmp_path / "base")), strategy, precision, steps=10)
-    assert found["moved"] < 0.05 if precision == "bfloat16" else found["moved"] > 0.999 and found["distance"] == pytest.approx(1e-5, rel=0.05)
+    assert (
+        found["moved"] < 0.05
+        if precision == "bfloat16"
+        else found["moved"] > 0.999 and found["distance"] == pytest.approx(1e-5, rel=0.05)
+    )
     assert found["kept"] == {part: found["said"][part] for part in ("weights", "gradients", "optimiser")}
 
 
 def test_a_batch_is_shared_by_all_ranks():
     assert [rank_share(16, 2, n) for n in (1, 2, 8)] == [8, 4, 1]
     for ranks, accumulation in ((3, 1), (16, 2)):
-        with pytest.raises(ValueError, match="multiple of"): rank_share(16, accumulation, ranks)
+        with pytest.raises(ValueError, match="multiple of"):
+            rank_share(16, accumulation, ranks)
 
 
 def test_through_puts_forward_back():
     from torch import nn
 
     model = nn.Linear(2, 2)
+
     class Wrapper(nn.Module):
-        def __init__(self): super().__init__(); self.module, self.calls = model, 0
-        def forward(self): self.calls += 1; return self.module()
+        def __init__(self):
+            super().__init__()
+            self.module, self.calls = model, 0
+
+        def forward(self):
+            self.calls += 1
+            return self.module()
+
     wrapper = Wrapper()
     assert through(wrapper, lambda inner: inner.weight.sum()).item() == model.weight.sum().item() and wrapper.calls == 1
-    with pytest.raises(ZeroDivisionError): through(wrapper, lambda inner: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        through(wrapper, lambda inner: 1 / 0)
     assert "forward" not in vars(model) and model(torch.ones(2)).shape == (2,)
 
 
@@ -249,9 +336,20 @@ def test_parameters_are_counted_without_loading(tiny):
     assert parameter_counts(str(tiny), "vision") == trainable(model)[::-1]
 
 
-@pytest.mark.parametrize("name, count", {  # the totals these checkpoints are known by; nothing is looked up here
-    "Qwen2-VL-2B": 2_208_985_600, "Qwen2-VL-7B": 8_291_375_616, "Qwen2.5-VL-3B": 3_754_622_976, "Qwen2.5-VL-7B": 8_292_166_656, "Qwen2.5-VL-32B": 33_452_718_336,
-    "Qwen2.5-VL-72B": 73_410_777_344, "Qwen3-VL-2B": 2_127_532_032, "Qwen3-VL-4B": 4_437_815_808, "Qwen3-VL-8B": 8_767_123_696}.items())
+@pytest.mark.parametrize(
+    "name, count",
+    {  # the totals these checkpoints are known by; nothing is looked up here
+        "Qwen2-VL-2B": 2_208_985_600,
+        "Qwen2-VL-7B": 8_291_375_616,
+        "Qwen2.5-VL-3B": 3_754_622_976,
+        "Qwen2.5-VL-7B": 8_292_166_656,
+        "Qwen2.5-VL-32B": 33_452_718_336,
+        "Qwen2.5-VL-72B": 73_410_777_344,
+        "Qwen3-VL-2B": 2_127_532_032,
+        "Qwen3-VL-4B": 4_437_815_808,
+        "Qwen3-VL-8B": 8_767_123_696,
+    }.items(),
+)
 def test_published_checkpoints_have_their_size(name, count):
     from actrep_nb.parallel import parameter_counts
 
@@ -281,12 +379,18 @@ def test_every_item_goes_to_one_rank_and_batches_stay_whole(n, size, ranks):
 
 def test_two_ranks_share_out_and_bring_together(tmp_path, monkeypatch):
     "Uneven shares, a rank without any, and a call that loses an item."
-    for name in ("RANK", "WORLD_SIZE", "ACTREP_RANKS"): monkeypatch.delenv(name, raising=False)
-    cells = ["from actrep_nb.parallel import shared_out, this_rank\nfrom actrep_nb.show import glue",
-             "glue('made', [shared_out(range(n), lambda mine: [(i, this_rank()) for i in mine], size=2) for n in (0, 1, 2, 5)])",
-             "shared_out(range(4), lambda mine: mine[this_rank():])"]
-    nbformat.write(nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells))), tmp_path / "share.ipynb")
-    with pytest.raises(RunFailed, match=r"\[rank 1 of 2\] rank 1 made 1 things of 2") as failed: run(tmp_path / "share.ipynb", tmp_path / "run", ranks=2, quiet=True)
+    for name in ("RANK", "WORLD_SIZE", "ACTREP_RANKS"):
+        monkeypatch.delenv(name, raising=False)
+    cells = [
+        "from actrep_nb.parallel import shared_out, this_rank\nfrom actrep_nb.show import glue",
+        "glue('made', [shared_out(range(n), lambda mine: [(i, this_rank()) for i in mine], size=2) for n in (0, 1, 2, 5)])",
+        "shared_out(range(4), lambda mine: mine[this_rank():])",
+    ]
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells))), tmp_path / "share.ipynb"
+    )
+    with pytest.raises(RunFailed, match=r"\[rank 1 of 2\] rank 1 made 1 things of 2") as failed:
+        run(tmp_path / "share.ipynb", tmp_path / "run", ranks=2, quiet=True)
     owner = [0, 0, 1, 1, 0]
     assert failed.value.result.metrics["made"] == [[[i, owner[i]] for i in range(n)] for n in (0, 1, 2, 5)]
 
@@ -309,34 +413,72 @@ def drawn(tmp_path_factory):
 def one_thread(monkeypatch):
     "Every process computes alike, however many there are."
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    for name in ("RANK", "WORLD_SIZE", "ACTREP_RANKS"): monkeypatch.delenv(name, raising=False)
+    for name in ("RANK", "WORLD_SIZE", "ACTREP_RANKS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_two_ranks_judge_as_one_process(drawn, tmp_path, one_thread):
-    given = {"clips": str(drawn / "test.csv"), "none": str(drawn / "none.csv"), "train": "", "base": str(TINY_BASE), "sft": "", "grpo": "", "cache": "", "batch": 2, "max_new_tokens": 12}
-    for ranks in (1, 2): run("06_evaluate", tmp_path / str(ranks), given, ranks=ranks, quiet=True)
+    given = {
+        "clips": str(drawn / "test.csv"),
+        "none": str(drawn / "none.csv"),
+        "train": "",
+        "base": str(TINY_BASE),
+        "sft": "",
+        "grpo": "",
+        "cache": "",
+        "batch": 2,
+        "max_new_tokens": 12,
+    }
+    for ranks in (1, 2):
+        run("06_evaluate", tmp_path / str(ranks), given, ranks=ranks, quiet=True)
     one, two = (load_predictions(tmp_path / str(ranks)) for ranks in (1, 2))
-    assert {name: [(p.id, p.text, p.problems) for p in ps] for name, ps in one.items()} == {name: [(p.id, p.text, p.problems) for p in ps] for name, ps in two.items()}
-    assert len(one["base"]) == 7 and "VideoError" in str(one["base"][2].problems) and len({p.text for p in one["base"]}) > 2
-    for name in ("results.json", "none.json"): assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+    assert {name: [(p.id, p.text, p.problems) for p in ps] for name, ps in one.items()} == {
+        name: [(p.id, p.text, p.problems) for p in ps] for name, ps in two.items()
+    }
+    assert (
+        len(one["base"]) == 7
+        and "VideoError" in str(one["base"][2].problems)
+        and len({p.text for p in one["base"]}) > 2
+    )
+    for name in ("results.json", "none.json"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
     other = nbformat.read(tmp_path / "2/notebook.rank1.ipynb", 4)
-    assert not [o for c in other.cells for o in c.get("outputs", []) if "answering" in str(o)], "the other rank is silent"
+    assert not [o for c in other.cells for o in c.get("outputs", []) if "answering" in str(o)], (
+        "the other rank is silent"
+    )
 
 
 def test_a_selection_killed_on_two_ranks_goes_on_with_one(drawn, tmp_path, one_thread):
     "Left alone on two ranks; or killed there, and continued by one process: the same answers, and none drawn twice."
-    given = {"model": str(TINY_BASE), "clips": str(drawn / "test.csv"), "cache": "", "group_size": 2, "max_new_tokens": 8, "share": 1.0, "rule": "random"}
+    given = {
+        "model": str(TINY_BASE),
+        "clips": str(drawn / "test.csv"),
+        "cache": "",
+        "group_size": 2,
+        "max_new_tokens": 8,
+        "share": 1.0,
+        "rule": "random",
+    }
     alone = run("04_select", tmp_path / "alone", given, ranks=2, quiet=True)
     broken = nbformat.read(find_notebook("04_select"), 4)
     cell = next(c for c in broken.cells if "def ask" in c.source)
-    cell.source = "import os, signal\n" + cell.source.replace("def answer(clip, clip_seed):", "def answer(clip, clip_seed):\n        if this_rank() and len(rank_answers(answers).read_text().splitlines()) > 2: os.kill(os.getpid(), signal.SIGKILL)")
+    cell.source = "import os, signal\n" + cell.source.replace(
+        "def answer(clip, clip_seed):",
+        "def answer(clip, clip_seed):\n        if this_rank() and len(rank_answers(answers).read_text().splitlines()) > 2: os.kill(os.getpid(), signal.SIGKILL)",
+    )
     nbformat.write(broken, tmp_path / "broken.ipynb")
-    with pytest.raises(RunFailed, match="rank 1 of 2"): run(tmp_path / "broken.ipynb", tmp_path / "killed", given, ranks=2, quiet=True)
+    with pytest.raises(RunFailed, match="rank 1 of 2"):
+        run(tmp_path / "broken.ipynb", tmp_path / "killed", given, ranks=2, quiet=True)
     left = {p.name: p.read_text().splitlines() for p in (tmp_path / "killed").glob("answers*")}
     assert set(left) == {"answers.rank0.jsonl", "answers.rank1.jsonl"} and len(left["answers.rank1.jsonl"]) == 3
     went_on = run("04_select", tmp_path / "killed", given, ranks=1, quiet=True)
     assert alone.metrics == went_on.metrics and alone.metrics["unreadable"] == 1
     lines = (tmp_path / "killed/answers.jsonl").read_text().splitlines()
-    assert len(lines) == 7 and set(left["answers.rank1.jsonl"]) <= set(lines) and set(lines) == set((tmp_path / "alone/answers.jsonl").read_text().splitlines())
+    assert (
+        len(lines) == 7
+        and set(left["answers.rank1.jsonl"]) <= set(lines)
+        and set(lines) == set((tmp_path / "alone/answers.jsonl").read_text().splitlines())
+    )
     assert not list(tmp_path.glob("*/answers.rank*"))
-    for name in ("fates.csv", "selected.jsonl"): assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()
+    for name in ("fates.csv", "selected.jsonl"):
+        assert (tmp_path / "alone" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes()

@@ -1,15 +1,42 @@
 """Plots: every picture is drawn from the records it claims to show, including the awkward ones."""
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from actrep_nb.plots import (plot_completion_length, plot_count_distribution, plot_entropy, plot_error_by_count, plot_group_mix, plot_loss,
-                             plot_metric_table, plot_paired, plot_predicted_vs_true, plot_reward_curves, plot_timeline, smooth)
+from actrep_nb.plots import (
+    plot_completion_length,
+    plot_count_distribution,
+    plot_entropy,
+    plot_error_by_count,
+    plot_group_mix,
+    plot_loss,
+    plot_metric_table,
+    plot_paired,
+    plot_predicted_vs_true,
+    plot_reward_curves,
+    plot_timeline,
+    smooth,
+)
 from actrep_nb.records import Clip, Prediction
 from actrep_nb.video import Frames
 
-LOG = [{"step": s, "reward": s / 9, "reward/format": 1.0, "reward/count": None if s == 3 else s / 9, "completion_length": 50 + s, "truncated": 0.0,
-        "entropy": 1 / s, "group/all_right": 0.2, "group/mixed": 0.5, "group/all_wrong": 0.3, "loss": 1 / s} for s in range(1, 10)]
+LOG = [
+    {
+        "step": s,
+        "reward": s / 9,
+        "reward/format": 1.0,
+        "reward/count": None if s == 3 else s / 9,
+        "completion_length": 50 + s,
+        "truncated": 0.0,
+        "entropy": 1 / s,
+        "group/all_right": 0.2,
+        "group/mixed": 0.5,
+        "group/all_wrong": 0.3,
+        "loss": 1 / s,
+    }
+    for s in range(1, 10)
+]
 
 
 def drawn(fig):
@@ -24,7 +51,15 @@ def test_logs_of_any_length_draw(plot, n):
     drawn(plot(LOG[:n]))
 
 
-@pytest.mark.parametrize("plot, missing", [(plot_loss, "loss"), (plot_reward_curves, "reward"), (plot_group_mix, "group/all_wrong"), (plot_entropy, "entropy")])
+@pytest.mark.parametrize(
+    "plot, missing",
+    [
+        (plot_loss, "loss"),
+        (plot_reward_curves, "reward"),
+        (plot_group_mix, "group/all_wrong"),
+        (plot_entropy, "entropy"),
+    ],
+)
 def test_a_log_without_the_column_is_named(plot, missing):
     with pytest.raises(ValueError, match=f"the log has no .*{missing}"):
         plot([{"step": 1, "other": 2}])
@@ -56,12 +91,18 @@ def test_smooth_is_the_mean_of_a_window_and_keeps_constants():
     rng = np.random.default_rng(0)
     y = rng.normal(size=50)
     for i, v in enumerate(smooth(y, 7)):
-        assert v == pytest.approx(y[max(0, i - 3):i + 4].mean())
+        assert v == pytest.approx(y[max(0, i - 3) : i + 4].mean())
     assert np.allclose(smooth(np.full(20, 2.5)), 2.5)
 
 
 def test_every_prediction_is_on_the_picture():
-    ps = [Prediction("a", 3, true=3), Prediction("b", None, true=4), Prediction("c", 99, true=2), Prediction("d", 0, true=0), Prediction("e", 3, true=3)]
+    ps = [
+        Prediction("a", 3, true=3),
+        Prediction("b", None, true=4),
+        Prediction("c", 99, true=2),
+        Prediction("d", 0, true=0),
+        Prediction("e", 3, true=3),
+    ]
     ax = drawn(plot_predicted_vs_true({"m": ps})).axes[0]
     points = np.concatenate([c.get_offsets() for c in ax.collections if len(c.get_offsets())])
     assert [0, 0] in points.tolist() and [3, 3] in points.tolist() and [4, -1.5] in points.tolist()
@@ -86,7 +127,10 @@ def test_large_counts_are_binned():
 
 def test_tables_draw():
     cell = {"value": 0.5, "lo": 0.4, "hi": 0.6}
-    results = {"models": {m: {k: cell for k in ("obo", "exact", "mae")} for m in ("base", "sft")}, "paired": {"sft-base": {k: cell for k in ("obo", "mae")}}}
+    results = {
+        "models": {m: {k: cell for k in ("obo", "exact", "mae")} for m in ("base", "sft")},
+        "paired": {"sft-base": {k: cell for k in ("obo", "mae")}},
+    }
     drawn(plot_metric_table(results))
     drawn(plot_paired(results))
 

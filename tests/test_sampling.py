@@ -1,4 +1,5 @@
 "Crops that hold whole repetitions only, and counts spread as asked."
+
 import os
 from pathlib import Path
 
@@ -7,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actrep_nb.records import Clip, audit, clip_findings, load_clips
-from actrep_nb.sampling import STRATA, count_histogram, crop_to_cycles, curriculum, idle_stretches, random_count_sampling, select_by_variance
+from actrep_nb.sampling import (
+    STRATA,
+    count_histogram,
+    crop_to_cycles,
+    curriculum,
+    idle_stretches,
+    random_count_sampling,
+    select_by_variance,
+)
 
 SHARED = Path(os.environ.get("ACTREP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -39,7 +48,8 @@ def test_a_crop_holds_its_repetitions_and_no_part_of_another(made, data):
         if first <= k < first + n:
             c, d = part.cycles[k - first]
             assert (c + low, d + low) == pytest.approx((a, b), abs=1e-6) and low <= a + 1e-9 and b <= high + 1e-9
-        else: assert b <= low + 1e-9 or a >= high - 1e-9
+        else:
+            assert b <= low + 1e-9 or a >= high - 1e-9
     assert not [f for f in clip_findings(part) if f.rule in ("count_cycles", "out_of_range")]
 
 
@@ -49,12 +59,16 @@ def test_margins_are_the_whole_pause_or_none_of_it():
     assert crop_to_cycles(clip, 1, 1, 0, 0).window == (4, 5)
     assert crop_to_cycles(clip, 0, 3, 1, 1).window == (0, 8)
     assert crop_to_cycles(clip, 0, 3, 1, 1, duration=11).window == (0, 11)
-    with pytest.raises(ValueError, match="3 cycles"): crop_to_cycles(clip, 2, 2)
+    with pytest.raises(ValueError, match="3 cycles"):
+        crop_to_cycles(clip, 2, 2)
     assert idle_stretches(clip, 11) == [(0, 2), (3, 4), (5, 7), (8, 11)]
 
 
 def pool(counts, split="train"):
-    return [Clip(f"{split}{k}.mp4", "squat", n, [(2 + 2 * i, 3.5 + 2 * i) for i in range(n)], split) for k, n in enumerate(counts)]
+    return [
+        Clip(f"{split}{k}.mp4", "squat", n, [(2 + 2 * i, 3.5 + 2 * i) for i in range(n)], split)
+        for k, n in enumerate(counts)
+    ]
 
 
 def test_counts_are_as_flat_as_asked():
@@ -63,7 +77,8 @@ def test_counts_are_as_flat_as_asked():
     assert flat == {"0": 0, "1–2": 200, "3–5": 200, "6–10": 200, "11–20": 200, "21+": 200}
     natural = count_histogram(random_count_sampling(clips, 1040, flatness=0))
     assert natural["1–2"] == 1000 and natural["21+"] == 40 and sum(natural.values()) == 1040
-    with pytest.raises(ValueError, match="flatness"): random_count_sampling(clips, 1, flatness=2)
+    with pytest.raises(ValueError, match="flatness"):
+        random_count_sampling(clips, 1, flatness=2)
 
 
 def test_every_clip_is_used_before_any_is_used_twice():
@@ -81,8 +96,13 @@ def test_seeded_unique_and_true_to_the_split():
     clips = pool([1, 4, 9, 25])
     a, b = random_count_sampling(clips, 60, seed=5), random_count_sampling(clips, 60, seed=5)
     assert a == b != random_count_sampling(clips, 60, seed=6)
-    assert len({c.id for c in a}) == 60 and {c.split for c in a} == {"train"} and not [f for f in audit(a) if f.rule == "leak"]
-    with pytest.raises(ValueError, match="test, train"): random_count_sampling(clips + pool([3], "test"), 5)
+    assert (
+        len({c.id for c in a}) == 60
+        and {c.split for c in a} == {"train"}
+        and not [f for f in audit(a) if f.rule == "leak"]
+    )
+    with pytest.raises(ValueError, match="test, train"):
+        random_count_sampling(clips + pool([3], "test"), 5)
     assert random_count_sampling([], 5) == [] and random_count_sampling(clips, 0) == []
 
 
@@ -96,12 +116,16 @@ def test_clips_without_usable_cycles_are_used_whole():
 def test_without_cropping_clips_are_drawn_whole_and_in_their_own_range():
     clips = pool([1] * 30 + [8] * 5)
     out = random_count_sampling(clips, 40, strata=(1, 5), crop=False, idle_seconds=1.0)
-    assert all(c.window is None for c in out) and [c.count for c in out].count(8) == 20 and len({c.id for c in out}) == 40
+    assert (
+        all(c.window is None for c in out) and [c.count for c in out].count(8) == 20 and len({c.id for c in out}) == 40
+    )
 
 
 def test_idle_crops_hold_nothing():
     clips = pool([5, 9])
-    nothing = [c for c in random_count_sampling(clips, 60, idle_seconds=1.0, durations={clips[0].id: 30.0}) if c.count == 0]
+    nothing = [
+        c for c in random_count_sampling(clips, 60, idle_seconds=1.0, durations={clips[0].id: 30.0}) if c.count == 0
+    ]
     assert len(nothing) >= 10
     for c in nothing:
         whole = next(w for w in clips if w.video == c.video)
@@ -113,7 +137,10 @@ def test_idle_crops_hold_nothing():
 def test_repcount_a_becomes_flat():
     clips = load_clips(SHARED / "annotations/repcount_a/train_with_fps.csv", split="train")
     before, after = count_histogram(clips), count_histogram(random_count_sampling(clips, 1000))
-    assert list(before.values()) == [0, *(sum(lo <= c.count < hi for c in clips) for lo, hi in zip(STRATA, (*STRATA[1:], 999)))]
+    assert list(before.values()) == [
+        0,
+        *(sum(lo <= c.count < hi for c in clips) for lo, hi in zip(STRATA, (*STRATA[1:], 999))),
+    ]
     assert before["1–2"] < 100 < before["21+"] and list(after.values()) == [0] + [200] * 5
 
 
@@ -124,15 +151,22 @@ def test_curriculum_is_stable():
 
 def test_select_by_variance():
     rewards = {"same": [1, 1], "unscored": [None, None], "one": [0.3], "torn": [0, 1, None], "mild": [0.4, 0.6]}
-    assert select_by_variance(rewards) == ["torn", "mild"] and select_by_variance(rewards, n=1) == ["torn"] and select_by_variance({}) == []
-    with pytest.raises(ValueError, match="x has a reward"): select_by_variance({"x": [float("nan"), 1.0]})
+    assert (
+        select_by_variance(rewards) == ["torn", "mild"]
+        and select_by_variance(rewards, n=1) == ["torn"]
+        and select_by_variance({}) == []
+    )
+    with pytest.raises(ValueError, match="x has a reward"):
+        select_by_variance({"x": [float("nan"), 1.0]})
 
 
 def test_a_question_is_no_clip_without_repetitions():
     question = Clip("q.mp4", "", 0, extra={"task": "choice"}, split="train")
-    with pytest.raises(ValueError, match="clip q asks for choice"): random_count_sampling([Clip("a.mp4", "squat", 3, split="train"), question], 4, strata=(0, 1))
+    with pytest.raises(ValueError, match="clip q asks for choice"):
+        random_count_sampling([Clip("a.mp4", "squat", 3, split="train"), question], 4, strata=(0, 1))
 
 
 @pytest.mark.parametrize("odd", [{"n": -5}, {"ratio_strata": 0}, {"strata": ()}, {"idle_seconds": -1}])
 def test_impossible_draws_are_refused(odd):
-    with pytest.raises(ValueError, match="ratio_strata="): random_count_sampling([Clip("a.mp4", "squat", 3)], **({"n": 2} | odd))
+    with pytest.raises(ValueError, match="ratio_strata="):
+        random_count_sampling([Clip("a.mp4", "squat", 3)], **({"n": 2} | odd))

@@ -1,4 +1,5 @@
 "Selecting clips by what a model answers: rules against brute force, and repeated inference that is killed, continued and reordered."
+
 import math
 import os
 import random
@@ -29,7 +30,9 @@ from actrep_nb.sampling import (
 )
 
 ROOT = Path(__file__).parents[1]
-some_scores = st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=8), max_size=30)
+some_scores = st.dictionaries(
+    st.text("abcdef", min_size=1, max_size=4), st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=8), max_size=30
+)
 
 
 def clips(n):
@@ -37,6 +40,7 @@ def clips(n):
 
 
 # ---- rules -----------------------------------------------------------------------------------------------------------
+
 
 @given(some_scores, st.one_of(st.none(), st.integers(0, 30)), st.integers(0, 5))
 def test_every_rule_gives_every_clip_one_fate_and_keeps_at_most_n(scores, n, seed):
@@ -61,15 +65,31 @@ def test_variance_against_brute_force(scores, n):
 
 
 def test_temporal_r1_all_right_all_wrong_mixed():
-    fates = {f.id: f for f in variance_selection({"right": [1] * 8, "wrong": [0] * 8, "mixed": [1, 0, 0, 0, 0, 0, 0, 0], "mute": [None] * 8})}
+    fates = {
+        f.id: f
+        for f in variance_selection(
+            {"right": [1] * 8, "wrong": [0] * 8, "mixed": [1, 0, 0, 0, 0, 0, 0, 0], "mute": [None] * 8}
+        )
+    }
     assert {i: f.kept for i, f in fates.items()} == {"right": False, "wrong": False, "mixed": True, "mute": False}
-    assert (fates["right"].mean, fates["wrong"].mean, fates["mute"].mean, fates["mixed"].std) == (1, 0, None, pytest.approx(math.sqrt(7) / 8))
+    assert (fates["right"].mean, fates["wrong"].mean, fates["mute"].mean, fates["mixed"].std) == (
+        1,
+        0,
+        None,
+        pytest.approx(math.sqrt(7) / 8),
+    )
 
 
 def test_poor_but_divided_clips_are_left_out_when_asked():
     scores = {"poor": [0, 0.2], "good": [0.6, 0.9], "flat": [0.5, 0.5]}
-    assert {f.id: f.reason for f in variance_selection(scores, min_mean=0.3)} == {"poor": "mean score below 0.3", "good": KEPT, "flat": "all answers score alike"}
-    assert select_by_variance({"half": [0, 1], "more": [0, 2]}, min_std=0.5) == ["more"], "a spread has to exceed the threshold"
+    assert {f.id: f.reason for f in variance_selection(scores, min_mean=0.3)} == {
+        "poor": "mean score below 0.3",
+        "good": KEPT,
+        "flat": "all answers score alike",
+    }
+    assert select_by_variance({"half": [0, 1], "more": [0, 2]}, min_std=0.5) == ["more"], (
+        "a spread has to exceed the threshold"
+    )
 
 
 def test_difficulty_window_against_brute_force():
@@ -81,7 +101,10 @@ def test_difficulty_window_against_brute_force():
     twenty = [inside[int(k)] for k in np.round(np.linspace(0, len(inside) - 1, 20))]
     assert {f.id for f in difficulty_window(scores, 20) if f.kept} == set(twenty)
     why = {f.id: f.reason for f in difficulty_window(scores)}
-    assert all(why[i].startswith("too hard") == (mean[i] == 0) and why[i].startswith("too easy") == (mean[i] > 0.7) for i in scores)
+    assert all(
+        why[i].startswith("too hard") == (mean[i] == 0) and why[i].startswith("too easy") == (mean[i] > 0.7)
+        for i in scores
+    )
 
 
 def test_the_bell_is_drawn_as_one_after_the_other_would_be():
@@ -90,8 +113,10 @@ def test_the_bell_is_drawn_as_one_after_the_other_would_be():
     weights = np.array([math.exp(-((m - 0.3) ** 2) / (2 * 0.2**2)) for m in means[1:]])
     rng, times = np.random.default_rng(0), 4000
     wanted, found = np.zeros(4), np.zeros(4)
-    for _ in range(times): wanted[rng.choice(4, 2, replace=False, p=weights / weights.sum())] += 1
-    for seed in range(times): found[[int(f.id) - 1 for f in gaussian_selection(scores, 2, seed=seed) if f.kept]] += 1
+    for _ in range(times):
+        wanted[rng.choice(4, 2, replace=False, p=weights / weights.sum())] += 1
+    for seed in range(times):
+        found[[int(f.id) - 1 for f in gaussian_selection(scores, 2, seed=seed) if f.kept]] += 1
     assert np.abs(found - wanted).max() < 5 * math.sqrt(times / 2), "within five standard errors"
 
 
@@ -99,7 +124,10 @@ def test_drawing_does_not_depend_on_order_and_tells_seeds_apart():
     scores = {f"clip{i}": [(i % 7) / 7] for i in range(200)}
     turned = dict(reversed(scores.items()))
     for name in ("gaussian", "random"):
-        kept = [{f.id for f in SELECTIONS[name](s, 60, seed) if f.kept} for s, seed in ((scores, 0), (turned, 0), (scores, 1))]
+        kept = [
+            {f.id for f in SELECTIONS[name](s, 60, seed) if f.kept}
+            for s, seed in ((scores, 0), (turned, 0), (scores, 1))
+        ]
         assert kept[0] == kept[1] != kept[2] and len(kept[0]) == 60
 
 
@@ -108,46 +136,69 @@ def test_far_from_the_centre_weights_do_not_underflow():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="x has a reward"): variance_selection({"x": [1.0, math.inf]})
-    with pytest.raises(ValueError, match="cannot keep -1"): random_selection({"x": []}, -1)
+    with pytest.raises(ValueError, match="x has a reward"):
+        variance_selection({"x": [1.0, math.inf]})
+    with pytest.raises(ValueError, match="cannot keep -1"):
+        random_selection({"x": []}, -1)
 
 
 def test_the_picture_counts_every_clip():
     fates = variance_selection({"a": [0, 1], "b": [1, 1], "c": [None]})
     figure = plot_selection(fates)
-    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"kept: 1", "all answers score alike: 1", "no answer could be scored: 1"}
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {
+        "kept: 1",
+        "all answers score alike: 1",
+        "no answer could be scored: 1",
+    }
     assert sum(patch.get_height() for bars in figure.axes[0].containers[:2] for patch in bars) > 0
 
 
 # ---- repeated inference -------------------------------------------------------------------------------------------------
 
-def chance(clip, seed): return [str(random.Random(f"{seed}{g}").randrange(clip.count + 2)) for g in range(4)]
+
+def chance(clip, seed):
+    return [str(random.Random(f"{seed}{g}").randrange(clip.count + 2)) for g in range(4)]
 
 
 @settings(max_examples=30, deadline=None)
 @given(stop=st.integers(0, 19), torn=st.integers(0, 60), order=st.randoms())
 def test_a_run_cut_anywhere_goes_on_to_the_same_answers(tmp_path_factory, stop, torn, order):
-    path, whole = tmp_path_factory.mktemp("answers") / "a.jsonl", {c.id: chance(c, seed_for(3, c.id)) for c in clips(20)}
+    path, whole = (
+        tmp_path_factory.mktemp("answers") / "a.jsonl",
+        {c.id: chance(c, seed_for(3, c.id)) for c in clips(20)},
+    )
     repeated_answers(clips(20)[:stop], chance, path, {"model": "m"}, seed=3)
     data = path.read_bytes()
     path.write_bytes(data[: max(0, len(data) - torn)])
     shuffled = order.sample(clips(20), 20)
     asked = []
-    def counted(clip, seed): asked.append(clip.id); return chance(clip, seed)
+
+    def counted(clip, seed):
+        asked.append(clip.id)
+        return chance(clip, seed)
+
     again = repeated_answers(shuffled, counted, path, {"model": "m"}, seed=3)
     assert again == whole and list(again) == [c.id for c in shuffled] and len(asked) == len(set(asked)) >= 20 - stop
     assert read_answers(path, {"model": "m", "seed": 3}) == whole and len(path.read_text().splitlines()) == 21
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"settings": {"model": "other", "temperature": 1.0}}, {"settings": {"model": "m"}}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"settings": {"model": "other", "temperature": 1.0}}, {"settings": {"model": "m"}}]
+)
 def test_other_settings_are_refused(tmp_path, change):
     repeated_answers(clips(3), chance, tmp_path / "a.jsonl", {"model": "m", "temperature": 1.0})
     with pytest.raises(ValueError, match="other settings"):
-        repeated_answers(clips(4), chance, tmp_path / "a.jsonl", **{"settings": {"model": "m", "temperature": 1.0}, "seed": 0, **change})
+        repeated_answers(
+            clips(4),
+            chance,
+            tmp_path / "a.jsonl",
+            **{"settings": {"model": "m", "temperature": 1.0}, "seed": 0, **change},
+        )
 
 
 def test_equal_ids_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="same id"): repeated_answers(clips(2) + clips(1), chance, tmp_path / "a.jsonl", {})
+    with pytest.raises(ValueError, match="same id"):
+        repeated_answers(clips(2) + clips(1), chance, tmp_path / "a.jsonl", {})
 
 
 def test_seeds_do_not_collide():
@@ -168,7 +219,10 @@ def ask(data, path, back=False):
     model, processor = load_model(ROOT / "data/tiny_base", device="cpu")
     clips = list(load_clips(f"{data}/train.csv", videos=f"{data}/videos"))
     prompts = {e.clip.id: e.prompt for e in read_all(ClipExamples(model.eval(), processor, clips), model)[0]}
-    def answer(clip, seed): return [r.text for r in sample_group(model, processor, [prompts[clip.id]], 3, 16, 1.0, [seed])[0]]
+
+    def answer(clip, seed):
+        return [r.text for r in sample_group(model, processor, [prompts[clip.id]], 3, 16, 1.0, [seed])[0]]
+
     return repeated_answers(clips[::-1] if back else clips, answer, path, {"model": "tiny"}, seed=1)
 
 
@@ -181,14 +235,23 @@ def test_a_killed_model_goes_on_to_the_same_answers(tmp_path):
     data, path, threads = tmp_path / "data", tmp_path / "killed.jsonl", torch.get_num_threads()
     make_dataset(data, 16, seed=0, name="train")
     code = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from test_selection import ask; ask({str(data)!r}, {str(path)!r})"
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     lines, deadline = lambda: path.read_bytes().count(b"\n") if path.exists() else 0, time.monotonic() + 120
-    while lines() < 3 and process.poll() is None and time.monotonic() < deadline: time.sleep(0.01)
+    while lines() < 3 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
     process.kill()
     process.wait()
     assert 3 <= lines() < 17, f"killed after {lines()} lines, which is no interruption"
-    try: continued, alone = ask(data, path, back=True), ask(data, tmp_path / "alone.jsonl")
-    finally: torch.set_num_threads(threads)
+    try:
+        continued, alone = ask(data, path, back=True), ask(data, tmp_path / "alone.jsonl")
+    finally:
+        torch.set_num_threads(threads)
     assert continued == alone and len(alone) == 16 and len({tuple(a) for a in alone.values()}) > 8
     assert lines() == 17 and read_answers(path, {"model": "tiny", "seed": 1}) == alone
 
@@ -206,24 +269,42 @@ def test_04_select_accounts_for_every_clip(tmp_path):
     videos = tmp_path / "data/videos"
     spoilt = load_clips(tmp_path / "data/train.csv", videos=videos)[2]
     Path(spoilt.video).write_bytes(b"no video")
-    given = {"model": str(ROOT / "data/tiny_base"), "clips": str(tmp_path / "data/train.csv"), "cache": "", "answers": str(tmp_path / "answers.jsonl"),
-             "group_size": 2, "max_new_tokens": 8, "share": 1.0}
+    given = {
+        "model": str(ROOT / "data/tiny_base"),
+        "clips": str(tmp_path / "data/train.csv"),
+        "cache": "",
+        "answers": str(tmp_path / "answers.jsonl"),
+        "group_size": 2,
+        "max_new_tokens": 8,
+        "share": 1.0,
+    }
     blind = run("04_select", tmp_path / "random", given | {"rule": "random"}, quiet=True)
     fates = pd.read_csv(tmp_path / "random/fates.csv").set_index("id")
     assert (blind.metrics["clips"], blind.metrics["selected"], blind.metrics["unreadable"]) == (5, 4, 1)
-    assert len(fates) == 5 and fates.loc[spoilt.id, "reason"].startswith("not read: ") and not fates.loc[spoilt.id, "kept"] and fates["kept"].sum() == 4
+    assert (
+        len(fates) == 5
+        and fates.loc[spoilt.id, "reason"].startswith("not read: ")
+        and not fates.loc[spoilt.id, "kept"]
+        and fates["kept"].sum() == 4
+    )
     chosen = tmp_path / "random/selected.jsonl"
     assert {c.id for c in load_clips(chosen, videos=find_videos(chosen))} == set(fates.index[fates["kept"]])
     before = (tmp_path / "answers.jsonl").read_bytes()
     run("04_select", tmp_path / "variance", given | {"rule": "variance"}, quiet=True)
-    assert (tmp_path / "answers.jsonl").read_bytes() == before and len(pd.read_csv(tmp_path / "variance/fates.csv")) == 5
+    assert (tmp_path / "answers.jsonl").read_bytes() == before and len(
+        pd.read_csv(tmp_path / "variance/fates.csv")
+    ) == 5
 
 
 @pytest.mark.parametrize("said", ["one\u2028two", "one\u2029two\x85three\x0b", "half a pair \ud83d"])
 def test_any_string_an_answer_can_be_is_read_back(tmp_path, said):
     path = tmp_path / "answers.jsonl"
     first = repeated_answers(clips(2), lambda clip, seed: [said], path, {})
-    assert repeated_answers(clips(2), lambda clip, seed: pytest.fail("asked again"), path, {}) == first == {c.id: [said] for c in clips(2)}
+    assert (
+        repeated_answers(clips(2), lambda clip, seed: pytest.fail("asked again"), path, {})
+        == first
+        == {c.id: [said] for c in clips(2)}
+    )
 
 
 def test_lines_are_ended_by_line_feeds_only(tmp_path):
@@ -231,15 +312,38 @@ def test_lines_are_ended_by_line_feeds_only(tmp_path):
     assert read_answers(tmp_path / "a.jsonl", {}) == {"000": ["one\u2028two"]}
 
 
-@pytest.mark.parametrize("held", [b"hello\n", b"[1]\n", b"\xff\n", b'{"a": 1}\n', b'{"settings": {}}\n{"id": 3}\n', b'{"settings": {}}\n7\n', b'{"settings": 3}\n'])
+@pytest.mark.parametrize(
+    "held",
+    [
+        b"hello\n",
+        b"[1]\n",
+        b"\xff\n",
+        b'{"a": 1}\n',
+        b'{"settings": {}}\n{"id": 3}\n',
+        b'{"settings": {}}\n7\n',
+        b'{"settings": 3}\n',
+    ],
+)
 def test_a_file_that_holds_no_answers_is_named(tmp_path, held):
     (tmp_path / "mine.jsonl").write_bytes(held)
-    with pytest.raises(ValueError, match="mine.jsonl does not hold answers"): read_answers(tmp_path / "mine.jsonl", {})
+    with pytest.raises(ValueError, match="mine.jsonl does not hold answers"):
+        read_answers(tmp_path / "mine.jsonl", {})
 
 
-@pytest.mark.parametrize("call", [
-    *(lambda width=width: gaussian_selection({"a": [0.5]}, width=width) for width in (0, -1.0, math.nan, math.inf)),
-    *(lambda n=n, rule=rule: rule({"a": [0.1, 0.5]}, n) for n in (-1, 1.5, "2", True) for rule in (variance_selection, difficulty_window, gaussian_selection, random_selection)),
-    lambda: difficulty_window({"a": [0.5]}, low=0.7, high=0.3), lambda: difficulty_window({"a": [0.5]}, high=math.nan), lambda: plot_selection([])])
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(lambda width=width: gaussian_selection({"a": [0.5]}, width=width) for width in (0, -1.0, math.nan, math.inf)),
+        *(
+            lambda n=n, rule=rule: rule({"a": [0.1, 0.5]}, n)
+            for n in (-1, 1.5, "2", True)
+            for rule in (variance_selection, difficulty_window, gaussian_selection, random_selection)
+        ),
+        lambda: difficulty_window({"a": [0.5]}, low=0.7, high=0.3),
+        lambda: difficulty_window({"a": [0.5]}, high=math.nan),
+        lambda: plot_selection([]),
+    ],
+)
 def test_settings_that_select_nothing_sensible_are_refused(call):
-    with pytest.raises(ValueError, match="cannot keep|width must|window must|no fates"): call()
+    with pytest.raises(ValueError, match="cannot keep|width must|window must|no fates"):
+        call()

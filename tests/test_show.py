@@ -1,4 +1,5 @@
 """Chapter 00: what a page cannot show well. Progress in a real kernel, rank by rank; glue through execution and cleaning."""
+
 import json
 import os
 import subprocess
@@ -11,7 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbclient import NotebookClient
 
-from actrep_nb.show import GLUE, append_line, evenly, filmstrip, plain, progress, progress_text, read_glue, read_json, read_lines, read_log
+from actrep_nb.show import (
+    GLUE,
+    append_line,
+    evenly,
+    filmstrip,
+    plain,
+    progress,
+    progress_text,
+    read_glue,
+    read_json,
+    read_lines,
+    read_log,
+)
 
 
 @given(st.integers(0, 300), st.integers(0, 40))
@@ -45,10 +58,12 @@ def test_progress_is_silent_on_other_ranks():
 def executed(tmp_path_factory):
     "A notebook that was run in a real kernel."
     folder = tmp_path_factory.mktemp("run")
-    cells = ["from actrep_nb.show import glue, progress\nimport numpy as np\nimport time",
-             "for i in progress(range(40), desc='working'): time.sleep(0.03)",
-             "glue('mae', np.float64(0.25))\nglue('obo', {'value': 0.9, 'lo': float('nan'), 'hi': float('inf')})",
-             "glue('mae', 0.5)"]
+    cells = [
+        "from actrep_nb.show import glue, progress\nimport numpy as np\nimport time",
+        "for i in progress(range(40), desc='working'): time.sleep(0.03)",
+        "glue('mae', np.float64(0.25))\nglue('obo', {'value': 0.9, 'lo': float('nan'), 'hi': float('inf')})",
+        "glue('mae', 0.5)",
+    ]
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     NotebookClient(nb, timeout=120, kernel_name="python3").execute()
     path = folder / "run.ipynb"
@@ -69,6 +84,7 @@ def test_glue_is_read_back_in_order_and_the_last_value_counts(executed):
 
 def test_glue_survives_nbdev_clean(executed, tmp_path):
     from nbdev.clean import clean_nb
+
     nb = json.loads(executed.read_text())
     clean_nb(nb)
     copy = tmp_path / "clean.ipynb"
@@ -78,6 +94,7 @@ def test_glue_survives_nbdev_clean(executed, tmp_path):
 
 def test_glue_outside_a_notebook_prints(capsys):
     from actrep_nb.show import glue
+
     glue("n", np.int64(3))
     assert capsys.readouterr().out == "n = 3\n"
 
@@ -104,7 +121,10 @@ def test_filmstrip_frames_what_happens_when():
     assert colours[0] == colours[1] != colours[2] == colours[3]
 
 
-@pytest.mark.parametrize("shape, times, message", [((8, 20, 30), 8, r"\[T, H, W, 3\]"), ((8, 20, 30, 3), 7, "as many times"), ((0, 2, 2, 3), 0, "at least 1")])
+@pytest.mark.parametrize(
+    "shape, times, message",
+    [((8, 20, 30), 8, r"\[T, H, W, 3\]"), ((8, 20, 30, 3), 7, "as many times"), ((0, 2, 2, 3), 0, "at least 1")],
+)
 def test_filmstrip_refuses(shape, times, message):
     with pytest.raises(ValueError, match=message):
         filmstrip(np.zeros(shape, np.uint8), np.arange(times))
@@ -114,20 +134,32 @@ def test_a_log_is_read_to_its_last_whole_line(tmp_path):
     (path := tmp_path / "log.jsonl").write_text('{"step": 1}\n\n{"step": 2}\n{"step": 3, "lo')
     assert read_log(path) == [{"step": 1}, {"step": 2}]
     path.write_text('{"step": 1\n{"step": 2}\n')
-    with pytest.raises(ValueError, match="log.jsonl, line 1: not a JSON object"): read_log(path)
-    with pytest.raises(FileNotFoundError): read_log(tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match="log.jsonl, line 1: not a JSON object"):
+        read_log(path)
+    with pytest.raises(FileNotFoundError):
+        read_log(tmp_path / "none.jsonl")
 
 
 def test_no_number_in_a_log_is_none(tmp_path):
-    (path := tmp_path / "log.jsonl").write_text('{"step": 1, "entropy": NaN, "loss": -Infinity}\n{"step": 2, "entropy": null, "loss": 1.5}\n')
+    (path := tmp_path / "log.jsonl").write_text(
+        '{"step": 1, "entropy": NaN, "loss": -Infinity}\n{"step": 2, "entropy": null, "loss": 1.5}\n'
+    )
     assert read_log(path) == [{"step": 1, "entropy": None, "loss": None}, {"step": 2, "entropy": None, "loss": 1.5}]
 
 
-@given(rows=st.lists(st.dictionaries(st.text(max_size=3), st.one_of(st.integers(), st.text(max_size=8), st.none()), max_size=3), min_size=1, max_size=5), data=st.data())
+@given(
+    rows=st.lists(
+        st.dictionaries(st.text(max_size=3), st.one_of(st.integers(), st.text(max_size=8), st.none()), max_size=3),
+        min_size=1,
+        max_size=5,
+    ),
+    data=st.data(),
+)
 def test_lines_that_were_cut_anywhere(tmp_path_factory, rows, data):
     "What was written whole is read whole or not at all; what is appended to goes on after its last whole line."
     path = tmp_path_factory.mktemp("lines") / "rows.jsonl"
-    for row in rows: append_line(path, row)
+    for row in rows:
+        append_line(path, row)
     assert read_lines(path) == read_lines(path, going_on=True) == rows
     raw = path.read_bytes()
     end = data.draw(st.integers(0, len(raw) - 1))
@@ -135,7 +167,10 @@ def test_lines_that_were_cut_anywhere(tmp_path_factory, rows, data):
     torn = raw[:end].rpartition(b"\n")[2]
     kept = rows[: raw[:end].count(b"\n")]
     if torn and torn + b"\n" not in raw.splitlines(keepends=True):
-        with pytest.raises(ValueError, match=f"rows.jsonl, line {len(kept) + 1}: cut off inside the row: write it again"): read_lines(path, cure="write it again")
+        with pytest.raises(
+            ValueError, match=f"rows.jsonl, line {len(kept) + 1}: cut off inside the row: write it again"
+        ):
+            read_lines(path, cure="write it again")
     assert read_lines(path, going_on=True) == kept
     append_line(path, {"last": 1})
     assert read_lines(path) == [*kept, {"last": 1}]
@@ -143,9 +178,14 @@ def test_lines_that_were_cut_anywhere(tmp_path_factory, rows, data):
 
 def test_a_dropped_row_is_told_and_damage_is_not_dropped(tmp_path, capsys):
     (path := tmp_path / "log.jsonl").write_text('{"step": 1}\n{"step": 2, "lo')
-    assert read_log(path) == [{"step": 1}] and "log.jsonl, line 2: a run that was killed left half a row; it is dropped" in capsys.readouterr().err
+    assert (
+        read_log(path) == [{"step": 1}]
+        and "log.jsonl, line 2: a run that was killed left half a row; it is dropped" in capsys.readouterr().err
+    )
     path.write_text('{"step": 1}\n[2]\n{"step": 3}\n')
     for read in (read_lines, read_log):
-        with pytest.raises(ValueError, match="log.jsonl, line 2: not a JSON object"): read(path)
+        with pytest.raises(ValueError, match="log.jsonl, line 2: not a JSON object"):
+            read(path)
     (tmp_path / "results.json").write_text('{"obo": 0.')
-    with pytest.raises(ValueError, match="results.json: cut off or damaged.*judge again"): read_json(tmp_path / "results.json", "judge again")
+    with pytest.raises(ValueError, match="results.json: cut off or damaged.*judge again"):
+        read_json(tmp_path / "results.json", "judge again")

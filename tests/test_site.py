@@ -1,4 +1,5 @@
 """Pages as they are published, and the pages that no notebook holds."""
+
 import re
 import sys
 from pathlib import Path
@@ -10,9 +11,23 @@ sys.path.insert(0, str(root / "tools"))
 
 from build_docs import LOOK_UP, label, links, navigation, Page, site_url  # noqa: E402
 from site_check import broken_links, finished  # noqa: E402
-from site_pages import alternative, architecture_page, commands_page, exported, gallery_page, imports_of, llms_text, nearest, names_page, Figure, module_of  # noqa: E402
+from site_pages import (
+    alternative,
+    architecture_page,
+    commands_page,
+    exported,
+    gallery_page,
+    imports_of,
+    llms_text,
+    nearest,
+    names_page,
+    Figure,
+    module_of,
+)  # noqa: E402
 
-chapters = {module: f"{module}.md" for path in sorted((root / "nbs").glob("[0-9]*_*.ipynb")) if (module := module_of(path))}
+chapters = {
+    module: f"{module}.md" for path in sorted((root / "nbs").glob("[0-9]*_*.ipynb")) if (module := module_of(path))
+}
 
 
 def site(folder: Path, **pages: str) -> Path:
@@ -24,18 +39,35 @@ def site(folder: Path, **pages: str) -> Path:
 def test_links_that_lead_nowhere_are_found(tmp_path):
     good = '<a href="b.html#there">x</a><a href="#own">x</a><p id="own"></p><a href="https://example.org/none">x</a><a href="mailto:a@b.c">x</a>'
     assert broken_links(site(tmp_path, a=good, b='<p id="there"></p>')) == []
-    site(tmp_path, a=good + '<a href="02_video.html">x</a><a href="b.html#away">x</a><a href="#gone">x</a><img src="images/none.png">')
-    assert broken_links(tmp_path) == ["a.html: #gone", "a.html: 02_video.html", "a.html: b.html#away", "a.html: images/none.png"]
+    site(
+        tmp_path,
+        a=good
+        + '<a href="02_video.html">x</a><a href="b.html#away">x</a><a href="#gone">x</a><img src="images/none.png">',
+    )
+    assert broken_links(tmp_path) == [
+        "a.html: #gone",
+        "a.html: 02_video.html",
+        "a.html: b.html#away",
+        "a.html: images/none.png",
+    ]
     site(tmp_path, a=good, **{"404": '<a href="/elsewhere/">x</a>'})
     assert broken_links(tmp_path) == []
 
 
 def test_a_page_asks_no_host_and_is_read_by_everyone():
-    page = finished('<a data-md-component="source" href="x"></a><table border="1" class="dataframe"><tr><th></th><th>n</th></tr><tr><td>squat &amp; jump</td><td>-1.5e-3</td><td>12 %</td></tr></table>')
+    page = finished(
+        '<a data-md-component="source" href="x"></a><table border="1" class="dataframe"><tr><th></th><th>n</th></tr><tr><td>squat &amp; jump</td><td>-1.5e-3</td><td>12 %</td></tr></table>'
+    )
     assert "data-md-component" not in page and "<th></th>" not in page and 'class="dataframe" tabindex="0"' in page
     assert '<td class="words">squat &amp; jump</td><td>-1.5e-3</td><td>12 %</td>' in page
 
-    def output(lines): return '<div class="cell-output">\n<div class="language-text highlight"><pre><span></span><code>' + "x\n" * lines + "</code></pre></div>"
+    def output(lines):
+        return (
+            '<div class="cell-output">\n<div class="language-text highlight"><pre><span></span><code>'
+            + "x\n" * lines
+            + "</code></pre></div>"
+        )
+
     assert 'class="long" tabindex="0"' in finished(output(31)) and "long" not in finished(output(30))
 
 
@@ -47,7 +79,9 @@ def test_words_that_are_commands_too_are_no_links():
 
 
 def test_chapters_keep_their_letters():
-    assert [label(f"nbs/{name}.ipynb") for name in ("00_show", "00a_film", "03b_likeness", "10a_parallel", "18_cli")] == ["0", "0a", "3b", "10a", "18"]
+    assert [
+        label(f"nbs/{name}.ipynb") for name in ("00_show", "00a_film", "03b_likeness", "10a_parallel", "18_cli")
+    ] == ["0", "0a", "3b", "10a", "18"]
 
 
 def test_every_exported_name_is_listed():
@@ -73,28 +107,48 @@ def test_the_graph_draws_what_is_imported_and_no_way_round():
     assert nearest({"a": [], "b": ["a"], "c": ["a", "b"]}) == {"a": [], "b": ["a"], "c": ["b"]}
     page = architecture_page(chapters)
     assert all(f'<a href="{module}.html"><rect' in page for module in chapters)
-    assert page.count("<path d=") == sum(map(len, nearest({m: [n for n in imports_of(m) if n in chapters] for m in chapters}).values()))
+    assert page.count("<path d=") == sum(
+        map(len, nearest({m: [n for n in imports_of(m) if n in chapters] for m in chapters}).values())
+    )
     order = list(chapters)
     assert all(order.index(n) < order.index(m) for m in order for n in imports_of(m) if n in chapters)
 
 
 def test_figures_lead_to_their_pages_and_say_what_they_show():
     page = gallery_page([Figure("grpo_0.png", "grpo.md", "GRPO", 'A "group" & more', "#a-group")])
-    assert '<a href="grpo.html#a-group"><img loading="lazy" src="images/pages/grpo_0.png" alt="">' in page and "&quot;group&quot; &amp; more" in page
-    assert alternative("plot(x)", "## Rewards\n\nFirst. The curve [rises](x.md) with `step`:", "Rewards") == "Rewards: The curve rises with step:"
+    assert (
+        '<a href="grpo.html#a-group"><img loading="lazy" src="images/pages/grpo_0.png" alt="">' in page
+        and "&quot;group&quot; &amp; more" in page
+    )
+    assert (
+        alternative("plot(x)", "## Rewards\n\nFirst. The curve [rises](x.md) with `step`:", "Rewards")
+        == "Rewards: The curve rises with step:"
+    )
     assert alternative("#| fig-alt: A rising curve\nplot(x)", "Text.", "Rewards") == "A rising curve"
     assert alternative("plot(x)", "", "Rewards") == "Rewards"
 
 
 def test_programs_find_the_pages():
-    text = llms_text("actrep_nb", "A book.", iter([("GRPO", "Better answers", "grpo.md"), ("Home", "", "index.md")]), "https://example.org")
-    assert text.startswith("# actrep_nb\n\n> A book.\n") and "- [GRPO](https://example.org/grpo.html.md): Better answers\n- [Home](https://example.org/index.html.md)\n" in text
+    text = llms_text(
+        "actrep_nb",
+        "A book.",
+        iter([("GRPO", "Better answers", "grpo.md"), ("Home", "", "index.md")]),
+        "https://example.org",
+    )
+    assert (
+        text.startswith("# actrep_nb\n\n> A book.\n")
+        and "- [GRPO](https://example.org/grpo.html.md): Better answers\n- [Home](https://example.org/index.html.md)\n"
+        in text
+    )
 
 
 def test_the_looked_up_pages_are_in_the_navigation(tmp_path):
     page = Page(tmp_path / "x.ipynb", "nbs/13_grpo.ipynb", "grpo.md")
     page.title = "13 · GRPO"
-    assert navigation({"nbs/13_grpo.ipynb": page}) == [{"III · Learn": [{"13 GRPO": "grpo.md"}]}, {"Look up": [{title: name} for name, title in LOOK_UP.items()]}]
+    assert navigation({"nbs/13_grpo.ipynb": page}) == [
+        {"III · Learn": [{"13 GRPO": "grpo.md"}]},
+        {"Look up": [{title: name} for name, title in LOOK_UP.items()]},
+    ]
 
 
 @pytest.mark.parametrize("module", chapters)

@@ -1,4 +1,5 @@
 "Clips that ask something else than a count: the truth in the annotation is the truth in the pixels."
+
 import random
 from collections import Counter
 
@@ -6,11 +7,23 @@ import numpy as np
 import pytest
 
 from actrep_nb.records import load_clips
-from actrep_nb.synth import ACTIONS, OBJECTS, QUESTIONS, draw_clip, draw_moment, draw_objects, make_questions, write_jumps, write_moment
+from actrep_nb.synth import (
+    ACTIONS,
+    OBJECTS,
+    QUESTIONS,
+    draw_clip,
+    draw_moment,
+    draw_objects,
+    make_questions,
+    write_jumps,
+    write_moment,
+)
 from actrep_nb.video import plan_frames, probe, read_frames
 
 
-@pytest.mark.parametrize("write, longest", [(write_moment, 16.0), (write_jumps, 16.0), (write_moment, 13.0), (write_jumps, 15.0)])
+@pytest.mark.parametrize(
+    "write, longest", [(write_moment, 16.0), (write_jumps, 16.0), (write_moment, 13.0), (write_jumps, 15.0)]
+)
 def test_scripts_are_whole(write, longest):
     for seed in range(300):
         script = write(random.Random(seed), longest)
@@ -22,7 +35,7 @@ def test_a_moment_is_one_stretch_of_one_to_four_repetitions():
     for seed in range(300):
         kinds = [s.kind for s in write_moment(random.Random(seed))]
         n = kinds.count("cycle")
-        assert 1 <= n <= 4 and kinds[kinds.index("cycle"):][:n] == ["cycle"] * n
+        assert 1 <= n <= 4 and kinds[kinds.index("cycle") :][:n] == ["cycle"] * n
 
 
 def test_the_person_moves_inside_the_moment_and_hardly_outside():
@@ -32,7 +45,7 @@ def test_the_person_moves_inside_the_moment_and_hardly_outside():
         times = (np.arange(len(drawn.pixels)) + 0.5) / drawn.fps
         idle = [i for i, t in enumerate(times) if any(s.kind == "idle" and s.start < t < s.end for s in drawn.script)]
         moved = np.abs(drawn.pixels.astype(float) - drawn.pixels[idle[0]]).mean((1, 2, 3))
-        (start, end), = drawn.cycles
+        ((start, end),) = drawn.cycles
         inside = (times > start) & (times < end)
         assert moved[inside].max() > 2 * np.median(moved[idle]), f"seed {seed}"
         assert inside[moved.argmax()], f"seed {seed}: the farthest frame is outside"
@@ -63,7 +76,9 @@ def test_objects_jump_as_often_as_the_answer_says():
         assert set(seen) == set(OBJECTS)
         problem = facts["extra"]["problem"]
         asked = next((name for name in OBJECTS if name in problem), None)
-        assert facts["count"] == (seen[asked] if asked else sum(n > 0 for n in seen.values())), f"seed {seed}: {problem}"
+        assert facts["count"] == (seen[asked] if asked else sum(n > 0 for n in seen.values())), (
+            f"seed {seed}: {problem}"
+        )
         answers[facts["count"]] += 1
     assert set(answers) == {0, 1, 2, 3}
 
@@ -92,7 +107,8 @@ def test_questions_survive_their_file(kind, tmp_path):
 
 
 def test_a_kind_nobody_draws_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no clips of kind 'poem'.*grounding, choice, dvd_counting"): make_questions(tmp_path, "poem", 1)
+    with pytest.raises(ValueError, match="no clips of kind 'poem'.*grounding, choice, dvd_counting"):
+        make_questions(tmp_path, "poem", 1)
 
 
 def test_drawing_is_a_function_of_its_seed():

@@ -13,13 +13,30 @@ from actrep_nb.likeness import square
 from actrep_nb.motion import FRAMES
 from actrep_nb.records import Clip
 from actrep_nb.video import write_video
-from actrep_nb.windows import COMPLETE, EMPTY, GRID, MOMENT, WindowCounter, advance, cycles_of, joined_advance, likely_path, say_phases, say_tempo, stretches, tempo_evidence, tempo_path, windows_of
+from actrep_nb.windows import (
+    COMPLETE,
+    EMPTY,
+    GRID,
+    MOMENT,
+    WindowCounter,
+    advance,
+    cycles_of,
+    joined_advance,
+    likely_path,
+    say_phases,
+    say_tempo,
+    stretches,
+    tempo_evidence,
+    tempo_path,
+    windows_of,
+)
 
 TINY = Path(__file__).parents[1] / "data" / "tiny_film"
 
 
 @pytest.fixture(scope="module")
-def counter(): return WindowCounter.from_pretrained(TINY, device="cpu")
+def counter():
+    return WindowCounter.from_pretrained(TINY, device="cpu")
 
 
 def spot(seconds: float, period: float, fps: float, first: float = 0.0, last: float = math.inf) -> np.ndarray:
@@ -33,7 +50,9 @@ def spot(seconds: float, period: float, fps: float, first: float = 0.0, last: fl
     return np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, -1)
 
 
-@pytest.mark.parametrize("fps, seconds, length, overlap", [(30, 10, 4, 2), (25, 7.3, 2.6, 3), (15, 3, 3, 2), (12, 1.4, 1.4, 2)])
+@pytest.mark.parametrize(
+    "fps, seconds, length, overlap", [(30, 10, 4, 2), (25, 7.3, 2.6, 3), (15, 3, 3, 2), (12, 1.4, 1.4, 2)]
+)
 def test_windows_reach_from_the_start_to_the_end(fps, seconds, length, overlap):
     pictures = np.random.default_rng(0).random((round(fps * seconds), 12, 12)).astype(np.float32) * 200
     starts, made = windows_of(pictures, fps, length, overlap)
@@ -49,7 +68,8 @@ def test_pictures_between_are_mixed_and_never_stand_still():
     try:
         windows.likeness = lambda pictures: seen.append(pictures) or made(pictures)
         windows_of(ramp, 10, 2.0)
-    finally: windows.likeness = made
+    finally:
+        windows.likeness = made
     steps = np.diff(seen[0][:, 5, 5])
     assert (steps[2:-2] > 0).all() and steps[2:-2].std() < 0.01 * steps[2:-2].mean()
 
@@ -79,7 +99,9 @@ def looks_at(periods: list[float], seconds: float) -> list[tuple[float, np.ndarr
 @pytest.mark.parametrize("true", [0.7, 1.3, 2.0])
 def test_speeds_agree_on_seconds_not_on_words(true):
     [found] = stretches(*tempo_evidence(looks_at([true] * 48, 12.0), 12.0))
-    assert found.period == pytest.approx(true, rel=0.12) and (found.start, found.end) == (0, 12) and found.evidence > 0.5
+    assert (
+        found.period == pytest.approx(true, rel=0.12) and (found.start, found.end) == (0, 12) and found.evidence > 0.5
+    )
 
 
 def test_a_film_is_cut_where_its_tempo_changes_and_where_nothing_repeats():
@@ -92,7 +114,8 @@ def test_a_film_is_cut_where_its_tempo_changes_and_where_nothing_repeats():
 def test_a_tempo_drifts_without_being_cut():
     grid = np.geomspace(0.2, 20, GRID)
     evidence = np.full((120, GRID), -3.9)
-    for m in range(120): evidence[m, 60 + m // 12] = 2.5
+    for m in range(120):
+        evidence[m, 60 + m // 12] = 2.5
     [found] = stretches(grid, evidence)
     assert (found.start, found.end) == (0, 30) and np.unique(tempo_path(evidence)).tolist() == list(range(60, 70))
 
@@ -103,21 +126,33 @@ def test_the_likeliest_path_is_the_best_of_all():
         p = rng.dirichlet(np.ones(5), T)
 
         def score(path, p=p):
-            step = {(a, a): 0.0 for a in range(5)} | dict.fromkeys([(0, 1), (1, 2), (2, 3), (3, 4), (4, 1), (4, 0)], 0.0) | dict.fromkeys([(1, 3), (2, 4), (3, 1), (4, 2), (0, 2), (3, 0)], windows.SLIP[0])
-            return sum(np.log(p[k, s] + 1e-4) for k, s in enumerate(path)) + sum(step.get(pair, windows.SLIP[1]) for pair in zip(path, path[1:]))
+            step = (
+                {(a, a): 0.0 for a in range(5)}
+                | dict.fromkeys([(0, 1), (1, 2), (2, 3), (3, 4), (4, 1), (4, 0)], 0.0)
+                | dict.fromkeys([(1, 3), (2, 4), (3, 1), (4, 2), (0, 2), (3, 0)], windows.SLIP[0])
+            )
+            return sum(np.log(p[k, s] + 1e-4) for k, s in enumerate(path)) + sum(
+                step.get(pair, windows.SLIP[1]) for pair in zip(path, path[1:])
+            )
 
         best = max(np.ndindex(*(5,) * T), key=score)
         assert score(likely_path(p)) == pytest.approx(score(best))
 
 
-@pytest.mark.parametrize("path, parts", [([0, 0, 0], 0), ([1, 2, 3, 4], 1), ([3, 4, 1, 2, 3, 4, 1, 1], 1.75), ([1, 1, 2, 2, 3, 4, 0, 1, 2], 1.5)])
-def test_a_path_adds_up(path, parts): assert advance(np.array(path)).sum() == pytest.approx(parts)
+@pytest.mark.parametrize(
+    "path, parts",
+    [([0, 0, 0], 0), ([1, 2, 3, 4], 1), ([3, 4, 1, 2, 3, 4, 1, 1], 1.75), ([1, 1, 2, 2, 3, 4, 0, 1, 2], 1.5)],
+)
+def test_a_path_adds_up(path, parts):
+    assert advance(np.array(path)).sum() == pytest.approx(parts)
 
 
 def test_a_path_tells_out_from_back():
     added = advance(np.array([1, 2, 2, 2, 2, 2, 3, 4]))
     assert added.tolist() == pytest.approx([0.25, *[0.05] * 5, 0.25, 0.25])  # slow out, quick back
-    assert advance(np.array([1, 3, 3, 0, 2, 4, 1])).tolist() == pytest.approx([0.25, 0.25, 0.25, 0, 0.25, 0.5, 0.25])  # passed over, cut off, begun again
+    assert advance(np.array([1, 3, 3, 0, 2, 4, 1])).tolist() == pytest.approx(
+        [0.25, 0.25, 0.25, 0, 0.25, 0.5, 0.25]
+    )  # passed over, cut off, begun again
 
 
 def test_windows_that_overlap_say_what_one_would():
@@ -131,7 +166,18 @@ def test_windows_that_overlap_say_what_one_would():
     assert len(cycles) == 9 and np.allclose([a for a, _ in cycles], 3 + 3 * np.arange(9), atol=0.6)
 
 
-@pytest.mark.parametrize("total, begun, count", [(3.0, 0.0, 3), (3.7, 0.0, 3), (3.0 + COMPLETE, 0.0, 4), (2.5, 0.5, 3), (2.25, 0.75, 2), (0.0, 0.0, 0), (0.5, 0.0, 0)])
+@pytest.mark.parametrize(
+    "total, begun, count",
+    [
+        (3.0, 0.0, 3),
+        (3.7, 0.0, 3),
+        (3.0 + COMPLETE, 0.0, 4),
+        (2.5, 0.5, 3),
+        (2.25, 0.75, 2),
+        (0.0, 0.0, 0),
+        (0.5, 0.0, 0),
+    ],
+)
 def test_repetitions_at_the_edges(total, begun, count):
     cycles = cycles_of(np.full(20, total / 20), 0.5, begun)
     assert len(cycles) == count and all(0 <= a < b <= 10 + 1e-6 for a, b in cycles)
@@ -156,12 +202,20 @@ class TestTiny:
         ours = sample_group(counter.model, counter.processor, prompts, 1, 150, temperature=0)[0][0]
         batch = {k: v for k, v in collate(model, prompts, side="left").items() if k != "labels"}
         theirs = model.generate(**batch, max_new_tokens=150, do_sample=False)[0, batch["input_ids"].shape[1] :]
-        assert counter.processor.tokenizer.decode(theirs, skip_special_tokens=True) == ours.text and ours.text.startswith("<think>\nTempo: ") and "Phases: " in ours.text
+        assert (
+            counter.processor.tokenizer.decode(theirs, skip_special_tokens=True) == ours.text
+            and ours.text.startswith("<think>\nTempo: ")
+            and "Phases: " in ours.text
+        )
 
     def test_tempo_and_phases_are_the_models_own_probabilities(self, counter):
         prompts = counter.prompts(windows_of(np.stack([square(p.mean(-1)) for p in spot(16, 3.0, 10)]), 10, 16.0)[1])
         tempo = say_tempo(counter.model, counter.processor, prompts)
-        assert tempo.shape == (1, 33) and tempo.sum() == pytest.approx(1, abs=1e-5) and abs(tempo[0].argmax() * 0.5 - 3.0) <= 0.5
+        assert (
+            tempo.shape == (1, 33)
+            and tempo.sum() == pytest.approx(1, abs=1e-5)
+            and abs(tempo[0].argmax() * 0.5 - 3.0) <= 0.5
+        )
         phases = say_phases(counter.model, counter.processor, prompts, 3.0)
         opening = counter.processor.tokenizer(f"{OPENING} 3.0s.\nPhases:").input_ids
         from actrep_nb.models import PHASES, collate
@@ -169,15 +223,25 @@ class TestTiny:
         words = [counter.processor.tokenizer(f" {name}").input_ids[0] for name in PHASES]
         said = torch.tensor([*opening, *(words[k] for k in phases[0].argmax(-1))])
         batch = collate(counter.model, prompts, [said], side="left")
-        with torch.no_grad(): logits = counter.model(**{k: v for k, v in batch.items() if k != "labels"}).logits[0, -len(said) - 1 : -1]
-        assert np.allclose(logits[len(opening) :, words].softmax(-1), phases[0], atol=1e-3)  # read in one pass, without a cache
+        with torch.no_grad():
+            logits = counter.model(**{k: v for k, v in batch.items() if k != "labels"}).logits[0, -len(said) - 1 : -1]
+        assert np.allclose(
+            logits[len(opening) :, words].softmax(-1), phases[0], atol=1e-3
+        )  # read in one pass, without a cache
 
-    @pytest.mark.parametrize("seconds, period, fps, first, last, true", [(9.6, 1.6, 25, 0.8, 8.8, 5), (12, 2.0, 15, 1.0, 11.0, 5), (6, 0.75, 30, 0.0, 6.0, 8)])
+    @pytest.mark.parametrize(
+        "seconds, period, fps, first, last, true",
+        [(9.6, 1.6, 25, 0.8, 8.8, 5), (12, 2.0, 15, 1.0, 11.0, 5), (6, 0.75, 30, 0.0, 6.0, 8)],
+    )
     def test_it_counts_a_film(self, counter, tmp_path, seconds, period, fps, first, last, true):
         write_video(tmp_path / "spot.mp4", spot(seconds, period, fps, first, last), fps=fps)
         watched = counter.watch(Clip(str(tmp_path / "spot.mp4"), "spot", true))
         assert abs(watched.prediction.count - true) <= 1 and len(watched.prediction.cycles) == watched.prediction.count
-        assert watched.swings is not None and len(watched.swings.times) == len(watched.swings.signal) and 0 <= watched.prediction.regularity <= 1
+        assert (
+            watched.swings is not None
+            and len(watched.swings.times) == len(watched.swings.signal)
+            and 0 <= watched.prediction.regularity <= 1
+        )
 
     def test_a_long_film_is_watched_in_pieces(self, counter, tmp_path, monkeypatch):
         monkeypatch.setattr(windows, "WHOLE", 12.0)
@@ -219,7 +283,8 @@ def test_times_do_not_drift_over_pieces(counter, monkeypatch):
 
 @pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
 def test_what_was_not_taught_by_drawings_is_refused():
-    with pytest.raises(ValueError, match="not taught by drawings"): WindowCounter.from_pretrained(TINY.parent / "tiny_base", device="cpu")
+    with pytest.raises(ValueError, match="not taught by drawings"):
+        WindowCounter.from_pretrained(TINY.parent / "tiny_base", device="cpu")
 
 
 @pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
@@ -238,13 +303,21 @@ def test_a_camera_that_shakes_is_put_on_a_stand(counter, tmp_path):
 
 def test_small_pictures_are_doubled():
     picture = np.random.default_rng(0).random((20, 31)).astype(np.float32)
-    assert square(picture).shape == (36, 36) and np.isfinite(square(picture)).all() and square(picture).mean() == pytest.approx(picture.mean(), abs=0.02)
+    assert (
+        square(picture).shape == (36, 36)
+        and np.isfinite(square(picture)).all()
+        and square(picture).mean() == pytest.approx(picture.mean(), abs=0.02)
+    )
 
 
 @pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
 def test_scenes_too_short_to_count_in_are_said(counter, tmp_path):
     flash = np.random.default_rng(0).choice([20, 230], (3, 48, 64, 1)).repeat(3, -1).astype(np.uint8)
-    write_video(tmp_path / "flash.mp4", np.concatenate([spot(8, 1.6, 15), flash[:1].repeat(3, 0), 255 - spot(8, 1.6, 15)]), fps=15)
+    write_video(
+        tmp_path / "flash.mp4",
+        np.concatenate([spot(8, 1.6, 15), flash[:1].repeat(3, 0), 255 - spot(8, 1.6, 15)]),
+        fps=15,
+    )
     prediction = counter.count(Clip(str(tmp_path / "flash.mp4"), "spot", 10))
     assert abs(prediction.count - 10) <= 1 and any("too short to count in" in p for p in prediction.problems)
 
@@ -257,8 +330,16 @@ def test_scenes_of_a_film_are_counted_one_by_one(counter, tmp_path):
         write_video(tmp_path / f"{name}.mp4", pictures, fps=15)
         alone.append(counter.watch(Clip(str(tmp_path / f"{name}.mp4"), "spot", 0)))
     first, second, both = alone
-    assert abs(first.prediction.count - 5) <= 1 and abs(second.prediction.count - 8) <= 1 and both.prediction.count == first.prediction.count + second.prediction.count
-    assert both.prediction.cycles[-1][1] > 17 and len(both.swings.times) == len(both.swings.signal) and (np.diff(both.swings.times) > 0).all()
+    assert (
+        abs(first.prediction.count - 5) <= 1
+        and abs(second.prediction.count - 8) <= 1
+        and both.prediction.count == first.prediction.count + second.prediction.count
+    )
+    assert (
+        both.prediction.cycles[-1][1] > 17
+        and len(both.swings.times) == len(both.swings.signal)
+        and (np.diff(both.swings.times) > 0).all()
+    )
 
 
 @pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
@@ -278,9 +359,22 @@ def test_the_experiment_goes_on_from_a_base_and_counts_films_that_are_given(tmp_
     write_video(films / "spot.mp4", spot(9.6, 1.6, 25), fps=25)
     write_video(films / "slow spot.mp4", spot(12, 3.0, 15), fps=15)
     (films / "broken.mp4").write_text("no film")
-    small = {"base": str(TINY), "sft_steps": 2, "batch": 4, "grpo_steps": 1, "prompts": 2, "group_size": 2, "held_out": 4, "workers": 0, "videos": str(films)}
+    small = {
+        "base": str(TINY),
+        "sft_steps": 2,
+        "batch": 4,
+        "grpo_steps": 1,
+        "prompts": 2,
+        "group_size": 2,
+        "held_out": 4,
+        "workers": 0,
+        "videos": str(films),
+    }
     run(Path(__file__).parents[1] / "nbs" / "experiments" / "08_film.ipynb", tmp_path / "film", small)
     results = json.loads((tmp_path / "film" / "results.json").read_text())
     assert set(results["films"]) == {"base", "sft", "grpo", "period"} and set(results["drawn"]) == {"sft", "grpo"}
-    for counts in results["films"].values(): assert set(counts) == {"spot.mp4", "slow spot.mp4", "broken.mp4"} and counts["broken.mp4"] is None
-    assert abs(results["films"]["base"]["spot.mp4"] - 6) <= 1 and abs(results["films"]["base"]["slow spot.mp4"] - 4) <= 1
+    for counts in results["films"].values():
+        assert set(counts) == {"spot.mp4", "slow spot.mp4", "broken.mp4"} and counts["broken.mp4"] is None
+    assert (
+        abs(results["films"]["base"]["spot.mp4"] - 6) <= 1 and abs(results["films"]["base"]["slow spot.mp4"] - 4) <= 1
+    )

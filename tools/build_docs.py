@@ -4,6 +4,7 @@ nbdev (`proc_nbs`) gives signatures, source links and cross-links; it executes t
 chapters, never an experiment. This file turns its notebooks into Markdown that Python-Markdown reads as Jupyter would,
 with formulas as MathML, and hands them to Zensical. README.md comes from nbs/index.ipynb by the same converter.
 """
+
 import argparse
 import base64
 import html
@@ -19,20 +20,40 @@ from pathlib import Path
 import yaml
 from markdown.extensions.toc import slugify
 from site_check import broken_links, finished
-from site_pages import Figure, alternative, architecture_page, commands_page, gallery_page, llms_text, module_of, names_page, notebooks_of
+from site_pages import (
+    Figure,
+    alternative,
+    architecture_page,
+    commands_page,
+    gallery_page,
+    llms_text,
+    module_of,
+    names_page,
+    notebooks_of,
+)
 
 root = Path(__file__).resolve().parents[1]
 work = root / '_docs'  # Markdown and configuration, as given to Zensical
-parts = {'I · See': range(1, 5), 'II · Say and score': range(5, 10), 'III · Learn': range(10, 14), 'IV · Judge and run': range(14, 100)}
+parts = {
+    'I · See': range(1, 5),
+    'II · Say and score': range(5, 10),
+    'III · Learn': range(10, 14),
+    'IV · Judge and run': range(14, 100),
+}
 project = yaml.safe_load((root / 'mkdocs.yml').read_text())
 site_url, repo_url = project['site_url'].rstrip('/'), project['repo_url'].rstrip('/')
 
 
 # ---- Markdown: from what Jupyter reads to what Python-Markdown reads ------------------------------------------------
 
+
 def outside_code(text: str, change: Callable[[str], str]) -> str:
     "Apply `change` to everything in `text` but fenced code and code spans."
-    pieces = re.split(r'(^(?P<f>```+|~~~+).*?^(?P=f)[`~]*[ \t]*$|(?P<t>`+)(?!`)(?:(?!\n\n).)+?(?<!`)(?P=t)(?!`))', text, flags=re.M | re.S)
+    pieces = re.split(
+        r'(^(?P<f>```+|~~~+).*?^(?P=f)[`~]*[ \t]*$|(?P<t>`+)(?!`)(?:(?!\n\n).)+?(?<!`)(?P=t)(?!`))',
+        text,
+        flags=re.M | re.S,
+    )
     return ''.join((change(p) if i % 4 == 0 else p if i % 4 == 1 else '') for i, p in enumerate(pieces) if p)
 
 
@@ -45,6 +66,7 @@ def outside_fences(text: str, change: Callable[[str], str]) -> str:
 def mathml(tex: str, display: str) -> str:
     "A formula as MathML on one line; one that cannot be converted is an error that shows it."
     from latex2mathml.converter import convert
+
     try:
         return re.sub(r'\s*\n\s*', ' ', convert(tex.strip(), display=display))
     except Exception as error:
@@ -53,9 +75,20 @@ def mathml(tex: str, display: str) -> str:
 
 def formulas(text: str) -> str:
     "`$…$` and `$$…$$` → MathML, by pandoc's rules for what is a formula and what is a price."
+
     def change(piece: str) -> str:
-        piece = re.sub(r'(?<!\\)\$\$(.+?)\$\$', lambda m: f'\n\n<div class="formula">{mathml(m[1], "block")}</div>\n\n', piece, flags=re.S)
-        return re.sub(r'(?<![\\$])\$(?=\S)((?:[^$\\\n]|\\.|\n(?!\n))+?)(?<=\S)\$(?!\d)', lambda m: f'<span>{mathml(m[1], "inline")}</span>', piece)  # bare <math> at the start of a line would end the paragraph
+        piece = re.sub(
+            r'(?<!\\)\$\$(.+?)\$\$',
+            lambda m: f'\n\n<div class="formula">{mathml(m[1], "block")}</div>\n\n',
+            piece,
+            flags=re.S,
+        )
+        return re.sub(
+            r'(?<![\\$])\$(?=\S)((?:[^$\\\n]|\\.|\n(?!\n))+?)(?<=\S)\$(?!\d)',
+            lambda m: f'<span>{mathml(m[1], "inline")}</span>',
+            piece,
+        )  # bare <math> at the start of a line would end the paragraph
+
     return outside_code(text, change)
 
 
@@ -99,15 +132,17 @@ def blocks(text: str) -> str:
 
 def callouts(text: str, flavour: str) -> str:
     "`::: {.callout-note} …` → an admonition (a quoted note in the README)."
+
     def change(match: re.Match) -> str:
         kind, rest = match[1], match[3].strip()
         title = re.search(r'title="([^"]*)"', match[2])
         if heading := re.match(r'#+\s+(.*)\n', rest):
-            rest = rest[heading.end():].strip()
+            rest = rest[heading.end() :].strip()
         name = title[1] if title else heading[1] if heading else kind.capitalize()
         if flavour == 'readme':
             return '\n'.join(f'> {line}'.rstrip() for line in (f'**{name}**', '', *rest.splitlines()))
         return f'!!! {kind} "{name}"\n\n' + '\n'.join(f'    {line}'.rstrip() for line in rest.splitlines())
+
     return re.sub(r'^:{3,}\s*\{\.callout-(\w+)([^}]*)\}\s*\n(.*?)^:{3,}[ \t]*$', change, text, flags=re.M | re.S)
 
 
@@ -125,15 +160,20 @@ def links(text: str, page: str) -> str:
         target = re.sub(r'\.html(\.md)?$', '.md', match[1]) or 'index.md'
         return f'({up}{target}{match[2] or ""})'
 
-    text = re.sub(rf'^(#+ .*?)\[(`[^`]+`)\]\({re.escape(site_url)}[^)]*\)', r'\1\2', text, flags=re.M)  # a heading is no link
+    text = re.sub(
+        rf'^(#+ .*?)\[(`[^`]+`)\]\({re.escape(site_url)}[^)]*\)', r'\1\2', text, flags=re.M
+    )  # a heading is no link
     if page != 'cli.md':  # words of the language that are commands, too, as "count", are no links
         text = re.sub(rf'\[(`[a-z]+`)\]\({re.escape(site_url)}/cli\.html(?:\.md)?#[a-z]+\)', r'\1', text)
     text = re.sub(rf'\({re.escape(site_url)}/?([\w./-]*?)(#[^)\s]*)?\)', own, text)
-    text = re.sub(r'\((?!https?:)(?:\.?[\w/-]*/)?\d+[a-z]*_(\w+)\.html(#[^)\s]*)?\)', lambda m: f'({m[1]}.md{m[2] or ""})', text)  # nbdev's address of a notebook named in a comment
+    text = re.sub(
+        r'\((?!https?:)(?:\.?[\w/-]*/)?\d+[a-z]*_(\w+)\.html(#[^)\s]*)?\)', lambda m: f'({m[1]}.md{m[2] or ""})', text
+    )  # nbdev's address of a notebook named in a comment
     return re.sub(r'\((?!https?:)([\w./-]+\.ipynb)(#[^)\s]*)?\)', lambda m: f'({page_of(m[1])}{m[2] or ""})', text)
 
 
 # ---- cells ------------------------------------------------------------------------------------------------------------
+
 
 def joined(value) -> str:
     "Notebooks store text as a string or as a list of lines."
@@ -148,13 +188,15 @@ def signature(text: str) -> str:
     name = heading[1].replace('\\', '').strip()
     text = re.sub(r'^---\n+', '', text.lstrip())
     source = re.match(r'\[source\]\(([^)]*)\)\{[^}]*\}\s*', text)
-    text = text[source.end():] if source else text
+    text = text[source.end() :] if source else text
     link = f'\n\n[source]({source[1]}){{ .api-source }}' if source else ''
     text = text.replace(heading[0], f'### {heading[1]} {{ #{name.lower()} .api }}{link}', 1)
     text = re.sub(r'\b(?:__main__|collections\.abc|typing|pathlib(?:\._\w+)?|actrep_nb\.\w+)\.(?=\w)', '', text)
     if '.' not in name and name[:1].isupper():
         text = re.sub(r'^def (\w+)\((.*?)\)(?:->None)?:', r'class \1(\2)', text, count=1, flags=re.M | re.S)
-    text = re.sub(r'\x08\s*\n((?:.*\S.*(?:\n|$))+)', lambda m: fenced(textwrap.dedent(m[1]).rstrip(), 'text') + '\n', text)  # click: keep these lines
+    text = re.sub(
+        r'\x08\s*\n((?:.*\S.*(?:\n|$))+)', lambda m: fenced(textwrap.dedent(m[1]).rstrip(), 'text') + '\n', text
+    )  # click: keep these lines
     return re.sub(r'^class (\w+)\(\s*\*args, \*\*kwargs\s*\)$', r'class \1', text, flags=re.M)
 
 
@@ -193,19 +235,37 @@ class Page:
             text = last_writes(joined(out['text']))
             return boxed(fenced(text, 'text')) if text.strip() else ''
         if out['output_type'] == 'error':
-            return boxed(fenced(last_writes('\n'.join(out.get('traceback') or [f"{out['ename']}: {out['evalue']}"])), 'text'))
+            return boxed(
+                fenced(last_writes('\n'.join(out.get('traceback') or [f"{out['ename']}: {out['evalue']}"])), 'text')
+            )
         data = out.get('data', {})
         if 'text/markdown' in data:
             return boxed(self.markdown(joined(data['text/markdown'])))
         if 'text/html' in data:
             return f'<div class="cell-output">\n{without_scripts(joined(data["text/html"]))}\n</div>'
-        for mime, suffix in (('image/svg+xml', 'svg'), ('image/png', 'png'), ('image/jpeg', 'jpg'), ('image/webp', 'webp'), ('image/gif', 'gif')):
+        for mime, suffix in (
+            ('image/svg+xml', 'svg'),
+            ('image/png', 'png'),
+            ('image/jpeg', 'jpg'),
+            ('image/webp', 'webp'),
+            ('image/gif', 'gif'),
+        ):
             if mime in data:
                 name = f'{Path(self.page).stem}_{len(self.images)}.{suffix}'
                 body = joined(data[mime])
                 self.images[name] = body.encode() if suffix == 'svg' else base64.b64decode(body)
-                self.figures.append(Figure(name, self.page, self.title, self.heading or self.title, f'#{slugify(self.heading, "-")}' if self.heading else ''))
-                return boxed(f'![{alternative(self.drawn_by, self.before, self.heading or self.title)}](images/pages/{name})')
+                self.figures.append(
+                    Figure(
+                        name,
+                        self.page,
+                        self.title,
+                        self.heading or self.title,
+                        f'#{slugify(self.heading, "-")}' if self.heading else '',
+                    )
+                )
+                return boxed(
+                    f'![{alternative(self.drawn_by, self.before, self.heading or self.title)}](images/pages/{name})'
+                )
         if 'text/latex' in data:
             return boxed(formulas(joined(data['text/latex'])))
         text = last_writes(joined(data.get('text/plain')))
@@ -220,7 +280,10 @@ class Page:
         source = re.sub(r'^#\|.*\n?', '', source, flags=re.M).strip()
         outputs = cell.get('outputs', [])
         if directives.get('output') == 'asis':  # show_doc
-            shown = [signature(links(joined(o.get('data', {}).get('text/markdown') or o.get('text')), self.page)) for o in outputs]
+            shown = [
+                signature(links(joined(o.get('data', {}).get('text/markdown') or o.get('text')), self.page))
+                for o in outputs
+            ]
         elif directives.get('output') == 'false':
             shown = []
         else:
@@ -241,7 +304,7 @@ class Page:
                 text = re.sub(r'<!-- WARNING: THIS FILE WAS AUTOGENERATED.*?-->', '', text)
                 if not self.title and (title := re.match(r'# (.+)\n*(?:>\s*(.+))?', text.strip())):
                     self.title, self.lede = title[1], title[2] or ''
-                    text = text.strip()[title.end():]
+                    text = text.strip()[title.end() :]
                 if heading := re.findall(r'^#{2,}\s+(.+)$', text, re.M):
                     self.heading = re.sub(r'\[([^\]]*)\]\([^)]*\)|[`*]', r'\1', heading[-1])
                 self.before = text
@@ -252,7 +315,9 @@ class Page:
         if self.lede:
             head.append(f'{formulas(links(self.lede, self.page))}\n{{ .lede }}')
         if self.page != 'index.md':
-            head.append(f'This page is the notebook [{self.source}]({repo_url}/blob/main/{self.source}): [download it]({"../" * self.page.count("/")}{self.source}) and open it in JupyterLab.\n{{ .page-source }}')
+            head.append(
+                f'This page is the notebook [{self.source}]({repo_url}/blob/main/{self.source}): [download it]({"../" * self.page.count("/")}{self.source}) and open it in JupyterLab.\n{{ .page-source }}'
+            )
         text = '\n\n'.join(s for s in head + body if s.strip()) + '\n'
         return text.replace('](images/pages/', f']({"../" * self.page.count("/")}images/pages/')
 
@@ -269,6 +334,7 @@ def merged(outputs: list[dict]) -> list[dict]:
 
 
 # ---- README -----------------------------------------------------------------------------------------------------------
+
 
 def readme() -> str:
     "README.md: the cells of nbs/index.ipynb, with links that work beside it. Nothing is executed."
@@ -304,6 +370,7 @@ def write_readme(check: bool) -> int:
 
 # ---- the site -----------------------------------------------------------------------------------------------------------
 
+
 def number(path: str) -> int:
     return int(re.match(r'\d+', Path(path).name)[0])  # type: ignore[index]
 
@@ -315,6 +382,7 @@ def label(path: str) -> str:
 
 def navigation(pages: dict[str, Page]) -> list:
     "Home, looking, the four parts, then the experiments and tutorials that there are."
+
     def entry(source: str, numbered: bool = True) -> dict:
         page = pages[source]
         bare = re.sub(r'^\d+\s*[·.:-]\s*', '', page.title)
@@ -323,24 +391,44 @@ def navigation(pages: dict[str, Page]) -> list:
     chapters = sorted((s for s in pages if re.fullmatch(r'nbs/\d+[a-z]*_\w+\.ipynb', s)), key=lambda s: Path(s).name)
     nav: list = [{'Home': 'index.md'}] if 'nbs/index.ipynb' in pages else []
     nav += [entry(s) for s in chapters if number(s) == 0]
-    nav += [{part: inside} for part, numbers in parts.items() if (inside := [entry(s) for s in chapters if number(s) in numbers])]
+    nav += [
+        {part: inside}
+        for part, numbers in parts.items()
+        if (inside := [entry(s) for s in chapters if number(s) in numbers])
+    ]
     for folder in ('experiments', 'tutorials'):
         if inside := [entry(s, folder == 'experiments') for s in sorted(pages) if s.startswith(f'nbs/{folder}/')]:
             nav.append({folder.capitalize(): inside})
     return [*nav, {'Look up': [{title: page} for page, title in LOOK_UP.items()]}]
 
 
-LOOK_UP = {'commands.md': 'Commands', 'names.md': 'All names', 'figures.md': 'All figures', 'architecture.md': 'How the chapters hang together'}
+LOOK_UP = {
+    'commands.md': 'Commands',
+    'names.md': 'All names',
+    'figures.md': 'All figures',
+    'architecture.md': 'How the chapters hang together',
+}
 
 
 def write_look_up(target: Path, pages: dict[str, Page]) -> None:
     "The pages that no notebook holds, and llms.txt."
-    chapters = {module: page.page for source, page in pages.items() if re.fullmatch(r'nbs/\d+[a-z]*_\w+\.ipynb', source) and (module := module_of(root / source))}
-    made = {'commands.md': commands_page(), 'names.md': names_page(chapters), 'figures.md': gallery_page([f for page in pages.values() for f in page.figures]), 'architecture.md': architecture_page(chapters)}
+    chapters = {
+        module: page.page
+        for source, page in pages.items()
+        if re.fullmatch(r'nbs/\d+[a-z]*_\w+\.ipynb', source) and (module := module_of(root / source))
+    }
+    made = {
+        'commands.md': commands_page(),
+        'names.md': names_page(chapters),
+        'figures.md': gallery_page([f for page in pages.values() for f in page.figures]),
+        'architecture.md': architecture_page(chapters),
+    }
     for name, text in made.items():
         (target / name).write_text(text, encoding='utf-8')
     listed = ((page.title, links(page.lede, page.page), page.page) for page in pages.values())
-    (target / 'llms.txt').write_text(llms_text(project['site_name'], project['site_description'], listed, site_url), encoding='utf-8')
+    (target / 'llms.txt').write_text(
+        llms_text(project['site_name'], project['site_description'], listed, site_url), encoding='utf-8'
+    )
     for name, path in notebooks_of(root / 'nbs').items():
         (target / 'nbs' / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, target / 'nbs' / name)
@@ -378,18 +466,31 @@ def mend_anchors(target: Path) -> None:
     texts = {path: path.read_text(encoding='utf-8') for path in target.rglob('*.md')}
     ids = {path: set(re.findall(r'\{ #([^ }]+)', text)) for path, text in texts.items()}
     for path, text in texts.items():
+
         def change(match: re.Match, path=path) -> str:
             there = ids.get((path.parent / match[2]).resolve() if match[2] else path, set())
             name = match[3].lower()
             anchor = next((f'#{a}' for a in (name, name.rpartition('.')[0]) if a in there), '')
             return f'[`{match[1]}`]({match[2]}{anchor})' if anchor or match[2] else f'`{match[1]}`'
-        path.write_text(outside_fences(text, lambda t: re.sub(r'\[`([^`]+)`\]\(([\w./-]*\.md)?#([\w.]+)\)', change, t)), encoding='utf-8')
+
+        path.write_text(
+            outside_fences(text, lambda t: re.sub(r'\[`([^`]+)`\]\(([\w./-]*\.md)?#([\w.]+)\)', change, t)),
+            encoding='utf-8',
+        )
 
 
 def fetched_from_elsewhere(site: Path) -> list[str]:
     "What a page would have to load over the network: there must be nothing."
-    loads = re.compile(r'<(?:script|img|iframe|source|video)\b[^>]*?\bsrc="?(https?:)?//[^" >]+|<link\b(?![^>]*rel="?(?:canonical|prev|next|alternate))[^>]*?\bhref="?(https?:)?//[^" >]+')
-    return sorted({f'{path.relative_to(site)}: {html.unescape(m[0])[:120]}' for path in site.rglob('*.html') for m in loads.finditer(path.read_text(encoding='utf-8'))})
+    loads = re.compile(
+        r'<(?:script|img|iframe|source|video)\b[^>]*?\bsrc="?(https?:)?//[^" >]+|<link\b(?![^>]*rel="?(?:canonical|prev|next|alternate))[^>]*?\bhref="?(https?:)?//[^" >]+'
+    )
+    return sorted(
+        {
+            f'{path.relative_to(site)}: {html.unescape(m[0])[:120]}'
+            for path in site.rglob('*.html')
+            for m in loads.finditer(path.read_text(encoding='utf-8'))
+        }
+    )
 
 
 def finish(site: Path) -> None:
@@ -397,13 +498,17 @@ def finish(site: Path) -> None:
     for path in site.rglob('*.html'):
         up = '../' * (len(path.relative_to(site).parts) - 1)
         text = finished(path.read_text(encoding='utf-8'))
-        path.write_text(re.sub(r'https://unpkg\.com/iframe-worker(?:@[\w.]+)?/shim', f'{up}iframe-worker.js', text), encoding='utf-8')
+        path.write_text(
+            re.sub(r'https://unpkg\.com/iframe-worker(?:@[\w.]+)?/shim', f'{up}iframe-worker.js', text),
+            encoding='utf-8',
+        )
 
 
 def build(out: Path, strict: bool, force: bool) -> int:
     "Notebooks → Markdown → site in `out`."
     import doc_filter
     from nbdev import serve
+
     serve.FilterDefaults = doc_filter.ExportsOnly
     try:
         processed = serve.proc_nbs(n_workers=2, force=force)
@@ -414,8 +519,14 @@ def build(out: Path, strict: bool, force: bool) -> int:
     config = {**project, 'nav': navigation(pages), 'docs_dir': 'pages', 'site_dir': 'site'}
     (work / 'mkdocs.yml').write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     zensical = Path(sys.executable).parent / 'zensical'
-    done = subprocess.run([zensical, 'build', '--clean', '--config-file', 'mkdocs.yml', *(['--strict'] if strict else [])],
-                          cwd=work, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    done = subprocess.run(
+        [zensical, 'build', '--clean', '--config-file', 'mkdocs.yml', *(['--strict'] if strict else [])],
+        cwd=work,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     plain = re.sub(r'\x1b\[[0-9;]*m', '', done.stdout)
     warnings = re.findall(r'^(?:Warning|Error): (.+)\n\s*╭─\[ (.+?) \]', plain, re.M)
     print(*[f'{place}: {message}' for message, place in warnings] or ['no broken links'], sep='\n', file=sys.stderr)

@@ -3,6 +3,7 @@
 Run in the environment that passed the tests: `python tools/lock.py`. Only names, versions and platform
 markers are written; `--check` says whether the lock still covers settings.ini (used by tests/test_house.py).
 """
+
 import shlex
 import sys
 from configparser import ConfigParser

@@ -4,6 +4,7 @@ Cells marked `#| eval: false` keep the output they have. What hidden cells print
 (libraries log there) and the names of temporary folders, which differ each time. A chapter that fails is left as it was,
 and named; the exit status is then 1. `python tools/pages.py 07 index` runs only these.
 """
+
 import os
 import re
 import sys
@@ -16,7 +17,9 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 root = Path(__file__).resolve().parents[1]
-os.environ.setdefault('DS_ACCELERATOR', 'cpu')  # or DeepSpeed tells each page, with the time of day, that it looked for a GPU
+os.environ.setdefault(
+    'DS_ACCELERATOR', 'cpu'
+)  # or DeepSpeed tells each page, with the time of day, that it looked for a GPU
 
 
 class ChapterClient(NotebookClient):
@@ -32,7 +35,9 @@ def run(path: Path) -> None:
     "Execute one notebook in place. Its outputs are stored only if all of its cells ran."
     nb = nbformat.read(path, as_version=4)
     kernel = nb.metadata.get('kernelspec', {}).get('name', 'python3')
-    ChapterClient(nb, kernel_name=kernel, timeout=600, coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}}).execute()
+    ChapterClient(
+        nb, kernel_name=kernel, timeout=600, coalesce_streams=True, resources={'metadata': {'path': str(path.parent)}}
+    ).execute()
     for cell in nb.cells:
         if cell.cell_type == 'code':
             hidden = re.search(r'^#\|\s*hide\b(?!_)', cell.source, re.M)
@@ -55,7 +60,10 @@ def main() -> int:
         start = time.monotonic()
         try:
             run(path)
-            print(f'  {time.monotonic() - start:5.1f} s  {path.relative_to(root)}  {path.stat().st_size // 1024} KB', flush=True)
+            print(
+                f'  {time.monotonic() - start:5.1f} s  {path.relative_to(root)}  {path.stat().st_size // 1024} KB',
+                flush=True,
+            )
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             failed.append(path.name)
             print(f'  FAILED   {path.relative_to(root)}\n{error}', flush=True)

@@ -1,10 +1,13 @@
 """What a page needs after it was built, so that everyone can read it and nothing is fetched; and a check that all links lead somewhere."""
+
 import html
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-NUMBER = re.compile(r'[-+−]?[\d.,]*\d(?:[eE][-+]?\d+)?\s*(?:%|s|ms|MB|GB|x|×)?|[-+−]?(?:nan|inf)|NaN|None|—|-|\*|\[.*\]|', re.I)
+NUMBER = re.compile(
+    r'[-+−]?[\d.,]*\d(?:[eE][-+]?\d+)?\s*(?:%|s|ms|MB|GB|x|×)?|[-+−]?(?:nan|inf)|NaN|None|—|-|\*|\[.*\]|', re.I
+)
 
 
 class Links(HTMLParser):
@@ -47,13 +50,32 @@ LONG = 30  # lines of an output that are shown without scrolling
 
 def scrolling(output: re.Match) -> str:
     "A long output scrolls, and the keyboard reaches it."
-    return output[1] + (' class="long" tabindex="0" aria-label="output"' if output[3].count('\n') > LONG else '') + output[2] + output[3] + output[4]
+    return (
+        output[1]
+        + (' class="long" tabindex="0" aria-label="output"' if output[3].count('\n') > LONG else '')
+        + output[2]
+        + output[3]
+        + output[4]
+    )
 
 
 def finished(page: str) -> str:
     "A page as it is published."
-    page = page.replace(' data-md-component="source"', '')  # its script asks the host of the repository for stars and releases
-    page = page.replace('<table border="1" class="dataframe">', '<table class="dataframe" tabindex="0">').replace('<div class="formula">', '<div class="formula" tabindex="0">')  # they scroll where the screen is narrow
+    page = page.replace(
+        ' data-md-component="source"', ''
+    )  # its script asks the host of the repository for stars and releases
+    page = page.replace('<table border="1" class="dataframe">', '<table class="dataframe" tabindex="0">').replace(
+        '<div class="formula">', '<div class="formula" tabindex="0">'
+    )  # they scroll where the screen is narrow
     page = re.sub(r'<th([^>]*)>\s*</th>', r'<td\1></td>', page)  # a header without words is none
-    page = re.sub(r'(<div class="cell-output">\s*<div class="[^"]*highlight[^"]*"><pre)(><span></span><code>)(.*?)(</code></pre>)', scrolling, page, flags=re.S)
-    return re.sub(r'<td>([^<]*)</td>', lambda m: m[0] if NUMBER.fullmatch(html.unescape(m[1]).strip()) else f'<td class="words">{m[1]}</td>', page)
+    page = re.sub(
+        r'(<div class="cell-output">\s*<div class="[^"]*highlight[^"]*"><pre)(><span></span><code>)(.*?)(</code></pre>)',
+        scrolling,
+        page,
+        flags=re.S,
+    )
+    return re.sub(
+        r'<td>([^<]*)</td>',
+        lambda m: m[0] if NUMBER.fullmatch(html.unescape(m[1]).strip()) else f'<td class="words">{m[1]}</td>',
+        page,
+    )

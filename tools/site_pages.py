@@ -1,4 +1,5 @@
 """Pages of the site that no notebook holds, made from the code and from the other pages: names, commands, chapter graph, figures, and llms.txt."""
+
 import ast
 import html
 import json
@@ -12,9 +13,11 @@ root = Path(__file__).resolve().parents[1]
 
 # ---- names ------------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class Name:
     "Something a chapter exports."
+
     name: str
     says: str  # first line of its docstring
     place: str  # page and anchor
@@ -23,8 +26,19 @@ class Name:
 def exported(module: Path, page: str) -> list[Name]:
     "What `__all__` of a module names, in its order, with functions, classes and constants."
     tree = ast.parse(module.read_text(encoding='utf-8'))
-    defined = {node.name: (ast.get_docstring(node) or '').split('\n')[0] for node in tree.body if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
-    listed = next((ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__'), [])
+    defined = {
+        node.name: (ast.get_docstring(node) or '').split('\n')[0]
+        for node in tree.body
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    }
+    listed = next(
+        (
+            ast.literal_eval(node.value)
+            for node in tree.body
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__'
+        ),
+        [],
+    )
     return [Name(name, defined.get(name, ''), f'{page}#{name.lower()}' if name in defined else page) for name in listed]
 
 
@@ -35,15 +49,22 @@ def escaped(text: str) -> str:
 
 def names_page(chapters: dict[str, str]) -> str:
     "All exported names by chapter. `chapters`: module → page."
-    out = ['---\nsearch:\n  exclude: true\n---\n\n# All names', 'What each chapter exports, in its order, with the first line of what it says about itself.\n{ .lede }']
+    out = [
+        '---\nsearch:\n  exclude: true\n---\n\n# All names',
+        'What each chapter exports, in its order, with the first line of what it says about itself.\n{ .lede }',
+    ]
     for module, page in chapters.items():
         found = exported(root / 'actrep_nb' / f'{module}.py', page)
         if found:
-            out.append(f'## {module}\n\n| name | |\n|---|---|\n' + '\n'.join(f'| [`{n.name}`]({n.place}) | {escaped(n.says)} |' for n in found))
+            out.append(
+                f'## {module}\n\n| name | |\n|---|---|\n'
+                + '\n'.join(f'| [`{n.name}`]({n.place}) | {escaped(n.says)} |' for n in found)
+            )
     return '\n\n'.join(out) + '\n'
 
 
 # ---- commands -----------------------------------------------------------------------------------------------------
+
 
 def commands_page() -> str:
     "What each command says to --help."
@@ -72,19 +93,31 @@ def commands_page() -> str:
 
 # ---- the chapter graph ----------------------------------------------------------------------------------------------
 
+
 def imports_of(module: str) -> list[str]:
     "Modules of the package that a module imports."
     tree = ast.parse((root / 'actrep_nb' / f'{module}.py').read_text(encoding='utf-8'))
     found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level and node.module}
-    found |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level and not node.module for alias in node.names}
-    found |= {node.module.removeprefix('actrep_nb.') for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('actrep_nb.')}
+    found |= {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level and not node.module
+        for alias in node.names
+    }
+    found |= {
+        node.module.removeprefix('actrep_nb.')
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or '').startswith('actrep_nb.')
+    }
     return sorted(found - {module})
 
 
 def nearest(needs: dict[str, list[str]]) -> dict[str, list[str]]:
     "Only arrows that no longer way implies: what a chapter needs, but for what it gets through another one."
+
     def reach(module: str) -> set[str]:
         return {m for n in needs.get(module, []) for m in (n, *reach(n))}
+
     return {m: [n for n in ns if not any(n in reach(other) for other in ns if other != n)] for m, ns in needs.items()}
 
 
@@ -100,19 +133,32 @@ def graph(chapters: dict[str, str]) -> str:
         rows.setdefault(level[m], []).append(m)
     wide, high, gap = 104, 30, 64
     width = max(map(len, rows.values())) * (wide + 12) + 12
-    at = {m: (width / 2 + (i - (len(row) - 1) / 2) * (wide + 12), 24 + depth * gap) for depth, row in rows.items() for i, m in enumerate(row)}
-    arrows = [f'<path d="M{at[n][0]:.0f} {at[n][1] + high / 2:.0f}C{at[n][0]:.0f} {at[n][1] + gap / 2:.0f} {at[m][0]:.0f} {at[m][1] - gap / 2:.0f} {at[m][0]:.0f} {at[m][1] - high / 2:.0f}"/>'
-              for m, ns in nearest(needs).items() for n in ns]
-    boxes = [f'<a href="{chapters[m].removesuffix(".md")}.html"><rect x="{x - wide / 2:.0f}" y="{y - high / 2:.0f}" width="{wide}" height="{high}" rx="5"/><text x="{x:.0f}" y="{y + 4:.0f}">{m}</text></a>'
-             for m, (x, y) in at.items()]
-    return (f'<svg class="chapter-graph" viewBox="0 0 {width:.0f} {48 + max(rows) * gap}" aria-label="Chapters and what they need: each stands below what it imports">'
-            f'<g class="arrows">{"".join(arrows)}</g><g class="boxes">{"".join(boxes)}</g></svg>')
+    at = {
+        m: (width / 2 + (i - (len(row) - 1) / 2) * (wide + 12), 24 + depth * gap)
+        for depth, row in rows.items()
+        for i, m in enumerate(row)
+    }
+    arrows = [
+        f'<path d="M{at[n][0]:.0f} {at[n][1] + high / 2:.0f}C{at[n][0]:.0f} {at[n][1] + gap / 2:.0f} {at[m][0]:.0f} {at[m][1] - gap / 2:.0f} {at[m][0]:.0f} {at[m][1] - high / 2:.0f}"/>'
+        for m, ns in nearest(needs).items()
+        for n in ns
+    ]
+    boxes = [
+        f'<a href="{chapters[m].removesuffix(".md")}.html"><rect x="{x - wide / 2:.0f}" y="{y - high / 2:.0f}" width="{wide}" height="{high}" rx="5"/><text x="{x:.0f}" y="{y + 4:.0f}">{m}</text></a>'
+        for m, (x, y) in at.items()
+    ]
+    return (
+        f'<svg class="chapter-graph" viewBox="0 0 {width:.0f} {48 + max(rows) * gap}" aria-label="Chapters and what they need: each stands below what it imports">'
+        f'<g class="arrows">{"".join(arrows)}</g><g class="boxes">{"".join(boxes)}</g></svg>'
+    )
 
 
 def architecture_page(chapters: dict[str, str]) -> str:
     "The chapter graph, and what each chapter needs."
-    rows = '\n'.join(f'| [{m}]({page}) | {", ".join(f"[{n}]({chapters[n]})" for n in imports_of(m) if n in chapters) or "nothing"} | {len((root / "actrep_nb" / f"{m}.py").read_text(encoding="utf-8").splitlines())} |'
-                     for m, page in chapters.items())
+    rows = '\n'.join(
+        f'| [{m}]({page}) | {", ".join(f"[{n}]({chapters[n]})" for n in imports_of(m) if n in chapters) or "nothing"} | {len((root / "actrep_nb" / f"{m}.py").read_text(encoding="utf-8").splitlines())} |'
+        for m, page in chapters.items()
+    )
     return f'''# How the chapters hang together
 
 Each chapter is a module. It imports chapters before it and none after it, so the book can be read and the package loaded from front to back.
@@ -130,9 +176,11 @@ The arrows lead from what is needed to what needs it. Where a chapter needs anot
 
 # ---- figures ----------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class Figure:
     "A picture on a page."
+
     file: str  # under images/pages
     page: str
     title: str  # of the page
@@ -142,19 +190,29 @@ class Figure:
 
 def gallery_page(figures: list[Figure]) -> str:
     "All figures, each leading to where it is explained."
-    out = ['---\nsearch:\n  exclude: true\n---\n\n# All figures', 'Each was drawn by a cell of the page it leads to.\n{ .lede }']
+    out = [
+        '---\nsearch:\n  exclude: true\n---\n\n# All figures',
+        'Each was drawn by a cell of the page it leads to.\n{ .lede }',
+    ]
     for title in dict.fromkeys(f.title for f in figures):
         shown = [f for f in figures if f.title == title]
-        tiles = ''.join(f'<a href="{f.page.removesuffix(".md")}.html{f.anchor}"><img loading="lazy" src="images/pages/{f.file}" alt=""><span>{html.escape(f.heading)}</span></a>' for f in shown)
+        tiles = ''.join(
+            f'<a href="{f.page.removesuffix(".md")}.html{f.anchor}"><img loading="lazy" src="images/pages/{f.file}" alt=""><span>{html.escape(f.heading)}</span></a>'
+            for f in shown
+        )
         out.append(f'## {title}\n\n<div class="gallery">{tiles}</div>')
     return '\n\n'.join(out) + '\n'
 
 
 # ---- for programs that read ----------------------------------------------------------------------------------------
 
+
 def llms_text(title: str, promise: str, pages: Iterator[tuple[str, str, str]], site_url: str) -> str:
     "llms.txt: what there is to read, as Markdown. `pages`: title, promise and Markdown page of each."
-    rows = '\n'.join(f'- [{name}]({site_url}/{page.removesuffix(".md")}.html.md)' + (f': {says}' if says else '') for name, says, page in pages)
+    rows = '\n'.join(
+        f'- [{name}]({site_url}/{page.removesuffix(".md")}.html.md)' + (f': {says}' if says else '')
+        for name, says, page in pages
+    )
     return f'# {title}\n\n> {promise}\n\n## Pages\n\n{rows}\n'
 
 
@@ -162,14 +220,22 @@ def alternative(cell_source: str, before: str, heading: str) -> str:
     "What a figure shows, in words: as `#| fig-alt:` says, else the sentence that leads up to it, else its heading."
     if said := re.search(r'^#\|\s*fig-alt:\s*(.+)$', cell_source, re.M):
         return said[1].strip()
-    words = re.sub(r'<[^>]+>|[`*#>\[\]]', '', re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', before.strip().rpartition('\n\n')[2].replace('\n', ' ')))
+    words = re.sub(
+        r'<[^>]+>|[`*#>\[\]]',
+        '',
+        re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', before.strip().rpartition('\n\n')[2].replace('\n', ' ')),
+    )
     last = re.split(r'(?<=[.:!?])\s+', words.strip())[-1].strip()
     return (f'{heading}: {last}' if heading and last and last != heading else last or heading).replace('"', "'")[:250]
 
 
 def notebooks_of(folder: Path) -> dict[str, Path]:
     "Notebooks a reader may want to have, by the name they get on the site."
-    return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob('*.ipynb')) if '.ipynb_checkpoints' not in path.parts}
+    return {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob('*.ipynb'))
+        if '.ipynb_checkpoints' not in path.parts
+    }
 
 
 def module_of(notebook: Path) -> str:

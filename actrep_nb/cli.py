@@ -2427,7 +2427,7 @@ SIZES: dict[str, dict[str, Any]] = {  # what `--size` changes
     "full": {
         "train": 1800,
         "crops": 900,
-        "practice": 1600,
+        "rl": 1600,
         "test": 500,
         "none": 50,
         "sft": 1000,
@@ -2439,7 +2439,7 @@ SIZES: dict[str, dict[str, Any]] = {  # what `--size` changes
     "small": {
         "train": 48,
         "crops": 16,
-        "practice": 48,
+        "rl": 48,
         "test": 24,
         "none": 8,
         "sft": 30,
@@ -2469,7 +2469,7 @@ def demo_steps(
         Step(
             "data",
             "00_data",
-            {"train": n["train"], "practice": n["practice"], "test": n["test"], "none": n["none"], "seed": "{seed}"},
+            {"train": n["train"], "rl": n["rl"], "test": n["test"], "none": n["none"], "seed": "{seed}"},
             "draw clips whose repetitions are known",
         ),
         Step(
@@ -2496,8 +2496,8 @@ def demo_steps(
             "05_grpo",
             {
                 "model": "{out}/sft/checkpoint",
-                "clips": "{out}/data/practice.jsonl",
-                "samples": n["practice"],
+                "clips": "{out}/data/rl.jsonl",
+                "samples": n["rl"],
                 "cache": frames,
                 "steps": n["grpo"],
                 "save_steps": quarter(n["grpo"]),
@@ -2505,7 +2505,7 @@ def demo_steps(
                 "rewards": "count_hybrid=1,format=0.5,exact=0.5",
                 "seed": "{seed}",
             },
-            "practise on other clips, rewarded for right counts",
+            "train on other clips, rewarded for right counts",
         ),
         Step(
             "evaluate",
@@ -2526,7 +2526,7 @@ def demo_steps(
             "report",
             "07_report",
             {
-                "practice": "{out}/data/practice.jsonl",
+                "rl": "{out}/data/rl.jsonl",
                 "clips": "{out}/data/test.csv",
                 "data": "{out}/data",
                 "cot": "{out}/cot",

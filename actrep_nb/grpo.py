@@ -8,7 +8,7 @@ Docs: https://actrep.github.io/actrep_nb/grpo.html.md"""
 __all__ = ['RECIPES', 'IDLE_STEPS', 'LEAST_ENTROPY', 'FEW_TOKENS', 'advantages', 'by_answer', 'by_token', 'by_budget', 'Recipe',
            'find_recipe', 'kl_k3', 'policy_loss', 'branch_mask', 'Branches', 'attend_branches', 'without_dropout',
            'why_not_shared', 'share_prompts', 'shared_prefix_logprobs', 'overlong_penalty', 'judge', 'group_stats',
-           'Practice', 'Blocks', 'check_practice', 'used', 'signs', 'why_idle', 'IdleWarning', 'reference_model',
+           'RolloutBatch', 'Blocks', 'check_grpo', 'used', 'signs', 'why_idle', 'IdleWarning', 'reference_model',
            'check_logps', 'GRPOTrainer', 'write_samples', 'train_grpo', 'bench_grpo', 'bench_trl']
 
 # %% ../nbs/13_grpo.ipynb #b19d2b22
@@ -427,7 +427,7 @@ def group_stats(
 
 # %% ../nbs/13_grpo.ipynb #aea13b9b
 @dataclass(frozen=True)
-class Practice:
+class RolloutBatch:
     "One batch of prompts, answered and judged."
 
     clips: list[Clip]
@@ -466,14 +466,14 @@ class Blocks(Sampler):
             yield from order[i : i + self.size] * self.times
 
 # %% ../nbs/13_grpo.ipynb #1cb8a3a5
-def check_practice(
+def check_grpo(
     group_size: int,  # answers for each prompt
     updates: int = 1,  # optimiser steps for each batch of answers
     save_steps: float = 0,  # keep a checkpoint every so many steps; 0: none
     temperature: float = 1.0,  # of sampling
     **counts: int,  # whatever else there must be one of, by name
 ) -> None:
-    "ValueError for numbers with which practice would learn nothing, or could not go on from its checkpoints."
+    "ValueError for numbers with which RL training would learn nothing, or could not go on from its checkpoints."
     for name, value in {"updates": updates, **counts}.items():
         if value < 1:
             raise ValueError(f"{name}={value} must be at least 1")
@@ -482,7 +482,7 @@ def check_practice(
             f"group_size={group_size} must be at least 2: an answer is compared with the others of its group"
         )
     if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be above 0: practice needs answers that differ")
+        raise ValueError(f"temperature={temperature} must be above 0: RL training needs answers that differ")
     if save_steps < 0 or save_steps % updates:
         raise ValueError(
             f"save_steps={save_steps} must be a multiple of updates={updates}: a checkpoint holds no half-used answers"
@@ -688,7 +688,7 @@ class GRPOTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = (
             False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
         )
-        check_practice(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0, temperature)
+        check_grpo(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0, temperature)
         if shuffle not in ("slots", "frames"):
             raise ValueError(f"shuffle={shuffle!r}: choose 'slots' or 'frames'")
         if shuffle == "frames" and not hasattr(self.train_dataset, "shuffled"):
@@ -720,7 +720,7 @@ class GRPOTrainer(ResumableTrainer):
             lambda sign, row, length: why_idle(sign, row, max_new_tokens, group_size, temperature, length)
         )
         self.add_callback(self.watch)
-        self.held: list[Practice] = []  # one for each pass of a step
+        self.held: list[RolloutBatch] = []  # one for each pass of a step
         self.tokens = 0.0  # of all their answers, on all ranks
         self.notes, self.clock = list[dict[str, float]](), defaultdict[str, float](float)
 
@@ -735,28 +735,26 @@ class GRPOTrainer(ResumableTrainer):
         if self.place == 0 and self.state.global_step % self.updates == 0:
             with self.gather(model) as policy, self.autocast():
                 self.engine.update(policy)
-                self.held = [self.practise(batch) for batch in self.batches]
-            self.tokens = summed(sum(practice.tokens for practice in self.held), self.args.device)
-        practice, self.place = self.held[self.place], self.place + 1
+                self.held = [self.roll_out(batch) for batch in self.batches]
+            self.tokens = summed(sum(batch.tokens for batch in self.held), self.args.device)
+        batch, self.place = self.held[self.place], self.place + 1
         k = next(
-            (k for k, clip in enumerate(practice.clips) if clip.count), 0
+            (k for k, clip in enumerate(batch.clips) if clip.count), 0
         )  # of a clip in which nothing is repeated a blank one says the same
         look_once(
             self,
             model,
-            lambda: collate(unwrapped(model), practice.prompts[k : k + 1], [practice.groups[k][0].ids], side="right"),
+            lambda: collate(unwrapped(model), batch.prompts[k : k + 1], [batch.groups[k][0].ids], side="right"),
         )
         shares = len(self.held) * self.args.world_size  # passes and ranks, over which gradients are averaged
-        portion = practice.tokens * shares / self.tokens if self.recipe.weigh is by_token else 1.0
-        loss, parts = self.group_loss(model, practice.prompts, practice.groups, portion, practice.clips)
+        portion = batch.tokens * shares / self.tokens if self.recipe.weigh is by_token else 1.0
+        loss, parts = self.group_loss(model, batch.prompts, batch.groups, portion, batch.clips)
         self.notes.append(
-            group_stats(practice.groups, practice.clips, self.task)
-            | {"used": used(practice.groups, self.recipe)}
-            | parts
+            group_stats(batch.groups, batch.clips, self.task) | {"used": used(batch.groups, self.recipe)} | parts
         )
         return loss
 
-    def practise(self, examples: list[Example]) -> Practice:
+    def roll_out(self, examples: list[Example]) -> RolloutBatch:
         "Answer and judge the prompts of these examples; where the recipe says so, replace groups that teach nothing by groups of other prompts."
         seeds = [seed_for(self.args.seed, self.state.global_step, e.index) for e in examples]
         examples = self.train_dataset.encoded(self.model_wrapped, examples)
@@ -781,7 +779,7 @@ class GRPOTrainer(ResumableTrainer):
             write_samples(
                 Path(self.args.output_dir) / "samples.jsonl", self.state.global_step, examples[0].clip, groups[0]
             )
-        return Practice([e.clip for e in examples], [e.prompt for e in examples], groups)
+        return RolloutBatch([e.clip for e in examples], [e.prompt for e in examples], groups)
 
     def answer(self, examples: list[Example], seeds: list[int]) -> list[list[Rollout]]:
         "G judged answers to the prompt of each example."
@@ -979,7 +977,7 @@ def train_grpo(
     resume: bool | str = False,  # see `start_from`
     **options: Any,  # for `GRPOTrainer`
 ) -> list[dict[str, float]]:
-    "Practise, and return the log."
+    "Train, and return the log."
     out = Path(args.output_dir)
     out.mkdir(parents=True, exist_ok=True)
     trainer = GRPOTrainer(model, processor, examples, args, rewards, callbacks=[JSONLLog(out / "log.jsonl")], **options)

@@ -172,7 +172,7 @@ def main() -> None:
     if asked.load:
         return load_here(*asked.load)
     out = asked.out.absolute()
-    data = once("data", out / "data", {"train": 48, "practice": 16, "test": 4, "none": 2})
+    data = once("data", out / "data", {"train": 48, "rl": 16, "test": 4, "none": 2})
     cot = once("cot", out / "cot", {"clips": str(data / "train.csv"), "crops": 8})
     base = {"model": str(ROOT / "data/tiny_base"), "data": str(cot), "cache": ""}
     start = once("sft", out / "start", base | {"steps": 100})
@@ -180,7 +180,7 @@ def main() -> None:
         "sft": base | {"steps": STEPS["sft"]},
         "grpo": {
             "model": str(start / "checkpoint"),
-            "clips": str(data / "practice.jsonl"),
+            "clips": str(data / "rl.jsonl"),
             "cache": "",
             "steps": STEPS["grpo"],
             "samples": 0,

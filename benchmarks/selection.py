@@ -1,4 +1,4 @@
-"""Half of the practice clips, chosen by variance or blindly: practise on each half from the same fine-tuned checkpoint, and compare on held-out clips.
+"""Half of the RL clips, chosen by variance or blindly: GRPO on each half from the same fine-tuned checkpoint, and compare on held-out clips.
 
     python benchmarks/selection.py --demo runs/demo --out runs/selection
 
@@ -27,10 +27,10 @@ def once(notebook: str, out: Path, parameters: dict) -> None:
     print(out.name, f"{run(notebook, out, parameters).manifest.seconds:.0f} s", flush=True)
 
 
-def matched(select: Path, practice: Path, videos: Path, seed: int) -> None:
+def matched(select: Path, rl: Path, videos: Path, seed: int) -> None:
     "Clips drawn blindly within each count, as many of it as the selection by variance holds."
     wanted = Counter(clip.count for clip in load_clips(select / "variance/selected.jsonl"))
-    clips = load_clips(practice, videos=videos)
+    clips = load_clips(rl, videos=videos)
     fates = [
         f
         for count, n in wanted.items()
@@ -54,22 +54,22 @@ def main() -> None:
     )
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS, help="which halves")
     args = parser.parse_args()
-    videos, practice, sft, frames = (
+    videos, rl, sft, frames = (
         args.demo / "data/videos",
-        args.demo / "data/practice.jsonl",
+        args.demo / "data/rl.jsonl",
         args.demo / "sft/checkpoint",
         args.out / "frames",
     )
 
     asked = {
         "model": str(sft),
-        "clips": str(practice),
+        "clips": str(rl),
         "cache": str(frames),
         "answers": str(args.out / "answers.jsonl"),
     }
     for rule in ("variance", "random"):
         once("04_select", args.out / "select" / rule, {**asked, "rule": rule})
-    matched(args.out / "select", practice, videos, seed=0)
+    matched(args.out / "select", rl, videos, seed=0)
 
     checkpoints = {"sft": sft}
     for seed in args.seeds:

@@ -3,7 +3,7 @@
     python benchmarks/tasks.py --out runs/tasks
     python benchmarks/tasks.py --out runs/tasks --demo runs/demo --only counting
 
-The first command draws clips of each kind, fine-tunes, practises and evaluates; the second needs the clips and the SFT checkpoint of a finished
+The first command draws clips of each kind, fine-tunes, trains with GRPO and evaluates; the second needs the clips and the SFT checkpoint of a finished
 `actrep demo`. Runs that are done are not repeated. The figures of all that is there go to benchmarks/tasks.json, which the chapter on tasks shows.
 """
 
@@ -23,7 +23,7 @@ from actrep_nb.tasks import TASKS
 
 SETTINGS: dict[
     str, tuple[str, int, int, dict, dict, dict]
-] = {  # task, clips to imitate and to practise on, fine-tuning, practice, evaluation
+] = {  # task, clips for SFT and for RL, fine-tuning, RL training, evaluation
     "temporal_grounding": ("temporal_grounding", 1600, 1200, {"steps": 250}, {"steps": 160, "max_new_tokens": 80}, {}),
     "temporal_grounding_early": (
         "temporal_grounding",
@@ -68,16 +68,16 @@ def once(notebook: str, out: Path, parameters: dict) -> None:
 
 
 def train_and_judge(name: str, out: Path) -> None:
-    "Draw, write texts, imitate, practise, evaluate."
-    task, train, practice, sft, grpo, judged = SETTINGS[name]
+    "Draw, write texts, SFT, GRPO, evaluation."
+    task, train, rl, sft, grpo, judged = SETTINGS[name]
     cache = {"cache": str(out / "frames"), "task": task}
-    once("00_data", out / "data", {"task": task, "train": train, "practice": practice, "test": 400})
+    once("00_data", out / "data", {"task": task, "train": train, "rl": rl, "test": 400})
     once("02_cot", out / "cot", {"task": task, "clips": str(out / "data/train.jsonl"), "crops": 0})
     once("03_sft", out / "sft", {**cache, **sft, "data": str(out / "cot")})
     once(
         "05_grpo",
         out / "grpo",
-        {**cache, **grpo, "model": str(out / "sft/checkpoint"), "clips": str(out / "data/practice.jsonl")},
+        {**cache, **grpo, "model": str(out / "sft/checkpoint"), "clips": str(out / "data/rl.jsonl")},
     )
     once(
         "06_evaluate",
@@ -94,9 +94,9 @@ def train_and_judge(name: str, out: Path) -> None:
 
 
 def judge_again(name: str, out: Path) -> None:
-    "On 800 clips drawn for this alone: settings of practice were chosen by looking at the held-out ones."
+    "On 800 clips drawn for this alone: settings of RL training were chosen by looking at the held-out ones."
     task, *_, judged = SETTINGS[name]
-    once("00_data", out / "fresh", {"task": task, "train": 8, "practice": 8, "test": 800, "seed": 1})
+    once("00_data", out / "fresh", {"task": task, "train": 8, "rl": 8, "test": 800, "seed": 1})
     once(
         "06_evaluate",
         out / "evaluate_fresh",
@@ -113,7 +113,7 @@ def judge_again(name: str, out: Path) -> None:
 
 
 def sampled(name: str, out: Path) -> None:
-    "The overlap of one answer to each held-out clip, sampled at temperature 1, before and after practice: what practice works on."
+    "The overlap of one answer to each held-out clip, sampled at temperature 1, before and after RL training: what RL training works on."
     if (out / "sampled.json").exists():
         return
     task, clips = TASKS[SETTINGS[name][0]], load_clips(out / "data/test.jsonl", videos=out / "data/videos")
@@ -139,11 +139,11 @@ def sampled(name: str, out: Path) -> None:
 
 
 def bonuses(demo: Path, out: Path) -> None:
-    "Practise counting from the demo's SFT checkpoint with and without each bonus, and evaluate all of them."
+    "GRPO on counting from the demo's SFT checkpoint with and without each bonus, and evaluate all of them."
     cache = {"cache": str(out / "frames")}
     start = {
         "model": str(demo / "sft/checkpoint"),
-        "clips": str(demo / "data/practice.jsonl"),
+        "clips": str(demo / "data/rl.jsonl"),
         "videos": str(demo / "data/videos"),
         "samples": 480,
         "steps": 60,
@@ -168,7 +168,7 @@ def bonuses(demo: Path, out: Path) -> None:
 
 
 def figures(out: Path) -> dict:
-    "Metrics and practice logs of what has been run, small enough to be kept."
+    "Metrics and RL training logs of what has been run, small enough to be kept."
 
     def log(folder):
         return [

@@ -149,7 +149,7 @@ def test_the_code_on_a_card_runs(trained, monkeypatch, capsys):
 @pytest.mark.slow
 def test_a_dataset_that_was_drawn_has_a_card(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    run("data", tmp_path / "drawn", {"train": 8, "practice": 4, "test": 6, "none": 2}, quiet=True)
+    run("data", tmp_path / "drawn", {"train": 8, "rl": 4, "test": 6, "none": 2}, quiet=True)
     assert main(["card", "drawn"]) == 0
     card = DatasetCard.load(tmp_path / "drawn" / "README.md")
     assert (

@@ -31,7 +31,7 @@ from actrep_nb.grpo import (
     by_answer,
     by_budget,
     by_token,
-    check_practice,
+    check_grpo,
     find_recipe,
     group_stats,
     judge,
@@ -353,7 +353,7 @@ def test_what_cannot_be_shown_exact_is_repeated_and_said_once(tiny, tmp_path, wh
         assert torch.equal(repeated, shared_prefix_logprobs(model, prompts, answers())[0])
 
 
-def test_a_model_saved_after_practice_is_an_ordinary_checkpoint(loaded, tmp_path):
+def test_a_model_saved_after_grpo_is_an_ordinary_checkpoint(loaded, tmp_path):
     model, processor = loaded
     prompts = [p for _, p in noise_pairs(model, processor)]
     before = shared_prefix_logprobs(model, prompts, answers())[0]
@@ -519,7 +519,7 @@ def letters():
     del REWARDS["vowels"]
 
 
-def practise(start, out, rewards, steps=3, lora=False, arguments=None, **options):
+def run_grpo(start, out, rewards, steps=3, lora=False, arguments=None, **options):
     model, processor = load_model(start, device="cpu")
     pairs = noise_pairs(model, processor, (8, 12, 8, 6))
     args = training_arguments(out, steps, 2, 1e-3, **(arguments or {}))
@@ -534,7 +534,7 @@ def untimed(log):
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_and_logs(name, tiny, tmp_path, letters):
     recipe = replace(RECIPES[name], mask_truncated=False)
-    log = practise(tiny, tmp_path, letters, recipe=recipe)
+    log = run_grpo(tiny, tmp_path, letters, recipe=recipe)
     wanted = {
         "reward",
         "reward/vowels",
@@ -590,7 +590,7 @@ def test_the_reference_is_the_model_before_training(lora, loaded, tiny, tmp_path
 
 def test_several_updates_use_the_same_answers_and_move_the_ratio(tiny, tmp_path, letters):
     recipe = replace(RECIPES["ours"], mask_truncated=False)
-    log = practise(tiny, tmp_path, letters, steps=6, updates=3, recipe=recipe)
+    log = run_grpo(tiny, tmp_path, letters, steps=6, updates=3, recipe=recipe)
     rewards, moved = [row["reward"] for row in log], [row["kl/sampler"] for row in log]
     assert rewards[0] == rewards[1] == rewards[2] != rewards[3] == rewards[4] == rewards[5]
     assert (
@@ -624,15 +624,15 @@ def test_groups_that_teach_nothing_are_replaced(loaded, tmp_path):
             max_new_tokens=3,
         )
         first, second = trainer.train_dataset
-        practice = trainer.practise([first, first])
-        assert [c.id for c in practice.clips] == ["1", "1"] and all(p is second.prompt for p in practice.prompts)
-        assert all(any(r.advantage for r in group) for group in practice.groups)
+        batch = trainer.roll_out([first, first])
+        assert [c.id for c in batch.clips] == ["1", "1"] and all(p is second.prompt for p in batch.prompts)
+        assert all(any(r.advantage for r in group) for group in batch.groups)
     finally:
         del REWARDS["only_one"]
 
 
 def test_accumulated_micro_batches_are_averaged_in_the_log(tiny, tmp_path, letters):
-    log = practise(tiny, tmp_path, letters, steps=2, arguments=dict(accumulation=2))
+    log = run_grpo(tiny, tmp_path, letters, steps=2, arguments=dict(accumulation=2))
     assert len(log) == 2 and log[0]["grad_norm"] >= 0 and log[0]["seconds/update"] > 0
 
 
@@ -794,9 +794,9 @@ def test_the_experiments_read_lists_with_spaces_and_refuse_a_model_that_is_froze
         first_cells(name, "load_to_train(", **given, freeze_parts="vision,merger,language")
 
 
-def test_practice_that_can_teach_is_allowed():
-    check_practice(2, updates=3, save_steps=6, steps=1)
-    check_practice(8)
+def test_grpo_that_can_teach_is_allowed():
+    check_grpo(2, updates=3, save_steps=6, steps=1)
+    check_grpo(8)
 
 
 def test_log_probabilities_of_no_answers_are_refused(loaded):
@@ -813,7 +813,7 @@ def test_log_probabilities_of_no_answers_are_refused(loaded):
                 shared_prefix_logprobs(loaded[0], prompts, answers, shared)
 
 
-def test_a_model_that_is_frozen_whole_cannot_practise(loaded, tmp_path):
+def test_a_model_that_is_frozen_whole_cannot_train(loaded, tmp_path):
     freeze(loaded[0], *parts(loaded[0]))
     with pytest.raises(ValueError, match="every part of the model is frozen"):
         train_grpo(*loaded, examples(noise_pairs(*loaded)), training_arguments(tmp_path, 1, 2, 1e-3), {"format": 1.0})
@@ -835,7 +835,7 @@ def killed(self, *args, **kwargs):
     self.add_callback(Killer())
     return train(self, *args, **kwargs)
 t.GRPOTrainer.train = killed
-t.practise({tiny!r}, {out!r}, {{"vowels": 1.0}}, **t.LONG)
+t.run_grpo({tiny!r}, {out!r}, {{"vowels": 1.0}}, **t.LONG)
 """
 LONG = dict(
     steps=8,
@@ -849,8 +849,8 @@ LONG = dict(
 def test_recomputed_activations_change_nothing(tiny, tmp_path, letters):
     "A layer that recomputes keeps no cache: sampling has to leave that mode, or it answers without having read the question."
     options = dict(max_new_tokens=12, recipe=replace(RECIPES["ours"], mask_truncated=False))
-    plain = practise(tiny, tmp_path / "plain", letters, **options)
-    recomputed = practise(
+    plain = run_grpo(tiny, tmp_path / "plain", letters, **options)
+    recomputed = run_grpo(
         tiny, tmp_path / "recomputed", letters, **options, arguments=dict(activation_checkpointing=True)
     )
     for one, other in zip(plain, recomputed):
@@ -861,7 +861,7 @@ def test_recomputed_activations_change_nothing(tiny, tmp_path, letters):
         )
 
 
-def test_dropout_is_off_while_practising(tiny, tmp_path, letters):
+def test_dropout_is_off_in_rollouts(tiny, tmp_path, letters):
     model, processor = load_model(tiny, device="cpu")
     model = get_peft_model(
         model, LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
@@ -897,33 +897,33 @@ def test_equal_rewards_give_no_advantage_at_all():
                 assert advantages([reward] * size, scale) == [0.0] * size
 
 
-def test_practice_needs_answers_that_differ(tiny, tmp_path, letters):
+def test_grpo_needs_answers_that_differ(tiny, tmp_path, letters):
     for temperature in (0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="above 0"):
-            practise(tiny, tmp_path, letters, temperature=temperature)
+            run_grpo(tiny, tmp_path, letters, temperature=temperature)
 
 
 def test_samples_are_kept_however_many_updates(tiny, tmp_path, letters):
-    practise(tiny, tmp_path, letters, steps=9, updates=3, keep_samples=4)
+    run_grpo(tiny, tmp_path, letters, steps=9, updates=3, keep_samples=4)
     assert [json.loads(line)["step"] for line in (tmp_path / "samples.jsonl").read_text().splitlines()] == [0, 6]
 
 
 def test_adapters_go_on_where_they_were(tiny, tmp_path, letters):
     options = dict(lora=True, recipe=replace(RECIPES["grpo"]), arguments=dict(save_strategy="steps", save_steps=2))
-    whole = practise(tiny, tmp_path / "whole", letters, steps=4, **options)
+    whole = run_grpo(tiny, tmp_path / "whole", letters, steps=4, **options)
     shutil.rmtree(tmp_path / "whole" / "checkpoint-4")
     assert json.dumps(
-        untimed(practise(tiny, tmp_path / "whole", letters, steps=4, resume=True, **options))
+        untimed(run_grpo(tiny, tmp_path / "whole", letters, steps=4, resume=True, **options))
     ) == json.dumps(untimed(whole))
 
 
 def test_a_killed_run_goes_on_to_the_same_end(tiny, tmp_path, letters):
     "SIGKILL after step 5, checkpoints every two; then every metric of every step is that of a run nobody disturbed."
-    whole = practise(tiny, tmp_path / "whole", letters, **LONG)
+    whole = run_grpo(tiny, tmp_path / "whole", letters, **LONG)
     program = RUN.format(tests=str(Path(__file__).parent), tiny=str(tiny), out=str(tmp_path / "killed"))
     assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == -signal.SIGKILL
     assert len((tmp_path / "killed" / "log.jsonl").read_text().splitlines()) == 4
-    resumed = practise(tiny, tmp_path / "killed", letters, resume=True, **LONG)
+    resumed = run_grpo(tiny, tmp_path / "killed", letters, resume=True, **LONG)
     assert json.dumps(untimed(resumed)) == json.dumps(untimed(whole)) and len(whole) == 8
     assert (tmp_path / "killed" / "samples.jsonl").read_text() == (tmp_path / "whole" / "samples.jsonl").read_text()
 
@@ -1066,7 +1066,7 @@ def test_a_reward_that_is_no_number_is_named(tiny, tmp_path):
     ]
     try:
         with pytest.raises(NotFinite, match=r"step 1: reward 'broken' gave nan for completion 5 \(clip '\d'\)"):
-            practise(tiny, tmp_path, {"broken": 1.0})
+            run_grpo(tiny, tmp_path, {"broken": 1.0})
     finally:
         del REWARDS["broken"]
 
@@ -1087,7 +1087,7 @@ def test_a_reward_that_is_no_number_is_named(tiny, tmp_path):
 )
 def test_a_number_that_is_none_in_the_last_step_stops_the_run(tiny, tmp_path, letters, monkeypatch, fault, said):
     "The worst moment: no later step would show it, and the run would end done, with a checkpoint full of NaN."
-    practise_batch = GRPOTrainer.practise
+    roll_out = GRPOTrainer.roll_out
 
     def spoiled(self, batch):
         layer, last = unwrapped(self.model).model.language_model.layers[1].mlp.down_proj, self.state.global_step == 2
@@ -1096,25 +1096,25 @@ def test_a_number_that_is_none_in_the_last_step_stops_the_run(tiny, tmp_path, le
         if last and fault == "sampling":
             with torch.no_grad():
                 layer.weight.fill_(torch.nan)
-        made = practise_batch(self, batch)
+        made = roll_out(self, batch)
         if last and fault == "loss":
             layer.register_forward_hook(lambda module, given, out: out / 0)
         return made
 
-    monkeypatch.setattr(GRPOTrainer, "practise", spoiled)
+    monkeypatch.setattr(GRPOTrainer, "roll_out", spoiled)
     options = dict(
         checkpoint=tmp_path / "checkpoint",
         recipe=replace(RECIPES["ours"], mask_truncated=False),
         arguments=dict(save_strategy="steps", save_steps=1),
     )
     with pytest.raises(NotFinite, match=said) as stopped:
-        practise(tiny, tmp_path, letters, **options)
+        run_grpo(tiny, tmp_path, letters, **options)
     assert f"{tmp_path / 'checkpoint-2'}" in str(stopped.value) or fault == "sampling"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-2", "log.jsonl", "samples.jsonl"]
     monkeypatch.undo()
     with pytest.raises(FileExistsError, match="group_size: 4 there, 2 now"):
-        practise(tiny, tmp_path, letters, resume=True, **options, group_size=2)
-    assert len(practise(tiny, tmp_path, letters, resume=True, **options)) == 3 and (tmp_path / "checkpoint").exists(), (
+        run_grpo(tiny, tmp_path, letters, resume=True, **options, group_size=2)
+    assert len(run_grpo(tiny, tmp_path, letters, resume=True, **options)) == 3 and (tmp_path / "checkpoint").exists(), (
         "and goes on once the cause is gone"
     )
 
@@ -1307,7 +1307,7 @@ def test_groups_without_variance_are_told_of(loaded, tmp_path):
 def test_a_run_that_learns_is_silent(tiny, tmp_path, letters):
     with warnings.catch_warnings():
         warnings.simplefilter("error", RunWarning)
-        log = practise(
+        log = run_grpo(
             tiny,
             tmp_path,
             letters,

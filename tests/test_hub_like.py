@@ -512,7 +512,7 @@ def test_what_was_learnt_is_said_and_read(data, tmp_path, capsys):
         rewards="count_hybrid=1,format=1",
         lr=1e-6,
     )
-    practised = read_log(tmp_path / "grpo" / "log.jsonl")
-    assert any(row["reward/format"] > 0 for row in practised) and any(
-        row["reward_std"] > 0 and row["used"] > 0 for row in practised
+    log = read_log(tmp_path / "grpo" / "log.jsonl")
+    assert any(row["reward/format"] > 0 for row in log) and any(
+        row["reward_std"] > 0 and row["used"] > 0 for row in log
     ), "well-formed completions are paid for, and groups differ"

@@ -65,11 +65,11 @@ saved = load_file(out + f"/sft/checkpoint/{'adapter_model' if lora else 'model'}
 glue("kept", sorted({str(t.dtype) for t in saved.values()}))
 glue("saved", {name: saved[name].double().sum().item() for name in [n for n in sorted(saved) if "embed_tokens" in n or "layers.0.self_attn" in n]})
 args = model = None"""
-PRACTISE = """args = arguments("/grpo", 2)
+GRPO = """args = arguments("/grpo", 2)
 model, processor = loaded(args)
 log = grpo.train_grpo(model, processor, [loading.Example(p, clip=c) for c, p in prompts(model, processor)], args, {"vowels": 1.0}, group_size=4, max_new_tokens=24 - 8 * uneven * int(os.environ.get("RANK", 0)), checkpoint=out + "/grpo/checkpoint",
                       recipe=grpo.Recipe(grpo.by_token, beta=beta, resample=resample), gather=gather, resume=resume)
-glue("practice", [[row["loss"], row["reward"], row["grad_norm"]] for row in log])
+glue("rl", [[row["loss"], row["reward"], row["grad_norm"]] for row in log])
 glue("written", log[0]["completion_length"])
 glue("looked", [row.get("video_effect") for row in log])"""
 
@@ -85,7 +85,7 @@ def train(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
     cells = [
         nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
-        *map(nbformat.v4.new_code_cell, (PREPARE, IMITATE, PRACTISE)),
+        *map(nbformat.v4.new_code_cell, (PREPARE, IMITATE, GRPO)),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "train.ipynb")
 
@@ -108,7 +108,7 @@ def alone(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     cells = [
         nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
-        *map(nbformat.v4.new_code_cell, (PREPARE, IMITATE, PRACTISE)),
+        *map(nbformat.v4.new_code_cell, (PREPARE, IMITATE, GRPO)),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "train.ipynb")
     return run(folder / "train.ipynb", folder / "run", {"checkpoint": str(tiny)}, ranks=1, quiet=True).metrics
@@ -134,8 +134,8 @@ def test_two_ranks_learn_what_one_process_learns(train, alone, strategy):
     ), "rank 0 asks about the same answer as one process"
     if strategy.startswith("zero3") or strategy == "fsdp2":
         assert got["here"] <= 0.51 * got["all"] and got["loaded"] <= 0.51 * got["all"], "the weights are not shared out"
-    assert torch.tensor(got["practice"]).allclose(torch.tensor(alone["practice"]), atol=2e-4) and all(
-        norm > 1e-3 for _, _, norm in got["practice"]
+    assert torch.tensor(got["rl"]).allclose(torch.tensor(alone["rl"]), atol=2e-4) and all(
+        norm > 1e-3 for _, _, norm in got["rl"]
     )
 
 
@@ -164,9 +164,7 @@ def test_weights_gathered_whole_or_a_layer_at_a_time_write_the_same(train, strat
     assert own["written"] > 4
     for gather in ("whole", "layers"):
         got = train(gather, strategy=strategy, gather=gather, **given)
-        assert got["written"] == own["written"] and torch.tensor(got["practice"]).allclose(
-            torch.tensor(own["practice"]), atol=2e-4
-        )
+        assert got["written"] == own["written"] and torch.tensor(got["rl"]).allclose(torch.tensor(own["rl"]), atol=2e-4)
 
 
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
@@ -175,8 +173,8 @@ def test_a_head_called_in_chunks_is_called_equally_often(train, alone, strategy)
     if strategy == "zero3":
         pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     got = train("agreed", strategy=strategy, chunk=6)
-    assert got["loss"] == pytest.approx(alone["loss"], abs=2e-4) and torch.tensor(got["practice"]).allclose(
-        torch.tensor(alone["practice"]), atol=2e-4
+    assert got["loss"] == pytest.approx(alone["loss"], abs=2e-4) and torch.tensor(got["rl"]).allclose(
+        torch.tensor(alone["rl"]), atol=2e-4
     )
     if strategy == "zero3":
         with pytest.raises(RunFailed, match="CellTimeoutError|RuntimeError|DeadKernelError"):
@@ -189,7 +187,7 @@ def test_a_reference_model_is_shared_out_too(train, strategy):
     if strategy == "zero3":
         pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     own, got = (train(name, strategy=name, beta=0.1) for name in ("ddp", strategy))
-    assert torch.tensor(got["practice"]).allclose(torch.tensor(own["practice"]), atol=2e-4)
+    assert torch.tensor(got["rl"]).allclose(torch.tensor(own["rl"]), atol=2e-4)
 
 
 @pytest.mark.slow

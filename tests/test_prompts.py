@@ -212,7 +212,7 @@ def test_features_are_kept_apart_by_what_was_asked(tiny, tmp_path):
 
 
 def test_published_data_are_learned_as_they_are_and_the_prompt_stays(tiny, tmp_path):
-    "ActRep-R1's file: bare reasoning and the count. Practice, choosing clips and judging then ask as it was trained."
+    "ActRep-R1's file: bare reasoning and the count. RL training, choosing clips and judging then ask as it was trained."
     clips = load_clips(make_dataset(tmp_path, 4, seed=0, workers=1, name="train"), videos=tmp_path / "videos")
     rows = [
         {
@@ -243,7 +243,7 @@ def test_published_data_are_learned_as_they_are_and_the_prompt_stays(tiny, tmp_p
     assert f'"{clips[0].action.replace("_", " ")}"' in said["examples"].question.ask(clips[0])
     kept = prompt_of(load_model(tmp_path / "sft", device="cpu")[1])
     assert kept == PromptSpec("actrep-r1-8b", action=True)
-    practised = run_cells(
+    trained = run_cells(
         "grpo",
         model=str(tmp_path / "sft"),
         clips=str(tmp_path / "train.csv"),
@@ -256,7 +256,7 @@ def test_published_data_are_learned_as_they_are_and_the_prompt_stays(tiny, tmp_p
         max_new_tokens=4,
     )
     assert (
-        practised["examples"].question.style == "thinking"
+        trained["examples"].question.style == "thinking"
         and prompt_of(load_model(tmp_path / "grpo", device="cpu")[1]) == kept
     )
     chosen = run_cells(

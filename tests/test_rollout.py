@@ -362,7 +362,7 @@ def test_vllm_stops_at_a_text(served):
     engine.sampling = was
 
 
-def test_grpo_practises_with_vllm_and_adapters(served, tmp_path):
+def test_grpo_trains_with_vllm_and_adapters(served, tmp_path):
     "Two steps; the answers are scored again, so the first update's ratios are 1."
     from actrep_nb.grpo import train_grpo
     from actrep_nb.rewards import REWARDS

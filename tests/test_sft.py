@@ -344,7 +344,7 @@ def test_clips_are_seen_once_only_if_nothing_of_the_tower_is_trained(checkpoint,
 
 
 @every_family
-def test_from_imitation_to_practice(checkpoint, tmp_path, family):
+def test_from_imitation_to_rl(checkpoint, tmp_path, family):
     "A family's entry is enough for everything that follows: fine-tuning, rollout and GRPO, with features and with patches."
     from actrep_nb.grpo import shared_prefix_logprobs, train_grpo
     from actrep_nb.rollout import sample_group

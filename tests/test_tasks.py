@@ -229,7 +229,7 @@ def test_preparing_and_judging_refuse_before_anything_is_read():
 
 
 @pytest.mark.parametrize("name", ["temporal_grounding", "multiple_choice", "dvd_counting", "regression"])
-def test_learning_practising_and_judging_with_the_tiny_model(name, tmp_path):
+def test_sft_grpo_and_evaluation_with_the_tiny_model(name, tmp_path):
     from actrep_nb.evaluate import LocalCounter, evaluate, load_predictions
     from actrep_nb.grpo import train_grpo
     from actrep_nb.models import freeze, load_model, make_tiny_checkpoint

@@ -182,9 +182,9 @@ class Step:
 STEPS = {
     'draw': Step(
         '00_data',
-        ('train=12', 'practice=8', 'test=6', 'none=2'),
+        ('train=12', 'rl=8', 'test=6', 'none=2'),
         ('*.csv', '*.jsonl', 'videos/*.mp4'),
-        'videos/practice*.mp4',
+        'videos/rl*.mp4',
     ),
     'cot': Step('02_cot', ('clips=draw/train.csv', 'crops=6'), ('train.jsonl', 'cot.jsonl'), 'train.jsonl'),
     'sft': Step(
@@ -197,7 +197,7 @@ STEPS = {
         '04_select',
         (
             'model=sft/checkpoint',
-            'clips=draw/practice.jsonl',
+            'clips=draw/rl.jsonl',
             'cache=',
             'group_size=2',
             'max_new_tokens=16',
@@ -210,7 +210,7 @@ STEPS = {
         '05_grpo',
         (
             'model=sft/checkpoint',
-            'clips=draw/practice.jsonl',
+            'clips=draw/rl.jsonl',
             'cache=',
             'samples=0',
             'steps=4',
@@ -242,7 +242,7 @@ STEPS = {
     'report': Step(
         '07_report',
         (
-            'practice=draw/practice.jsonl',
+            'rl=draw/rl.jsonl',
             'data=draw',
             'cot=cot',
             'sft=sft',
@@ -446,8 +446,8 @@ TORN = (
     ('cot', 'draw/train.csv', ('train.csv', 'row|line|cut'), 0.0),
     ('sft', 'cot/cot.jsonl', ('cot.jsonl', r'line \d+', 'again'), 0.0),
     ('sft', 'cot/train.jsonl', ('train.jsonl', 'row|line'), 0.0),
-    ('select', 'draw/practice.jsonl', ('practice.jsonl', 'row|line'), 0.0),
-    ('grpo', 'draw/practice.jsonl', ('practice.jsonl', 'row|line'), 0.0),
+    ('select', 'draw/rl.jsonl', ('rl.jsonl', 'row|line'), 0.0),
+    ('grpo', 'draw/rl.jsonl', ('rl.jsonl', 'row|line'), 0.0),
     ('select', 'sft/checkpoint/model.safetensors', ('sft/checkpoint',), 0.5),
     ('evaluate', 'sft/checkpoint/config.json', ('sft/checkpoint',), 0.5),
     ('evaluate', 'draw/test.csv', ('test.csv', 'row|line|cut'), 0.0),

@@ -25,6 +25,6 @@ step select   -p model "$OUT/sft/checkpoint" -p clips "$train" -p videos "$DATA/
 step grpo     -p model "$OUT/sft/checkpoint" -p clips "$OUT/select/selected.jsonl" -p cache "$OUT/frames"
 step evaluate -p base "$MODEL" -p sft "$OUT/sft/checkpoint" -p grpo "$OUT/grpo/checkpoint" -p clips "$test" -p videos "$DATA/video/test" \
               -p train "$train" -p none "" -p cache "$OUT/frames"
-step report   -p clips "$test" -p videos "$DATA/video/test" -p practice "$OUT/select/selected.jsonl" -p data "$OUT/select" -p cot "$OUT/cot" \
+step report   -p clips "$test" -p videos "$DATA/video/test" -p rl "$OUT/select/selected.jsonl" -p data "$OUT/select" -p cot "$OUT/cot" \
               -p sft "$OUT/sft" -p grpo "$OUT/grpo" -p evaluation "$OUT/evaluate"
 echo "the report: $OUT/report/report.html"

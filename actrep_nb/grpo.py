@@ -8,7 +8,7 @@ Docs: https://actrep.github.io/actrep_nb/grpo.html.md"""
 __all__ = ['RECIPES', 'IDLE_STEPS', 'LEAST_ENTROPY', 'FEW_TOKENS', 'advantages', 'by_answer', 'by_token', 'by_budget', 'Recipe',
            'find_recipe', 'kl_k3', 'policy_loss', 'branch_mask', 'Branches', 'attend_branches', 'without_dropout',
            'why_not_shared', 'share_prompts', 'shared_prefix_logprobs', 'overlong_penalty', 'judge', 'group_stats',
-           'RolloutBatch', 'Blocks', 'check_grpo', 'used', 'signs', 'why_idle', 'IdleWarning', 'reference_model',
+           'RolloutBatch', 'Blocks', 'check_training', 'used', 'signs', 'why_idle', 'IdleWarning', 'reference_model',
            'check_logps', 'GRPOTrainer', 'write_samples', 'train_grpo', 'bench_grpo', 'bench_trl']
 
 # %% ../nbs/13_grpo.ipynb #b19d2b22
@@ -466,7 +466,7 @@ class Blocks(Sampler):
             yield from order[i : i + self.size] * self.times
 
 # %% ../nbs/13_grpo.ipynb #1cb8a3a5
-def check_grpo(
+def check_training(
     group_size: int,  # answers for each prompt
     updates: int = 1,  # optimiser steps for each batch of answers
     save_steps: float = 0,  # keep a checkpoint every so many steps; 0: none
@@ -688,7 +688,7 @@ class GRPOTrainer(ResumableTrainer):
         self.model_accepts_loss_kwargs = (
             False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
         )
-        check_grpo(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0, temperature)
+        check_training(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0, temperature)
         if shuffle not in ("slots", "frames"):
             raise ValueError(f"shuffle={shuffle!r}: choose 'slots' or 'frames'")
         if shuffle == "frames" and not hasattr(self.train_dataset, "shuffled"):

@@ -31,7 +31,7 @@ from actrep_nb.grpo import (
     by_answer,
     by_budget,
     by_token,
-    check_grpo,
+    check_training,
     find_recipe,
     group_stats,
     judge,
@@ -795,8 +795,8 @@ def test_the_experiments_read_lists_with_spaces_and_refuse_a_model_that_is_froze
 
 
 def test_grpo_that_can_teach_is_allowed():
-    check_grpo(2, updates=3, save_steps=6, steps=1)
-    check_grpo(8)
+    check_training(2, updates=3, save_steps=6, steps=1)
+    check_training(8)
 
 
 def test_log_probabilities_of_no_answers_are_refused(loaded):

@@ -961,7 +961,7 @@ def load_annotated(
     **how: Any,  # as for `load_clips`
 ) -> Any:  # a ClipSet
     "Clips of an annotation file. Raises Usage for a mapping that is none, FileNotFoundError and ClipFormatError as `load_clips`."
-    from actrep_nb.records import find_videos, load_clips, parse_mapping
+    from actrep_nb.formats import find_videos, load_clips, parse_mapping
 
     try:
         mapping = parse_mapping(columns)
@@ -1087,7 +1087,9 @@ def evaluate(
         from actrep_nb.counters import Asking, make_counters, parse_counter
         from actrep_nb.evaluate import evaluate as judge_all
         from actrep_nb.metrics import PROTOCOLS
-        from actrep_nb.records import ClipSet, load_clips, need_clips
+        from actrep_nb.audit import need_clips
+        from actrep_nb.formats import load_clips
+        from actrep_nb.records import ClipSet
 
         baselines = [name.strip() for name in baseline.split(",") if name.strip()]
         if not model and not baselines:
@@ -1354,8 +1356,10 @@ def audit(
       actrep audit mine.csv --map file=clip,action=exercise,count=reps --write clips.csv
     """
     with command("audit", as_json) as say:
-        from actrep_nb.records import ClipSet, audit_page, leakage, load_sources, split_in_name, with_sources
-        from actrep_nb.records import audit as examine
+        from actrep_nb.audit import audit_page
+        from actrep_nb.formats import load_sources, split_in_name, with_sources
+        from actrep_nb.records import ClipSet, leakage
+        from actrep_nb.audit import audit as examine
         from actrep_nb.show import write_whole
 
         if write and write.suffix.lower() not in (".csv", ".jsonl"):
@@ -1412,7 +1416,7 @@ def _write_clips(clips: Any, path: Path) -> Path:
     "A file of clips in our columns, which can be moved together with its videos: what is there is named from where it lies, what is not, as it was."
     from dataclasses import replace
 
-    from actrep_nb.records import save_clips
+    from actrep_nb.formats import save_clips
 
     moved = [replace(c, video=os.path.relpath(c.video, path.parent)) if Path(c.video).exists() else c for c in clips]
     return save_clips(moved, path, format="clips" if path.suffix == ".jsonl" else "table")
@@ -1447,7 +1451,9 @@ def split(
       actrep split mine.csv --map file=clip,action=exercise,count=reps,source=person
     """
     with command("split", as_json) as say:
-        from actrep_nb.records import leakage, load_sources, need_clips, split_clips, split_table, with_sources
+        from actrep_nb.audit import need_clips, split_table
+        from actrep_nb.formats import load_sources, with_sources
+        from actrep_nb.records import leakage, split_clips
 
         output_folder(out)
         loaded = load_annotated(file, videos, columns, say)
@@ -1842,7 +1848,7 @@ def _bench_answers(videos: Path | None, limit: int, trl: bool, model: str, say: 
 
     from actrep_nb.counters import Asking, find_checkpoint, load_counter
     from actrep_nb.evaluate import bench_answers
-    from actrep_nb.records import load_clips
+    from actrep_nb.formats import load_clips
     from actrep_nb.synth import make_dataset
 
     if videos or trl:
@@ -2636,7 +2642,7 @@ def demo(
             raise Usage(f"no size {size!r}; there are {', '.join(SIZES)}")
         from actrep_nb.counters import find_checkpoint
         from actrep_nb.evaluate import judge, load_predictions
-        from actrep_nb.records import load_clips
+        from actrep_nb.formats import load_clips
         from actrep_nb.runs import run_steps, shipped
 
         start = base or next(map(str, shipped("data/tiny_base")), None)
@@ -3302,7 +3308,9 @@ def _cot(
     "Write texts, or have them written, and say what became of every clip."
     from actrep_nb.api import APITeacher, find_teacher, is_api, teach_clips
     from actrep_nb.cot import clip_lengths, save_cots, write_cots
-    from actrep_nb.records import ClipSet, need_clips, save_clips
+    from actrep_nb.audit import need_clips
+    from actrep_nb.formats import save_clips
+    from actrep_nb.records import ClipSet
 
     need_clips(annotated, path)
     _say_rejected(annotated, say)

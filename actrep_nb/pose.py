@@ -31,7 +31,8 @@ import numpy as np
 from PIL import Image
 
 from .baselines import COUNTERS, WHOLE, PeriodCounter, Swings, Watched, each_counted, repetition
-from .records import Clip, Prediction, _ended
+from .formats import _ended
+from .records import Clip, Prediction
 from .show import progress as show_progress
 from .show import write_whole
 from .video import READERS, Frames, VideoError, plan_frames, probe

@@ -24,7 +24,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .process import end_with_parent
-from .records import Clip, save_clips
+from .formats import save_clips
+from .records import Clip
 from .show import progress, write_whole
 from .video import write_video
 

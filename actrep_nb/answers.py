@@ -20,6 +20,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from .records import Cycles
+from .show import did_you_mean
 
 # %% ../nbs/05_answers.ipynb #38dc3871
 PROMPTS: dict[str, str] = {
@@ -100,7 +101,7 @@ def render_prompt(
     Raises `ValueError` for a name that `PROMPTS` lacks and for a prompt whose question or options are missing.
     """
     if name not in PROMPTS:
-        raise ValueError(f"no prompt {name!r}; PROMPTS has {sorted(PROMPTS)}")
+        raise ValueError(f"no prompt {name!r}; PROMPTS has {sorted(PROMPTS)}" + did_you_mean(name, PROMPTS))
     parts = {
         "action": f'"{action.replace("_", " ")}"' if action else "the repeated action",
         "question": question,

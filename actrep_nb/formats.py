@@ -44,7 +44,7 @@ from actrep_nb.records import (
     split_name,
     unique_ids,
 )
-from .show import RunWarning, plain, write_whole
+from .show import Registry, RunWarning, lookup, plain, write_whole
 from .text import csv_cell, csv_value
 
 # %% ../nbs/01a_formats.ipynb #35405c05
@@ -153,7 +153,7 @@ class Format:
     expand: Callable[[dict[str, Any], Path], list[dict[str, Any]]] = lambda entry, path: [entry]  # an entry's rows
 
 
-FORMATS: dict[str, Format] = {}
+FORMATS = Registry[Format]("format")
 
 # %% ../nbs/01a_formats.ipynb #b59094e4
 def _text(row: dict[str, Any], *names: str) -> str:
@@ -1208,8 +1208,8 @@ def load_clips(
         raise FileNotFoundError(f"{path}: there is no such annotation file")
     if folder is not None and not folder.is_dir():
         raise FileNotFoundError(f"{folder}: there is no such folder of videos")
-    if format != "auto" and format not in FORMATS:
-        raise ClipFormatError(f"format {format!r} is unknown; there are {', '.join(FORMATS)} and 'auto'")
+    if format != "auto":
+        lookup(FORMATS, format, "format", ClipFormatError)
     if path.suffix.lower() in (".yaml", ".yml"):
         return _load_recipe(path, format, folder, split, fps, mapping)
     if mapping and format == "auto":
@@ -1646,7 +1646,7 @@ def _is_there(name: str, videos: Path) -> bool:
         return False
 
 # %% ../nbs/01a_formats.ipynb #50a6a06a
-WRITERS: dict[str, Callable[[list[Clip], float | None], str]] = {}  # format → (clips, fps of frame numbers) → text
+WRITERS = Registry[Callable[[list[Clip], float | None], str]]("format to write")  # (clips, fps of frame numbers) → text
 
 
 def save_clips(
@@ -1672,11 +1672,10 @@ def save_clips(
         )
     if format == "quva":
         return _save_quva(clips, path, fps)
-    if format not in (*WRITERS, "parquet"):
-        raise ClipFormatError(
-            f"format {format!r} cannot be written; there are {', '.join((*WRITERS, 'parquet', 'quva'))}"
-        )
-    data = _parquet_bytes(clips) if format == "parquet" else WRITERS[format](clips, fps)
+    if format == "parquet":
+        data: str | bytes = _parquet_bytes(clips)
+    else:
+        data = lookup(WRITERS, format, "format to write", ClipFormatError)(clips, fps)
     write_whole(path, data)
     return path
 

@@ -42,7 +42,7 @@ from PIL import Image
 
 import actrep_nb
 from .film import MAY_JUMP, TOLERANCE, VideoError, _absent, _length, _open, _packets
-from .show import RunWarning, whole_file, write_whole
+from .show import Registry, RunWarning, did_you_mean, whole_file, write_whole
 
 # %% ../nbs/02_video.ipynb #d95f77b7
 def write_video(
@@ -323,7 +323,8 @@ def _resize_all(frames: int, height: int, width: int, token: int, min_pixels: in
     return _grid(frames, round(frames / 2) * 2, height, width, token, min_pixels, max_pixels)
 
 
-FRAME_RULES = {
+FRAME_RULES = Registry[FrameRule]("family")
+FRAME_RULES |= {
     "qwen2_vl": FrameRule(28, 56 * 56, 16384 * 28 * 28, _sample_even, _resize_each),
     "qwen2_5_vl": FrameRule(28, 56 * 56, 16384 * 28 * 28, _sample_even, _resize_each),
     "qwen3_vl": FrameRule(32, 4 * 32 * 32, 24576 * 32 * 32, _sample_any, _resize_all),
@@ -350,14 +351,12 @@ def video_cost(
     source_fps: float = 30.0,  # frames per second in the file
 ) -> VideoCost:
     "What a family's own processor makes of a video that it samples. Raises VideoError where the processor fails."
-    if family not in FRAME_RULES:
-        raise ValueError(f"family {family!r} is unknown; there are {', '.join(FRAME_RULES)}")
+    rule = FRAME_RULES[family]
     if not all(0 < x < math.inf for x in (duration, fps, source_fps, *size, max_pixels or 1)):
         raise ValueError(
             f"duration={duration}, fps={fps}, source_fps={source_fps}, size={size}, max_pixels={max_pixels}: all "
             "must be finite and above 0"
         )
-    rule = FRAME_RULES[family]
     n = rule.sample(round(duration * source_fps), source_fps, fps)
     if n < 1:
         raise VideoError(f"{duration:.3g} s at {source_fps:g} frames per second is not enough to take a frame from")
@@ -640,7 +639,9 @@ def read_frames(
     Fewer missing frames are told in `.problems`.
     """
     if reader not in READERS:
-        raise VideoError(f"reader {reader!r} is unknown; there are {', '.join(READERS)}")
+        raise VideoError(
+            f"reader {reader!r} is unknown; there are {', '.join(READERS)}" + did_you_mean(reader, READERS)
+        )
     begin = plan.window[0] if plan.window else 0.0
     step = 1 / plan.fps
     wanted = [begin + t for t in plan.times]

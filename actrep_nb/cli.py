@@ -22,7 +22,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -1212,10 +1211,10 @@ def _need_baselines(names: list[str], fit: Path | None) -> None:
     "Raises Usage for a name that is none, and for one with nothing to learn from."
     from actrep_nb.baselines import COUNTERS
     from actrep_nb.counters import UNTRAINED
+    from actrep_nb.show import lookup
 
     for name in names:
-        if name not in (*COUNTERS, *UNTRAINED):
-            raise Usage(f"no baseline {name!r}; there are {', '.join(dict.fromkeys([*COUNTERS, *UNTRAINED]))}")
+        lookup(dict.fromkeys([*COUNTERS, *UNTRAINED]), name, "baseline", Usage)
         if name in COUNTERS and hasattr(COUNTERS[name], "fit") and fit is None:
             raise Usage(f"baseline {name} learns its counts from annotated clips: add --fit TRAIN.csv")
 
@@ -1732,9 +1731,10 @@ def _memory(model: str, gpus: int, frozen: str, strategy: str | None, say: Outpu
         rollout_bytes,
         state_bytes,
     )
+    from actrep_nb.show import lookup
 
-    if strategy and strategy not in STRATEGIES:
-        raise Usage(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
+    if strategy:
+        lookup(STRATEGIES, strategy, "strategy", Usage)
     if model not in PUBLISHED and not (Path(model) / "config.json").exists():
         raise Usage(
             f"--model {model}: what training keeps depends on a model's size; name a folder with a config.json, or one of {', '.join(PUBLISHED)}"
@@ -2387,6 +2387,7 @@ def _refuse_early(given: dict[str, Any], declared: dict[str, Any], notebook: str
     "Raises ParameterError for what an experiment would refuse when its libraries are loaded: paths that lead nowhere, a task or a strategy that does not exist, no steps."
     from actrep_nb.counters import find_checkpoint
     from actrep_nb.runs import ParameterError
+    from actrep_nb.show import did_you_mean
 
     problems = [
         f"{name} {given[name]}: {_not_there(given[name])}"
@@ -2406,18 +2407,17 @@ def _refuse_early(given: dict[str, Any], declared: dict[str, Any], notebook: str
     if given.get("task"):
         from actrep_nb.tasks import TASKS
 
-        near = get_close_matches(given["task"], TASKS, 1)
         if given["task"] not in TASKS:
             problems.append(
-                f"task {given['task']!r} does not exist"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + f" There are {', '.join(TASKS)}"
+                f"task {given['task']!r} does not exist{did_you_mean(given['task'], TASKS)}"
+                f" There are {', '.join(TASKS)}"
             )
     if "strategy" in given:
         from actrep_nb.parallel import STRATEGIES
 
         if given["strategy"] not in STRATEGIES:
-            problems.append(f"strategy {given['strategy']!r} does not exist; there are {', '.join(STRATEGIES)}")
+            hint = did_you_mean(given["strategy"], STRATEGIES)
+            problems.append(f"strategy {given['strategy']!r} does not exist; there are {', '.join(STRATEGIES)}{hint}")
     if problems:
         raise ParameterError(f"{notebook}: " + "; ".join(problems))
 
@@ -2638,8 +2638,9 @@ def demo(
     Killed at any place, the same command goes on: it skips the steps that are done, and goes on in the one that was under way from its last whole checkpoint.
     """
     with command("demo", as_json) as say:
-        if size not in SIZES:
-            raise Usage(f"no size {size!r}; there are {', '.join(SIZES)}")
+        from actrep_nb.show import lookup
+
+        lookup(SIZES, size, "size", Usage)
         from actrep_nb.counters import find_checkpoint
         from actrep_nb.evaluate import judge, load_predictions
         from actrep_nb.formats import load_clips

@@ -20,7 +20,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from .records import Cycles
-from .show import did_you_mean
+from .show import did_you_mean, lookup
 
 # %% ../nbs/05_answers.ipynb #38dc3871
 PROMPTS: dict[str, str] = {
@@ -624,10 +624,9 @@ def _read_as_published(
     reader: str,  # a key of `LEGACY`
 ) -> Answer:
     "What a published reader makes of `text`, also where its own code would stop."
-    if reader not in LEGACY:
-        raise ValueError(f"no published reader {reader!r}; LEGACY has {sorted(LEGACY)}")
+    read = lookup(LEGACY, reader, "published reader")
     try:
-        value = LEGACY[reader](text)
+        value = read(text)
     except (ValueError, OverflowError) as error:
         return Answer(None, problems=(f"stops: the published code raises {type(error).__name__}",))
     if value is None:

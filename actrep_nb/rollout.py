@@ -497,7 +497,7 @@ class VllmEngine:
 
 # %% ../nbs/12_rollout.ipynb #d94f07a6
 ENGINES = Registry[Callable[..., RolloutEngine]]("engine")
-ENGINES |= {"model": ModelEngine, "vllm": VllmEngine}
+ENGINES.update(model=ModelEngine, vllm=VllmEngine)
 
 
 def find_engine(

@@ -1,4 +1,4 @@
-"""What an annotated clip is, how every row of a dataset's file becomes one, and what happens to the rows that cannot.
+"""What an annotated clip is, what can be wrong with it, and how clips are dealt to training and test.
 
 Docs: https://actrep.github.io/actrep_nb/records.html.md"""
 

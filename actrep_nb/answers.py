@@ -20,7 +20,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from .records import Cycles
-from .show import did_you_mean, lookup
+from .show import did_you_mean
 
 # %% ../nbs/05_answers.ipynb #38dc3871
 PROMPTS: dict[str, str] = {
@@ -624,9 +624,11 @@ def _read_as_published(
     reader: str,  # a key of `LEGACY`
 ) -> Answer:
     "What a published reader makes of `text`, also where its own code would stop."
-    read = lookup(LEGACY, reader, "published reader")
+    if reader not in LEGACY:
+        hint = did_you_mean(reader, LEGACY)
+        raise ValueError(f"no published reader {reader!r}; LEGACY has {sorted(LEGACY)}{hint}")
     try:
-        value = read(text)
+        value = LEGACY[reader](text)
     except (ValueError, OverflowError) as error:
         return Answer(None, problems=(f"stops: the published code raises {type(error).__name__}",))
     if value is None:

@@ -105,10 +105,8 @@ def need_clips(
             + f" ({cure})"
         )
     files = list(dict.fromkeys(c.video for c in clips.kept))
-    tried, problems = (
-        [files[k] for k in sorted({round(k * (len(files) - 1) / max(1, look - 1)) for k in range(look)})],
-        [],
-    )
+    tried = [files[k] for k in sorted({round(k * (len(files) - 1) / max(1, look - 1)) for k in range(look)})]
+    problems = []
     for video in tried:
         try:
             probe(video)

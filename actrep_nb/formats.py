@@ -44,7 +44,7 @@ from actrep_nb.records import (
     split_name,
     unique_ids,
 )
-from .show import Registry, RunWarning, lookup, plain, write_whole
+from .show import Registry, RunWarning, lookup, nearest, plain, write_whole
 from .text import csv_cell, csv_value
 
 # %% ../nbs/01a_formats.ipynb #35405c05
@@ -1283,7 +1283,7 @@ def parse_mapping(
 # %% ../nbs/01a_formats.ipynb #19a52b4e
 def _near(names: Iterable[str], columns: Iterable[str]) -> str:
     "A hint at the columns that names probably mean."
-    close = [m for name in names for m in get_close_matches(name.strip().lower(), list(columns), n=1)]
+    close = [near for name in names if (near := nearest(name.strip().lower(), columns))]
     return f"; did you mean {' and '.join(close)}?" if close else ""
 
 
@@ -1416,13 +1416,8 @@ def _check_rows(
     "Each row's verdict, in order. Rows are read one at a time: only clips stay."
     ahead, rows = _look_ahead(rows)
     chosen, check = _choose(path, ahead, formats), _RowCheck(videos, split, fps)
-    kept, rejected, lines, odd, filled = (
-        list[Clip](),
-        list[Rejected](),
-        list[int](),
-        dict[int, list[tuple[str, str, str, str]]](),
-        dict[str, None](),
-    )
+    kept, rejected, lines, filled = list[Clip](), list[Rejected](), list[int](), dict[str, None]()
+    odd: dict[int, list[tuple[str, str, str, str]]] = {}  # index in `kept` → what is odd about the row
     for line, entry in rows:
         if line == 0:
             continue  # a header
@@ -1675,7 +1670,8 @@ def save_clips(
     if format == "parquet":
         data: str | bytes = _parquet_bytes(clips)
     else:
-        data = lookup(WRITERS, format, "format to write", ClipFormatError)(clips, fps)
+        lookup(dict.fromkeys((*WRITERS, "parquet", "quva")), format, "format to write", ClipFormatError)
+        data = WRITERS[format](clips, fps)
     write_whole(path, data)
     return path
 
@@ -1744,19 +1740,10 @@ def _write_repcount(clips: list[Clip], fps: float | None) -> str:
         clips, lambda c: [round(t * _rate(c, fps)) for cycle in c.cycles or () for t in cycle]
     )
     several = _accepted_column(clips)
+    rate = [repr(_rate(c, fps)).removesuffix(".0") for c in clips]
     rows = (
-        [
-            c.action,
-            c.video,
-            c.count,
-            *numbers,
-            repr(_rate(c, fps)).removesuffix(".0"),
-            c.split or "",
-            c.source or "",
-            c.id,
-            *more,
-        ]
-        for c, numbers, more in zip(clips, cells, several[1:])
+        [c.action, c.video, c.count, *numbers, r, c.split or "", c.source or "", c.id, *more]
+        for c, numbers, r, more in zip(clips, cells, rate, several[1:])
     )
     return _csv_text(["type", "name", "count", *names, "fps", "split", "source", "id", *several[0]], rows)
 
@@ -1812,21 +1799,13 @@ def _write_table(clips: list[Clip], fps: float | None) -> str:
 
     several, rest = _accepted_column(clips), [{k: v for k, v in c.extra.items() if k != "accepted"} for c in clips]
     extra = ["extra"] if any(rest) else []
-    rows = (
-        [
-            c.video,
-            c.action,
-            c.count,
-            spans(c.cycles or ()),
-            spans([c.window] if c.window else ()),
-            c.split or "",
-            c.source or "",
-            c.id,
-            *more,
-            *[json.dumps(plain(other), ensure_ascii=False) for _ in extra],
-        ]
-        for c, more, other in zip(clips, several[1:], rest)
-    )
+
+    def row(c, more, other):
+        times = spans(c.cycles or ()), spans([c.window] if c.window else ())
+        known = [json.dumps(plain(other), ensure_ascii=False) for _ in extra]
+        return [c.video, c.action, c.count, *times, c.split or "", c.source or "", c.id, *more, *known]
+
+    rows = map(row, clips, several[1:], rest)
     return _csv_text(
         ["file", "action", "count", "cycles_s", "window_s", "split", "source", "id", *several[0], *extra], rows
     )

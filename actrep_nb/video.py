@@ -760,10 +760,8 @@ class FrameCache:
 
     def remember(self, path: str | Path, what: str, find: Callable[[], dict]) -> dict:
         "What was found out about a file, kept until its size or date changes. `what` names the question."
-        source, name = (
-            _source(path),
-            hashlib.sha256(f"{os.path.abspath(path)} {what}".encode("utf-8", "surrogatepass")).hexdigest()[:32],
-        )
+        source, asked = _source(path), f"{os.path.abspath(path)} {what}".encode("utf-8", "surrogatepass")
+        name = hashlib.sha256(asked).hexdigest()[:32]
         try:
             note = json.loads((self.folder / f"{name}.info").read_text())
             if note["source"] == source:

@@ -20,6 +20,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from .records import Cycles
+from .show import did_you_mean
 
 # %% ../nbs/05_answers.ipynb #38dc3871
 PROMPTS: dict[str, str] = {
@@ -39,7 +40,8 @@ PROMPTS: dict[str, str] = {
     ),
     "grounding": (
         'When does this happen in the video: {question}\n'
-        'Reason in <think></think>, then give its start and end in seconds in <answer></answer>, as {"start_time": "1.5", "end_time": "3.0"}.'
+        'Reason in <think></think>, then give its start and end in seconds in <answer></answer>, '
+        'as {"start_time": "1.5", "end_time": "3.0"}.'
     ),
     "choice": (
         "{question}\n{options}\n"
@@ -77,7 +79,7 @@ _LETTERED = re.compile(r"\s*\(?([A-Z])\s?[.):]\s*(.*)", re.S)
 def lettered(
     options: Sequence[str],  # the wordings, with their letters or without
 ) -> dict[str, str]:  # letter → wording
-    "Options by their letters: A, B, C, … in the order given. Letters count as written only when every option has its own."
+    "Options by their letters: A, B, C, … in order, or the letters written before them where every option has one."
     if not 0 < len(options) <= len(ascii_uppercase):
         raise ValueError(f"{len(options)} options; there are letters for 1 to {len(ascii_uppercase)}")
     found = [_LETTERED.fullmatch(option) for option in options]
@@ -94,10 +96,12 @@ def render_prompt(
     question: str | None = None,  # what is asked of this clip, for prompts that ask a question
     options: Sequence[str] | None = None,  # the wordings to choose from, for prompts that offer a choice
 ) -> str:  # the text of the user's turn
-    """The prompt `name`, naming the action only when it is given. Raises `ValueError` for a name that `PROMPTS` lacks and for a prompt
-    whose question or options are missing."""
+    """The prompt `name`, naming the action only when it is given.
+
+    Raises `ValueError` for a name that `PROMPTS` lacks and for a prompt whose question or options are missing.
+    """
     if name not in PROMPTS:
-        raise ValueError(f"no prompt {name!r}; PROMPTS has {sorted(PROMPTS)}")
+        raise ValueError(f"no prompt {name!r}; PROMPTS has {sorted(PROMPTS)}" + did_you_mean(name, PROMPTS))
     parts = {
         "action": f'"{action.replace("_", " ")}"' if action else "the repeated action",
         "question": question,
@@ -149,8 +153,9 @@ def messages(
 # %% ../nbs/05_answers.ipynb #b4c70dbc
 MAX_COUNT = 999_999  # more than this is a runaway string of digits
 FILLERS = frozenset(
-    "about approximately around roughly the a an i is are was were there it they total totals count counted counts final answer number of "
-    "rep reps repetition repetitions time times cycle cycles full complete completed in video clip".split()
+    "about approximately around roughly the a an i is are was were there it they total totals count counted counts "
+    "final answer number of rep reps repetition repetitions time times cycle cycles full complete completed in video "
+    "clip".split()
 )
 
 
@@ -162,8 +167,11 @@ def _shown(text: str) -> str:
 def read_integer(
     text: str,  # what stands between the answer tags
 ) -> tuple[int | None, str | None]:  # the count or None, and a problem or None
-    """The count that `text` states. Digits of one script are read (`٣` is 3); signs, decimals, grouped digits (`1,234` is 1234 or 1.234
-    depending on who reads), ranges, superscripts, number words and unknown words are refused."""
+    """The count that `text` states.
+
+    Digits of one script are read (`٣` is 3). Refused are signs, decimals, grouped digits (`1,234` is 1234 or 1.234,
+    depending on who reads), ranges, superscripts, number words and unknown words.
+    """
     text = text.strip()
     if not text:
         return None, "answer-empty: nothing between the answer tags"
@@ -227,7 +235,7 @@ def _read_cycles(text: str) -> tuple[Cycles | None, list[str]]:
 def cycle_problems(
     cycles: Cycles,  # start, end in seconds
 ) -> list[str]:  # one line per cycle that cannot be right
-    "What is impossible in a list of repetitions: an end not after its start, a start before the one before it, two that overlap."
+    "What is impossible in a list of repetitions: an end not after its start, starts out of order, an overlap."
     found = [
         f"rep-empty: rep{k} does not end after it starts" for k, (start, end) in enumerate(cycles, 1) if end <= start
     ]
@@ -241,9 +249,7 @@ def cycle_problems(
 # %% ../nbs/05_answers.ipynb #9a2f2876
 def parse_cycles(
     text: str,  # a completion, or its reasoning
-) -> (
-    Cycles | None
-):  # (start, end) in seconds of each listed repetition; () for "Reps: none"; None when none are listed one by one
+) -> Cycles | None:  # (start, end) in seconds of each listed repetition; () for "Reps: none"; None: no such list
     "The repetitions that `text` lists as `rep1: 1.5s-3.0s, …`. The last list counts where there are several."
     return _read_cycles(text)[0]
 
@@ -268,8 +274,11 @@ _TAG = re.compile(r"<(/?)(think(?:ing)?|answer)>", re.I | re.A)
 def split_tags(
     text: str,  # a completion
 ) -> tuple[str, list[str], list[str]]:  # the reasoning, the text of each answer outside it, the problems
-    """One pass over `<think>`/`<thinking>` and `<answer>` tags. Text before a `</think>` that nothing opened is reasoning too (some chat
-    templates open it in the prompt). An answer that is never closed, or opened again before it closes, is no answer."""
+    """One pass over `<think>`/`<thinking>` and `<answer>` tags.
+
+    Text before a `</think>` that nothing opened is reasoning too (some chat templates open it in the prompt).
+    An answer that is never closed, or opened again before it closes, is no answer.
+    """
     _check_text(text)
     thoughts: list[str] = []
     answers: list[str] = []
@@ -314,15 +323,11 @@ class Answer:
     "What a completion says. What it does not state is None; `problems` says why, and what else looks wrong."
 
     count: int | None  # the stated count; None exactly when no integer was stated
-    cycles: Cycles | None = (
-        None  # (start, end) in seconds of each listed repetition; None when none are listed one by one
-    )
+    cycles: Cycles | None = None  # (start, end) in seconds of each listed repetition; None: not listed one by one
     action: str | None = None  # the action named in the reasoning
     problems: tuple[str, ...] = ()  # each begins with a short name and a colon
     reasoning: str = ""  # the text inside the thinking tags
-    interval: tuple[float, float] | None = (
-        None  # start and end in seconds, where those were asked for: `parse_interval`
-    )
+    interval: tuple[float, float] | None = None  # start and end in seconds, where those were asked: `parse_interval`
     choice: str | None = None  # an option's letter, where one was asked for: `parse_choice`
 
 # %% ../nbs/05_answers.ipynb #faeb5dbe
@@ -351,8 +356,11 @@ def parse_answer(
     text: str,  # a completion
     legacy: str | None = None,  # read as one of the published parsers does, a key of `LEGACY`
 ) -> Answer:  # what it says; never an exception for any string
-    """Read a completion. The count is the integer in the last `<answer>…</answer>` outside the reasoning, and None where tags are missing,
-    unclosed or contradict each other, or where `read_integer` refuses. Linear time in the length of the text."""
+    """Read a completion, in time linear in its length.
+
+    The count is the integer in the last `<answer>…</answer>` outside the reasoning. It is None where tags are missing,
+    unclosed or contradict each other, or where `read_integer` refuses.
+    """
     _check_text(text)
     if legacy is not None:
         return _read_as_published(text, legacy)
@@ -388,9 +396,8 @@ def read_interval(
     if len(text) > 400:
         return None, refused
     try:
-        pairs = json.loads(
-            text, object_pairs_hook=tuple, parse_int=str, parse_float=str, parse_constant=str
-        )  # numbers as they were written
+        # numbers as they were written
+        pairs = json.loads(text, object_pairs_hook=tuple, parse_int=str, parse_float=str, parse_constant=str)
     except ValueError:
         return None, refused
     if not isinstance(pairs, tuple) or sorted(key for key, _ in pairs) != ["end_time", "start_time"]:
@@ -421,8 +428,7 @@ def _plain(text: str) -> str:
 
 def read_choice(
     text: str,  # what stands between the answer tags
-    options: Sequence[str]
-    | None = None,  # the wordings that were offered; None: any letter is an option and no wording is known
+    options: Sequence[str] | None = None,  # the wordings offered; None: any letter is an option, no wording is known
 ) -> tuple[str | None, str | None]:  # the letter or None, and a problem or None
     "The option that `text` names: its letter, its wording, or both."
     text = text.strip()
@@ -456,14 +462,14 @@ _NUMBER = re.compile(r"-?(?:\d{1,12}|\d{1,3}(?:,\d{3}){1,3})(?:\.\d{1,12})?", re
 def read_number(
     text: str,  # what stands between the answer tags, or a solution
 ) -> float | None:
-    "The number that `text` is, in digits and alone: `42`, `-3.5`, `1,234`. None for anything else, `nan`, `1e9` and units among it."
+    "The number that `text` is, in digits and alone: `42`, `-3.5`, `1,234`. None for all else: `nan`, `1e9`, units."
     return float(text.strip().replace(",", "")) if len(text) <= 400 and _NUMBER.fullmatch(text.strip()) else None
 
 # %% ../nbs/05_answers.ipynb #e136e6de
 def answer_text(
     text: str,  # a completion
 ) -> str | None:
-    "What stands between the answer tags, outside the reasoning; None where that is nothing, unclosed, or more than one thing."
+    "What stands between the answer tags, outside the reasoning; None where that is nothing, unclosed, or twice."
     _, answers, problems = split_tags(text)
     return _agreed(answers, problems, lambda answer: (answer.strip() or None, None))[0]
 
@@ -473,7 +479,7 @@ def write_answer(
     reasoning: str,  # what stands inside the thinking tags
     tag: str = "think",  # "thinking" for ActRep-R1's second set of tags
 ) -> str:  # a completion in the house's form
-    "A completion to learn from: the reasoning, then the answer. Times are written to a tenth of a second, as in the lists of repetitions."
+    "A completion to learn from: the reasoning, then the answer. Times are to a tenth of a second, as in the lists."
     said = (
         json.dumps({key: f"{time:.1f}" for key, time in zip(("start_time", "end_time"), answer)})
         if isinstance(answer, tuple)
@@ -516,9 +522,12 @@ def _grammar(style: str, form: str) -> re.Pattern:
 def is_well_formed(
     text: str,  # a completion
     form: str = "count",  # a key of `FORMS`: what should stand in the answer tags
-    style: str = "",  # a key of `STYLES`: what the prompt asked for; empty: reasoning in either pair of tags, then the answer
+    style: str = "",  # a key of `STYLES`, what the prompt asked for; empty: reasoning in either tags, then the answer
 ) -> bool:
-    "Whether `text` is exactly `<think>reasoning</think><answer>…</answer>`, or whatever its style is, with an answer in that form, white space aside."
+    """Whether `text` is exactly `<think>reasoning</think><answer>…</answer>`, or what its style asks for.
+
+    The answer must have the form too; white space aside.
+    """
     _check_text(text)
     match = _grammar(style, form).fullmatch(text) if style else _FORMAT[form].fullmatch(text)
     return bool(match and (match.groups()[-1:] or ("-",))[0].strip())
@@ -545,7 +554,7 @@ def _read_actrep_r1(text: str) -> int | None:
 
 # %% ../nbs/05_answers.ipynb #1ac5e9f2
 def published_number(text: str) -> float | None:
-    "What Python's `float` makes of `text` without its commas, `nan` and `1_000` included: Video-R1's way to read a number."
+    "What Python's `float` makes of `text` without commas, also of `nan` and `1_000`: Video-R1's way to read a number."
     try:
         return float(text.replace(",", ""))
     except ValueError:
@@ -573,7 +582,8 @@ def _read_temporal_r1(text: str) -> tuple[float, float] | None:
 _WORDS = {
     word: n
     for n, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+        "sixteen seventeen eighteen nineteen twenty".split()
     )
 }
 
@@ -615,7 +625,8 @@ def _read_as_published(
 ) -> Answer:
     "What a published reader makes of `text`, also where its own code would stop."
     if reader not in LEGACY:
-        raise ValueError(f"no published reader {reader!r}; LEGACY has {sorted(LEGACY)}")
+        hint = did_you_mean(reader, LEGACY)
+        raise ValueError(f"no published reader {reader!r}; LEGACY has {sorted(LEGACY)}{hint}")
     try:
         value = LEGACY[reader](text)
     except (ValueError, OverflowError) as error:

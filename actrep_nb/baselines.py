@@ -33,6 +33,7 @@ from scipy.signal import detrend, find_peaks, savgol_filter
 
 from .likeness import lag_count, square
 from .records import Clip, Prediction
+from .show import Registry
 from .show import progress as show_progress
 from .spec import STILL, blocks, tempo
 from .tasks import TASKS
@@ -693,7 +694,8 @@ class LagCounter:
         return each_counted(self.count, clips, "lag", progress)
 
 # %% ../nbs/14_baselines.ipynb #f3d0e752
-COUNTERS: dict[str, Callable[..., Any]] = {
+COUNTERS = Registry[Callable[..., Any]]("counter")
+COUNTERS |= {
     "constant": ConstantCounter,
     "class_median": ClassMedianCounter,
     "period": PeriodCounter,
@@ -709,8 +711,6 @@ def fitted_counters(
     TASKS["counting"].check(train)
     out = {}
     for name in names:
-        if name not in COUNTERS:
-            raise ValueError(f"counter {name!r} is unknown; there are {', '.join(COUNTERS)}")
         counter = COUNTERS[name]()
         out[name] = counter.fit(train) if hasattr(counter, "fit") else counter
     return out

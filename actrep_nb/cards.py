@@ -20,7 +20,9 @@ from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData
 
-from .records import Clip, ClipSet, load_clips, split_table
+from .audit import split_table
+from .formats import load_clips
+from .records import Clip, ClipSet
 from .runs import RunResult, hash_path, load_run, notebook_parameters
 from .show import read_json, write_whole
 from .text import markdown_text, one_line
@@ -523,7 +525,7 @@ def dataset_card(
                 "## What is in it",
                 *(_file_text(r.out / name, clips) for name, clips in files.items()),
                 "## How to read it",
-                f"```python\nfrom actrep_nb.records import load_clips\nprint(load_clips({next((name for name in files if not reasoning(r.out / name)), next(iter(files)))!r}).report())\n```",
+                f"```python\nfrom actrep_nb.formats import load_clips\nprint(load_clips({next((name for name in files if not reasoning(r.out / name)), next(iter(files)))!r}).report())\n```",
                 "## How it was made",
                 provenance(r),
             ]

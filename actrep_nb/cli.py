@@ -22,7 +22,6 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -961,7 +960,7 @@ def load_annotated(
     **how: Any,  # as for `load_clips`
 ) -> Any:  # a ClipSet
     "Clips of an annotation file. Raises Usage for a mapping that is none, FileNotFoundError and ClipFormatError as `load_clips`."
-    from actrep_nb.records import find_videos, load_clips, parse_mapping
+    from actrep_nb.formats import find_videos, load_clips, parse_mapping
 
     try:
         mapping = parse_mapping(columns)
@@ -1087,7 +1086,9 @@ def evaluate(
         from actrep_nb.counters import Asking, make_counters, parse_counter
         from actrep_nb.evaluate import evaluate as judge_all
         from actrep_nb.metrics import PROTOCOLS
-        from actrep_nb.records import ClipSet, load_clips, need_clips
+        from actrep_nb.audit import need_clips
+        from actrep_nb.formats import load_clips
+        from actrep_nb.records import ClipSet
 
         baselines = [name.strip() for name in baseline.split(",") if name.strip()]
         if not model and not baselines:
@@ -1210,10 +1211,10 @@ def _need_baselines(names: list[str], fit: Path | None) -> None:
     "Raises Usage for a name that is none, and for one with nothing to learn from."
     from actrep_nb.baselines import COUNTERS
     from actrep_nb.counters import UNTRAINED
+    from actrep_nb.show import lookup
 
     for name in names:
-        if name not in (*COUNTERS, *UNTRAINED):
-            raise Usage(f"no baseline {name!r}; there are {', '.join(dict.fromkeys([*COUNTERS, *UNTRAINED]))}")
+        lookup(dict.fromkeys([*COUNTERS, *UNTRAINED]), name, "baseline", Usage)
         if name in COUNTERS and hasattr(COUNTERS[name], "fit") and fit is None:
             raise Usage(f"baseline {name} learns its counts from annotated clips: add --fit TRAIN.csv")
 
@@ -1354,8 +1355,10 @@ def audit(
       actrep audit mine.csv --map file=clip,action=exercise,count=reps --write clips.csv
     """
     with command("audit", as_json) as say:
-        from actrep_nb.records import ClipSet, audit_page, leakage, load_sources, split_in_name, with_sources
-        from actrep_nb.records import audit as examine
+        from actrep_nb.audit import audit_page
+        from actrep_nb.formats import load_sources, split_in_name, with_sources
+        from actrep_nb.records import ClipSet, leakage
+        from actrep_nb.audit import audit as examine
         from actrep_nb.show import write_whole
 
         if write and write.suffix.lower() not in (".csv", ".jsonl"):
@@ -1412,7 +1415,7 @@ def _write_clips(clips: Any, path: Path) -> Path:
     "A file of clips in our columns, which can be moved together with its videos: what is there is named from where it lies, what is not, as it was."
     from dataclasses import replace
 
-    from actrep_nb.records import save_clips
+    from actrep_nb.formats import save_clips
 
     moved = [replace(c, video=os.path.relpath(c.video, path.parent)) if Path(c.video).exists() else c for c in clips]
     return save_clips(moved, path, format="clips" if path.suffix == ".jsonl" else "table")
@@ -1447,7 +1450,9 @@ def split(
       actrep split mine.csv --map file=clip,action=exercise,count=reps,source=person
     """
     with command("split", as_json) as say:
-        from actrep_nb.records import leakage, load_sources, need_clips, split_clips, split_table, with_sources
+        from actrep_nb.audit import need_clips, split_table
+        from actrep_nb.formats import load_sources, with_sources
+        from actrep_nb.records import leakage, split_clips
 
         output_folder(out)
         loaded = load_annotated(file, videos, columns, say)
@@ -1726,9 +1731,10 @@ def _memory(model: str, gpus: int, frozen: str, strategy: str | None, say: Outpu
         rollout_bytes,
         state_bytes,
     )
+    from actrep_nb.show import lookup
 
-    if strategy and strategy not in STRATEGIES:
-        raise Usage(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
+    if strategy:
+        lookup(STRATEGIES, strategy, "strategy", Usage)
     if model not in PUBLISHED and not (Path(model) / "config.json").exists():
         raise Usage(
             f"--model {model}: what training keeps depends on a model's size; name a folder with a config.json, or one of {', '.join(PUBLISHED)}"
@@ -1842,7 +1848,7 @@ def _bench_answers(videos: Path | None, limit: int, trl: bool, model: str, say: 
 
     from actrep_nb.counters import Asking, find_checkpoint, load_counter
     from actrep_nb.evaluate import bench_answers
-    from actrep_nb.records import load_clips
+    from actrep_nb.formats import load_clips
     from actrep_nb.synth import make_dataset
 
     if videos or trl:
@@ -2381,6 +2387,7 @@ def _refuse_early(given: dict[str, Any], declared: dict[str, Any], notebook: str
     "Raises ParameterError for what an experiment would refuse when its libraries are loaded: paths that lead nowhere, a task or a strategy that does not exist, no steps."
     from actrep_nb.counters import find_checkpoint
     from actrep_nb.runs import ParameterError
+    from actrep_nb.show import did_you_mean
 
     problems = [
         f"{name} {given[name]}: {_not_there(given[name])}"
@@ -2400,18 +2407,17 @@ def _refuse_early(given: dict[str, Any], declared: dict[str, Any], notebook: str
     if given.get("task"):
         from actrep_nb.tasks import TASKS
 
-        near = get_close_matches(given["task"], TASKS, 1)
         if given["task"] not in TASKS:
             problems.append(
-                f"task {given['task']!r} does not exist"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + f" There are {', '.join(TASKS)}"
+                f"task {given['task']!r} does not exist{did_you_mean(given['task'], TASKS)}"
+                f" There are {', '.join(TASKS)}"
             )
     if "strategy" in given:
         from actrep_nb.parallel import STRATEGIES
 
         if given["strategy"] not in STRATEGIES:
-            problems.append(f"strategy {given['strategy']!r} does not exist; there are {', '.join(STRATEGIES)}")
+            hint = did_you_mean(given["strategy"], STRATEGIES)
+            problems.append(f"strategy {given['strategy']!r} does not exist; there are {', '.join(STRATEGIES)}{hint}")
     if problems:
         raise ParameterError(f"{notebook}: " + "; ".join(problems))
 
@@ -2632,11 +2638,12 @@ def demo(
     Killed at any place, the same command goes on: it skips the steps that are done, and goes on in the one that was under way from its last whole checkpoint.
     """
     with command("demo", as_json) as say:
-        if size not in SIZES:
-            raise Usage(f"no size {size!r}; there are {', '.join(SIZES)}")
+        from actrep_nb.show import lookup
+
+        lookup(SIZES, size, "size", Usage)
         from actrep_nb.counters import find_checkpoint
         from actrep_nb.evaluate import judge, load_predictions
-        from actrep_nb.records import load_clips
+        from actrep_nb.formats import load_clips
         from actrep_nb.runs import run_steps, shipped
 
         start = base or next(map(str, shipped("data/tiny_base")), None)
@@ -3302,7 +3309,9 @@ def _cot(
     "Write texts, or have them written, and say what became of every clip."
     from actrep_nb.api import APITeacher, find_teacher, is_api, teach_clips
     from actrep_nb.cot import clip_lengths, save_cots, write_cots
-    from actrep_nb.records import ClipSet, need_clips, save_clips
+    from actrep_nb.audit import need_clips
+    from actrep_nb.formats import save_clips
+    from actrep_nb.records import ClipSet
 
     need_clips(annotated, path)
     _say_rejected(annotated, say)

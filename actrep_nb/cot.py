@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .answers import Answer, cycle_problems, listed_reps, parse_answer, render_prompt
-from .records import Clip, Cycles, Rejected, canonical_action, find_videos, load_clips, need_clips
+from .formats import find_videos, load_clips
+from .records import Clip, Cycles, Rejected, canonical_action
 from .show import read_lines, write_whole
 
 if TYPE_CHECKING:
@@ -32,8 +33,11 @@ def grid_cycles(
     cycles: Cycles,  # start, end in seconds
     step: float = 0.1,  # grid in seconds, a multiple of 0.1
 ) -> list[tuple[int, int]]:  # the same cycles in grid steps, each at least one step long
-    """Round `cycles` onto a grid, keeping their number, order and gaps of zero or more. Cycles that overlap or are out of order are rounded one by one.
-    Raises `ValueError` where the grid is so coarse that a time would move by more than one step."""
+    """Round `cycles` onto a grid, keeping their number, order and gaps of zero or more.
+
+    Cycles that overlap or are out of order are rounded one by one.
+    Raises `ValueError` where the grid is so coarse that a time would move by more than one step.
+    """
     if step <= 0 or abs(step * 10 - round(step * 10)) > 1e-9:
         raise ValueError(f"step must be a positive multiple of 0.1 s, not {step!r}")
     times = np.asarray(cycles, float).reshape(-1, 2)
@@ -65,7 +69,8 @@ def check_line(
     over = next((k for k, (a, b) in enumerate(pairs, 2) if max(a[0], b[0]) < min(a[1], b[1]) - 1e-9), None)
     pause, after = max(((round(b[0] - a[1], 6), -k) for k, (a, b) in enumerate(pairs, 1)), default=(0.0, 0))
     return (
-        f"Check: {len(cycles)} reps, {f'out of order at rep{late}' if late else 'in order'}, {f'overlap at rep{over}' if over else 'no overlap'}, "
+        f"Check: {len(cycles)} reps, {f'out of order at rep{late}' if late else 'in order'}, "
+        f"{f'overlap at rep{over}' if over else 'no overlap'}, "
         f"{f'longest pause {pause:.1f}s after rep{-after}' if pause >= 1 else 'no pause'}."
     )
 
@@ -80,7 +85,8 @@ def _cycles_of(clip: Clip) -> Cycles:
         )
     if len(clip.cycles) != clip.count:
         raise ValueError(
-            f"clip {clip.id!r} ({clip.video}): count {clip.count} but {len(clip.cycles)} cycles; mend the annotation or leave the clip out"
+            f"clip {clip.id!r} ({clip.video}): count {clip.count} but {len(clip.cycles)} cycles; mend the "
+            "annotation or leave the clip out"
         )
     return clip.cycles
 
@@ -90,7 +96,7 @@ def cot_from_cycles(
     step: float = 0.1,  # grid that times are rounded to, seconds
     action_known: bool = True,  # whether to name the action
 ) -> str:  # the house text, `<think>…</think>` and `<answer>…</answer>`
-    "Write the reasoning and the answer for `clip`. Raises `ValueError`, naming the clip, where the annotation does not allow it."
+    "Write the reasoning and the answer for `clip`. ValueError, naming the clip, where its annotation allows none."
     cycles, action = _cycles_of(clip), clip.action if action_known else ""
     try:
         grid = grid_cycles(cycles, step)
@@ -103,7 +109,10 @@ def cot_from_cycles(
         reps = ", ".join(f"rep{k}: {span}" for k, span in enumerate(spans, 1))
     else:
         where, reps = f"{action}, no full repetition" if action else "none", "none"
-    return f"<think>\nAction: {where}.\nReps: {reps}.\n{check_line(listed)}\nTotal count: {len(listed)}.\n</think>\n<answer>{len(listed)}</answer>"
+    return (
+        f"<think>\nAction: {where}.\nReps: {reps}.\n{check_line(listed)}\nTotal count: "
+        f"{len(listed)}.\n</think>\n<answer>{len(listed)}</answer>"
+    )
 
 # %% ../nbs/06_cot.ipynb #22eace5a
 _TOTAL = re.compile(r"total(?: count)?[ \t]{0,4}[:=][ \t]{0,4}(\d{1,6})", re.I | re.A)
@@ -203,7 +212,10 @@ def ask_teacher(
     duration: float | None = None,  # length of the clip in seconds; taken from its window where there is one
     hints: bool = False,  # whether to tell what is annotated after a mistake
 ) -> list[Attempt]:  # all texts; only the last may have no problems
-    "Ask a teacher model for the reasoning of `clip` until `check_cot` finds nothing. A teacher that fails is a problem too, not an error; it is not asked again."
+    """Ask a teacher model for the reasoning of `clip` until `check_cot` finds nothing.
+
+    A teacher that fails is a problem too, not an error; it is not asked again.
+    """
     turns, tried = [prompt or teacher_prompt(clip)], list[Attempt]()
     for _ in range(tries):
         try:
@@ -280,8 +292,7 @@ def clip_lengths(
 # %% ../nbs/06_cot.ipynb #411f5768
 def write_cots(
     clips: Iterable[Clip],  # what to write about
-    write: Callable[[Clip], tuple[str | None, list[str]]]
-    | None = None,  # clip → (text or None, problems); from the cycles when not given
+    write: Callable[[Clip], tuple[str | None, list[str]]] | None = None,  # clip → (text, problems); None: from cycles
     step: float = 0.1,  # grid for texts written from cycles, seconds
     check: Callable[[str, Clip], list[str]] | None = None,  # text, clip → problems; `check_cot` when not given
     durations: Mapping[str, float] | None = None,  # id → seconds of the clip, as `clip_lengths` finds them
@@ -412,11 +423,11 @@ def _contradictions(text: str, clip: Clip) -> list[str]:
 
 def load_cots(
     data: str | Path,  # folder with train.jsonl and cot.jsonl, or one annotation file whose rows have `cot`
-    videos: str
-    | Path
-    | None = None,  # folder of the videos that such a file names; looked for as `find_videos` does when not given
+    videos: str | Path | None = None,  # folder of the videos that such a file names; None: as `find_videos` does
 ) -> CotSet:  # clips with their texts as they stand; of one file these may be bare reasoning
-    "Clips and their reasoning from disk. FileNotFoundError where they are not there, ValueError where no clip has a text."
+    "Clips and their reasoning from disk. FileNotFoundError where there are none, ValueError where no clip has a text."
+    from actrep_nb.audit import need_clips  # which opens videos
+
     data = Path(data)
     if data.is_dir():
         path = data / "train.jsonl"

@@ -41,7 +41,7 @@ from actrep_nb.metrics import (
 )
 from .prompts import asked
 from .records import Clip, ClipSet, Prediction, accepted_counts, nearest_accepted
-from .show import append_line, plain, read_lines, write_whole
+from .show import append_line, lookup, plain, read_lines, write_whole
 from .show import progress as show_progress
 from .spec import VideoSpec
 from .tasks import TASKS
@@ -399,8 +399,8 @@ class Evaluation:
         "Counts: what other code would print for these predictions. ValueError for a name that is none."
         import pandas as pd
 
-        if name and name not in PROTOCOLS:
-            raise ValueError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
+        if name:
+            lookup(PROTOCOLS, name, "protocol")
         found = {counter: under_protocols(ps, self.clips) for counter, ps in self.predictions.items()}
         if name:
             return pd.DataFrame.from_dict({counter: row[name] for counter, row in found.items()}, orient="index").round(

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -68,7 +67,7 @@ from .rewards import combine
 from .rollout import Rollout, RolloutEngine, find_engine, placeholder_ids, sample_group, shuffle_slots
 from .sampling import seed_for
 from .sft import JSONLLog, Pass, ResumableTrainer, finish, look_once, token_logprobs
-from .show import NotFinite, RunWarning, append_line, plain, read_log, write_whole
+from .show import NotFinite, Registry, RunWarning, append_line, plain, read_log, write_whole
 from .tasks import TASKS, Task
 from .video import Frames
 
@@ -122,7 +121,8 @@ class Recipe:
     resample: int = 0  # how often a group that teaches nothing is replaced by one of another prompt
 
 
-RECIPES: dict[str, Recipe] = {
+RECIPES = Registry[Recipe]("recipe")
+RECIPES |= {
     "grpo": Recipe(by_answer, scale=True, beta=0.04),
     "dapo": Recipe(by_token, scale=True, epsilon_high=0.28, overlong=0.2, resample=3),
     "dr_grpo": Recipe(by_budget),
@@ -135,13 +135,6 @@ def find_recipe(
     name: str,  # in RECIPES
 ) -> Recipe:
     "A recipe by its name. ValueError with the nearest name for one that RECIPES lacks."
-    if name not in RECIPES:
-        near = get_close_matches(name, RECIPES, 1)
-        raise ValueError(
-            f"no recipe {name!r}"
-            + (f", did you mean {near[0]!r}?" if near else "")
-            + f" RECIPES has {', '.join(RECIPES)}"
-        )
     return RECIPES[name]
 
 # %% ../nbs/13_grpo.ipynb #4b572a51

@@ -27,6 +27,7 @@ import numpy as np
 from .answers import parse_answer
 from .records import Clip, Cycles, Prediction, accepted_counts, nearest_accepted
 from .rewards import asks_count, match_cycles, reaches, tiou
+from .show import Registry
 
 # %% ../nbs/08_metrics.ipynb #eb9efe20
 EPS = 0.1  # keeps the normalised error finite at a true count of 0; TransRAC's value, used by most
@@ -701,7 +702,8 @@ class Protocol:
     reader: str | None = None  # how it reads completions, a key of `answers.LEGACY`; None: as we do
 
 
-PROTOCOLS: dict[str, Protocol] = {
+PROTOCOLS = Registry[Protocol]("protocol")
+PROTOCOLS |= {
     "ours": Protocol(ours, "this chapter"),
     "ActRep-R1": Protocol(actrep_r1, "ActRep-R1 eval.py", "actrep-r1"),
     "TransRAC": Protocol(transrac, "TransRAC dataset/RepCountA_Loader.py, label_norm.py, testing/test_looping.py"),
@@ -718,8 +720,6 @@ def under_protocol(
     name: str,  # a key of `PROTOCOLS`
 ) -> dict[str, float]:  # judged, left_out, mae, obo, …
     "What one protocol makes of predictions, completions read as it reads them. `ValueError` for a name that `PROTOCOLS` lacks."
-    if name not in PROTOCOLS:
-        raise ValueError(f"no protocol {name!r}; there are {', '.join(PROTOCOLS)}")
     score, reader = PROTOCOLS[name].score, PROTOCOLS[name].reader
     return score(
         [[p.count if reader is None or p.text is None else parse_answer(p.text, reader).count] for p in predictions],

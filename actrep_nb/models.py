@@ -46,7 +46,7 @@ from .cot import cot_from_cycles
 from .likeness import LOOKED_AT, likeness
 from .prompts import PromptSpec, asked, parse_prompt
 from .records import Clip
-from .show import NotFinite, whole_folder, write_whole
+from .show import NotFinite, Registry, whole_folder, write_whole
 from .spec import VideoSpec, parse_spec, plan_file, spec_changes
 from .synth import ACTIONS
 from .tasks import TASKS
@@ -85,12 +85,10 @@ class Family:
     )
 
 
-FAMILIES: dict[str, Family] = {}  # by `model_type`
+FAMILIES = Registry[Family]("family")  # by `model_type`
 
 
 def _family(name: str) -> Family:
-    if name not in FAMILIES:
-        raise ValueError(f"there is no family {name!r}; this version knows {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 

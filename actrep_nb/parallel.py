@@ -31,7 +31,7 @@ from transformers import TrainingArguments
 
 from .models import freeze, from_checkpoint, unwrapped
 from .sampling import read_answers, write_answers
-from .show import write_whole
+from .show import did_you_mean, write_whole
 
 # %% ../nbs/10a_parallel.ipynb #8ef78e7b
 _DEEPSPEED: dict[str, Any] = {
@@ -69,7 +69,9 @@ def strategy_arguments(
 ) -> dict[str, Any]:
     "What TrainingArguments takes for a strategy. ValueError for a name that STRATEGIES lacks."
     if name not in STRATEGIES:
-        raise ValueError(f"no strategy {name!r}; STRATEGIES has {', '.join(STRATEGIES)}")
+        raise ValueError(
+            f"no strategy {name!r}; STRATEGIES has {', '.join(STRATEGIES)}" + did_you_mean(name, STRATEGIES)
+        )
     chosen = copy.deepcopy(STRATEGIES[name])
     if zero and "deepspeed" not in chosen:
         raise ValueError(f"{name} takes no DeepSpeed settings: {', '.join(zero)}")
@@ -102,7 +104,9 @@ def find_precision(
     "A precision by its name. ValueError for one that PRECISIONS lacks; a warning for pure bfloat16."
     name = name or ("mixed" if torch.cuda.is_available() else "float32")
     if name not in PRECISIONS:
-        raise ValueError(f"no precision {name!r}; PRECISIONS has {', '.join(PRECISIONS)}")
+        raise ValueError(
+            f"no precision {name!r}; PRECISIONS has {', '.join(PRECISIONS)}" + did_you_mean(name, PRECISIONS)
+        )
     if name == "bfloat16":
         warnings.warn(
             "precision='bfloat16' rounds weights and the optimiser's state to 8 bits after each step: at lr 1e-6 all but a few per cent of the weights stay where they are. 'mixed' computes in bfloat16 too, and keeps them in float32",
@@ -136,7 +140,9 @@ def state_bytes(
 ]:  # "weights", "gradients", "optimiser" on each GPU, and "cpu": what each rank keeps in the computer's memory
     "What a strategy keeps where, in bytes, before any activation."
     if strategy not in STRATEGIES:
-        raise ValueError(f"no strategy {strategy!r}; STRATEGIES has {', '.join(STRATEGIES)}")
+        raise ValueError(
+            f"no strategy {strategy!r}; STRATEGIES has {', '.join(STRATEGIES)}" + did_you_mean(strategy, STRATEGIES)
+        )
     zero, all_out = strategy.startswith("zero"), strategy in ("zero3", "zero3_offload", "fsdp2")
     each = (
         2 if precision == "bfloat16" or precision == "mixed" and zero else 4

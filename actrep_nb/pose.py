@@ -31,9 +31,10 @@ import numpy as np
 from PIL import Image
 
 from .baselines import COUNTERS, WHOLE, PeriodCounter, Swings, Watched, each_counted, repetition
-from .records import Clip, Prediction, _ended
+from .formats import _ended
+from .records import Clip, Prediction
 from .show import progress as show_progress
-from .show import write_whole
+from .show import did_you_mean, write_whole
 from .video import READERS, Frames, VideoError, plan_frames, probe
 
 # %% ../nbs/14a_pose.ipynb #43df85d0
@@ -753,7 +754,9 @@ def _watch(
 ) -> tuple[np.ndarray, list[np.ndarray], tuple[str, ...]]:  # times [T], what was kept of each, problems
     "Look at every frame of a film in turn, in bounded memory. Raises VideoError."
     if reader not in READERS:
-        raise VideoError(f"reader {reader!r} is unknown; there are {', '.join(READERS)}")
+        raise VideoError(
+            f"reader {reader!r} is unknown; there are {', '.join(READERS)}" + did_you_mean(reader, READERS)
+        )
     info = probe(path)
     plan = plan_frames(info, min(fps, info.fps), 2 * math.ceil(info.duration * fps) + 8, size=(1, 1), window=window)
     times, begin = np.unique(plan.times), plan.window[0] if plan.window else 0.0

@@ -11,11 +11,11 @@ __all__ = ['SYSTEMS', 'PromptSpec', 'parse_prompt', 'final_part', 'AskedTask', '
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
 from typing import Any
 
 from .answers import PROMPTS, STYLED, STYLES, render_prompt, split_tags
 from .records import Clip, Prediction
+from .show import lookup
 from .tasks import Task
 
 # %% ../nbs/09a_prompts.ipynb #9a0c0005
@@ -28,13 +28,8 @@ class PromptSpec:
     system: str = ""  # a system turn before the question; empty: none but what a chat template has of its own
 
     def __post_init__(self):
-        if self.name and self.name not in PROMPTS:
-            near = get_close_matches(self.name, PROMPTS, 1)
-            raise ValueError(
-                f"no prompt {self.name!r}"
-                + (f", did you mean {near[0]!r}?" if near else ".")
-                + f" There are {', '.join(PROMPTS)}"
-            )
+        if self.name:
+            lookup(PROMPTS, self.name, "prompt")
 
     @property
     def style(self) -> str:

@@ -40,7 +40,7 @@ from .baselines import sets_of
 from .film import TOLERANCE, VideoError, _open, _packets
 from .plots import INK, SOFT, crop_to_motion
 from .records import Cycles, Prediction
-from .show import CYCLE_COLOURS, cycle_at, evenly, whole_file, write_whole
+from .show import CYCLE_COLOURS, cycle_at, did_you_mean, evenly, whole_file, write_whole
 from .text import html_head, html_text, one_line
 from .show import progress as show_progress
 from .video import FramePlan, VideoInfo, _decode, _orientation, _pixel_aspect, _upright, probe, read_frames
@@ -237,7 +237,10 @@ def save_repetitions(
     "Write a table of repetitions. ValueError for an ending that is not known."
     path = Path(path)
     if path.suffix.lower() not in REPETITION_FILES:
-        raise ValueError(f"{path}: the ending {path.suffix!r} is unknown; there are {', '.join(REPETITION_FILES)}")
+        raise ValueError(
+            f"{path}: the ending {path.suffix!r} is unknown; there are {', '.join(REPETITION_FILES)}"
+            + did_you_mean(path.suffix.lower(), REPETITION_FILES)
+        )
     text = REPETITION_FILES[path.suffix.lower()]([_later(r, begin) for r in rows])
     write_whole(path, text)
     return path

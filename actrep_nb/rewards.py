@@ -13,7 +13,6 @@ __all__ = ['Reward', 'COUNTED', 'REWARDS', 'DUAL', 'ACCURACY', 'count_hybrid', '
            'published_list', 'published_interval', 'published_tiou', 'moment_format', 'parse_weights', 'combine']
 
 # %% ../nbs/07_rewards.ipynb #d8426ec8
-import difflib
 import math
 import re
 from collections import Counter
@@ -37,7 +36,7 @@ from actrep_nb.answers import (
     tagged,
 )
 from .records import Clip, Cycles, nearest_accepted
-from .show import NotFinite
+from .show import NotFinite, Registry, lookup
 
 # %% ../nbs/07_rewards.ipynb #515f4b86
 def _error(pred: int | None, true: int) -> float | None:
@@ -310,7 +309,8 @@ def cycle_reward(
     return [score(text, clip) for text, clip in zip(completions, clips, strict=True)]
 
 # %% ../nbs/07_rewards.ipynb #a903fe2a
-REWARDS: dict[str, Reward] = {
+REWARDS = Registry[Reward]("reward")
+REWARDS |= {
     "count": count_reward(count_gaussian),
     "count_hybrid": count_reward(count_hybrid),
     "count_linear": count_reward(count_linear),
@@ -758,13 +758,7 @@ def _weights(names: str | Sequence[str] | Mapping[str, float]) -> dict[str, floa
     if not weights:
         raise ValueError(f"no reward was named; REWARDS has {sorted(REWARDS)}")
     for name, weight in weights.items():
-        if name not in REWARDS:
-            near = difflib.get_close_matches(str(name), REWARDS, 1)
-            raise ValueError(
-                f"no reward {name!r}"
-                + (f", did you mean {near[0]!r}?" if near else "")
-                + f" REWARDS has {sorted(REWARDS)}"
-            )
+        lookup(REWARDS, name, "reward")
         if (
             isinstance(weight, bool)
             or not isinstance(weight, (int, float, np.integer, np.floating))

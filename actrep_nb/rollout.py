@@ -16,7 +16,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from importlib.util import find_spec
 from itertools import count, islice
 from typing import Any, Protocol
@@ -28,7 +27,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from .models import EncodedPrompt, Sample, collate, encode, see, spec_of, unwrapped
 from .parallel import calls_count, largest
 from .records import Clip
-from .show import progress
+from .show import Registry, progress
 from .tasks import Task
 
 # %% ../nbs/12_rollout.ipynb #083ffec1
@@ -497,23 +496,18 @@ class VllmEngine:
         )
 
 # %% ../nbs/12_rollout.ipynb #d94f07a6
-ENGINES: dict[str, Callable[..., RolloutEngine]] = {"model": ModelEngine, "vllm": VllmEngine}
+ENGINES = Registry[Callable[..., RolloutEngine]]("engine")
+ENGINES.update(model=ModelEngine, vllm=VllmEngine)
 
 
 def find_engine(
     name: str,  # in ENGINES
 ) -> Callable[..., RolloutEngine]:  # (model, processor, options for `sample_group`) → engine
     "An engine by its name. ValueError with the nearest name for one that ENGINES lacks, ImportError for one whose package is missing."
-    if name not in ENGINES:
-        near = get_close_matches(name, ENGINES, 1)
-        raise ValueError(
-            f"no engine {name!r}"
-            + (f", did you mean {near[0]!r}?" if near else "")
-            + f" ENGINES has {', '.join(ENGINES)}"
-        )
+    engine = ENGINES[name]
     if name == "vllm" and not find_spec("vllm"):
         raise ImportError("the engine 'vllm' needs vLLM: pip install vllm, or actrep_nb[vllm]")
-    return ENGINES[name]
+    return engine
 
 # %% ../nbs/12_rollout.ipynb #e49c9e8f
 def batches_of(

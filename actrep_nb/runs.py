@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
-from difflib import SequenceMatcher, get_close_matches
+from difflib import SequenceMatcher
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -49,7 +49,7 @@ from papermill.exceptions import PapermillExecutionError
 
 import actrep_nb
 from .process import end_with_parent, process_env, stoppable
-from .show import altered_files, disk_errors, read_glue, write_whole
+from .show import altered_files, did_you_mean, disk_errors, read_glue, write_whole
 from .spmd import SpmdEngine, Watch, find_place
 from .text import html_policy, markdown_text
 
@@ -178,9 +178,8 @@ def check_parameters(
     problems = []
     for name, value in given.items():
         if name not in declared:
-            close = get_close_matches(name, declared, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(declared) or 'none'}"
-            problems.append(f"no parameter {name!r}; {hint}")
+            hint = did_you_mean(name, declared) or f"; it has {', '.join(declared) or 'none'}"
+            problems.append(f"no parameter {name!r}{hint}")
         elif not fits(value, declared[name].type):
             problems.append(f"{name} must be {type_name(declared[name].type)}, not {value!r} ({type(value).__name__})")
     if problems:
@@ -257,12 +256,10 @@ def find_notebook(
     if path.parent == Path(".") and stem in known | short:
         return (short | known)[stem]
     beside = [p.name for p in path.parent.glob("*.ipynb")] if path.suffix == ".ipynb" else []
-    close = get_close_matches(path.name, beside, n=1) or get_close_matches(stem, [*known, *short], n=1)
+    hint = did_you_mean(path.name, beside) or did_you_mean(stem, [*known, *short])
     where = ", ".join(map(str, shipped("nbs/experiments"))) or "no folder nbs/experiments near here or in the package"
     raise FileNotFoundError(
-        f"no notebook {str(name)!r}"
-        + (f"; did you mean {close[0]!r}?" if close else "")
-        + f". Experiments: {', '.join(sorted(known)) or 'none'} (in {where})"
+        f"no notebook {str(name)!r}{hint}. Experiments: {', '.join(sorted(known)) or 'none'} (in {where})"
     )
 
 # %% ../nbs/16_runs.ipynb #025ee05d
@@ -280,11 +277,9 @@ def find_recipe_file(
     stem = str(name).removesuffix(".yaml")
     if stem in known:
         return known[stem]
-    close = get_close_matches(stem, known, n=1)
     raise FileNotFoundError(
-        f"no file of parameters {str(name)!r}"
-        + (f"; did you mean {close[0]!r}?" if close else ".")
-        + f" Recipes: {', '.join(sorted(known)) or 'none'}"
+        f"no file of parameters {str(name)!r}{did_you_mean(stem, known) or '.'}"
+        f" Recipes: {', '.join(sorted(known)) or 'none'}"
     )
 
 
@@ -317,12 +312,10 @@ def read_recipe(
     }
     plain = {str(k): v for k, v in content.items() if _short(str(k)) not in sections}
     for name, value in plain.items():
-        near = get_close_matches(name.lower(), [*others, "all"], 1)
         if isinstance(value, dict) and name not in declared:
             raise ParameterError(
-                f"{path}: no section {name!r}"
-                + (f"; did you mean {near[0]!r}?" if near else "")
-                + f" There are all, {', '.join(others)}"
+                f"{path}: no section {name!r}{did_you_mean(name.lower(), [*others, 'all'])}"
+                f" There are all, {', '.join(others)}"
             )
     shared, everywhere = (
         sections.get("all", {}),

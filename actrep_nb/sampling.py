@@ -43,8 +43,7 @@ def crop_to_cycles(
     n: int,  # number of repetitions to keep
     before: float = 1.0,  # share of the pause before the first that is kept, 0 to 1
     after: float = 1.0,  # share of the pause after the last that is kept, 0 to 1
-    duration: float
-    | None = None,  # length of the clip in seconds, if known; else nothing after the last repetition is kept
+    duration: float | None = None,  # seconds of the clip; None: nothing after the last repetition is kept
 ) -> Clip:  # a window of the same file, counts and times true
     "The part of a clip that holds `n` consecutive repetitions and no part of any other."
     cycles = clip.cycles or ()
@@ -63,7 +62,7 @@ def _duration(clip: Clip, known: float | None) -> float | None:
 
 
 def _cut(clip: Clip, window: tuple[float, float], cycles: Sequence[tuple[float, float]], name: str) -> Clip:
-    "`window` and `cycles` in seconds of the clip; the new clip's window is in seconds of the file, its cycles in seconds of itself."
+    "A clip of this `window`. Both arguments are in seconds of the clip; the new window is in seconds of the file."
     origin = clip.window[0] if clip.window else 0.0
     shifted = tuple((a - window[0], b - window[0]) for a, b in cycles)
     return replace(clip, count=len(cycles), cycles=shifted, window=(origin + window[0], origin + window[1]), id=name)
@@ -86,6 +85,38 @@ def _crop_idle(clip: Clip, rng: random.Random, seconds: float, duration: float |
     start = rng.uniform(a, b - length)
     return _cut(clip, (start, start + length), [], f"{clip.id}@idle{start:.1f}")
 
+# %% ../nbs/04_sampling.ipynb #2cf651cb
+def _check_draw(
+    clips: Sequence[Clip], n: int, strata: Sequence[int], ratio_strata: int, idle_seconds: float | None
+) -> None:
+    "ValueError where `random_count_sampling` cannot do what it is asked."
+    question = next((c for c in clips if c.extra.get("task")), None)
+    if question:
+        raise ValueError(
+            f"clip {question.id} asks for {question.extra['task']}, not how often something is repeated: its "
+            "count is none to sample by"
+        )
+    if (
+        n < 0
+        or ratio_strata < 1
+        or not any(e > 0 for e in strata)
+        or (idle_seconds is not None and not idle_seconds > 0)
+    ):
+        raise ValueError(
+            f"n={n}, ratio_strata={ratio_strata}, strata={tuple(strata)}, idle_seconds={idle_seconds}: need n of "
+            "0 or more, a part or more, a range that starts above 0, and idle seconds above 0"
+        )
+    splits = sorted({str(c.split) for c in clips})
+    if len(splits) > 1:
+        raise ValueError(
+            f"clips of several splits ({', '.join(splits)}): sample each by itself, as in clips.split('train')"
+        )
+
+
+def _can_idle(clip: Clip, seconds: float | None, duration: float | None) -> bool:
+    "Whether so many seconds of a clip can be cut out in which nothing is repeated."
+    return seconds is not None and any(b - a >= seconds for a, b in idle_stretches(clip, duration))
+
 # %% ../nbs/04_sampling.ipynb #356645e8
 def random_count_sampling(
     clips: Iterable[Clip],  # of one split
@@ -95,53 +126,27 @@ def random_count_sampling(
     flatness: float = 1.0,  # 1: ranges are equally frequent; 0: as frequent as among the clips given
     ratio_strata: int = 4,  # parts the ratio is drawn from in turn
     crop: bool = True,  # cut clips whose cycles are known; False: draw whole clips only
-    idle_seconds: float
-    | None = None,  # also cut clips without any repetition, at least this long (seconds); None: do not
-    durations: Mapping[str, float]
-    | None = None,  # clip id → seconds; without it nothing after the last repetition is used
+    idle_seconds: float | None = None,  # also cut clips without any repetition, of this many seconds or more
+    durations: Mapping[str, float] | None = None,  # clip id → seconds; None: nothing after the last repetition is used
 ) -> list[Clip]:  # shuffled; ids are unique ("stu1_10@3-7" holds repetitions 3 to 7)
-    "Clips whose counts are spread as asked, cut from the ones given. ValueError when several splits are mixed, and for clips that ask something else. Ours: see the prose above."
+    """Clips whose counts are spread as asked, cut from the ones given. Ours: see the prose above.
+
+    ValueError when several splits are mixed, and for clips that ask something else.
+    """
     pool, rng, known = list(clips), random.Random(seed), durations or {}
-    question = next((c for c in pool if c.extra.get("task")), None)
-    if question:
-        raise ValueError(
-            f"clip {question.id} asks for {question.extra['task']}, not how often something is repeated: its count is none to sample by"
-        )
-    if (
-        n < 0
-        or ratio_strata < 1
-        or not any(e > 0 for e in strata)
-        or (idle_seconds is not None and not idle_seconds > 0)
-    ):
-        raise ValueError(
-            f"n={n}, ratio_strata={ratio_strata}, strata={tuple(strata)}, idle_seconds={idle_seconds}: need n of 0 or more, a part or more, a range that starts above 0, and idle seconds above 0"
-        )
-    splits = sorted({str(c.split) for c in pool})
-    if len(splits) > 1:
-        raise ValueError(
-            f"clips of several splits ({', '.join(splits)}): sample each by itself, as in clips.split('train')"
-        )
-    edges = [
-        *([0] if idle_seconds is not None or 0 in strata else []),
-        *(e for e in sorted(set(strata)) if e > 0),
-        math.inf,
-    ]
-    ranges = [(lo, hi) for lo, hi in zip(edges, edges[1:])]
+    _check_draw(pool, n, strata, ratio_strata, idle_seconds)
+    edges = [e for e in sorted(set(strata)) if e > 0] + [math.inf]
+    if idle_seconds is not None or 0 in strata:
+        edges = [0, *edges]
     croppable = {c.id: crop and bool(c.cycles) and not clip_findings(c) for c in pool}
 
-    def eligible(lo: float, hi: float) -> list[Clip]:
-        def can(c: Clip) -> bool:
-            if lo == 0:
-                return c.count == 0 or (
-                    idle_seconds is not None
-                    and croppable[c.id]
-                    and any(b - a >= idle_seconds for a, b in idle_stretches(c, known.get(c.id)))
-                )
-            return c.count >= lo if croppable[c.id] else lo <= c.count < hi
+    def can(c: Clip, lo: float, hi: float) -> bool:
+        "Whether a clip can give a count of this range."
+        if lo == 0:
+            return c.count == 0 or (croppable[c.id] and _can_idle(c, idle_seconds, known.get(c.id)))
+        return c.count >= lo if croppable[c.id] else lo <= c.count < hi
 
-        return [c for c in pool if can(c)]
-
-    decks = {r: d for r in ranges if (d := eligible(*r))}
+    decks = {r: d for r in zip(edges, edges[1:]) if (d := [c for c in pool if can(c, *r)])}
     if not decks:
         return []
     out: list[Clip] = []
@@ -151,16 +156,13 @@ def random_count_sampling(
             if not deck:
                 deck = rng.sample(decks[lo, hi], len(decks[lo, hi]))
             clip = deck.pop()
+            length, part = known.get(clip.id), (k % ratio_strata) / ratio_strata
             if lo == 0:
-                out.append(clip if clip.count == 0 else _crop_idle(clip, rng, idle_seconds or 0.0, known.get(clip.id)))
-            elif not croppable[clip.id]:
-                out.append(clip)
+                out.append(clip if clip.count == 0 else _crop_idle(clip, rng, idle_seconds or 0.0, length))
+            elif croppable[clip.id]:
+                out.append(_draw_crop(clip, rng, lo, hi, part, 1 / ratio_strata, length))
             else:
-                out.append(
-                    _draw_crop(
-                        clip, rng, lo, hi, (k % ratio_strata) / ratio_strata, 1 / ratio_strata, known.get(clip.id)
-                    )
-                )
+                out.append(clip)
     rng.shuffle(out)
     return unique_ids(out)
 
@@ -194,7 +196,7 @@ def _draw_crop(
 def curriculum(
     clips: Iterable[Clip],  # any clips
 ) -> list[Clip]:  # the same clips
-    "Few repetitions first, as ActRep-R1's `is_curriculum_learning`. The sort is stable: shuffle first if equal counts should be mixed."
+    "Few repetitions first, as ActRep-R1's `is_curriculum_learning`. Stable: shuffle first to mix equal counts."
     return sorted(clips, key=lambda c: c.count)
 
 # %% ../nbs/04_sampling.ipynb #b04b20a3
@@ -363,7 +365,7 @@ def read_answers(
     path: str | Path,  # JSONL: settings, then a clip's id and answers a line
     settings: Mapping[str, Any],  # what the answers depend on
 ) -> dict[str, list[str]]:  # clip id → answers; empty when there is no such file
-    "Answers of an earlier run. A last line that was cut short is not looked at. ValueError when they were drawn under other settings."
+    "Answers of an earlier run, but for a last line that was cut short. ValueError if drawn under other settings."
     if not Path(path).exists():
         return {}
     try:
@@ -401,7 +403,7 @@ def repeated_answers(
     settings: Mapping[str, Any],  # all that the answers depend on: model, temperature, …
     seed: int = 0,  # same seed, same answers
 ) -> dict[str, list[str] | str]:  # clip id → answers, or why there are none, in the clips' order
-    "Ask about every clip that the file does not hold yet. A clip without answers is not written down, and asked about again next time."
+    "Ask about every clip that the file does not hold yet. One without answers is asked about again next time."
     clips, path, settings = list(clips), Path(path), {**settings, "seed": seed}
     if len({c.id for c in clips}) < len(clips):
         raise ValueError("two clips have the same id: make them unique with records.unique_ids")
@@ -420,7 +422,7 @@ def plot_selection(
     fates: Sequence[Fate],  # of every clip
     bins: int = 24,  # bars a panel
 ) -> "Figure":
-    "Histograms of spread and mean of the scores, stacked by what became of the clips. Clips without a score are in the legend only."
+    "Spread and mean of the scores, stacked by the fate of the clips. Those without a score are in the legend only."
     import matplotlib.pyplot as plt
 
     if not fates:

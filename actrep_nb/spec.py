@@ -13,13 +13,13 @@ __all__ = ['MARGIN', 'MIN_RATE', 'MIN_FRAME_TOKENS', 'PICTURES', 'STILL', 'REGUL
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
+from .show import nearest
 from actrep_nb.video import (
     MAX_FRAMES,
     FrameCache,
@@ -108,9 +108,9 @@ def parse_spec(
     for word in text.replace(",", " ").split():
         name, _, value = word.partition("=")
         if name not in names:
-            near = get_close_matches(name, names, 1)
+            near = nearest(name, names)
             raise ValueError(
-                f"{word!r}: a video spec has {', '.join(names)}" + (f"; did you mean {near[0]}?" if near else "")
+                f"{word!r}: a video spec has {', '.join(names)}" + (f"; did you mean {near}?" if near else "")
             )
         try:
             changed[name] = _value(name, value)

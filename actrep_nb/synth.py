@@ -24,8 +24,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .process import end_with_parent
-from .records import Clip, save_clips
-from .show import progress, write_whole
+from .formats import save_clips
+from .records import Clip
+from .show import did_you_mean, progress, write_whole
 from .video import write_video
 
 # %% ../nbs/03_synth.ipynb #089f15a7
@@ -331,7 +332,9 @@ def draw_clip(
 ) -> DrawnClip:
     "Draw a person doing `count` full repetitions of `action`, with everything else that happens in real clips."
     if action not in ACTIONS:
-        raise ValueError(f"unknown action {action!r}; choose one of {', '.join(ACTIONS)}")
+        raise ValueError(
+            f"unknown action {action!r}; choose one of {', '.join(ACTIONS)}" + did_you_mean(action, ACTIONS)
+        )
     rng = random.Random(f"{seed}-{action}-{count}")
     script, scene = write_script(rng, count, max_seconds), _scene(rng, size)
     cycles = tuple((round(s.start, 3), round(s.end, 3)) for s in script if s.kind == "cycle")

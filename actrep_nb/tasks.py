@@ -34,6 +34,7 @@ from .cot import CotSet, grid_cycles, write_cots
 from .metrics import choice_metrics, clip_metrics, cycle_metrics, grounding_metrics, intervals, metrics_table
 from .records import Clip, Prediction, nearest_accepted
 from .rewards import ACCURACY, COUNTED, DUAL, combine, mean_relative_accuracy, reaches, solution_letter, tiou
+from .show import Registry
 
 # %% ../nbs/09_tasks.ipynb #7a5c0e31
 Scores = dict[str, np.ndarray]  # metric → one value for each clip
@@ -185,7 +186,8 @@ def counting_metrics(
     return table | {"cycles": found if found["n"] else None}
 
 # %% ../nbs/09_tasks.ipynb #a1532acc
-TASKS: dict[str, Task] = {
+TASKS = Registry[Task]("task")
+TASKS |= {
     "counting": Task(
         "counting",
         prompt=lambda clip: render_prompt("count"),

@@ -42,7 +42,7 @@ from PIL import Image
 
 import actrep_nb
 from .film import MAY_JUMP, TOLERANCE, VideoError, _absent, _length, _open, _packets
-from .show import RunWarning, whole_file, write_whole
+from .show import Registry, RunWarning, did_you_mean, whole_file, write_whole
 
 # %% ../nbs/02_video.ipynb #d95f77b7
 def write_video(
@@ -88,7 +88,7 @@ class VideoInfo:
 
 # %% ../nbs/02_video.ipynb #4c270b9e
 def _decode(container, stream, trouble: list[str]) -> Iterator[tuple[float, float, "av.VideoFrame"]]:
-    "(start, end, frame) of every frame in the order shown, in seconds from the first. What could not be decoded is told in `trouble`."
+    "(start, end, frame) of every frame as shown, in seconds from the first. `trouble` tells what was not decoded."
     small = (stream.width or 0) * (stream.height or 0) <= 320 * 320
     stream.thread_type, stream.codec_context.thread_count = ("NONE", 1) if small else ("AUTO", 0)
     period = float(1 / stream.average_rate) if stream.average_rate else 0.04
@@ -148,7 +148,8 @@ def probe(
 ) -> VideoInfo:  # what a viewer would see
     """Look at a file: opens it and decodes one frame. Raises VideoError.
 
-    Where the header says nothing of the video stream's own length (Matroska, WebM, raw streams), contradicts itself, or where the clock may jump (MPEG-TS), all packets are walked: that reads the whole file, without decoding it.
+    Where the header says nothing of the video stream's own length (Matroska, WebM, raw streams), contradicts itself, or
+    where the clock may jump (MPEG-TS), all packets are walked: that reads the whole file, without decoding it.
     """
     container, stream = _open(path)
     with container:
@@ -230,10 +231,14 @@ def plan_frames(
     window: tuple[float, float] | None = None,  # part of the file, seconds
     patch: int = 28,  # side of one token, pixels
 ) -> FramePlan:  # an even number of frames
-    "Plan which frames to take. Raises VideoError when the window is not in the file; one that ends less than `SLACK` after it is taken to its end."
+    """Plan which frames to take. Raises VideoError when the window is not in the file.
+
+    A window that ends less than `SLACK` after the file is taken to the file's end.
+    """
     if not 0 < fps < math.inf or max_frames < 2 or min_frames > max_frames // 2 * 2:
         raise ValueError(
-            f"fps={fps}, min_frames={min_frames}, max_frames={max_frames}: need a finite fps above 0, max_frames of 2 or more, and an even number from min_frames to max_frames"
+            f"fps={fps}, min_frames={min_frames}, max_frames={max_frames}: need a finite fps above 0, max_frames "
+            "of 2 or more, and an even number from min_frames to max_frames"
         )
     if size and min(size) < 1:
         raise ValueError(f"size={size}: height and width must be above 0")
@@ -242,7 +247,8 @@ def plan_frames(
         raise VideoError(f"{info.path} lasts {info.duration:.2f} s: it has no part from {start:.2f} s to {end:.2f} s")
     if end > info.duration + SLACK:
         raise VideoError(
-            f"{info.path} lasts {info.duration:.2f} s, but its annotation speaks of a part from {start:.2f} s to {end:.2f} s: correct the window, or fetch the video again if it is cut off"
+            f"{info.path} lasts {info.duration:.2f} s, but its annotation speaks of a part from {start:.2f} s to "
+            f"{end:.2f} s: correct the window, or fetch the video again if it is cut off"
         )
     span = min(end, info.duration) - start
     wanted = math.ceil(span * fps - 1e-3)  # frames at 0, 1/fps, 2/fps, … before the end
@@ -262,9 +268,8 @@ class FrameRule:
     min_pixels: int  # smallest area, of what `resize` bounds
     max_pixels: int  # largest area, of what `resize` bounds
     sample: Callable[[int, float, float], int]  # (frames in the file, their fps, fps asked for) → frames taken
-    resize: Callable[
-        [int, int, int, int, int, int], tuple[int, int]
-    ]  # (frames, height, width, token, min_pixels, max_pixels) → (height, width)
+    # (frames, height, width, token, min_pixels, max_pixels) → (height, width)
+    resize: Callable[[int, int, int, int, int, int], tuple[int, int]]
 
 
 MIN_FRAMES, MAX_FRAMES = 4, 768  # of every published Qwen-VL processor
@@ -277,7 +282,7 @@ def _sample_even(total: int, source_fps: float, fps: float) -> int:
 
 
 def _sample_any(total: int, source_fps: float, fps: float) -> int:
-    "Qwen3-VL: any number, rounded down (`Qwen3VLVideoProcessor.sample_frames`); an odd one is padded with its last frame."
+    "Qwen3-VL: any number, rounded down (`Qwen3VLVideoProcessor.sample_frames`); its last frame fills an odd one."
     return min(max(int(total / source_fps * fps), MIN_FRAMES), MAX_FRAMES, total)
 
 # %% ../nbs/02_video.ipynb #f7fe73ee
@@ -318,7 +323,8 @@ def _resize_all(frames: int, height: int, width: int, token: int, min_pixels: in
     return _grid(frames, round(frames / 2) * 2, height, width, token, min_pixels, max_pixels)
 
 
-FRAME_RULES = {
+FRAME_RULES = Registry[FrameRule]("family")
+FRAME_RULES |= {
     "qwen2_vl": FrameRule(28, 56 * 56, 16384 * 28 * 28, _sample_even, _resize_each),
     "qwen2_5_vl": FrameRule(28, 56 * 56, 16384 * 28 * 28, _sample_even, _resize_each),
     "qwen3_vl": FrameRule(32, 4 * 32 * 32, 24576 * 32 * 32, _sample_any, _resize_all),
@@ -340,19 +346,17 @@ def video_cost(
     duration: float,  # seconds
     fps: float,  # frames to take per second
     size: tuple[int, int],  # (height, width) of the video, pixels
-    max_pixels: int
-    | None = None,  # `size["longest_edge"]` of the processor: of a frame, for Qwen3-VL of all frames together; None: as published
+    max_pixels: int | None = None,  # the processor's `size["longest_edge"]`, see `FrameRule`; None: as published
     family: str = "qwen2_5_vl",  # a name in `FRAME_RULES`
     source_fps: float = 30.0,  # frames per second in the file
 ) -> VideoCost:
-    "What a family's own processor makes of a video that it samples itself. Raises VideoError where the processor fails."
-    if family not in FRAME_RULES:
-        raise ValueError(f"family {family!r} is unknown; there are {', '.join(FRAME_RULES)}")
+    "What a family's own processor makes of a video that it samples. Raises VideoError where the processor fails."
+    rule = FRAME_RULES[family]
     if not all(0 < x < math.inf for x in (duration, fps, source_fps, *size, max_pixels or 1)):
         raise ValueError(
-            f"duration={duration}, fps={fps}, source_fps={source_fps}, size={size}, max_pixels={max_pixels}: all must be finite and above 0"
+            f"duration={duration}, fps={fps}, source_fps={source_fps}, size={size}, max_pixels={max_pixels}: all "
+            "must be finite and above 0"
         )
-    rule = FRAME_RULES[family]
     n = rule.sample(round(duration * source_fps), source_fps, fps)
     if n < 1:
         raise VideoError(f"{duration:.3g} s at {source_fps:g} frames per second is not enough to take a frame from")
@@ -420,9 +424,7 @@ class Frames:
     times: np.ndarray  # float64 [T], seconds from the clip's start
     fps: float  # frames taken per second, as planned: what a slot lasts follows from it, whatever the file's own rate
     problems: tuple[str, ...] = ()  # what the video did not deliver
-    scale: float = (
-        1.0  # seconds of the clip for each second of `times`; not 1 where it is played slower or faster than it was
-    )
+    scale: float = 1.0  # seconds of the clip for each second of `times`: not 1 where it is played slower or faster
 
     def __len__(self):
         return len(self.times)
@@ -441,7 +443,7 @@ class Frames:
 
 
 def _mapped(path: str, *fields: Any) -> Frames | None:
-    "Frames whose pixels are in a file: mapped, not read. None if the cache dropped it meanwhile, or it is torn: whoever wants them asks the cache again."
+    "Frames whose pixels are in a file: mapped, not read. None if it is gone or torn: ask the cache again."
     try:
         return Frames(np.load(path, mmap_mode="r", allow_pickle=False), *fields)
     except (OSError, EOFError, ValueError):
@@ -519,7 +521,7 @@ READERS: dict[str, Reader] = {"pyav": read_pyav}
 
 # %% ../nbs/02_video.ipynb #a90c4e17
 def _shown(path: str) -> tuple[np.ndarray, list[str]]:
-    "Start and end of every frame, [T, 2] in seconds from the first, read from the packets without decoding, and what was mended in them."
+    "Start and end of every frame, [T, 2] in seconds from the first, by the packets alone, and what was mended."
     container, stream = _open(path)
     trouble: list[str] = []
     with container:
@@ -541,7 +543,10 @@ def _at(starts: np.ndarray, ends: np.ndarray, wanted: Sequence[float]) -> list[i
 
 
 def _plain(path: str) -> tuple[int, np.ndarray, list[str]]:
-    "(film's stream, start and end of every frame, trouble) for readers that mend nothing themselves; ValueError where they would show something else than a viewer."
+    """(stream, start and end of every frame, trouble) for readers that mend nothing themselves.
+
+    ValueError where they would show something else than a viewer.
+    """
     trouble: list[str] = []
     container, stream = _open(path, trouble)
     with container:
@@ -605,9 +610,8 @@ def read_torchcodec(
         if len(spans) != len(decoder):
             raise ValueError(f"it counts {len(decoder)} frames, of which {len(spans)} are shown")
         index = _at(spans[:, 0], spans[:, 1], wanted)
-        taken = [
-            decoder.get_frame_at(i) for i in index
-        ]  # by number: asked by time, it may show the frame after a gap before its time
+        # by number: asked by time, it may show the frame after a gap before its time
+        taken = [decoder.get_frame_at(i) for i in index]
     except VideoError:
         raise
     except (RuntimeError, ValueError, IndexError) as e:
@@ -630,9 +634,14 @@ def read_frames(
     plan: FramePlan,  # from `plan_frames`
     reader: str = "pyav",  # a name in `READERS`
 ) -> Frames:  # an even number of frames with the times they were taken at
-    "Decode the planned frames. Raises VideoError when less than a quarter of them is to be had; what is missing otherwise is in `.problems`."
+    """Decode the planned frames. Raises VideoError when less than a quarter of them is to be had.
+
+    Fewer missing frames are told in `.problems`.
+    """
     if reader not in READERS:
-        raise VideoError(f"reader {reader!r} is unknown; there are {', '.join(READERS)}")
+        raise VideoError(
+            f"reader {reader!r} is unknown; there are {', '.join(READERS)}" + did_you_mean(reader, READERS)
+        )
     begin = plan.window[0] if plan.window else 0.0
     step = 1 / plan.fps
     wanted = [begin + t for t in plan.times]
@@ -654,14 +663,16 @@ def read_frames(
         )
     pixels, starts, problems = list(taken.pixels), list(taken.starts), list(taken.problems)
     if len(pixels) < len(wanted) and wanted[-1] - taken.end > step:
-        short = f"the video ends at {taken.end:.2f} s; frames were planned up to {wanted[-1]:.2f} s: {len(pixels)} of {len(wanted)} were read"
+        short = (
+            f"the video ends at {taken.end:.2f} s; frames were planned up to {wanted[-1]:.2f} s: {len(pixels)} of "
+            f"{len(wanted)} were read"
+        )
         if 4 * len(pixels) < len(wanted):
             raise VideoError(f"{path}: {short}, too few to judge by. The file is cut off: fetch it again")
         problems.append(short)
         wanted = wanted[: len(pixels) + len(pixels) % 2]
-    pixels += pixels[-1:] * (
-        len(wanted) - len(pixels)
-    )  # the last picture stays on screen for the moment that makes the number even
+    # the last picture stays on screen for the moment that makes the number even
+    pixels += pixels[-1:] * (len(wanted) - len(pixels))
     starts += starts[-1:] * (len(wanted) - len(starts))
     return Frames(np.stack(pixels), np.maximum(np.array(starts) - begin, 0.0), plan.fps, tuple(problems))
 
@@ -681,7 +692,7 @@ def _sha256(path: str | Path) -> str:
 
 
 class NotKept:
-    "Says once, for this process and those it starts, that a disk cannot be written to: that costs speed and nothing else."
+    "Says once, for this process and those it starts, that a disk cannot be written to: that costs speed only."
 
     def __init__(
         self,
@@ -695,8 +706,9 @@ class NotKept:
     def __call__(self, error: OSError) -> None:
         if not self._said[0]:
             warnings.warn(
-                f"{self.folder}: {(error.strerror or str(error)).partition(':')[0]}, so nothing more is kept there: the same videos are decoded and looked at again, "
-                "and results stay what they are. To save that time, make room or name another folder for the cache",
+                f"{self.folder}: {(error.strerror or str(error)).partition(':')[0]}, so nothing more is kept there: "
+                "the same videos are decoded and looked at again, and results stay what they are. To save that time, "
+                "make room or name another folder for the cache",
                 RunWarning,
                 stacklevel=3,
             )
@@ -715,7 +727,7 @@ def _pixels(array: np.ndarray) -> Callable[[Any], Any]:
 
 # %% ../nbs/02_video.ipynb #09a6d849
 class FrameCache:
-    "Frames on disk, made on first use. Safe for several processes: whoever finishes last wins, and both wrote the same."
+    "Frames on disk, made on first use. Safe for several processes: the last to finish wins; all wrote the same."
 
     def __init__(
         self,
@@ -748,10 +760,8 @@ class FrameCache:
 
     def remember(self, path: str | Path, what: str, find: Callable[[], dict]) -> dict:
         "What was found out about a file, kept until its size or date changes. `what` names the question."
-        source, name = (
-            _source(path),
-            hashlib.sha256(f"{os.path.abspath(path)} {what}".encode("utf-8", "surrogatepass")).hexdigest()[:32],
-        )
+        source, asked = _source(path), f"{os.path.abspath(path)} {what}".encode("utf-8", "surrogatepass")
+        name = hashlib.sha256(asked).hexdigest()[:32]
         try:
             note = json.loads((self.folder / f"{name}.info").read_text())
             if note["source"] == source:
@@ -874,7 +884,7 @@ def _tidy(cache: FrameCache, key: str) -> None:
 
 # %% ../nbs/02_video.ipynb #fb0360d0
 def _read_through(path: str) -> str:
-    "Decode a film to its end, in this process; \"memory\" where that is what lacks. What else is wrong is told by whoever reads it next."
+    "Decode a film to its end, in this process; \"memory\" where that lacks. The next reader tells all other faults."
     try:
         container, stream = _open(path)
         with container:
@@ -914,6 +924,19 @@ def _read_for_others(memory: int) -> None:
         print(json.dumps(_read_through(path)), flush=True)
 
 # %% ../nbs/02_video.ipynb #66a6f2e6
+def _reader_process(memory: int) -> subprocess.Popen:
+    "Another process that reads the films it is told to, within so many bytes of memory."
+    place = os.pathsep.join([str(Path(actrep_nb.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, "-c", f"from actrep_nb.video import _read_for_others; _read_for_others({memory})"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONPATH": place},
+    )
+
+# %% ../nbs/02_video.ipynb #dbd3606d
 class FilmScreen:
     "Reads films in another process, of limited time and memory, to tell which must not be read here."
 
@@ -932,7 +955,7 @@ class FilmScreen:
         "Read a film to its end, elsewhere."
         allowed = self.seconds + os.path.getsize(path) / 1e5
         if self.child is None:
-            self.child = self._start()
+            self.child = _reader_process(self.memory)
         late = threading.Event()
 
         def stop(child) -> None:
@@ -954,17 +977,6 @@ class FilmScreen:
             f"takes more than {allowed:.0f} s to be decoded"
             if late.is_set() or code == -getattr(signal, "SIGXCPU", math.inf)
             else f"ends the process that decodes it (exit {code})"
-        )
-
-    def _start(self) -> Any:
-        place = os.pathsep.join([str(Path(actrep_nb.__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
-        return subprocess.Popen(
-            [sys.executable, "-c", f"from actrep_nb.video import _read_for_others; _read_for_others({self.memory})"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"PYTHONPATH": place},
         )
 
     def close(self) -> None:

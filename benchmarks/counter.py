@@ -31,7 +31,8 @@ from scipy.ndimage import gaussian_filter1d, zoom
 from actrep_nb import baselines, spec
 from actrep_nb.baselines import WHOLE, PeriodCounter, Swings, grey_pictures, long_repetition, looked_again, sets_of
 from actrep_nb.metrics import count_metrics
-from actrep_nb.records import Clip, Prediction, load_clips
+from actrep_nb.formats import load_clips
+from actrep_nb.records import Clip, Prediction
 from actrep_nb.video import VideoError, probe, write_video
 
 PARTS = ("clips", "variants", "settings", "ablation", "negatives", "long", "hour", "again")

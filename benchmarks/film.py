@@ -26,7 +26,8 @@ from actrep_nb.likeness import lag_count, square
 from actrep_nb.metrics import bootstrap_ci, count_metrics
 from actrep_nb.models import Sample
 from actrep_nb.motion import NOTHING, RATE, MotionStyle, Rhythm, draw_motion
-from actrep_nb.records import Prediction, load_clips
+from actrep_nb.formats import load_clips
+from actrep_nb.records import Prediction
 from actrep_nb.rollout import generate_answers
 from actrep_nb.show import plain
 from actrep_nb.tasks import TASKS

@@ -13,7 +13,8 @@ from pathlib import Path
 from actrep_nb.answers import is_well_formed, parse_answer
 from actrep_nb.evaluate import LocalCounter, compare, evaluate, judge, load_predictions
 from actrep_nb.prompts import parse_prompt
-from actrep_nb.records import Prediction, load_clips
+from actrep_nb.formats import load_clips
+from actrep_nb.records import Prediction
 from actrep_nb.runs import run
 
 PROMPTS = {

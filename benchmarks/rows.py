@@ -57,7 +57,7 @@ def clips(rows: int, splits: int = 3):
 
 @case("load a table (CSV)")
 def load(folder, rows):
-    from actrep_nb.records import load_clips
+    from actrep_nb.formats import load_clips
 
     path = table(folder, rows)
     return lambda: load_clips(path)
@@ -65,7 +65,7 @@ def load(folder, rows):
 
 @case("load a table of RepCount-A's 302 frame columns", FEWER)
 def wide(folder, rows):
-    from actrep_nb.records import load_clips
+    from actrep_nb.formats import load_clips
 
     path = folder / "rows.csv"
     with open(path, "w") as file:
@@ -82,7 +82,7 @@ def wide(folder, rows):
 
 @case("load the first table as JSON lines", FEWER)
 def jsonl(folder, rows):
-    from actrep_nb.records import load_clips
+    from actrep_nb.formats import load_clips
 
     path = folder / "rows.jsonl"
     path.write_text(
@@ -106,7 +106,8 @@ def jsonl(folder, rows):
 
 @case("audit of what was loaded")
 def audited(folder, rows):
-    from actrep_nb.records import audit, load_clips
+    from actrep_nb.audit import audit
+    from actrep_nb.formats import load_clips
 
     loaded = load_clips(table(folder, rows))
     return lambda: audit(loaded)
@@ -114,7 +115,8 @@ def audited(folder, rows):
 
 @case("page of the audit, one count being a million", FEWER)
 def page(folder, rows):
-    from actrep_nb.records import Clip, ClipSet, audit, audit_page
+    from actrep_nb.audit import audit, audit_page
+    from actrep_nb.records import Clip, ClipSet
 
     some = ClipSet([*clips(rows).kept, Clip("typo.mp4", "push_up", 1_000_000, split="s0")])
     found = audit(some)
@@ -155,7 +157,7 @@ def dealing(folder, rows):
 
 @case("load windows of one video", FEWER)
 def windows(folder, rows):
-    from actrep_nb.records import load_clips
+    from actrep_nb.formats import load_clips
 
     path = table(folder, rows, window=True)
     return lambda: load_clips(path)
@@ -163,7 +165,8 @@ def windows(folder, rows):
 
 @case("audit of windows of one video", FEWER)
 def windows_audited(folder, rows):
-    from actrep_nb.records import Clip, ClipSet, audit
+    from actrep_nb.audit import audit
+    from actrep_nb.records import Clip, ClipSet
 
     some = ClipSet(
         Clip("day.mp4", "push_up", 1, split="train", id=str(k), window=(k * 5, k * 5 + 4)) for k in range(rows)

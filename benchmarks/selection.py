@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from actrep_nb.evaluate import LocalCounter, evaluate
-from actrep_nb.records import load_clips, save_clips
+from actrep_nb.formats import load_clips, save_clips
 from actrep_nb.runs import load_run, run
 from actrep_nb.sampling import random_selection
 from actrep_nb.video import FrameCache

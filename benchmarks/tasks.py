@@ -15,7 +15,7 @@ from actrep_nb.evaluate import compare, load_predictions
 from actrep_nb.loading import ClipExamples, read_all
 from actrep_nb.metrics import bootstrap_ci, paired_bootstrap
 from actrep_nb.models import freeze, load_model
-from actrep_nb.records import load_clips
+from actrep_nb.formats import load_clips
 from actrep_nb.rollout import sample_group
 from actrep_nb.runs import load_run, run
 from actrep_nb.show import read_log

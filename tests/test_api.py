@@ -33,7 +33,8 @@ from actrep_nb.api import (
 )
 from actrep_nb.cli import main
 from actrep_nb.cot import ask_teacher, teacher_prompt
-from actrep_nb.records import Clip, load_clips, save_clips
+from actrep_nb.formats import load_clips, save_clips
+from actrep_nb.records import Clip
 from actrep_nb.show import RunWarning
 from actrep_nb.synth import draw_clip
 from actrep_nb.video import Frames, write_video
@@ -252,7 +253,7 @@ def test_max_cost_is_not_exceeded(clips, tmp_path):
 RUN = """
 import sys
 from actrep_nb.api import api_counter
-from actrep_nb.records import load_clips
+from actrep_nb.formats import load_clips
 run = api_counter("openai:m", base_url=sys.argv[1], folder=sys.argv[2], video="max_frames=4 fps=2", concurrency=3, say=print)
 print([p.count for p in run.predict(load_clips(sys.argv[3]), progress=True)])
 """

@@ -12,7 +12,8 @@ from huggingface_hub import DatasetCard, ModelCard
 
 from actrep_nb.cards import MARK, lineage, model_card, write_card
 from actrep_nb.cli import main
-from actrep_nb.records import Prediction, load_clips
+from actrep_nb.formats import load_clips
+from actrep_nb.records import Prediction
 from actrep_nb.evaluate import judge
 from actrep_nb.runs import Manifest, code_state, hash_path, load_run, run, shipped
 from actrep_nb.synth import draw_clip, make_dataset

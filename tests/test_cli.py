@@ -663,7 +663,7 @@ def test_what_is_planned_is_what_is_encoded(here, capsys, family):
     from PIL import Image
 
     from actrep_nb.models import Sample, choose_spec, encode, frames_for, load_model, make_tiny_checkpoint
-    from actrep_nb.records import load_clips
+    from actrep_nb.formats import load_clips
     from actrep_nb.video import write_video
 
     make_tiny_checkpoint("m", family=family, hidden=32, layers=1, vision_hidden=32, vision_layers=1)

@@ -22,7 +22,8 @@ from actrep_nb.cot import (
     save_cots,
     write_cots,
 )
-from actrep_nb.records import Clip, load_clips, save_clips
+from actrep_nb.formats import load_clips, save_clips
+from actrep_nb.records import Clip
 from actrep_nb.video import write_video
 
 SHARED = Path(os.environ.get("ACTREP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -60,7 +60,8 @@ from actrep_nb.models import (
     spec_of,
     unwrapped,
 )
-from actrep_nb.records import Clip, save_clips
+from actrep_nb.formats import save_clips
+from actrep_nb.records import Clip
 from actrep_nb.rewards import REWARDS
 from actrep_nb.rollout import ModelEngine, Rollout, placeholder_ids, sample_group
 from actrep_nb.runs import run

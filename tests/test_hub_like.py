@@ -19,7 +19,8 @@ from actrep_nb.evaluate import load_predictions
 from actrep_nb.loading import make_example
 from actrep_nb.models import VIDEO, encode, family_of, load_model, make_sample
 from actrep_nb.parallel import parameter_counts
-from actrep_nb.records import Clip, save_clips
+from actrep_nb.formats import save_clips
+from actrep_nb.records import Clip
 from actrep_nb.rewards import REWARDS
 from actrep_nb.rollout import ignored_settings, stop_ids, whole_text
 from actrep_nb.runs import find_notebook, run

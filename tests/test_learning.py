@@ -309,7 +309,7 @@ def test_the_shipped_base_is_a_small_real_checkpoint():
 
 def test_the_shipped_base_names_actions(tmp_path):
     from actrep_nb.models import DESCRIBE
-    from actrep_nb.records import load_clips
+    from actrep_nb.formats import load_clips
     from actrep_nb.rollout import generate_answers
 
     clips = load_clips(make_dataset(tmp_path, 20, seed=99, counts="uniform", workers=1), videos=tmp_path / "videos")

@@ -23,7 +23,8 @@ from actrep_nb.lmms import (
     write_task,
 )
 from actrep_nb.metrics import under_protocol
-from actrep_nb.records import Clip, Prediction, load_clips, save_clips
+from actrep_nb.formats import load_clips, save_clips
+from actrep_nb.records import Clip, Prediction
 from actrep_nb.synth import make_dataset
 from actrep_nb.tasks import TASKS
 

@@ -16,7 +16,8 @@ from actrep_nb.evaluate import LocalCounter
 from actrep_nb.grpo import train_grpo
 from actrep_nb.loading import ClipExamples, FeatureCache, read_all, tower_digest
 from actrep_nb.models import FAMILIES, choose_spec, encode, freeze, load_model, make_sample, make_tiny_checkpoint, see
-from actrep_nb.records import Clip, save_clips
+from actrep_nb.formats import save_clips
+from actrep_nb.records import Clip
 from actrep_nb.runs import run
 from actrep_nb.sft import train_sft, training_arguments
 from actrep_nb.show import RunWarning, read_log

@@ -34,7 +34,8 @@ from actrep_nb.metrics import (
     tiou,
     under_protocol,
 )
-from actrep_nb.records import Clip, Prediction, load_clips
+from actrep_nb.formats import load_clips
+from actrep_nb.records import Clip, Prediction
 
 SHARED = Path(os.environ.get("ACTREP_SHARED_DATA", Path(__file__).parents[2] / "shared/data"))
 KEYS = {

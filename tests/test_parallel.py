@@ -396,7 +396,7 @@ def test_two_ranks_share_out_and_bring_together(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     "Seven clips to judge, the third of them broken, and one without a repetition."
-    from actrep_nb.records import load_clips
+    from actrep_nb.formats import load_clips
     from actrep_nb.synth import make_dataset
 
     folder = tmp_path_factory.mktemp("drawn")

@@ -39,7 +39,8 @@ from actrep_nb.pose import (
     skeleton,
     uncrop,
 )
-from actrep_nb.records import Clip, load_clips
+from actrep_nb.formats import load_clips
+from actrep_nb.records import Clip
 from actrep_nb.synth import _LIMBS, ACTIONS, _joints
 from actrep_nb.video import Frames, VideoError, plan_frames, probe, read_frames, write_video
 

@@ -24,7 +24,8 @@ from actrep_nb.models import (
     unopened,
 )
 from actrep_nb.prompts import PromptSpec, asked, completion, final_part, parse_prompt
-from actrep_nb.records import Clip, load_clips
+from actrep_nb.formats import load_clips
+from actrep_nb.records import Clip
 from actrep_nb.rollout import sample_group
 from actrep_nb.synth import make_dataset
 from actrep_nb.tasks import TASKS

@@ -14,35 +14,25 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from actrep_nb.records import (
-    Clip,
-    ClipFormatError,
-    ClipSet,
-    audit,
-    audit_page,
-    canonical_action,
+from actrep_nb.audit import audit, audit_page, distributions, need_clips, spellings
+from actrep_nb.formats import (
     clips_from_rows,
-    distributions,
     find_videos,
     guess_mapping,
-    label_findings,
-    leakage,
     load_clips,
     load_sources,
-    need_clips,
     pair_up,
     parse_mapping,
     read_count,
     read_cycles_s,
     save_clips,
-    spellings,
-    split_clips,
     to_dataset,
     with_sources,
 )
+from actrep_nb.records import Clip, ClipFormatError, ClipSet, canonical_action, label_findings, leakage, split_clips
 from actrep_nb.sampling import random_count_sampling
 
 SHARED = Path(os.environ.get("ACTREP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -326,6 +316,7 @@ def test_pairs_are_finite_or_refused(cells):
     st.binary(max_size=400)
     | st.text('file,action,count\n"\r;{}[]:0123abc', max_size=200).map(lambda t: ("file,action,count\n" + t).encode())
 )
+@example(b"\0\n\0\r\n\0")  # line breaks of two kinds, the last line without one
 @settings(max_examples=300, deadline=None)
 def test_damaged_files_give_clips_rejections_or_one_clear_error(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("d") / "x.csv"
@@ -543,7 +534,7 @@ def test_extra_packages_are_named_when_missing(tmp_path, monkeypatch):
     def refuse(name):
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr("actrep_nb.records.import_module", refuse)
+    monkeypatch.setattr("actrep_nb.formats.import_module", refuse)
     with pytest.raises(ImportError, match="Parquet needs the package pyarrow"):
         save_clips([Clip("a.mp4", "", 1)], tmp_path / "a.parquet")
     (tmp_path / "b.parquet").write_bytes(b"PAR1")

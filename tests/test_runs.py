@@ -555,7 +555,7 @@ def drawn(tmp_path):
 
 @pytest.mark.slow
 def test_experiments_take_a_folder_that_was_moved_and_a_model_that_is_shipped(drawn, tmp_path, monkeypatch):
-    from actrep_nb.records import find_videos, load_clips
+    from actrep_nb.formats import find_videos, load_clips
 
     drawn.rename(tmp_path / "moved")
     (tmp_path / "empty").mkdir()

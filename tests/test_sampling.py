@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actrep_nb.records import Clip, audit, clip_findings, load_clips
+from actrep_nb.audit import audit
+from actrep_nb.formats import load_clips
+from actrep_nb.records import Clip, clip_findings
 from actrep_nb.sampling import (
     STRATA,
     count_histogram,

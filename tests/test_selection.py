@@ -211,7 +211,7 @@ def ask(data, path, back=False):
     import torch
 
     from actrep_nb.models import load_model
-    from actrep_nb.records import load_clips
+    from actrep_nb.formats import load_clips
     from actrep_nb.rollout import sample_group
     from actrep_nb.loading import ClipExamples, read_all
 
@@ -261,7 +261,7 @@ def test_04_select_accounts_for_every_clip(tmp_path):
     "The experiment on drawn clips, one of them no video: every clip has a fate, what it writes can be loaded, and another rule asks nobody again."
     import pandas as pd
 
-    from actrep_nb.records import find_videos, load_clips
+    from actrep_nb.formats import find_videos, load_clips
     from actrep_nb.runs import run
     from actrep_nb.synth import make_dataset
 

@@ -1,9 +1,13 @@
 """Chapter 00: what a page cannot show well. Progress in a real kernel, rank by rank; glue through execution and cleaning."""
 
+import copy
 import json
 import os
+import pickle
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -12,11 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nbclient import NotebookClient
 
+from actrep_nb import show
 from actrep_nb.show import (
     GLUE,
+    Registry,
     append_line,
     evenly,
     filmstrip,
+    lookup,
     plain,
     progress,
     progress_text,
@@ -189,3 +196,44 @@ def test_a_dropped_row_is_told_and_damage_is_not_dropped(tmp_path, capsys):
     (tmp_path / "results.json").write_text('{"obo": 0.')
     with pytest.raises(ValueError, match="results.json: cut off or damaged.*judge again"):
         read_json(tmp_path / "results.json", "judge again")
+
+
+# --- names that are not there
+
+
+@pytest.mark.parametrize(
+    "module, registry, wrong, right",
+    [
+        ("formats", "FORMATS", "repcont", "repcount"),
+        ("formats", "WRITERS", "charades-txt", "charades_txt"),
+        ("video", "FRAME_RULES", "qwen3vl", "qwen3_vl"),
+        ("rewards", "REWARDS", "fromat", "format"),
+        ("metrics", "PROTOCOLS", "PoseRack", "PoseRAC"),
+        ("tasks", "TASKS", "countin", "counting"),
+        ("models", "FAMILIES", "qwen25_vl", "qwen2_5_vl"),
+        ("rollout", "ENGINES", "vlm", "vllm"),
+        ("grpo", "RECIPES", "dappo", "dapo"),
+        ("baselines", "COUNTERS", "constnat", "constant"),
+    ],
+)
+def test_a_registry_refuses_a_mistyped_name_with_the_nearest(module, registry, wrong, right):
+    table = getattr(import_module(f"actrep_nb.{module}"), registry)
+    with pytest.raises(ValueError, match=f"no .* {wrong!r}, did you mean {right!r}. There are ") as refused:
+        table[wrong]
+    assert isinstance(refused.value, KeyError) and table.get(wrong) is None and wrong not in table
+
+
+def test_a_registry_is_open_and_travels():
+    shapes = Registry("shape")
+    shapes["line"] = 2
+    shapes |= {"square": 4}
+    for again in (pickle.loads(pickle.dumps(shapes)), copy.deepcopy(shapes)):
+        assert again == {"line": 2, "square": 4} and isinstance(again, Registry) and again.what == "shape"
+    with pytest.raises(OSError, match="no tool 'x'; there are none"):
+        lookup({}, "x", "tool", OSError)
+
+
+def test_names_are_matched_in_one_place():
+    "By `nearest`; formats guess what columns hold, which is another question."
+    found = {p.name for p in Path(show.__file__).parent.glob("*.py") if "get_close_matches" in p.read_text("utf-8")}
+    assert found == {"show.py", "formats.py"}

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from actrep_nb.records import load_clips
+from actrep_nb.formats import load_clips
 from actrep_nb.synth import (
     ACTIONS,
     OBJECTS,

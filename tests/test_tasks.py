@@ -8,7 +8,8 @@ import pytest
 
 from actrep_nb.answers import write_answer
 from actrep_nb.cot import cot_from_cycles
-from actrep_nb.records import Clip, clips_from_rows, load_clips
+from actrep_nb.formats import clips_from_rows, load_clips
+from actrep_nb.records import Clip
 from actrep_nb.rewards import COUNTED, REWARDS, mean_relative_accuracy
 from actrep_nb.synth import make_questions
 from actrep_nb.tasks import TASKS, task_of

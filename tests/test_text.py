@@ -24,17 +24,9 @@ from actrep_nb.cli import Tame, main
 from actrep_nb.evaluate import judge, load_predictions
 from actrep_nb.failures import cases_of, error_page, plot_calibration, plot_strata
 from actrep_nb.models import load_model, question
-from actrep_nb.records import (
-    Clip,
-    ClipSet,
-    Prediction,
-    audit,
-    audit_page,
-    clips_from_rows,
-    find_videos,
-    load_clips,
-    save_clips,
-)
+from actrep_nb.audit import audit, audit_page
+from actrep_nb.formats import clips_from_rows, find_videos, load_clips, save_clips
+from actrep_nb.records import Clip, ClipSet, Prediction
 from actrep_nb.reps import Counted, count_page
 from actrep_nb.runs import Comparison, Manifest, RunResult, to_html
 from actrep_nb.show import filmstrip

@@ -63,13 +63,10 @@ class Family:
     prefix: str  # of its class names in transformers
     processors: tuple[str, str]  # its video and its image processor
     time: str  # how the model is told when a slot was, for the reader
-    vision: Callable[
-        [int, int, int], dict[str, Any]
-    ]  # a tiny tower: (width of the language model, width, depth) → its configuration
+    vision: Callable[[int, int, int], dict[str, Any]]  # a tiny tower: language width, width, depth → its configuration
     tower: str = "model.visual"  # where the vision tower is
-    mergers: Mapping[str, str] = field(
-        default_factory=lambda: {"merger": "model.visual.merger"}
-    )  # what leads from the tower to the language model
+    # what leads from the tower to the language model
+    mergers: Mapping[str, str] = field(default_factory=lambda: {"merger": "model.visual.merger"})
     patch: int = 14  # side of a patch, pixels
     slot: int = 2  # frames that make one slot
     marker: str = VIDEO  # what its processor must find where a video stands
@@ -77,12 +74,8 @@ class Family:
     rope: Mapping[str, Any] | None = field(default_factory=dict)  # M-RoPE: what is special; None: ordinary positions
     options: Mapping[str, Any] = field(default_factory=dict)  # its video processor must be told these
     processor: str = ""  # its processor's class; empty: named as its other classes are
-    inputs: Callable[[Tensor], dict[str, Tensor]] = (
-        lambda grids: {}
-    )  # grids [B, 3] → what its tower wants to know besides
-    shares_prompt: bool = (
-        True  # whether reading a prompt once for several answers is proven exact (see the chapter on GRPO)
-    )
+    inputs: Callable[[Tensor], dict[str, Tensor]] = lambda grids: {}  # grids [B, 3] → what else its tower needs
+    shares_prompt: bool = True  # whether one reading of a prompt serves several answers exactly (chapter on GRPO)
 
 
 FAMILIES: dict[str, Family] = {}  # by `model_type`
@@ -249,9 +242,12 @@ SPECIAL_TOKENS = (
 PHASES = ("idle", "begin", "out", "back", "end")  # what a slot shows: nothing, or one quarter of a repetition
 _PIECES = r"</?[a-z]+>|\n| ?[A-Za-z_]+\d*:?| ?-?\d+(?:\.\d+)?s?,?|\s+| ?[^\s\w]"
 _CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for c in m['content'] %}"
-    "{% if c['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% elif c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else "
+    "%}{% for c in m['content'] %}"
+    "{% if c['type'] == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% elif c['type'] == 'image' "
+    "%}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt "
+    "%}<|im_start|>assistant\n{% endif %}"
 )
 
 
@@ -275,7 +271,7 @@ def _vocabulary(seconds: float, step: float, max_count: int) -> list[str]:
 
 DESCRIBE = "Describe the movement in this video."
 
-
+# %% ../nbs/10_models.ipynb #29a5bf05
 def tiny_tokenizer(
     seconds: float = 16.0,  # longest clip
     step: float = 0.5,  # grid of the times, seconds
@@ -383,21 +379,27 @@ def from_checkpoint(
     path: str | Path,  # folder, or a name on the hub
     **options: Any,  # for its `from_pretrained`
 ) -> Any:
-    "What transformers makes of a checkpoint by its own code. ValueError for one that cannot be read without running code that it brings."
+    """What transformers makes of a checkpoint by its own code.
+
+    ValueError for one that cannot be read without running code that it brings.
+    """
     try:
         return kind.from_pretrained(path, trust_remote_code=False, **options)
     except ValueError as e:
         if "trust_remote_code" not in str(e):
             raise
         raise ValueError(
-            f"{path} brings code of its own, which is never run here: take a checkpoint of a family that transformers knows ({', '.join(FAMILIES)})"
+            f"{path} brings code of its own, which is never run here: take a checkpoint of a family that "
+            f"transformers knows ({', '.join(FAMILIES)})"
         ) from None
 
 # %% ../nbs/10_models.ipynb #10a0d003
 def adapter_base(
     folder: str | Path,  # of adapters
 ) -> str:
-    "The model that adapters belong to: a folder named from theirs, from the current one, or from one around theirs; else a name on the hub. FileNotFoundError where it can be neither."
+    """The model that adapters belong to: a folder named from theirs, from the current one, or from one around theirs;
+    else a name on the hub. FileNotFoundError where it can be neither.
+    """
     folder = Path(folder).resolve()
     named = (
         json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path") or ""
@@ -411,7 +413,8 @@ def adapter_base(
     looked = f"it is not in {places[0]}, nor in {places[1]}, nor around {folder}" if named else "it names none"
     if named.count("/") != 1 or named.startswith((".", "/", "~")) or Path(named).parts[0] in ("data", "runs"):
         raise FileNotFoundError(
-            f"{folder}: the model that these adapters belong to, {named!r}, is not here ({looked}): correct base_model_name_or_path in its adapter_config.json"
+            f"{folder}: the model that these adapters belong to, {named!r}, is not here ({looked}): correct "
+            "base_model_name_or_path in its adapter_config.json"
         )
     return named
 
@@ -419,7 +422,9 @@ def adapter_base(
 def relate_base(
     folder: str | Path,  # of adapters, changed in place
 ) -> None:
-    "Name the model that adapters belong to from their own folder, so that they are found from everywhere, and can be moved together. A name on the hub stays."
+    """Name the model that adapters belong to from their own folder, so that they are found from everywhere, and can be
+    moved together. A name on the hub stays.
+    """
     path = Path(folder) / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     base = Path(config.get("base_model_name_or_path") or "")
@@ -506,7 +511,10 @@ def _load_adapters(folder: str, *options: Any, **more: Any) -> tuple[Any, Any]:
     from peft.utils import load_peft_weights
 
     base = adapter_base(folder)
-    gone = f"{folder}: the model that these adapters belong to, {base!r}, is not here and could not be fetched: check the network, or correct base_model_name_or_path in its adapter_config.json"
+    gone = (
+        f"{folder}: the model that these adapters belong to, {base!r}, is not here and could not be fetched: check "
+        "the network, or correct base_model_name_or_path in its adapter_config.json"
+    )
     if not _at_hand(base):
         raise FileNotFoundError(gone)
     try:
@@ -561,7 +569,9 @@ def refuse_gaps(
     shaped: Iterable[str],  # weights of another shape than the model's
     model: nn.Module,  # as it was loaded
 ) -> None:
-    "ValueError that names the weights which a checkpoint lacks, has too many of or in another shape; NotFinite for those that hold NaN or infinity."
+    """ValueError that names the weights which a checkpoint lacks, has too many of or in another shape; NotFinite for
+    those that hold NaN or infinity.
+    """
     told = {
         "missing weights": missing,
         "weights that the model has no place for": unknown,
@@ -569,11 +579,13 @@ def refuse_gaps(
     }
     if found := [f"{what}: {a_few(sorted(names))}" for what, names in told.items() if names]:
         raise ValueError(
-            f"{path}: {'; '.join(found)}. The checkpoint is damaged, or its config is another model's: fetch or save it again"
+            f"{path}: {'; '.join(found)}. The checkpoint is damaged, or its config is another model's: fetch or save "
+            "it again"
         )
     if spoiled := not_finite(model):
         raise NotFinite(
-            f"{path}: weights that hold NaN or infinity: {a_few(spoiled)}. Its training had gone wrong: take an earlier checkpoint, or train again at a lower learning rate"
+            f"{path}: weights that hold NaN or infinity: {a_few(spoiled)}. Its training had gone wrong: take an "
+            "earlier checkpoint, or train again at a lower learning rate"
         )
 
 
@@ -595,10 +607,11 @@ def reading(
     except SafetensorError as e:
         file = next((file.name for file in sorted(Path(path).glob("*.safetensors")) if torn(file)), "a file of weights")
         raise ValueError(
-            f"{path}: {file} cannot be read ({e}): it was not written to its end, or damaged since. Fetch or save the checkpoint again"
+            f"{path}: {file} cannot be read ({e}): it was not written to its end, or damaged since. Fetch or save "
+            "the checkpoint again"
         ) from None
 
-
+# %% ../nbs/10_models.ipynb #455e4f1d
 def whole_model(
     kind: Any,  # a transformers class with `from_pretrained`
     path: str | Path,  # folder, or a name on the hub
@@ -621,15 +634,17 @@ def _one_row(module, args, kwargs):
 
 def load_model(
     path: str | Path,  # folder, of a model or of adapters, or a name on the Hugging Face hub
-    device: str
-    | torch.device
-    | None = None,  # where to put it; "auto": over all GPUs, and what does not fit there into the computer's memory; None picks
+    device: str | torch.device | None = None,  # "auto": all GPUs, the rest in the computer's memory; None picks one
     dtype: torch.dtype | None = None,  # None: float32 on a CPU, bfloat16 elsewhere
     attention: str | None = None,  # "sdpa", "flash_attention_2", "eager"; None: what transformers prefers
     four_bit: bool = False,  # store the language model's weights in four bits, to train adapters
     **more: Any,  # for transformers' `from_pretrained`, as `max_memory` and `offload_folder` with device="auto"
 ) -> tuple[Any, Any]:
-    "Model and processor of a checkpoint. Raises ValueError for a family we do not know and for a checkpoint that is not whole, OSError when there is nothing to load, ImportError when a package is missing."
+    """Model and processor of a checkpoint.
+
+    Raises ValueError for a family we do not know and for a checkpoint that is not whole, OSError when there is nothing
+    to load, ImportError when a package is missing.
+    """
     path = checkpoint_folder(path)
     if adapters := adapter_folder(path):
         return _load_adapters(adapters, device, dtype, attention, four_bit, **more)
@@ -639,16 +654,19 @@ def load_model(
     dtype = dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
     if str(path).startswith((".", "/", "data/", "runs/")) and not (Path(path) / "config.json").exists():
         raise FileNotFoundError(
-            f"{path} holds no checkpoint (no config.json). Give a folder written by save_pretrained, or a name on the hub."
+            f"{path} holds no checkpoint (no config.json). Give a folder written by save_pretrained, or a name on "
+            "the hub."
         )
     if attention == "flash_attention_2" and not is_flash_attn_2_available():
         raise ImportError(
-            "attention='flash_attention_2' needs a CUDA GPU and the package flash-attn: pip install flash-attn, or take attention='sdpa'"
+            "attention='flash_attention_2' needs a CUDA GPU and the package flash-attn: pip install flash-attn, or "
+            "take attention='sdpa'"
         )
     family = family_of(from_checkpoint(AutoConfig, path))
     if Path(path).is_dir() and not list(Path(path).glob("*processor_config.json")):
         raise FileNotFoundError(
-            f"{path} holds a model without its processor, as checkpoints in the middle of training do. Take the finished checkpoint, or save the processor beside the weights: "
+            f"{path} holds a model without its processor, as checkpoints in the middle of training do. Take the "
+            "finished checkpoint, or save the processor beside the weights: "
             "processor.save_pretrained(folder)"
         )
     if four_bit:
@@ -676,13 +694,17 @@ class Sample:
 def spec_of(
     processor: Any,  # a checkpoint's own
 ) -> VideoSpec:
-    "What a checkpoint sees of a video: what it was trained on, or the defaults where it does not say. ValueError where it says what this version does not know."
+    """What a checkpoint sees of a video: what it was trained on, or the defaults where it does not say.
+
+    ValueError where it says what this version does not know.
+    """
     kept = getattr(processor.video_processor, "video_spec", None)
     try:
         return VideoSpec(**kept) if kept else VideoSpec()
     except TypeError as e:
         raise ValueError(
-            f"the checkpoint's video_spec {kept} is not of this version ({e}): correct it in its processor's file, or take the version that wrote it"
+            f"the checkpoint's video_spec {kept} is not of this version ({e}): correct it in its processor's file, "
+            "or take the version that wrote it"
         ) from None
 
 
@@ -702,13 +724,17 @@ def choose_spec(
 def prompt_of(
     processor: Any,  # a checkpoint's own
 ) -> PromptSpec:
-    "How a checkpoint is asked: as it was trained, or with the task's own text where it does not say. ValueError where it says what this version does not know."
+    """How a checkpoint is asked: as it was trained, or with the task's own text where it does not say.
+
+    ValueError where it says what this version does not know.
+    """
     kept = getattr(processor.video_processor, "prompt_spec", None)
     try:
         return PromptSpec(**kept) if kept else PromptSpec()
     except (TypeError, ValueError) as e:
         raise ValueError(
-            f"the checkpoint's prompt_spec {kept} is not of this version ({e}): correct it in its processor's file, or take the version that wrote it"
+            f"the checkpoint's prompt_spec {kept} is not of this version ({e}): correct it in its processor's file, "
+            "or take the version that wrote it"
         ) from None
 
 
@@ -756,7 +782,7 @@ def frames_for(
         else played(likeness(frames.pixels.mean(-1, dtype=np.float32)), spec, frames)
     )
 
-
+# %% ../nbs/10_models.ipynb #61b9d47b
 def played(
     pictures: np.ndarray,  # made of frames [T, H, W, 3]
     spec: VideoSpec,  # with the rate at which they are shown
@@ -799,7 +825,10 @@ def frames_ahead(
     workers: int = 2,  # videos decoded at once
     most: int = 32,  # videos that may wait in memory
 ) -> Iterator[tuple[Clip, Frames | Exception]]:  # in the order of `clips`
-    "Each clip with its frames, or with the reason why there are none. While one is looked at, the next are decoded in other threads."
+    """Each clip with its frames, or with the reason why there are none.
+
+    While one is looked at, the next are decoded in other threads.
+    """
 
     def read(clip: Clip) -> Frames | Exception:
         try:
@@ -833,9 +862,11 @@ def mrope_positions(
     grid_thw: Tensor,  # patches of the video in time, height and width [3]
     seconds_per_slot: float,  # how long one slot (two frames) lasts
     config: Any,  # of the model
-    rule: str = "reference",  # "reference": text goes on after the video's last position; "transformers": after its height or width
+    rule: str = "reference",  # text goes on after the video's last position; "transformers": after its sides
 ) -> Tensor:
-    "M-RoPE positions [3, P] of a prompt with one video, whole or in blocks (Qwen2-VL, section 2.1; Qwen2.5-VL, section 2.1.2; Qwen3-VL, section 2)."
+    """M-RoPE positions [3, P] of a prompt with one video, whole or in blocks (Qwen2-VL, section 2.1; Qwen2.5-VL,
+    section 2.1.2; Qwen3-VL, section 2).
+    """
     if rule not in ("reference", "transformers"):
         raise ValueError(f"rule={rule!r}: choose 'reference' or 'transformers'")
     merge, is_video = config.vision_config.spatial_merge_size, input_ids == config.video_token_id
@@ -890,7 +921,9 @@ def template_opening(
 def opening_of(
     processor: Any,  # a checkpoint's own
 ) -> str:
-    "What has been written of an answer when the model goes on: the template's opening, where the style that is asked for begins so."
+    """What has been written of an answer when the model goes on: the template's opening, where the style that is asked
+    for begins so.
+    """
     opening = template_opening(processor)
     return opening if STYLES[prompt_of(processor).style].startswith(opening.rstrip()) else ""
 
@@ -899,7 +932,10 @@ def question(
     processor: Any,  # a checkpoint's own
     prompt: str,  # the text of the user's turn
 ) -> tuple[str, str]:  # all that comes before the model's words, and its end that belongs to the answer
-    "A prompt in the checkpoint's chat template. Words of it that look like tokens of the template, as the name of an action may, are words."
+    """A prompt in the checkpoint's chat template.
+
+    Words of it that look like tokens of the template, as the name of an action may, are words.
+    """
     turns = messages(prompt.replace("<|", "< |"), system=prompt_of(processor).system or None)
     text, opening = (
         processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False),
@@ -917,7 +953,8 @@ def unopened(
     mark = opening.rstrip()
     if not text.lstrip().startswith(mark):
         raise ValueError(
-            f"the chat template of this checkpoint begins every answer with {mark!r}, and this one to learn begins with {text[:40]!r}: ask with a prompt of its style"
+            f"the chat template of this checkpoint begins every answer with {mark!r}, and this one to learn begins "
+            f"with {text[:40]!r}: ask with a prompt of its style"
         )
     return text.lstrip().removeprefix(mark).removeprefix(opening[len(mark) :]) if opening else text
 
@@ -977,9 +1014,10 @@ def encode(
     text, opening = question(processor, sample.prompt)
     if frames is None:
         return _blind(processor, config, text.replace(VIDEO, ""), opening)
+    # the true times, in frames
     metadata = dict(
         total_num_frames=len(frames.pixels), fps=frames.fps, frames_indices=(frames.times * frames.fps).tolist()
-    )  # the true times, in frames
+    )
     pixels = torch.from_numpy(np.array(frames.pixels)).permute(0, 3, 1, 2)
     out = processor(
         text=[text.replace(VIDEO, family.marker)],
@@ -1028,7 +1066,10 @@ def tower_passes(
 ) -> list[
     list[tuple[int, Tensor, Tensor]]
 ]:  # for each pass: index of a prompt, some of its patches [N, …], their grid [3]
-    "What the tower looks at together. No tower looks across slots, so many short clips are seen in one pass and a long one in several."
+    """What the tower looks at together.
+
+    No tower looks across slots, so many short clips are seen in one pass and a long one in several.
+    """
     passes, room = list[list[tuple[int, Tensor, Tensor]]](), 0
     for k, prompt in enumerate(prompts):
         slots = int(prompt.grid_thw[0])
@@ -1042,12 +1083,12 @@ def tower_passes(
             room -= int(grid[0]) * tokens
     return passes
 
-
+# %% ../nbs/10_models.ipynb #3a4f2923
 def see(
     model: Any,  # its vision tower is used
     prompts: Sequence[EncodedPrompt],  # with pixels
     max_tokens: int = TOWER_TOKENS,  # that the tower looks at in one pass
-    passes: int = 0,  # make at least so many, the last of them at nothing: ranks that share out a tower's weights must call it equally often
+    passes: int = 0,  # make at least so many: ranks that share a tower's weights call it equally often
 ) -> list[EncodedPrompt]:
     "Replace pixels by the vision tower's features, computed once and without gradient."
     device, family, config = device_of(model), family_of(model), model.config.vision_config
@@ -1108,7 +1149,9 @@ def collate(
     answers: Sequence[Tensor] | None = None,  # token ids of the answers, appended
     side: str = "left",  # where padding goes: "left" to generate, "right" to train
 ) -> dict[str, Any]:
-    "One padded batch: ids and mask [B, L], positions [3, B, L], `labels` [B, L] that are -100 outside the answers, and the videos."
+    """One padded batch: ids and mask [B, L], positions [3, B, L], `labels` [B, L] that are -100 outside the answers,
+    and the videos.
+    """
     answers = answers if answers is not None else [torch.empty(0, dtype=torch.long)] * len(prompts)
     lengths = [len(p.input_ids) + len(a) for p, a in zip(prompts, answers)]
     shape, pad = (len(prompts), max(lengths)), model.config.text_config.pad_token_id or 0
@@ -1141,7 +1184,9 @@ def unwrapped(
 def parts(
     model: Any,  # of a known family
 ) -> dict[str, nn.Module]:
-    "The parts one may freeze: `vision` (the tower without its mergers), `merger`, `deepstack` where there is one, `language` (with its head)."
+    """The parts one may freeze: `vision` (the tower without its mergers), `merger`, `deepstack` where there is one,
+    `language` (with its head).
+    """
     family, model = family_of(model), unwrapped(model)
     mergers = {name: model.get_submodule(path) for name, path in family.mergers.items()}
     tower = [
@@ -1198,7 +1243,10 @@ def merge_adapters(
     path: str | Path,  # folder of adapters, or their name on the hub
     out: str | Path,  # folder for the model
 ) -> Path:
-    "Write a model with its adapters added in, and the processor. ValueError for what are no adapters, and for a folder with something in it."
+    """Write a model with its adapters added in, and the processor.
+
+    ValueError for what are no adapters, and for a folder with something in it.
+    """
     if Path(out).is_dir() and any(Path(out).iterdir()):
         raise ValueError(f"{out}: there is something in it already; name another folder")
     if (folder := adapter_folder(path)) is None:

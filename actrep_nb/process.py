@@ -84,7 +84,10 @@ def kernel_command() -> list[str]:
 # %% ../nbs/00c_process.ipynb #0b000020
 @contextmanager
 def stoppable() -> Iterator[None]:
-    "Let SIGTERM and SIGHUP end what runs inside as Ctrl-C does. A signal that is ignored stays so; outside of the main thread nothing changes."
+    """Let SIGTERM and SIGHUP end what runs inside as Ctrl-C does.
+
+    A signal that is ignored stays so; outside of the main thread nothing changes.
+    """
 
     def stop(number, frame):
         raise KeyboardInterrupt("terminated")

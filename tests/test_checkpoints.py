@@ -1,4 +1,6 @@
-"Checkpoints as people have them: adapters whose base is named from somewhere, checkpoints in the middle of training, a whole folder of them."
+"""Checkpoints as people have them: adapters whose base is named from somewhere, checkpoints in the middle of training,
+a whole folder of them.
+"""
 
 import json
 import os
@@ -60,7 +62,7 @@ def weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-# ---- adapters -------------------------------------------------------------------------------------------------------
+# ---- adapters ------------------------------------------------------------------------------------------------------
 
 
 def test_adapters_find_their_base_from_another_folder(place, tmp_path, monkeypatch):
@@ -191,7 +193,7 @@ def test_training_goes_on_from_adapters(place, data, tmp_path, monkeypatch):
     assert adapter_base("more/checkpoint") == str(place / "base")
 
 
-# ---- checkpoints on the way -----------------------------------------------------------------------------------------
+# ---- checkpoints on the way ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -336,7 +338,7 @@ def test_a_local_counter_is_asked_as_it_was_trained(whole, tmp_path):
     )
 
 
-# ---- whole, or not at all --------------------------------------------------------------------------------------------
+# ---- whole, or not at all ------------------------------------------------------------------------------------------
 
 DAMAGE = {
     "missing weights: [^:]*layers.0": lambda kept, name: {n: w for n, w in kept.items() if n != name},
@@ -374,7 +376,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused(place, whole, tmp_path, which
         load_model(folder, device="cpu")
 
 
-# ---- mixtures of experts --------------------------------------------------------------------------------------------
+# ---- mixtures of experts -------------------------------------------------------------------------------------------
 
 
 def test_experts_are_read_as_the_hub_has_them(tmp_path, capsys):

@@ -1,4 +1,6 @@
-"Why it fails: groups, confidence and frame rates against brute force, and the page of the worst clips read as a browser reads it."
+"""Why it fails: groups, confidence and frame rates against brute force, and the page of the worst clips read as a
+browser reads it.
+"""
 
 import base64
 import hashlib
@@ -74,7 +76,7 @@ def films(tmp_path_factory):
     return clips
 
 
-# ---- groups ------------------------------------------------------------------------------------------------------------
+# ---- groups --------------------------------------------------------------------------------------------------------
 
 some_cases = st.lists(
     st.tuples(
@@ -135,7 +137,7 @@ def test_the_favourite_answer_is_the_mode(counts):
     assert share == said.count(answer) / len(said) if said else share != share
 
 
-# ---- confidence --------------------------------------------------------------------------------------------------------
+# ---- confidence ----------------------------------------------------------------------------------------------------
 
 answered = st.lists(st.tuples(st.integers(0, 10).map(lambda k: k / 10), st.booleans()), min_size=1, max_size=40)
 
@@ -164,7 +166,7 @@ def test_bins_hold_each_answer_once_and_do_not_depend_on_the_order(pairs, order)
     )
 
 
-# ---- frame rates -------------------------------------------------------------------------------------------------------
+# ---- frame rates ---------------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_at_another_rate_is_shown_other_frames_and_stays_as_it_was(films):
@@ -216,7 +218,7 @@ def test_pictures_are_drawn_of_anything(films):
     assert curve[1].cases[2].prediction.count is None and curve[1].models["parse_rate"]["value"] == pytest.approx(2 / 3)
 
 
-# ---- the page ----------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------------------------
 
 
 class Page(html.parser.HTMLParser):
@@ -336,7 +338,7 @@ def test_filters_of_the_page_in_a_browser(tmp_path, films):
     )
 
 
-# ---- the command -------------------------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------------------------
 
 
 def test_the_command_says_writes_and_refuses(tmp_path, films, monkeypatch, capsys):

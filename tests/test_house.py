@@ -94,7 +94,7 @@ def test_the_index_lists_every_chapter():
     assert [p.name for p in chapters if f"({p.name})" not in text] == []
 
 
-# ---- experiments -----------------------------------------------------------------------------------------------------
+# ---- experiments ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", experiments, **names)
@@ -118,7 +118,7 @@ def test_an_experiment_exports_nothing(path):
     assert not any(re.search(r"^#\|\s*(export|default_exp)", s, re.M) or "nbdev_export" in s for s in code(path))
 
 
-# ---- files ------------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------------------------
 
 
 def tracked() -> list[Path]:
@@ -156,7 +156,7 @@ def test_a_notebook_stays_small(path):
     )
 
 
-# ---- the package ----------------------------------------------------------------------------------------------------
+# ---- the package ---------------------------------------------------------------------------------------------------
 
 heavy = {
     "torch",
@@ -287,7 +287,10 @@ def test_a_wheel_carries_what_the_commands_need(tmp_path):
     ]
     assert len(book) > 15 and not [p for p in book if p not in held]
     (tmp_path / "empty").mkdir()
-    ask = "from actrep_nb import runs, counters; print(runs.find_notebook('sft'), counters.find_checkpoint('tiny_base'), counters.find_checkpoint('data/tiny_film'), sep='\\n')"
+    ask = (
+        "from actrep_nb import runs, counters; print(runs.find_notebook('sft'), "
+        "counters.find_checkpoint('tiny_base'), counters.find_checkpoint('data/tiny_film'), sep='\\n')"
+    )
     told = subprocess.run(
         [sys.executable, "-c", ask],
         cwd=tmp_path / "empty",

@@ -143,7 +143,9 @@ def about_disks(told):
 
 
 def test_a_cache_on_a_small_disk_changes_nothing(tmp_path, tiny, clips):
-    "Three megabytes hold some frames and no features: training and evaluation are those without a cache, and one warning says where and what to do."
+    """Three megabytes hold some frames and no features: training and evaluation are those without a cache, and one
+    warning says where and what to do.
+    """
 
     def learned_and_said(name, cache):
         model, processor = load_model(tiny, device="cpu")
@@ -227,7 +229,9 @@ def test_frames_that_were_dropped_on_their_way_are_read_again(tmp_path, loaded, 
 
 
 def test_every_merger_is_meant(tmp_path):
-    "Qwen3-VL's deepstack mergers lead from the tower too: with the default of the experiments nothing of the tower's way is trained, and its features are kept."
+    """Qwen3-VL's deepstack mergers lead from the tower too: with the default of the experiments nothing of the tower's
+    way is trained, and its features are kept.
+    """
     from actrep_nb.sft import load_to_train
 
     model, _ = load_to_train(make_tiny_checkpoint(tmp_path / "m", family="qwen3_vl", **SMALL))
@@ -249,7 +253,7 @@ def test_loaders_processes_send_names_and_change_nothing(tmp_path, loaded, clips
     )
 
 
-# ---- clips that cannot be read ------------------------------------------------------------------------------------------
+# ---- clips that cannot be read -------------------------------------------------------------------------------------
 
 
 def broken(folder, n):
@@ -301,7 +305,8 @@ def test_too_many_broken_clips_stop_a_run(tmp_path, loaded, clips):
     dataset = ClipExamples(model, processor, [*clips, *bad])
     with pytest.raises(
         VideoError,
-        match=r"5 of the [5-9] videos tried so far cannot be read, and more than 20% are too many \(most_unread\): (broken\d: .*broken\d.mp4.*; ){3}and 2 clips more\. Mend",
+        match=r"5 of the [5-9] videos tried so far cannot be read, and more than 20% are too many \(most_unread\): "
+        r"(broken\d: .*broken\d.mp4.*; ){3}and 2 clips more\. Mend",
     ):
         dataset.readable([dataset[5 + k] for k in range(5)])
     patient = ClipExamples(model, processor, [*clips, *bad], most_unread=1.0)
@@ -320,7 +325,7 @@ def test_answers_belong_to_clips(loaded, clips):
         ClipExamples(*loaded, clips, answers=["one"])
 
 
-# ---- training ------------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------------------------
 
 
 def test_training_is_the_same_whoever_reads(tmp_path, tiny, clips):
@@ -371,7 +376,9 @@ def test_frames_are_shuffled_before_they_are_joined_into_slots(tmp_path, loaded,
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_ranks_that_share_out_a_tower_see_in_step(tmp_path, clips, strategy, monkeypatch):
-    "One clip was seen before, so a rank has less to look at than the other, and then nothing; the losses are one process's, which keeps nothing."
+    """One clip was seen before, so a rank has less to look at than the other, and then nothing; the losses are one
+    process's, which keeps nothing.
+    """
     if strategy == "zero3":
         pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")

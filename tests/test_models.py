@@ -1,4 +1,7 @@
-"Families of video models: positions in time, what the prompt says, features, parts, adapters. What a reader need not wade through."
+"""Families of video models: positions in time, what the prompt says, features, parts, adapters.
+
+What a reader need not wade through.
+"""
 
 import itertools
 import math
@@ -74,7 +77,7 @@ def forward(model, batch, **more):
         return model(**{k: v for k, v in batch.items() if k != "labels"}, **more)
 
 
-# ---- positions: the papers' rules by brute force, and the library's own function --------------------------------------
+# ---- positions: the papers' rules by brute force, and the library's own function -----------------------------------
 
 
 def by_hand(ids, grid, seconds, config, rule):
@@ -169,7 +172,7 @@ def test_slots_of_a_quarter_second_do_not_collapse(checkpoint):
     assert times.unique().tolist() == [int(times[0]) + k for k in range(8)]
 
 
-# ---- what the model is told about time --------------------------------------------------------------------------------
+# ---- what the model is told about time -----------------------------------------------------------------------------
 
 
 @every_family
@@ -224,14 +227,16 @@ def test_uneven_frames_keep_their_own_times(loaded):
 
 @pytest.mark.parametrize("family", ["qwen3_vl"])
 def test_a_video_has_no_second_pair_of_marks(loaded):
-    "As in transformers 4.57, with which Qwen3-VL was published: a time, then a picture between its marks; nothing around them all."
+    """As in transformers 4.57, with which Qwen3-VL was published: a time, then a picture between its marks; nothing
+    around them all.
+    """
     model, processor = loaded
     text = processor.tokenizer.decode(encode(model, processor, drawn(processor, 8)).input_ids)
     assert VIDEO in processor.chat_template and text.count("<|vision_start|>") == text.count("<|vision_end|>") == 4
     assert text.split("user\n")[1].startswith("<0.1 seconds><|vision_start|><|video_pad|>")
 
 
-# ---- one batch, with patches or features ------------------------------------------------------------------------------
+# ---- one batch, with patches or features ---------------------------------------------------------------------------
 
 
 @every_family
@@ -266,7 +271,10 @@ def test_padding_changes_nothing_that_is_not_padding(loaded, side):
 
 @every_family
 def test_decoding_step_by_step_is_the_full_forward(loaded, family):
-    "Trap 3: positions go on from the last one of the prompt. The library's `rope_deltas` would lead elsewhere (Qwen2-VL, Qwen2.5-VL)."
+    """Trap 3: positions go on from the last one of the prompt.
+
+    The library's `rope_deltas` would lead elsewhere (Qwen2-VL, Qwen2.5-VL).
+    """
     model, processor = loaded
     processor.video_processor.position_rule = "transformers"
     prompt = encode(model, processor, drawn(processor, 64))
@@ -294,7 +302,9 @@ def test_decoding_step_by_step_is_the_full_forward(loaded, family):
 
 @every_qwen
 def test_our_positions_do_not_hang_on_token_types(loaded, family):
-    "Trap 4: without `mm_token_type_ids` Qwen2.5-VL silently counts tokens, the others refuse; we always pass positions, and the logits are those with them."
+    """Trap 4: without `mm_token_type_ids` Qwen2.5-VL silently counts tokens, the others refuse; we always pass
+    positions, and the logits are those with them.
+    """
     model, processor = loaded
     processor.video_processor.position_rule = "transformers"
     batch = collate(model, [encode(model, processor, drawn(processor))])
@@ -314,7 +324,7 @@ def test_our_positions_do_not_hang_on_token_types(loaded, family):
         )
 
 
-# ---- checkpoints ------------------------------------------------------------------------------------------------------
+# ---- checkpoints ---------------------------------------------------------------------------------------------------
 
 
 @every_family
@@ -392,7 +402,7 @@ def test_four_bits_and_adapters(tmp_path, family):
     )
 
 
-# ---- frames of a checkpoint -------------------------------------------------------------------------------------------
+# ---- frames of a checkpoint ----------------------------------------------------------------------------------------
 
 
 @every_family
@@ -435,7 +445,7 @@ def test_a_tower_looks_at_a_long_video_in_pieces(loaded, family):
                 )
 
 
-# ---- slots of films -----------------------------------------------------------------------------------------------------
+# ---- slots of films ------------------------------------------------------------------------------------------------
 
 
 def film(path, rate, frames, size=(64, 64)):
@@ -477,7 +487,9 @@ def test_slots_of_odd_films(checkpoint, tmp_path):
 
 
 def test_slots_are_those_of_qwen_vl_utils():
-    "At 200 random rates, in films that last a whole number of slots: where the last slot is cut short, it spreads its frames and we do not."
+    """At 200 random rates, in films that last a whole number of slots: where the last slot is cut short, it spreads its
+    frames and we do not.
+    """
     from qwen_vl_utils.vision_process import smart_nframes
 
     random, seen = np.random.default_rng(0), set()
@@ -507,7 +519,7 @@ def test_cached_frames_do_not_touch_the_video_again(loaded, tmp_path, monkeypatc
     assert np.array_equal(frames_for(processor, clip, FrameCache(cache.folder)).pixels, first.pixels)
 
 
-# ---- what is trained --------------------------------------------------------------------------------------------------
+# ---- what is trained -----------------------------------------------------------------------------------------------
 
 
 @every_family

@@ -55,7 +55,7 @@ def sample(prompt="How many?"):
     return Sample(clip, Frames(np.zeros((8, 56, 56, 3), np.uint8), np.arange(8) / 4, 4.0), prompt)
 
 
-# ---- what is asked, learned and read belongs together ---------------------------------------------------------------
+# ---- what is asked, learned and read belongs together --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", COUNTING)
@@ -127,7 +127,7 @@ def test_the_name_is_told_only_where_it_should_be():
     assert "push" not in asked(TASKS["counting"], parse_prompt("count")).ask(Clip("a.mp4", "push_up", 1))
 
 
-# ---- what a chat template opens -------------------------------------------------------------------------------------
+# ---- what a chat template opens ------------------------------------------------------------------------------------
 
 
 def test_what_is_learned_holds_one_opening(thinking):
@@ -180,7 +180,7 @@ def test_a_system_turn_comes_first(tiny):
     )
 
 
-# ---- a checkpoint remembers -----------------------------------------------------------------------------------------
+# ---- a checkpoint remembers ----------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_remembers_how_it_was_asked(tiny, tmp_path):
@@ -212,7 +212,10 @@ def test_features_are_kept_apart_by_what_was_asked(tiny, tmp_path):
 
 
 def test_published_data_are_learned_as_they_are_and_the_prompt_stays(tiny, tmp_path):
-    "ActRep-R1's file: bare reasoning and the count. RL training, choosing clips and judging then ask as it was trained."
+    """ActRep-R1's file: bare reasoning and the count.
+
+    RL training, choosing clips and judging then ask as it was trained.
+    """
     clips = load_clips(make_dataset(tmp_path, 4, seed=0, workers=1, name="train"), videos=tmp_path / "videos")
     rows = [
         {

@@ -26,7 +26,9 @@ from .answers import render_prompt
 from .cot import cot_from_cycles
 from .likeness import LIKENESS_SIDE, likeness
 from .loading import Example, answer_ids
-from .models import PHASES, EncodedPrompt, Sample, encode, family_of, make_tiny_checkpoint, phase_at, spec_of
+from .families import family_of
+from .models import EncodedPrompt, Sample, encode, spec_of
+from .tiny_base import PHASES, make_tiny_checkpoint, phase_at
 from .motion import FRAMES, RATE, SECONDS, MotionStyle, Rhythm, cycles_seen, draw_motion, write_rhythm
 from .records import Clip
 from .spec import VideoSpec

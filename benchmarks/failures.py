@@ -24,7 +24,7 @@ from pathlib import Path
 import nbformat
 import psutil
 
-from actrep_nb.models import make_tiny_checkpoint
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.spmd import free_port
 
 LIMIT = 20  # seconds that a cell may take in the row about time

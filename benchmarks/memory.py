@@ -119,7 +119,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.one is not None:
         return print(json.dumps(case(args.out, args.one, args.workers)))
-    from actrep_nb.models import make_tiny_checkpoint
+    from actrep_nb.tiny_base import make_tiny_checkpoint
 
     draw(args.out / "films")
     model = make_tiny_checkpoint(args.out / "model", hidden=64, layers=2)

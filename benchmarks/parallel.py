@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from actrep_nb.models import load_model, make_tiny_checkpoint
+from actrep_nb.models import load_model
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.parallel import STRATEGIES, from_all, strategy_arguments, this_rank
 from actrep_nb.runs import load_run, run
 from actrep_nb.sft import load_to_train, training_arguments

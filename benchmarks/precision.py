@@ -21,7 +21,8 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from actrep_nb.loading import ReadyExamples, make_example
-from actrep_nb.models import Sample, encode, load_model, make_tiny_checkpoint
+from actrep_nb.models import Sample, encode, load_model
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.parallel import PRECISIONS, STRATEGIES, state_bytes, strategy_arguments, this_rank
 from actrep_nb.records import Clip
 from actrep_nb.sft import CountSFTTrainer, load_to_train, training_arguments

@@ -15,7 +15,8 @@ from actrep_nb.cli import main
 from actrep_nb.counters import find_checkpoint
 from actrep_nb.evaluate import LoadedWhenAsked, LocalCounter, best_of, checkpoints_in
 from actrep_nb.loading import ClipExamples
-from actrep_nb.models import adapter_base, choose_prompt, load_model, make_tiny_checkpoint, prompt_of
+from actrep_nb.models import adapter_base, choose_prompt, load_model, prompt_of
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip, load_clips
 from actrep_nb.sft import load_to_train, train_sft, training_arguments
 from actrep_nb.show import NotFinite

@@ -47,19 +47,8 @@ from actrep_nb.grpo import (
     why_not_shared,
 )
 from actrep_nb.loading import ClipExamples, Example
-from actrep_nb.models import (
-    Sample,
-    add_lora,
-    collate,
-    encode,
-    freeze,
-    load_model,
-    make_tiny_checkpoint,
-    parts,
-    see,
-    spec_of,
-    unwrapped,
-)
+from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, parts, see, spec_of, unwrapped
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip, save_clips
 from actrep_nb.rewards import REWARDS
 from actrep_nb.rollout import ModelEngine, Rollout, placeholder_ids, sample_group

@@ -89,6 +89,54 @@ def test_no_refusal_is_tested_in_vain(path):
                 pytest.fail(f"{path.name}: write `with expect_fail(...):` instead of `{ast.unparse(node)}`")
 
 
+def exported(path: Path) -> list[str]:
+    "The cells of a chapter that become the module."
+    return [s for s in code(path) if re.search(r"^#\|\s*exports?\b", s, re.M)]
+
+
+def test_no_exported_cell_is_longer_than_a_screen():
+    long = [
+        f"{path.name}: {len(source.splitlines())} lines from {source.strip().splitlines()[1]!r}"
+        for path in chapters
+        for source in exported(path)
+        if len(source.strip().splitlines()) > 60
+    ]
+    assert not long, "exported cells of more than 60 lines:\n" + "\n".join(long)
+
+
+def test_no_module_is_a_book_of_its_own():
+    lines = {
+        p.name: len(p.read_text(encoding="utf-8").splitlines())
+        for p in (root / "actrep_nb").glob("*.py")
+        if p.name != "_modidx.py"
+    }
+    total = sum(lines.values())
+    large = {name: f"{n} of {total} lines, {n / total:.1%}" for name, n in lines.items() if n > 0.08 * total}
+    assert not large, f"modules of more than 8 % of the package: {large}"
+
+
+retired = re.compile(r"(?:^|_)(?:practices?|practised?|pull|pulls|sisters?|charges?)(?:_|$)")
+judges = {"evaluate", "metrics", "tasks", "cards", "failures"}  # where predictions are judged
+
+
+def test_retired_words_are_in_no_exported_name():
+    "Words that the field does not use (`practice` is RL training), and `judge` for anything but predictions."
+    found = []
+    for path in chapters:
+        here = module(path)
+        for source in exported(path):
+            for node in ast.walk(ast.parse(source)):
+                if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                    continue
+                words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", node.name).lower()
+                private = node.name.startswith("_")
+                if retired.search(words) or (
+                    not private and here not in judges and re.search(r"(?:^|_)judg(?:e|es|ed|ing)(?:_|$)", words)
+                ):
+                    found.append(f"{path.name}: {node.name}")
+    assert not found, f"retired words in names: {found}"
+
+
 def test_the_index_lists_every_chapter():
     text = (root / "nbs/index.ipynb").read_text(encoding="utf-8")
     assert [p.name for p in chapters if f"({p.name})" not in text] == []

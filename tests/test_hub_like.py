@@ -19,7 +19,8 @@ from actrep_nb.answers import is_well_formed, messages
 from actrep_nb.cli import main
 from actrep_nb.evaluate import load_predictions
 from actrep_nb.loading import make_example
-from actrep_nb.models import VIDEO, encode, family_of, load_model, make_sample
+from actrep_nb.families import VIDEO, family_of
+from actrep_nb.models import encode, load_model, make_sample
 from actrep_nb.parallel import parameter_counts
 from actrep_nb.records import Clip, save_clips
 from actrep_nb.rewards import REWARDS

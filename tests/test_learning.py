@@ -18,10 +18,10 @@ from actrep_nb.models import (
     frames_for,
     load_model,
     make_sample,
-    make_tiny_checkpoint,
     mrope_positions,
     see,
 )
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip
 from actrep_nb.rollout import choose_tokens, placeholder_ids, sample_group, sample_tokens
 from actrep_nb.loading import ClipExamples, read_all
@@ -308,7 +308,7 @@ def test_the_shipped_base_is_a_small_real_checkpoint():
 
 
 def test_the_shipped_base_names_actions(tmp_path):
-    from actrep_nb.models import DESCRIBE
+    from actrep_nb.tiny_base import DESCRIBE
     from actrep_nb.records import load_clips
     from actrep_nb.rollout import generate_answers
 

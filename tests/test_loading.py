@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 from actrep_nb.evaluate import LocalCounter
 from actrep_nb.grpo import train_grpo
 from actrep_nb.loading import ClipExamples, FeatureCache, read_all, tower_digest
-from actrep_nb.models import FAMILIES, choose_spec, encode, freeze, load_model, make_sample, make_tiny_checkpoint, see
+from actrep_nb.families import FAMILIES
+from actrep_nb.models import choose_spec, encode, freeze, load_model, make_sample, see
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip, save_clips
 from actrep_nb.runs import run
 from actrep_nb.sft import train_sft, training_arguments

@@ -15,28 +15,25 @@ import transformers
 from PIL import Image
 
 from actrep_nb import models as chapter
+from actrep_nb.families import FAMILIES, VIDEO, family_of
 from actrep_nb.models import (
-    FAMILIES,
-    VIDEO,
     Sample,
     add_lora,
     choose_spec,
     collate,
     device_of,
     encode,
-    family_of,
     frames_for,
     freeze,
     load_model,
-    make_tiny_checkpoint,
     mrope_positions,
     parts,
     plan_for,
     see,
     spec_of,
-    tiny_config,
     trainable,
 )
+from actrep_nb.tiny_base import SPECIAL_TOKENS, make_tiny_checkpoint, tiny_config
 from actrep_nb.records import Clip
 from actrep_nb.spec import VideoSpec
 from actrep_nb.video import FrameCache, Frames, VideoInfo, plan_frames, probe, write_video
@@ -346,7 +343,7 @@ def test_a_checkpoint_survives_a_round_trip(loaded, tmp_path, family):
 
 
 def test_the_default_family_is_still_the_one_that_ships():
-    ids = {t: k for k, t in enumerate(chapter.SPECIAL_TOKENS)}
+    ids = {t: k for k, t in enumerate(SPECIAL_TOKENS)}
     assert (
         tiny_config(100, ids).to_dict() == tiny_config(100, ids, family="qwen2_5_vl").to_dict()
         and tiny_config(100, ids).model_type == "qwen2_5_vl"

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from actrep_nb.evaluate import load_predictions
-from actrep_nb.models import make_tiny_checkpoint
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.parallel import STRATEGIES, rank_share, share, state_bytes, strategy_arguments, through
 from actrep_nb.runs import RunFailed, find_notebook, run
 from actrep_nb.sft import torn

@@ -17,12 +17,12 @@ from actrep_nb.models import (
     choose_prompt,
     encode,
     load_model,
-    make_tiny_checkpoint,
     opening_of,
     prompt_of,
     template_opening,
     unopened,
 )
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.prompts import PromptSpec, asked, completion, final_part, parse_prompt
 from actrep_nb.records import Clip, load_clips
 from actrep_nb.rollout import sample_group

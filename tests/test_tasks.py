@@ -232,7 +232,8 @@ def test_preparing_and_judging_refuse_before_anything_is_read():
 def test_sft_grpo_and_evaluation_with_the_tiny_model(name, tmp_path):
     from actrep_nb.evaluate import LocalCounter, evaluate, load_predictions
     from actrep_nb.grpo import train_grpo
-    from actrep_nb.models import freeze, load_model, make_tiny_checkpoint
+    from actrep_nb.models import freeze, load_model
+    from actrep_nb.tiny_base import make_tiny_checkpoint
     from actrep_nb.loading import ClipExamples
     from actrep_nb.sft import train_sft, training_arguments
 

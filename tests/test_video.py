@@ -486,7 +486,7 @@ def test_tokens_of_a_plan():
 def real_processor(family, max_pixels=None):
     "The family's processor in transformers with the limits published on the hub, and no download."
     transformers = pytest.importorskip("transformers")
-    from actrep_nb.models import tiny_tokenizer
+    from actrep_nb.tiny_base import tiny_tokenizer
 
     least, most = (4096, 25165824) if family.startswith("qwen3_vl") else (3136, 12845056)
     video_class = (

@@ -1,4 +1,4 @@
-"""One small interface to families of video models, the tiny base beside its big sisters, and positions that tell the true time
+"""One small interface to families of video models, and positions that tell the true time
 
 Docs: https://actrep.github.io/actrep_nb/models.html.md"""
 

@@ -89,6 +89,42 @@ def test_no_refusal_is_tested_in_vain(path):
                 pytest.fail(f"{path.name}: write `with expect_fail(...):` instead of `{ast.unparse(node)}`")
 
 
+def table_rows(name: str) -> list[list[str]]:
+    "The rows of all tables of a notebook, cell by cell."
+    text = "\n".join("".join(c["source"]) for c in cells(root / f"nbs/{name}.ipynb"))
+    rows = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def test_the_glossary_defines_each_word_once_and_says_where_it_comes_from():
+    rows = [row for row in table_rows("glossary") if row[0] != "term"]
+    terms = [row[0] for row in rows]
+    assert terms == sorted(set(terms), key=str.lower) and all(len(row) == 4 for row in rows)
+    assert [t for t, says, *_ in rows if not says.endswith((".", ".)"))] == []
+    links = {m for row in rows for m in re.findall(r"\]\(([^)]+)\)", row[3])}
+    assert links <= {p.name for p in chapters}
+    standard = """completion answer rollout group reward advantage penalty policy reference ratio clipping KL M-RoPE
+    count cycle OBO exact MAE RCS SFT CoT GRPO""".split()
+    assert {*standard, "updates per rollout", "temporal patch"} - {*terms} == set()
+
+
+def names_of(path: Path) -> set[str]:
+    "What a chapter's exported cells define."
+    found: set[str] = set()
+    for node in (node for source in exported(path) for node in ast.parse(source).body):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            found |= {target.id} if isinstance(target, ast.Name) else set()
+    return found
+
+
+def test_every_function_of_the_paper_to_code_map_is_where_it_says():
+    links = [m for row in table_rows("papers") for cell in row for m in re.findall(r"\[`(\w+)`\]\(([^)]+)\)", cell)]
+    there = {name: names_of(root / "nbs" / name) if (root / "nbs" / name).exists() else set() for _, name in links}
+    assert len(links) > 50 and [f"{name} in {page}" for name, page in links if name not in there[page]] == []
+
+
 def exported(path: Path) -> list[str]:
     "The cells of a chapter that become the module."
     return [s for s in code(path) if re.search(r"^#\|\s*exports?\b", s, re.M)]

@@ -35,11 +35,11 @@ from site_pages import (
 root = Path(__file__).resolve().parents[1]
 work = root / '_docs'  # Markdown and configuration, as given to Zensical
 parts = {
-    'I · See': range(1, 5),
-    'II · Say and score': range(5, 10),
-    'III · Learn': range(10, 14),
-    'IV · Judge and run': range(14, 100),
-}
+    'I · See': '01',
+    'II · Say and score': '05',
+    'III · Learn': '09b',
+    'IV · Judge and run': '14',
+}  # the first of each
 project = yaml.safe_load((root / 'mkdocs.yml').read_text())
 site_url, repo_url = project['site_url'].rstrip('/'), project['repo_url'].rstrip('/')
 
@@ -392,15 +392,13 @@ def navigation(pages: dict[str, Page]) -> list:
     chapters = sorted((s for s in pages if re.fullmatch(r'nbs/\d+[a-z]*_\w+\.ipynb', s)), key=lambda s: Path(s).name)
     nav: list = [{'Home': 'index.md'}] if 'nbs/index.ipynb' in pages else []
     nav += [entry(s) for s in chapters if number(s) == 0]
-    nav += [
-        {part: inside}
-        for part, numbers in parts.items()
-        if (inside := [entry(s) for s in chapters if number(s) in numbers])
-    ]
+    part_of = {s: [part for part, first in parts.items() if first <= Path(s).name][-1] for s in chapters if number(s)}
+    nav += [{part: inside} for part in parts if (inside := [entry(s) for s, p in part_of.items() if p == part])]
     for folder in ('experiments', 'tutorials'):
         if inside := [entry(s, folder == 'experiments') for s in sorted(pages) if s.startswith(f'nbs/{folder}/')]:
             nav.append({folder.capitalize(): inside})
-    return [*nav, {'Look up': [{title: page} for page, title in LOOK_UP.items()]}]
+    notebooks = [entry(s, False) for s in ('nbs/glossary.ipynb', 'nbs/papers.ipynb') if s in pages]
+    return [*nav, {'Look up': [*notebooks, *({title: page} for page, title in LOOK_UP.items())]}]
 
 
 LOOK_UP = {

@@ -1,4 +1,4 @@
-"""What to say of a window of drawn motion, and a model that learns it from windows nobody stored
+"""A model that learns to count from windows of drawn motion, made as they are needed
 
 Docs: https://actrep.github.io/actrep_nb/drawn.html.md"""
 

@@ -1,4 +1,4 @@
-"""What a process that is started here finds set, and that it ends with the one that started it.
+"""How processes are started so that they run fast, say nothing needless, and end with the one that started them.
 
 Docs: https://actrep.github.io/actrep_nb/process.html.md"""
 

@@ -1,4 +1,4 @@
-"""Strangers' words stay words: on the terminal, in pages, Markdown, figures and spreadsheets.
+"""Text from strangers, shown so that it cannot do anything: on the terminal, in pages, Markdown, figures and spreadsheets.
 
 Docs: https://actrep.github.io/actrep_nb/text.html.md"""
 

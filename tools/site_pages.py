@@ -229,7 +229,7 @@ def llms_text(title: str, promise: str, pages: Iterator[tuple[str, str, str]], s
 def alternative(cell_source: str, before: str, heading: str) -> str:
     "What a figure shows, in words: as `#| fig-alt:` says, else the sentence that leads up to it, else its heading."
     if said := re.search(r'^#\|\s*fig-alt:\s*(.+)$', cell_source, re.M):
-        return said[1].strip()
+        return said[1].strip().strip('"').replace('"', "'")
     words = re.sub(
         r'<[^>]+>|[`*#>\[\]]',
         '',

@@ -102,7 +102,8 @@ faults: $(STAMP)
 # ---- notebooks and pages --------------------------------------------------------------------------------------
 
 lab: $(STAMP)
-	$(BIN)/jupyter lab --notebook-dir nbs nbs/index.ipynb $(ARGS)
+	@$(BIN)/python -c 'import os, sys; from actrep_nb.process import process_env; os.execvpe(sys.argv[1], sys.argv[1:], process_env())' \
+	  $(BIN)/jupyter lab --notebook-dir nbs nbs/index.ipynb $(ARGS)
 
 docs: $(STAMP)
 	@$(BIN)/python tools/build_docs.py $(ARGS)

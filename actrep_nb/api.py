@@ -47,7 +47,8 @@ from .show import progress as show_progress
 from .show import RunWarning, write_whole
 from .spec import VideoSpec, parse_spec, plan_file
 from .tasks import TASKS
-from .video import FrameCache, Frames, VideoError, plan_frames, probe, read_frames, write_video
+from .video import FrameCache, Frames, plan_frames, probe, read_frames, write_video
+from .film import VideoError
 
 # %% ../nbs/15c_api.ipynb #2d1fa9b2
 KEYS = {

@@ -37,7 +37,8 @@ from .show import Registry
 from .show import progress as show_progress
 from .spec import STILL, blocks, tempo
 from .tasks import TASKS
-from .video import VideoError, _decode, _orientation, _upright, probe
+from .video import _decode, _orientation, _upright, probe
+from .film import VideoError
 from .film import _open
 
 # %% ../nbs/14_baselines.ipynb #f7f03d94
@@ -177,20 +178,21 @@ def evened(
     signal: np.ndarray,  # [T]
     over: float,  # samples
 ) -> np.ndarray:  # [T], standard deviation about 1
-    "Swings of about equal size around zero: the mean and the size of its surroundings taken away. What is quieter than a third of the loudest stays small."
+    """Swings of about equal size around zero: the mean and the size of its surroundings taken away.
+
+    What is quieter than a third of the loudest stays small.
+    """
     width = int(over) | 1
     around = signal - uniform_filter1d(signal, width, mode="reflect")
-    size = np.sqrt(
-        np.maximum(uniform_filter1d(around**2, width, mode="reflect"), 0)
-    )  # a running sum may fall below 0 by rounding
+    # a running sum may fall below 0 by rounding
+    size = np.sqrt(np.maximum(uniform_filter1d(around**2, width, mode="reflect"), 0))
     return around / np.maximum(size, 0.3 * size.max() + 1e-9)
 
 
 def sign_at_rest(
     signal: np.ndarray,  # [T]
     start: int,  # samples at its beginning
-    before: np.ndarray
-    | None = None,  # the same movement's signal as it was turned before, as long as it overlaps with this one
+    before: np.ndarray | None = None,  # the signal as it was turned before, as long as it overlaps with this one
 ) -> int:  # +1 or -1
     "A direction has no sign of its own: which way a signal begins low, as people begin at rest, or goes on as it was."
     if before is not None:
@@ -238,7 +240,7 @@ class Swings:
     cycles: tuple[tuple[float, float], ...] = ()  # start and end of each repetition, seconds
     problems: tuple[str, ...] = ()  # reasons to doubt it
 
-
+# %% ../nbs/14_baselines.ipynb #3fb445b6
 def repetition(
     x: np.ndarray,  # [T, blocks, values of one]: pictures from `blocks`, or body points
     fps: float,  # how many a second
@@ -306,10 +308,8 @@ def grey_pictures(
         for start, until, frame in _decode(container, stream, trouble):
             if start >= end:
                 break
-            orientation, picture = (
-                orientation or _orientation(frame),
-                None,
-            )  # asked once: asking keeps a frame in memory for a while
+            picture = None
+            orientation = orientation or _orientation(frame)  # asked once: asking keeps a frame in memory for a while
             while begin + due < min(until, end) - 1e-6:
                 picture = _grey(frame, height, width, *orientation) if picture is None else picture
                 yield due, picture
@@ -318,7 +318,8 @@ def grey_pictures(
         raise VideoError(f"{path} can be read to {until:.2f} s only: nothing of the part from {begin:.2f} s is there")
     if until - begin < (min(end, info.duration) - begin) / 4:
         raise VideoError(
-            f"{path} can be read to {until:.2f} s of {min(end, info.duration):.2f} s only, too little to judge by. The file is cut off: fetch it again"
+            f"{path} can be read to {until:.2f} s of {min(end, info.duration):.2f} s only, too little to judge by. "
+            "The file is cut off: fetch it again"
         )
     if until < min(end, info.duration) - 1:
         trouble.append(f"the video ends at {until:.2f} s instead of {min(end, info.duration):.2f} s")
@@ -375,7 +376,7 @@ def _joined(parts: list[tuple[Swings, float, float]]) -> Swings:
     middle = np.median(regular, axis=0) if regular else (0.0, math.inf)
     return Swings(times, signal, float(middle[1]), float(middle[0]), tuple(cycles), tuple(problems))
 
-
+# %% ../nbs/14_baselines.ipynb #ed5225a6
 def long_repetition(
     pictures: Iterable[tuple[float, np.ndarray]],  # from `grey_pictures`
     fps: float,  # of the pictures
@@ -434,9 +435,7 @@ def growing(
     fps: float,  # of the pictures
     every: float = 1.0,  # seconds of film between measurements
     piece: float = PIECE,  # seconds that are measured
-    late: Callable[[float], bool] = lambda t: (
-        False
-    ),  # whether the pictures at this time come too late for a measurement
+    late: Callable[[float], bool] = lambda t: False,  # whether the pictures at this time come too late to be measured
     about: float | None = None,  # see `tempo`
 ) -> Iterator[
     tuple[float, Swings]
@@ -478,12 +477,16 @@ def live_pictures(
     fps: float = 30.0,  # pictures a second
     side: int = 72,  # of the shorter side, pixels
 ) -> Iterator[tuple[float, np.ndarray]]:  # seconds since the first, and a picture [H, W]
-    "Small grey pictures at even times from a camera, as they come. ValueError for a source elsewhere; VideoError for one that does not answer within ten seconds."
+    """Small grey pictures at even times from a camera, as they come.
+
+    ValueError for a source elsewhere; VideoError for one that does not answer within ten seconds.
+    """
     if source.isdigit():
         kinds = {"linux": ("v4l2", f"/dev/video{source}"), "darwin": ("avfoundation", source)}
         if sys.platform not in kinds:
             raise ValueError(
-                f"camera {source}: cameras have no numbers on this system; give the URL of a stream, as http://127.0.0.1:8080/video"
+                f"camera {source}: cameras have no numbers on this system; give the URL of a stream, as "
+                "http://127.0.0.1:8080/video"
             )
         form, name = kinds[sys.platform]
     elif urlsplit(source).hostname in ("127.0.0.1", "localhost", "::1"):
@@ -525,18 +528,18 @@ class Watched:
 
     prediction: Prediction
     swings: Swings | None = None  # what moves to and fro; None: the counter does not tell
-    points: Callable[[float], Any] | None = (
-        None  # seconds → body points [K, 3] in shares of the picture, or None; None: no points were counted by
-    )
+    points: Callable[[float], Any] | None = None  # seconds → body points [K, 3] in shares of the picture, if counted by
 
-
+# %% ../nbs/14_baselines.ipynb #436f4611
 def each_counted(
     count: Callable[[Clip], Prediction],  # counts one clip; may raise
     clips: Iterable[Clip],
     what: str,  # for the progress bar
     progress: bool = True,  # show it
 ) -> list[Prediction]:  # one for each clip, in order
-    "Whatever one file does, the others are still counted, and this one is accounted for: its count is None, with the reason in `problems`."
+    """Whatever one file does, the others are still counted, and this one is accounted for: its count is None, with the
+    reason in `problems`.
+    """
 
     def attempt(clip: Clip) -> Prediction:
         try:
@@ -547,7 +550,7 @@ def each_counted(
     clips = list(clips)
     return [attempt(c) for c in (show_progress(clips, total=len(clips), desc=what) if progress else clips)]
 
-
+# %% ../nbs/14_baselines.ipynb #32ec5a1d
 @dataclass
 class PeriodCounter:
     "Counts the swings of whatever moves most regularly. Untrained; reads the video, knows nothing about it."
@@ -601,7 +604,9 @@ class PeriodCounter:
         return self.watch(clip).prediction
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
-        "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
+        """One prediction for each clip, in order; a clip that cannot be read has count None and the reason in
+        `problems`.
+        """
         return each_counted(self.count, clips, "motion period", progress)
 
 # %% ../nbs/14_baselines.ipynb #0e789d3e
@@ -618,7 +623,10 @@ def movement(
 ) -> list[
     float
 ]:  # mean variance of a pixel over each stretch, grey levels squared; nan where there are fewer than two pictures
-    "How much moves in each stretch. One pass over the film; memory holds the pictures of stretches that have begun and not ended."
+    """How much moves in each stretch.
+
+    One pass over the film; memory holds the pictures of stretches that have begun and not ended.
+    """
     due = sorted(range(len(cycles)), key=lambda k: cycles[k][1])
     begins = list(accumulate((cycles[k][0] for k in reversed(due)), min))  # the earliest start of those that end last
     rate = min(fps, probe(clip.video).fps)
@@ -640,7 +648,10 @@ def looked_again(
     prediction: Prediction,  # of any counter, with times
     least: float = 0.25,  # variance that a repetition must have, as a share of the usual one
 ) -> Prediction:
-    "Without the repetitions in which little moves. A prediction without a time for each repetition stays as it is. VideoError for a film that cannot be read."
+    """Without the repetitions in which little moves.
+
+    A prediction without a time for each repetition stays as it is. VideoError for a film that cannot be read.
+    """
     if not prediction.cycles or len(prediction.cycles) != prediction.count:
         return prediction
     moves = np.array(movement(clip, prediction.cycles))
@@ -678,7 +689,8 @@ class LagCounter:
             raise ValueError(f"{clip.video}: {len(kept)} pictures are too few to see anything repeat")
         if len(kept) > LONGEST_LAG * fps:
             raise ValueError(
-                f"{clip.video} is longer than {LONGEST_LAG:.0f} s: the lag control looks at a film whole. Give it a part, or take another counter"
+                f"{clip.video} is longer than {LONGEST_LAG:.0f} s: the lag control looks at a film whole. Give it a "
+                "part, or take another counter"
             )
         pictures = np.stack(kept)
         return Prediction(
@@ -690,7 +702,9 @@ class LagCounter:
         )
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
-        "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
+        """One prediction for each clip, in order; a clip that cannot be read has count None and the reason in
+        `problems`.
+        """
         return each_counted(self.count, clips, "lag", progress)
 
 # %% ../nbs/14_baselines.ipynb #f3d0e752

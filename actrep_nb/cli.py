@@ -1648,7 +1648,8 @@ def plan(
     with command("plan", as_json) as say:
         from actrep_nb.show import progress
         from actrep_nb.spec import plan_table
-        from actrep_nb.video import FrameCache, VideoError
+        from actrep_nb.video import FrameCache
+        from actrep_nb.film import VideoError
 
         if not (file or gpus or strategy):
             raise Usage("name an annotation FILE to see what frame rates cost, or --gpus to see what training keeps")

@@ -275,7 +275,8 @@ def clip_lengths(
     clips: Iterable[Clip],  # with their files
 ) -> dict[str, float]:  # id → seconds; clips whose file cannot be read are left out
     "How long each clip lasts: its file, or the part of its window that lies in it. Each file is opened once."
-    from actrep_nb.video import VideoError, probe
+    from actrep_nb.video import probe
+    from actrep_nb.film import VideoError
 
     files, found = dict[str, float | None](), dict[str, float]()
     for clip in clips:

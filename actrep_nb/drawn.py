@@ -1,4 +1,4 @@
-"""What to say of a window of drawn motion, and a model that learns it from windows nobody stored
+"""A model that learns to count from windows of drawn motion, made as they are needed
 
 Docs: https://actrep.github.io/actrep_nb/drawn.html.md"""
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -25,7 +26,9 @@ from .answers import render_prompt
 from .cot import cot_from_cycles
 from .likeness import LIKENESS_SIDE, likeness
 from .loading import Example, answer_ids
-from .models import PHASES, EncodedPrompt, Sample, encode, family_of, make_tiny_checkpoint, phase_at, spec_of
+from .families import family_of
+from .models import EncodedPrompt, Sample, encode, spec_of
+from .tiny_base import PHASES, make_tiny_checkpoint, phase_at
 from .motion import FRAMES, RATE, SECONDS, MotionStyle, Rhythm, cycles_seen, draw_motion, write_rhythm
 from .records import Clip
 from .spec import VideoSpec
@@ -136,10 +139,9 @@ class DrawnWindows(Dataset):
         processor: Any,  # the checkpoint's own
         length: int,  # windows
         seed: int,  # same seed, same windows
-        say: Callable[[Sequence[tuple[float, float]]], str]
-        | None = reason,  # cycles → what to imitate; None: nothing, for GRPO
+        say: Callable[[Sequence[tuple[float, float]]], str] | None = reason,  # cycles → what to imitate; None for GRPO
         question: str = render_prompt("count"),  # what is asked
-        mistakes: float = 0.5,  # share of windows in which the model reads a `mistaken` answer and learns its phases; in the others it learns the rest
+        mistakes: float = 0.5,  # share of windows that teach the phases, after a `mistaken` answer
         counts: int = 0,  # draw every count from 0 to this one equally often; 0: as they come
         style: MotionStyle = MotionStyle(),  # what is drawn how often
     ):
@@ -172,25 +174,31 @@ class DrawnWindows(Dataset):
         until = torch.arange(len(answer)) <= told.nonzero().max()
         return Example(None, answer, clip, index, frames, history=mistaken(answer, self.phase_ids, rng), learned=until)
 
-    def content(self) -> str:
-        "One word for what decides what is drawn and said."
-        what = [
-            self.length,
-            self.seed,
-            self.say and self.say.__name__,
-            self.question,
-            self.mistakes,
-            self.counts,
-            str(self.style),
-        ]
-        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
+# %% ../nbs/11a_drawn.ipynb #16a255e4
+@patch
+def content(self: DrawnWindows) -> str:
+    "One word for what decides what is drawn and said."
+    what = [
+        self.length,
+        self.seed,
+        self.say and self.say.__name__,
+        self.question,
+        self.mistakes,
+        self.counts,
+        str(self.style),
+    ]
+    return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
-    def readable(self, examples: Sequence[Example]) -> list[Example]:
-        return list(examples)
 
-    def encoded(self, model: Any, examples: Sequence[Example]) -> list[Example]:
-        "The same examples with their prompts."
-        prompts = window_prompts(
-            model, self.processor, [e.frames.pixels for e in examples if e.frames is not None], self.question
-        )
-        return [replace(e, prompt=p, frames=None) for e, p in zip(examples, prompts)]
+@patch
+def readable(self: DrawnWindows, examples: Sequence[Example]) -> list[Example]:
+    return list(examples)
+
+
+@patch
+def encoded(self: DrawnWindows, model: Any, examples: Sequence[Example]) -> list[Example]:
+    "The same examples with their prompts."
+    prompts = window_prompts(
+        model, self.processor, [e.frames.pixels for e in examples if e.frames is not None], self.question
+    )
+    return [replace(e, prompt=p, frames=None) for e, p in zip(examples, prompts)]

@@ -46,7 +46,8 @@ from .show import progress as show_progress
 from .spec import VideoSpec
 from .tasks import TASKS
 from .text import html_text
-from .video import FrameCache, Frames, VideoError
+from .video import FrameCache, Frames
+from .film import VideoError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -61,7 +61,9 @@ class Case:
 
     @property
     def frames_per_cycle(self) -> float | None:
-        "How many frames it saw of one of the fastest repetitions; None without repetitions, or where the rate is not known."
+        """How many frames it saw of one of the fastest repetitions; None without repetitions, or where the rate is not
+        known.
+        """
         period = fastest_period(self.clip.cycles, self.clip.count, clip_duration(self.clip) or math.inf)
         return self.rate * period if self.rate and 0 < period < math.inf else None
 
@@ -96,7 +98,7 @@ def seen_rate(
 def cases_of(
     clips: Sequence[Clip],  # what was judged
     predictions: Sequence[Prediction],  # of one counter, in the clips' order
-    counter: Any = None,  # the counter itself, or anything else that `seen_rate` can ask; None: how often it looked is not known
+    counter: Any = None,  # the counter, or what `seen_rate` can ask; None: its rate is not known
     cache: FrameCache | None = None,  # remembers what a look at the files told
 ) -> list[Case]:
     "Clips and predictions put together. ValueError unless there is one prediction for each clip, in order."
@@ -125,9 +127,8 @@ def _of_clip(value: Callable[[Clip], Any], case: Case) -> Any:
     return value(case.clip)
 
 
-STRATA: dict[
-    str, tuple[Callable[[Case], Any], Callable[[Any], str]]
-] = {  # a value of the case, None where it is not known; the name of its stratum
+# a value of the case, None where it is not known; the name of its stratum
+STRATA: dict[str, tuple[Callable[[Case], Any], Callable[[Any], str]]] = {
     **{name: (partial(_of_clip, value), label) for name, (value, label) in BINNED.items()},
     "frames per cycle": (lambda case: case.frames_per_cycle, partial(range_name, bins=FRAME_BINS)),
     "class": (lambda case: case.clip.action or None, str),
@@ -146,9 +147,7 @@ class Stratum:
     by: str  # a key of `STRATA`
     name: str  # of the group
     places: tuple[int, ...]  # of its cases, in the list they came from
-    scores: dict[
-        str, dict[str, float]
-    ]  # metric → value, lo, hi; without lo and hi where there are fewer than `FEW` cases
+    scores: dict[str, dict[str, float]]  # metric → value, lo, hi; value alone for fewer than `FEW` cases
 
     @property
     def few(self) -> bool:
@@ -312,9 +311,8 @@ def reliability(
     "Accuracy against mean confidence, bin by bin; without lo and hi in a bin of fewer than `FEW`."
     sure, hit = np.asarray(confidences, float), np.asarray(right, float)
     order = np.argsort(sure, kind="stable")
-    ends = (
-        np.flatnonzero(np.append(np.diff(sure[order]) != 0, True)) + 1 if len(sure) else np.zeros(0, int)
-    )  # equally sure ones stay together
+    # equally sure ones stay together
+    ends = np.flatnonzero(np.append(np.diff(sure[order]) != 0, True)) + 1 if len(sure) else np.zeros(0, int)
     cuts = sorted({int(ends[ends >= len(sure) * k / bins][0]) for k in range(1, bins + 1)}) if len(sure) else []
     parts = [order[a:b] for a, b in zip([0, *cuts], cuts)]
     found = [(part, _interval(hit[part], seed)) for part in parts]
@@ -342,9 +340,8 @@ def risk_coverage(
     "What abstaining gives: the share of wrong answers among the surest."
     sure, wrong = np.asarray(confidences, float), 1 - np.asarray(right, float)
     order = np.argsort(-sure, kind="stable")
-    last = (
-        np.flatnonzero(np.append(np.diff(sure[order]) != 0, True)) if len(sure) else np.zeros(0, int)
-    )  # equally sure ones are answered together
+    # equally sure ones are answered together
+    last = np.flatnonzero(np.append(np.diff(sure[order]) != 0, True)) if len(sure) else np.zeros(0, int)
     return (last + 1) / max(1, len(sure)), np.cumsum(wrong[order])[last] / (last + 1)
 
 
@@ -423,7 +420,10 @@ def at_rate(
     fps: float,  # frames per second
     video: str = "",  # what else changes, see `parse_spec`: more frames need more room
 ) -> Any:  # another counter; the first stays as it was
-    "The same counter, looking at another rate. ValueError for one that sees no frames, or watches something made of them."
+    """The same counter, looking at another rate.
+
+    ValueError for one that sees no frames, or watches something made of them.
+    """
     spec = getattr(counter, "video", None)
     if isinstance(spec, VideoSpec) and spec.pictures != "frames":
         raise ValueError(f"it watches {spec.pictures}, at a speed of its own: a frame rate changes nothing")
@@ -451,7 +451,7 @@ class RatePoint:
 
     fps: float  # asked for, frames per second
     seen: float  # median of what it saw: less where the film or a limit allows no more; NaN where no clip could be read
-    too_fast: float  # share of clips of whose fastest repetitions it sees fewer than two frames, or slots; NaN where no clip tells how long one lasts
+    too_fast: float  # share of clips whose fastest repetitions show in fewer than two frames or slots; NaN: not known
     modal: float  # share of its most frequent answer
     models: dict[str, dict[str, float]]  # metric → value, lo, hi
     cases: list[Case]  # what it said of each clip
@@ -508,7 +508,9 @@ def plot_fps_curve(
     curves: Mapping[str, Sequence[RatePoint]],  # by counter, on the same clips
     metric: str = "exact",  # "exact" or "obo"
 ) -> Figure:
-    "Accuracy over frames per second with intervals, and the share of the most frequent answer; what is too fast is that of the first counter."
+    """Accuracy over frames per second with intervals, and the share of the most frequent answer; what is too fast is
+    that of the first counter.
+    """
     fig, ((ax, modal),) = _figure(1, 2, 3.2, width_ratios=[3, 2])
     first = next(iter(curves.values()))
     clips = [case.clip for case in first[0].cases]
@@ -561,7 +563,10 @@ def weaknesses(
     seed: int = 0,  # of the resamples
     unanswered: bool = False,  # not the error, but how often there is no count
 ) -> list[Weakness]:  # the largest difference first
-    "Strata whose mean error is above that of all other clips, with a 95 % interval that excludes 0. Strata and rests of fewer than `FEW` clips are passed over."
+    """Strata whose mean error is above that of all other clips, with a 95 % interval that excludes 0.
+
+    Strata and rests of fewer than `FEW` clips are passed over.
+    """
     per, out = case_scores(cases), []
     errors = 1 - per["parse_rate"] if unanswered else per["abs_mae"]
     for s in (s for question in by for s in strata(cases, question, seed) if s.name != "not known" and not s.few):
@@ -596,7 +601,8 @@ def _where_it_fails(cases: Sequence[Case], most: int) -> list[str]:
     found, silent = weaknesses(answered), weaknesses(cases, unanswered=True)
     few = [s for by in STRATA for s in strata(cases, by) if s.few and s.name != "not known"]
     lines = [
-        f"it errs most where {w.stratum.by} is {w.stratum.name}: {w.here:.2f} repetitions on {len(w.stratum.places)} clips, {w.elsewhere:.2f} elsewhere (difference {w.lo:.2f} to {w.hi:.2f})"
+        f"it errs most where {w.stratum.by} is {w.stratum.name}: {w.here:.2f} repetitions on {len(w.stratum.places)} "
+        f"clips, {w.elsewhere:.2f} elsewhere (difference {w.lo:.2f} to {w.hi:.2f})"
         for w in found[:most]
     ]
     if answered and not found:
@@ -604,7 +610,8 @@ def _where_it_fails(cases: Sequence[Case], most: int) -> list[str]:
     if len(found) > most:
         lines.append(f"{len(found) - most} more such group{'s' * (len(found) > most + 1)}: see the pictures")
     lines += [
-        f"it gives no count most often where {w.stratum.by} is {w.stratum.name}: {w.here:.0%} of {len(w.stratum.places)} clips, {w.elsewhere:.0%} elsewhere"
+        f"it gives no count most often where {w.stratum.by} is {w.stratum.name}: {w.here:.0%} of "
+        f"{len(w.stratum.places)} clips, {w.elsewhere:.0%} elsewhere"
         for w in silent[:1]
     ]
     return lines + (
@@ -613,7 +620,7 @@ def _where_it_fails(cases: Sequence[Case], most: int) -> list[str]:
         else []
     )
 
-
+# %% ../nbs/17b_failures.ipynb #e3b8f769
 def _what_it_knows(cases: Sequence[Case]) -> list[str]:
     "Sentences on bias, favourite answers, speed and confidence."
     per, lines = case_scores(cases), list[str]()
@@ -628,13 +635,14 @@ def _what_it_knows(cases: Sequence[Case]) -> list[str]:
     )
     if answer is not None:
         lines.append(
-            f"its most frequent answer, {answer}, is {share:.0%} of its answers; the most frequent true count is {usual:.0%}"
-            + ("" if share <= 2 * usual else f", {share / usual:.1f} times as frequent")
+            f"its most frequent answer, {answer}, is {share:.0%} of its answers; the most frequent true count is "
+            f"{usual:.0%}" + ("" if share <= 2 * usual else f", {share / usual:.1f} times as frequent")
         )
     fast, slow = (np.array([too_fast(c) is verdict for c in cases], bool) for verdict in (True, False))
     if fast.any():
         lines.append(
-            f"of {fast.sum()} clips it sees fewer than two {'frames' if cases[0].slot == 1 else 'slots'} of a repetition: {per['exact'][fast].mean():.0%} exact there"
+            f"of {fast.sum()} clips it sees fewer than two {'frames' if cases[0].slot == 1 else 'slots'} of a "
+            f"repetition: {per['exact'][fast].mean():.0%} exact there"
             + (f", {per['exact'][slow].mean():.0%} elsewhere" if slow.any() else "")
         )
     sure, right = _sure_and_right(cases, "obo")
@@ -642,11 +650,12 @@ def _what_it_knows(cases: Sequence[Case]) -> list[str]:
         covered, risk = risk_at(sure, right)
         if round(1 - risk, 2) != round(right.mean(), 2):
             lines.append(
-                f"answering only the {covered:.0%} it is surest of, {1 - risk:.0%} are right within one instead of {right.mean():.0%}"
+                f"answering only the {covered:.0%} it is surest of, {1 - risk:.0%} are right within one instead of "
+                f"{right.mean():.0%}"
             )
     return lines
 
-
+# %% ../nbs/17b_failures.ipynb #3edb6ade
 def story(
     cases: Sequence[Case],  # of one counter
     most: int = 3,  # weaknesses that are named
@@ -725,7 +734,8 @@ def _bars_svg(
     "Numbered bars of one line; numbers where there is room."
     share = lambda t: 100 * min(max(0.0, t), length) / length
     bars = [
-        f'<rect class="{css} {"ab"[k % 2]}" x="{share(a):.2f}%" y="{y}" width="{max(share(b) - share(a), 0.1):.2f}%" height="16"><title>{k + 1}: {a:.2f}–{b:.2f} s</title></rect>'
+        f'<rect class="{css} {"ab"[k % 2]}" x="{share(a):.2f}%" y="{y}" width="{max(share(b) - share(a), 0.1):.2f}%" '
+        f'height="16"><title>{k + 1}: {a:.2f}–{b:.2f} s</title></rect>'
         for k, (a, b) in enumerate(cycles)
     ]
     numbers = [
@@ -750,7 +760,8 @@ def timeline_svg(
 ) -> str:  # HTML
     "True and predicted repetitions on one time line."
     ticks = "".join(
-        f'<line x1="{100 * t / length:.2f}%" x2="{100 * t / length:.2f}%" y1="0" y2="{22 * len(lines)}"/><text class="tick" x="{100 * t / length:.2f}%" y="{22 * len(lines) + 13}">{t:g}{" s" if not t else ""}</text>'
+        f'<line x1="{100 * t / length:.2f}%" x2="{100 * t / length:.2f}%" y1="0" y2="{22 * len(lines)}"/><text '
+        f'class="tick" x="{100 * t / length:.2f}%" y="{22 * len(lines) + 13}">{t:g}{" s" if not t else ""}</text>'
         for t in _ticks(length)
     )
     bars = "".join(
@@ -763,7 +774,10 @@ def timeline_svg(
     alt = "; ".join(
         f"{name}: " + ("no times" if cycles is None else f"{len(cycles)} repetitions") for name, cycles, _ in lines
     )
-    return f'<div class="names">{labels}</div><svg role="img" aria-label="{html.escape(alt, quote=True)}" width="100%" height="{22 * len(lines) + 18}">{ticks}{bars}</svg>'
+    return (
+        f'<div class="names">{labels}</div><svg role="img" aria-label="{html.escape(alt, quote=True)}" width="100%" '
+        f'height="{22 * len(lines) + 18}">{ticks}{bars}</svg>'
+    )
 
 # %% ../nbs/17b_failures.ipynb #72911dd6
 def true_words(
@@ -784,7 +798,8 @@ def _said_row(
     count = "none" if p.count is None else f"{p.count} ({p.count - case.clip.count:+d})" if error else str(p.count)
     text = "" if p.text is None else f"<details><summary>what it wrote</summary>{html_lines(p.text)}</details>"
     return (
-        f'<tr data-counter="{html.escape(name, quote=True)}" data-outcome="{outcome}" data-error="{error:g}"><td>{html_text(name)}</td><td class="n">{count}</td><td class="{css}">{outcome}</td>'
+        f'<tr data-counter="{html.escape(name, quote=True)}" data-outcome="{outcome}" '
+        f'data-error="{error:g}"><td>{html_text(name)}</td><td class="n">{count}</td><td class="{css}">{outcome}</td>'
         + _number(case.confidence, "{:.2f}")
         + f'<td class="said">{html_text("; ".join(p.problems))}{text}</td></tr>\n'
     )
@@ -797,7 +812,8 @@ def _strip(clip: Clip) -> tuple[str, float | None]:
     except (VideoError, OSError, ValueError) as e:
         return f'<p class="gone">{html_text(e)}</p>', None
     return (
-        f'<img class="strip" loading="lazy" alt="frames along time" src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">',
+        '<img class="strip" loading="lazy" alt="frames along time" '
+        f'src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}">',
         length,
     )
 
@@ -828,7 +844,8 @@ def _clip_part(
     action = clip.action.replace("_", " ") or "class not known"
     rows = "".join(_said_row(name, case, *found[name]) for name, case in cases.items())
     return (
-        f'<article tabindex="-1" data-name="{html.escape(clip.id, quote=True)}" data-class="{html.escape(clip.action, quote=True)}" data-count="{clip.count}" data-duration="{length:.3f}">'
+        f'<article tabindex="-1" data-name="{html.escape(clip.id, quote=True)}" '
+        f'data-class="{html.escape(clip.action, quote=True)}" data-count="{clip.count}" data-duration="{length:.3f}">'
         f"<h2>{html_text(clip.id)}</h2><p>{html_text(action)}, true count {true_words(clip)}, {length:.1f} s</p>"
         f'<div class="time"><div></div><div>{strip}</div>{timeline_svg(lines, length)}</div>'
         + _table(["counter", "count", "outcome", "confidence", "take care"], []).replace(
@@ -839,35 +856,45 @@ def _clip_part(
 
 # %% ../nbs/17b_failures.ipynb #1ecedfec
 _FILTER = """(function () {
-  const form = document.forms[0], list = document.getElementById("clips"), cards = Array.from(list.children), told = document.getElementById("told");
-  const rows = card => Array.from(card.querySelectorAll("tr[data-outcome]")).filter(r => !form.counter.value || r.dataset.counter === form.counter.value);
+  const form = document.forms[0], list = document.getElementById("clips");
+  const cards = Array.from(list.children), told = document.getElementById("told");
+  const rows = card => Array.from(card.querySelectorAll("tr[data-outcome]")).filter(r =>
+    !form.counter.value || r.dataset.counter === form.counter.value);
   const number = (text, other) => text.trim() === "" || isNaN(Number(text)) ? other : Number(text);
   cards.forEach((card, k) => { card.place = k; card.words = card.textContent.toLowerCase(); });
   function fits(card) {
     const count = Number(card.dataset.count), outcome = form.outcome.value, said = rows(card);
-    return (!form.action.value || card.dataset.class === form.action.value) && count >= number(form.least.value, 0) && count <= number(form.most.value, Infinity)
-      && said.some(r => !outcome || r.dataset.outcome === outcome) && card.words.includes(form.text.value.trim().toLowerCase());
+    return (!form.action.value || card.dataset.class === form.action.value)
+      && count >= number(form.least.value, 0) && count <= number(form.most.value, Infinity)
+      && said.some(r => !outcome || r.dataset.outcome === outcome)
+      && card.words.includes(form.text.value.trim().toLowerCase());
   }
   const worst = card => Math.max(...rows(card).map(r => Number(r.dataset.error)), 0);
-  const orders = {error: (a, b) => form.counter.value ? worst(b) - worst(a) : 0, count: (a, b) => b.dataset.count - a.dataset.count, duration: (a, b) => b.dataset.duration - a.dataset.duration,
+  const orders = {error: (a, b) => form.counter.value ? worst(b) - worst(a) : 0,
+    count: (a, b) => b.dataset.count - a.dataset.count, duration: (a, b) => b.dataset.duration - a.dataset.duration,
                   name: (a, b) => a.dataset.name.localeCompare(b.dataset.name, undefined, {numeric: true})};
   function show(keep) {
-    const state = new URLSearchParams(Array.from(new FormData(form)).filter(([k, v]) => v !== "" && !(k === "sort" && v === "error")));
+    const state = new URLSearchParams(Array.from(new FormData(form))
+      .filter(([k, v]) => v !== "" && !(k === "sort" && v === "error")));
     let n = 0;
     cards.forEach(card => { card.hidden = !fits(card); n += !card.hidden; });
-    cards.slice().sort((a, b) => orders[form.sort.value](a, b) || a.place - b.place).forEach(card => list.appendChild(card));
-    list.querySelectorAll("tr[data-outcome]").forEach(r => r.classList.toggle("other", form.counter.value !== "" && r.dataset.counter !== form.counter.value));
+    cards.slice().sort((a, b) => orders[form.sort.value](a, b) || a.place - b.place)
+      .forEach(card => list.appendChild(card));
+    list.querySelectorAll("tr[data-outcome]").forEach(r =>
+      r.classList.toggle("other", form.counter.value !== "" && r.dataset.counter !== form.counter.value));
     told.textContent = n === 0 ? "No clip fits. Press Escape for all." : n + " of " + cards.length + " clips";
     if (keep) { try { history.replaceState(null, "", "#" + state); } catch (e) { location.hash = state; } }
   }
   function read() {
     const state = new URLSearchParams(location.hash.slice(1));
     form.reset();
-    state.forEach((v, k) => { const field = form.elements[k]; if (field) { field.value = v; if (field.value !== v) field.selectedIndex = 0; } });
+    state.forEach((v, k) => { const field = form.elements[k];
+      if (field) { field.value = v; if (field.value !== v) field.selectedIndex = 0; } });
     show(false);
   }
   function step(by) {
-    const seen = Array.from(list.children).filter(c => !c.hidden), at = seen.indexOf(document.activeElement.closest("article"));
+    const seen = Array.from(list.children).filter(c => !c.hidden);
+    const at = seen.indexOf(document.activeElement.closest("article"));
     const next = seen[Math.min(Math.max(at + by, 0), seen.length - 1)];
     if (next) { next.focus(); next.scrollIntoView({block: "start"}); }
   }
@@ -886,17 +913,33 @@ _FILTER = """(function () {
   form.hidden = false;
   read();
 })();"""
+
+# %% ../nbs/17b_failures.ipynb #ebf9dc5a
 _BROWSER_LOOK = f""":root{{--page:#fff;--a:{CYCLE_COLOURS[0]};--b:{CYCLE_COLOURS[1]};--ta:#59616b;--tb:#8b949e}}
 @media (prefers-color-scheme:dark){{:root{{--page:#0d1117;--a:#3d9bd9;--b:#de8f05;--ta:#8b949e;--tb:#59616b}}}}
-body{{background:var(--page)}}form{{position:sticky;top:0;z-index:1;display:flex;flex-wrap:wrap;gap:.5rem 1rem;align-items:end;padding:.7rem 0;background:var(--page);border-bottom:1px solid var(--line)}}
-form[hidden],article[hidden]{{display:none}}label{{display:grid;font-size:.85rem;color:var(--soft)}}input,select,button{{font:inherit;max-width:13rem}}input[type=number]{{width:5rem}}
-@media(max-width:50rem){{form{{position:static}}}}article{{margin:1.2rem 0;padding:.2rem 1rem .6rem;border:1px solid var(--line);border-radius:8px;scroll-margin-top:6rem}}article:focus-visible,:focus-visible{{outline:3px solid var(--a);outline-offset:1px}}
-article h2{{margin:.6rem 0 0;font-size:1.05rem;overflow-wrap:anywhere}}article>p{{margin:.1rem 0 .6rem}}.time{{display:grid;grid-template-columns:minmax(4rem,9rem) minmax(0,1fr);column-gap:.6rem}}
-.strip{{display:block;width:100%;height:auto;border-radius:4px}}.gone{{margin:0;padding:1.2rem;background:var(--head);color:var(--bad);border-radius:4px;overflow-wrap:anywhere}}
-.names div{{height:22px;line-height:22px;font-size:.85rem;text-align:right;overflow:hidden;white-space:nowrap;text-overflow:ellipsis}}svg{{overflow:visible;margin-top:.2rem}}.names{{margin-top:.2rem}}
-rect{{stroke:var(--page);stroke-width:1.5}}.said.a{{fill:var(--a)}}.said.b{{fill:var(--b)}}.true.a{{fill:var(--ta)}}.true.b{{fill:var(--tb)}}line{{stroke:var(--line)}}
-.in{{fill:#fff;font-size:11px;text-anchor:middle;pointer-events:none}}.tick{{fill:var(--soft);font-size:11px;text-anchor:middle}}.none{{fill:var(--soft);font-size:12px}}
-pre{{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0;max-height:22rem;overflow:auto;color:var(--soft)}}tr.other{{opacity:.45}}td.said{{max-width:46rem}}kbd{{border:1px solid var(--line);border-radius:3px;padding:0 .3em}}"""
+body{{background:var(--page)}}
+form{{position:sticky;top:0;z-index:1;display:flex;flex-wrap:wrap;gap:.5rem 1rem;align-items:end;padding:.7rem 0;
+background:var(--page);border-bottom:1px solid var(--line)}}
+form[hidden],article[hidden]{{display:none}}label{{display:grid;font-size:.85rem;color:var(--soft)}}
+input,select,button{{font:inherit;max-width:13rem}}input[type=number]{{width:5rem}}
+@media(max-width:50rem){{form{{position:static}}}}
+article{{margin:1.2rem 0;padding:.2rem 1rem .6rem;border:1px solid var(--line);border-radius:8px;
+scroll-margin-top:6rem}}
+article:focus-visible,:focus-visible{{outline:3px solid var(--a);outline-offset:1px}}
+article h2{{margin:.6rem 0 0;font-size:1.05rem;overflow-wrap:anywhere}}article>p{{margin:.1rem 0 .6rem}}
+.time{{display:grid;grid-template-columns:minmax(4rem,9rem) minmax(0,1fr);column-gap:.6rem}}
+.strip{{display:block;width:100%;height:auto;border-radius:4px}}
+.gone{{margin:0;padding:1.2rem;background:var(--head);color:var(--bad);border-radius:4px;overflow-wrap:anywhere}}
+.names div{{height:22px;line-height:22px;font-size:.85rem;text-align:right;overflow:hidden;white-space:nowrap;
+text-overflow:ellipsis}}
+svg{{overflow:visible;margin-top:.2rem}}.names{{margin-top:.2rem}}
+rect{{stroke:var(--page);stroke-width:1.5}}.said.a{{fill:var(--a)}}.said.b{{fill:var(--b)}}.true.a{{fill:var(--ta)}}
+.true.b{{fill:var(--tb)}}line{{stroke:var(--line)}}
+.in{{fill:#fff;font-size:11px;text-anchor:middle;pointer-events:none}}
+.tick{{fill:var(--soft);font-size:11px;text-anchor:middle}}.none{{fill:var(--soft);font-size:12px}}
+pre{{white-space:pre-wrap;overflow-wrap:anywhere;margin:.3rem 0;max-height:22rem;overflow:auto;color:var(--soft)}}
+tr.other{{opacity:.45}}td.said{{max-width:46rem}}
+kbd{{border:1px solid var(--line);border-radius:3px;padding:0 .3em}}"""
 
 # %% ../nbs/17b_failures.ipynb #f227b0b7
 def _choices(
@@ -921,11 +964,17 @@ def _form(
         + _choices("counter", "counter", [("", "all"), *((n, n) for n in counters)])
         + _choices("outcome", "outcome", [("", "any"), *((o, o) for o in OUTCOMES)])
         + _choices("action", "class", [("", "all"), *((a, a.replace("_", " ")) for a in actions)])
-        + '<label>count from<input type="number" name="least" min="0"></label><label>to<input type="number" name="most" min="0"></label>'
+        + (
+            '<label>count from<input type="number" name="least" min="0"></label><label>to<input type="number" '
+            'name="most" min="0"></label>'
+        )
         + _choices(
             "sort", "sort by", [("error", "error"), ("count", "count"), ("duration", "duration"), ("name", "name")]
         )
-        + '<label>search<input type="search" name="text"></label><button type="reset">all clips</button><output id="told" aria-live="polite"></output></form>\n'
+        + (
+            '<label>search<input type="search" name="text"></label><button type="reset">all clips</button><output '
+            'id="told" aria-live="polite"></output></form>\n'
+        )
     )
 
 
@@ -997,7 +1046,10 @@ def _browser(
         + "."
         + (f" {len(shown)} are shown, the worst of each counter; {len(left)} are left out." if left else "")
     )
-    yield " Times in seconds; frames, true and predicted repetitions lie on one time axis. Keys: <kbd>/</kbd> search, <kbd>j</kbd> <kbd>k</kbd> next and previous clip, <kbd>Escape</kbd> all clips.</p>\n"
+    yield (
+        " Times in seconds; frames, true and predicted repetitions lie on one time axis. Keys: <kbd>/</kbd> search, "
+        "<kbd>j</kbd> <kbd>k</kbd> next and previous clip, <kbd>Escape</kbd> all clips.</p>\n"
+    )
     yield _form(list(cases), sorted({clips[i].action for i in shown if clips[i].action})) + '<div id="clips">'
     for i in show_progress(shown, desc="clips of the page") if progress else shown:
         yield _clip_part({name: some[i] for name, some in cases.items()}, {name: f[i] for name, f in found.items()})
@@ -1012,7 +1064,10 @@ def error_page(
     most: int = 100,  # clips shown, those with the largest errors of any counter
     progress: bool = True,  # show how far it is
 ) -> Path:  # the file
-    "Write the error browser: one file that needs no network. ValueError unless each counter has one prediction for each clip, in order."
+    """Write the error browser: one file that needs no network.
+
+    ValueError unless each counter has one prediction for each clip, in order.
+    """
     cases = {name: cases_of(clips, some) for name, some in predictions.items()}
 
     def write(file):

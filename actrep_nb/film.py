@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../nbs/00a_film.ipynb #0e66b85b
+# of a video whose row leaves it out
 SUFFIXES = (
     ".mp4",
     ".avi",
@@ -30,7 +31,7 @@ SUFFIXES = (
     ".mpeg",
     ".wmv",
     ".gif",
-)  # of a video whose row leaves it out
+)
 
 
 def _alike(name: str) -> str:
@@ -62,7 +63,9 @@ def _inside(folder: str, part: str) -> list[str]:
 def near_names(
     path: str | Path,  # a file that may be missing
 ) -> list[str]:  # the files there are under this name in another writing, sorted
-    "Files whose path differs in case, Unicode form, slashes, spaces or a missing suffix only: what to offer where `path` is not there."
+    """Files whose path differs in case, Unicode form, slashes, spaces or a missing suffix only: what to offer where
+    `path` is not there.
+    """
     text = str(path)
     root = Path(text).anchor or os.curdir
     *folders, last = re.split(r"[\\/]+", text[len(Path(text).anchor) :])
@@ -106,7 +109,8 @@ def _container(path: str | Path):
         return av.open(os.path.abspath(p), options={"pattern_type": "none"})
     except (av.FFmpegError, OSError, ValueError) as e:
         raise VideoError(
-            f"{p} cannot be opened as a video ({getattr(e, 'strerror', None) or e}): damaged, cut off, or not a video. Fetch it again"
+            f"{p} cannot be opened as a video ({getattr(e, 'strerror', None) or e}): damaged, cut off, or not a "
+            "video. Fetch it again"
         ) from None
 
 # %% ../nbs/00a_film.ipynb #e85c31b7
@@ -127,9 +131,8 @@ def _film(path: str | Path, container, trouble: list[str]):
     "The stream that is the film; None if there is none."
     import av
 
-    streams = [
-        s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic
-    ]  # the cover of a song
+    # the cover of a song
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if len(streams) < 2:
         return streams[0] if streams else None
     counts = _frame_counts(path, streams)
@@ -142,13 +145,17 @@ def _film(path: str | Path, container, trouble: list[str]):
     others = [s for s in streams if s is not film and counts[s.index] > 1]
     if others:
         trouble.append(
-            f"the file holds {1 + len(others)} films; the one read is stream {film.index}, of {counts[film.index]} frames ({', '.join(f'stream {s.index} has {counts[s.index]}' for s in others)})"
+            f"the file holds {1 + len(others)} films; the one read is stream {film.index}, of {counts[film.index]} "
+            f"frames ({', '.join(f'stream {s.index} has {counts[s.index]}' for s in others)})"
         )
     return film
 
 # %% ../nbs/00a_film.ipynb #c19e5d38
 def _open(path: str | Path, trouble: list[str] | None = None):
-    "The container and the stream that is the film; VideoError says why there is none. Other films in the file are told in `trouble`."
+    """The container and the stream that is the film; VideoError says why there is none.
+
+    Other films in the file are told in `trouble`.
+    """
     container = _container(path)
     stream = _film(path, container, [] if trouble is None else trouble)
     if stream is not None and stream.codec_context is not None:
@@ -157,7 +164,8 @@ def _open(path: str | Path, trouble: list[str] | None = None):
     container.close()
     if stream is not None:
         raise VideoError(
-            f"{path}: its video is in a format that FFmpeg does not know, or its header is damaged. Convert it or fetch it again"
+            f"{path}: its video is in a format that FFmpeg does not know, or its header is damaged. Convert it or "
+            "fetch it again"
         )
     raise VideoError(
         f"{path} holds no video" + (f", only {kinds}" if kinds else " and no sound: it is damaged, or no video file")
@@ -169,7 +177,10 @@ MAY_JUMP = 0x200  # FFmpeg's AVFMT_TS_DISCONT: the format's clock may jump
 
 
 def _packets(container, stream, trouble: list[str]) -> Iterator[Any]:
-    "The packets of a stream, their clock mended (ffmpeg's `ts_discontinuity_detect`). A mended clock is told in `trouble`, once."
+    """The packets of a stream, their clock mended (ffmpeg's `ts_discontinuity_detect`).
+
+    A mended clock is told in `trouble`, once.
+    """
     ahead = JUMP if container.format.flags & MAY_JUMP else math.inf
     shift, first, last, due, told = 0, None, None, None, False
     for packet in container.demux(stream):
@@ -179,7 +190,8 @@ def _packets(container, stream, trouble: list[str]) -> Iterator[Any]:
                 shift, dts = shift + due - dts, due
                 if not told:
                     trouble.append(
-                        f"its clock starts again or jumps after {(due - first) * unit:.2f} s: what follows is taken to go on from there"
+                        f"its clock starts again or jumps after {(due - first) * unit:.2f} s: what follows is taken "
+                        "to go on from there"
                     )
                 told = True
             first, last = dts if first is None else first, dts
@@ -217,17 +229,17 @@ def _walk(path: str | Path) -> tuple[float, int]:
     span = max(pts) - min(pts) if pts else 0.0
     step = span / (len(pts) - 1) if span > 0 else min(longest, 1.0) or 0.04
     even = n / rate if n and rate <= 1000 else math.inf
-    return (even if abs(even - span - step) < TOLERANCE else span + step), max(
-        n, 1
-    )  # stamps of whole milliseconds round
+    # stamps of whole milliseconds round
+    return (even if abs(even - span - step) < TOLERANCE else span + step), max(n, 1)
 
 # %% ../nbs/00a_film.ipynb #2f6a9c05
 def _length(path: str | Path, container, stream) -> tuple[float, int]:
-    "(seconds, frames) as the header has them where it is credible: it is not where it contradicts itself, or where the clock may jump."
+    """(seconds, frames) as the header has them where it is credible: it is not where it contradicts itself, or where
+    the clock may jump.
+    """
     rate, frames = float(stream.average_rate or 0), stream.frames
-    duration = (
-        float(stream.duration * stream.time_base) if stream.duration else 0.0
-    )  # the container's own may be the sound's
+    # the container's own may be the sound's
+    duration = float(stream.duration * stream.time_base) if stream.duration else 0.0
     credible = (
         not container.format.flags & MAY_JUMP
         and 0 < rate <= 1000

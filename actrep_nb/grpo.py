@@ -39,6 +39,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.trainer_callback import PrinterCallback
 
 from .loading import Example, Examples, ReadyExamples
+from .families import family_of
 from actrep_nb.models import (
     EncodedPrompt,
     Sample,
@@ -46,12 +47,11 @@ from actrep_nb.models import (
     collate,
     device_of,
     encode,
-    family_of,
     load_model,
-    make_tiny_checkpoint,
     unwrapped,
     video_inputs,
 )
+from .tiny_base import make_tiny_checkpoint
 from actrep_nb.parallel import (
     calls_count,
     fsdp2_loading,

@@ -125,7 +125,10 @@ def _bytes(x: np.ndarray, zero: float, unit: float) -> np.ndarray:
 def likeness(
     pictures: np.ndarray,  # grey levels [T, H, W]; H and W multiples of GRID
 ) -> np.ndarray:  # uint8 [T, LIKENESS_SIDE, LIKENESS_SIDE, 3]
-    "How alike each moment is to those before and after it, a picture for each moment. ValueError where the cells do not fit."
+    """How alike each moment is to those before and after it, a picture for each moment.
+
+    ValueError where the cells do not fit.
+    """
     alike, moves = self_similarity(pictures)
     T, side = len(pictures), LIKENESS_SIDE
     out = np.empty((T, side, side, 3), np.uint8)

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -55,7 +56,8 @@ from .records import Clip
 from .sampling import seed_for
 from .show import evenly, write_whole
 from .tasks import TASKS, Task
-from .video import LEFT_BEHIND, FrameCache, FramePlan, Frames, NotKept, VideoError, _source
+from .video import LEFT_BEHIND, FrameCache, FramePlan, Frames, NotKept, _source
+from .film import VideoError
 
 # %% ../nbs/10b_loading.ipynb #06b7e8d9
 @dataclass(frozen=True)
@@ -69,9 +71,7 @@ class Example:
     frames: Frames | None = None  # None: not needed any more, or not to be had
     key: str = ""  # of its features on disk; empty: they are not kept
     problem: str = ""  # why it cannot be read
-    history: Tensor | None = (
-        None  # what a model reads in place of the answer while it learns to write that [tokens]; None: the answer itself
-    )
+    history: Tensor | None = None  # token ids read in place of the answer while learning it; None: the answer itself
     learned: Tensor | None = None  # which tokens of the answer count in the loss [tokens]; None: all
 
 
@@ -79,7 +79,9 @@ def answer_ids(
     processor: Any,  # for its tokenizer
     text: str,  # what should be said
 ) -> Tensor:
-    "Token ids of what is left to say of an answer, its turn closed: without that token the model would never learn to stop."
+    """Token ids of what is left to say of an answer, its turn closed: without that token the model would never learn to
+    stop.
+    """
     return torch.tensor(
         [
             *processor.tokenizer(unopened(processor, text), add_special_tokens=False).input_ids,
@@ -114,7 +116,9 @@ def tower_digest(
 def processor_digest(
     processor: Any,  # a checkpoint's own
 ) -> str:
-    "One word for all of a processor that a prompt depends on, but for the spec, which is in each plan, and for how it is asked."
+    """One word for all of a processor that a prompt depends on, but for the spec, which is in each plan, and for how it
+    is asked.
+    """
     settings = {
         name: value
         for name, value in processor.video_processor.to_dict().items()
@@ -132,7 +136,9 @@ def sample_digest(
     tensors: Iterable[tuple[str, Tensor]],  # with their names
     most: int = 64,  # numbers that are looked at of each
 ) -> str:
-    "One word for some tensors, from numbers spread evenly over each: in no time for three billion weights, and no training leaves those as they were."
+    """One word for some tensors, from numbers spread evenly over each: in no time for three billion weights, and no
+    training leaves those as they were.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name, x in tensors:
         flat = x.detach().flatten()
@@ -140,7 +146,7 @@ def sample_digest(
         digest.update(flat[:: max(1, len(flat) // most)].double().cpu().numpy().tobytes())
     return digest.hexdigest()
 
-
+# %% ../nbs/10b_loading.ipynb #11daf773
 class FeatureCache:
     "What a frozen tower made of videos, on disk. A disk that cannot be written to costs speed, with one warning."
 
@@ -148,8 +154,7 @@ class FeatureCache:
         self,
         folder: str | Path,  # made if need be
         max_bytes: int | None = None,  # drop what was used longest ago beyond this size; None: no cap
-        not_kept: Callable[[OSError], None]
-        | None = None,  # says that the disk cannot be written to; None: once for this cache
+        not_kept: Callable[[OSError], None] | None = None,  # says that the disk cannot be written to; None: once
     ):
         self.folder, self.max_bytes, self.room, self.not_kept, self._checked = (
             Path(folder),
@@ -189,7 +194,7 @@ class FeatureCache:
         except OSError as e:
             self.not_kept(e)
 
-
+# %% ../nbs/10b_loading.ipynb #486e1376
 def _crc32(tensors: Mapping[str, Tensor]) -> str:
     "One word for all their bytes."
     found = 0
@@ -199,7 +204,10 @@ def _crc32(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _drop_oldest(folder: Path, cap: int) -> float:
-    "Drop what was used longest ago until a tenth of the cap is free. Returns bytes that may be added before it is time again: half of what is free, as other ranks add too."
+    """Drop what was used longest ago until a tenth of the cap is free.
+
+    Returns bytes that may be added before it is time again: half of what is free, as other ranks add too.
+    """
     files = []
     for entry in list(os.scandir(folder)):
         try:
@@ -271,6 +279,17 @@ class ReadyExamples(Dataset):
 MOST_UNREAD = 0.2  # share of the videos tried that may be unreadable before a run stops; the first four are forgiven
 
 
+def _check_answers(processor: Any, clips: Sequence[Clip], answers: Sequence[str]) -> None:
+    "ValueError unless there is an answer for each clip, and this checkpoint may learn from answers in true seconds."
+    if len(answers) != len(clips):
+        raise ValueError(f"{len(answers)} answers for {len(clips)} clips")
+    if spec_of(processor).pictures != "frames":
+        raise ValueError(
+            "this checkpoint watches clips on a clock of its own, and answers speak of true seconds: it is "
+            "taught on drawn motion, see the chapter on that"
+        )
+
+# %% ../nbs/10b_loading.ipynb #109d672b
 class ClipExamples(Dataset):
     "Clips as examples, each read when it is asked for. ValueError for a clip that asks something else than the task."
 
@@ -280,8 +299,7 @@ class ClipExamples(Dataset):
         processor: Any,  # the checkpoint's own; says what the model sees
         clips: Sequence[Clip],  # what to read
         task: str = "counting",  # name in TASKS: which question
-        cache: FrameCache
-        | None = None,  # frames are kept here, and features in a folder `features` inside; None: nothing is kept
+        cache: FrameCache | None = None,  # keeps frames, and features in its folder `features`; None: nothing is kept
         answers: Sequence[str] | None = None,  # what to imitate, one for each clip
         tower_tokens: int = TOWER_TOKENS,  # video tokens that the tower looks at in one pass
         most_unread: float = MOST_UNREAD,  # share of the videos tried that may be unreadable before a run stops; 1: any
@@ -289,24 +307,13 @@ class ClipExamples(Dataset):
         TASKS[task].check(clips)
         if not 0 <= most_unread <= 1:
             raise ValueError(f"most_unread={most_unread} must be a share, from 0 to 1")
-        if answers is not None and len(answers) != len(clips):
-            raise ValueError(f"{len(answers)} answers for {len(clips)} clips")
-        if answers is not None and spec_of(processor).pictures != "frames":
-            raise ValueError(
-                "this checkpoint watches clips on a clock of its own, and answers speak of true seconds: it is taught on drawn motion, see the chapter on that"
-            )
-        self.clips, self.processor, self.task, self.cache, self.answers, self.tower_tokens = (
-            list(clips),
-            processor,
-            task,
-            cache,
-            answers,
-            tower_tokens,
-        )
+        if answers is not None:
+            _check_answers(processor, clips, answers)
+        self.clips, self.processor, self.task = list(clips), processor, task
+        self.cache, self.answers, self.tower_tokens = cache, answers, tower_tokens
         spec = prompt_of(processor)
-        self.asked_so = (
-            [spec.system, opening_of(processor)] if spec.system or template_opening(processor) else []
-        )  # what of the prompt the question does not tell
+        # what of the prompt the question does not tell
+        self.asked_so = [spec.system, opening_of(processor)] if spec.system or template_opening(processor) else []
         asked(TASKS[task], spec)  # refused before any work
         model = unwrapped(model)
         self.config, self.dtype = model.config, next(model.parameters()).dtype
@@ -317,46 +324,17 @@ class ClipExamples(Dataset):
             FeatureCache(cache.folder / "features", cache.max_bytes, cache.not_kept) if cache and self.frozen else None
         )
         self.made_by = [tower_digest(model), processor_digest(processor)] if self.features else []
-        self.tried, self.broken, self.unread, self.most_unread = (
-            set[str](),
-            set[str](),
-            dict[str, str](),
-            most_unread,
-        )  # files; files; id of a clip → reason
+        self.most_unread = most_unread
+        self.tried, self.broken = set[str](), set[str]()  # files
+        self.unread = dict[str, str]()  # id of a clip → reason
 
     def __len__(self) -> int:
         return len(self.clips)
 
-    @property
-    def question(self) -> Task:
-        "The task, asked as the checkpoint is; made anew, as it cannot be sent to another process."
-        return asked(TASKS[self.task], prompt_of(self.processor))
-
-    def key(self, clip: Clip, plan: FramePlan) -> str:
-        "Name of a clip's features; empty where none are kept."
-        if not self.features:
-            return ""
-        spec = spec_of(self.processor)
-        clock = [] if spec.pictures == "frames" else [spec.pictures, spec.fps]
-        what = [
-            3,
-            *self.made_by,
-            str(self.dtype),
-            os.path.abspath(clip.video),
-            _source(clip.video),
-            asdict(plan),
-            self.question.ask(clip),
-            *clock,
-            *self.asked_so,
-        ]
-        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
-
     def __getitem__(self, index: int) -> Example:
         "A clip, read as far as it can be sent to another process."
-        clip, answer = (
-            self.clips[index],
-            answer_ids(self.processor, self.answers[index]) if self.answers is not None else None,
-        )
+        clip = self.clips[index]
+        answer = answer_ids(self.processor, self.answers[index]) if self.answers is not None else None
         try:
             plan = plan_for(self.processor, clip, self.cache)
             key, clip = self.key(clip, plan), on_its_clock(clip, clock_scale(spec_of(self.processor), plan.fps))
@@ -367,100 +345,154 @@ class ClipExamples(Dataset):
         except (VideoError, OSError, ValueError) as e:
             return Example(None, answer, clip, index, problem=str(e))
 
-    def content(self) -> str:
-        "One word for the clips with the names and sizes of their files, what is asked, what a model sees, and what to imitate."
+# %% ../nbs/10b_loading.ipynb #41fd5804
+@patch(as_prop=True)
+def question(self: ClipExamples) -> Task:
+    "The task, asked as the checkpoint is; made anew, as it cannot be sent to another process."
+    return asked(TASKS[self.task], prompt_of(self.processor))
 
-        def size(path):
-            return os.path.getsize(path) if os.path.exists(path) else None
 
-        rows = [[asdict(replace(clip, video=os.path.basename(clip.video))), size(clip.video)] for clip in self.clips]
-        what = [
-            rows,
-            self.answers,
-            self.task,
-            [self.question.ask(clip) for clip in self.clips[:1]],
-            str(spec_of(self.processor)),
-            self.asked_so,
-        ]
-        return hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()[:16]
+@patch
+def key(self: ClipExamples, clip: Clip, plan: FramePlan) -> str:
+    "Name of a clip's features; empty where none are kept."
+    if not self.features:
+        return ""
+    spec = spec_of(self.processor)
+    clock = [] if spec.pictures == "frames" else [spec.pictures, spec.fps]
+    what = [
+        3,
+        *self.made_by,
+        str(self.dtype),
+        os.path.abspath(clip.video),
+        _source(clip.video),
+        asdict(plan),
+        self.question.ask(clip),
+        *clock,
+        *self.asked_so,
+    ]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
-    def readable(self, examples: Sequence[Example]) -> list[Example]:
-        "The same examples; one that cannot be read is noted and replaced by another. VideoError when there are too many."
-        out = []
-        for example in examples:
-            for attempt in itertools.count():
-                self.tried.add(example.clip.video)
-                if not example.problem:
-                    break
-                self._note(example)
-                example = self[seed_for(example.index, "instead", attempt) % len(self)]
-            out.append(example)
-        return out
+# %% ../nbs/10b_loading.ipynb #285325f6
+@patch
+def content(self: ClipExamples) -> str:
+    """One word for the clips with the names and sizes of their files, what is asked, what a model sees, and what to
+    imitate.
+    """
 
-    def _note(self, example: Example) -> None:
-        "Account for a clip that cannot be read."
-        if example.clip.id not in self.unread:
-            print(f"not read, another takes its place: {example.clip.id}: {example.problem}", flush=True)
-        self.unread[example.clip.id] = example.problem
-        self.broken.add(example.clip.video)
-        bad, tried = len(self.broken), len(self.tried)
-        if bad == len({clip.video for clip in self.clips}) or (bad > 4 and bad > self.most_unread * tried):
-            first = "; ".join(f"{name}: {reason}" for name, reason in list(self.unread.items())[:3])
-            raise VideoError(
-                f"{bad} of the {tried} videos tried so far cannot be read, and more than {self.most_unread:.0%} are too many (most_unread): {first}"
-                + (f"; and {len(self.unread) - 3} clips more" if len(self.unread) > 3 else "")
-                + ". Mend these files, leave their clips out, or raise most_unread"
-            )
+    def size(path):
+        return os.path.getsize(path) if os.path.exists(path) else None
 
-    def encoded(self, model: Any, examples: Sequence[Example]) -> list[Example]:
-        "The same examples with their prompts: with features where the tower is frozen, else with pixels. Ranks that share out weights must all call."
-        prompts = [self._prompt(example) for example in examples]
-        if not self.frozen:
-            return [replace(example, prompt=prompt, frames=None) for example, prompt in zip(examples, prompts)]
-        fresh = [k for k, p in enumerate(prompts) if p.features is None]
-        for k, prompt in zip(fresh, self._seen(model, [prompts[k] for k in fresh])):
-            prompts[k] = prompt
-            if self.features and examples[k].key:
-                self.features.put(examples[k].key, prompt)
+    rows = [[asdict(replace(clip, video=os.path.basename(clip.video))), size(clip.video)] for clip in self.clips]
+    what = [
+        rows,
+        self.answers,
+        self.task,
+        [self.question.ask(clip) for clip in self.clips[:1]],
+        str(spec_of(self.processor)),
+        self.asked_so,
+    ]
+    return hashlib.sha256(json.dumps(what, default=str).encode()).hexdigest()[:16]
+
+# %% ../nbs/10b_loading.ipynb #988ec26a
+@patch
+def readable(self: ClipExamples, examples: Sequence[Example]) -> list[Example]:
+    """The same examples; one that cannot be read is noted and replaced by another.
+
+    VideoError when there are too many.
+    """
+    out = []
+    for example in examples:
+        for attempt in itertools.count():
+            self.tried.add(example.clip.video)
+            if not example.problem:
+                break
+            self._note(example)
+            example = self[seed_for(example.index, "instead", attempt) % len(self)]
+        out.append(example)
+    return out
+
+
+@patch
+def _note(self: ClipExamples, example: Example) -> None:
+    "Account for a clip that cannot be read."
+    if example.clip.id not in self.unread:
+        print(f"not read, another takes its place: {example.clip.id}: {example.problem}", flush=True)
+    self.unread[example.clip.id] = example.problem
+    self.broken.add(example.clip.video)
+    bad, tried = len(self.broken), len(self.tried)
+    if bad == len({clip.video for clip in self.clips}) or (bad > 4 and bad > self.most_unread * tried):
+        first = "; ".join(f"{name}: {reason}" for name, reason in list(self.unread.items())[:3])
+        raise VideoError(
+            f"{bad} of the {tried} videos tried so far cannot be read, and more than {self.most_unread:.0%} are "
+            f"too many (most_unread): {first}"
+            + (f"; and {len(self.unread) - 3} clips more" if len(self.unread) > 3 else "")
+            + ". Mend these files, leave their clips out, or raise most_unread"
+        )
+
+# %% ../nbs/10b_loading.ipynb #02340a1f
+@patch
+def encoded(self: ClipExamples, model: Any, examples: Sequence[Example]) -> list[Example]:
+    """The same examples with their prompts: with features where the tower is frozen, else with pixels.
+
+    Ranks that share out weights must all call.
+    """
+    prompts = [self._prompt(example) for example in examples]
+    if not self.frozen:
         return [replace(example, prompt=prompt, frames=None) for example, prompt in zip(examples, prompts)]
+    fresh = [k for k, p in enumerate(prompts) if p.features is None]
+    for k, prompt in zip(fresh, self._seen(model, [prompts[k] for k in fresh])):
+        prompts[k] = prompt
+        if self.features and examples[k].key:
+            self.features.put(examples[k].key, prompt)
+    return [replace(example, prompt=prompt, frames=None) for example, prompt in zip(examples, prompts)]
 
-    def shuffled(self, model: Any, examples: Sequence[Example], seeds: Sequence[int]) -> list[EncodedPrompt]:
-        "Prompts of the same clips with their frames in a random order, drawn before frames are joined into slots; times stay where they are. Ranks that share out weights must all call."
-        prompts = []
-        for example, seed in zip(examples, seeds):
-            frames = frames_for(self.processor, example.clip, self.cache)
-            order = np.random.default_rng(seed).permutation(len(frames))
-            prompts.append(
-                encode(
-                    self.config,
-                    self.processor,
-                    Sample(
-                        example.clip,
-                        replace(frames, pixels=np.asarray(frames.pixels)[order]),
-                        self.question.ask(example.clip),
-                    ),
-                )
+
+@patch
+def _prompt(self: ClipExamples, example: Example) -> EncodedPrompt:
+    "From its features on disk, or from its frames."
+    kept = self.features.get(example.key) if self.features and example.key else None
+    if kept is not None:
+        return kept
+    # its features were dropped since it was loaded
+    frames = example.frames or frames_for(self.processor, example.clip, self.cache)
+    return encode(self.config, self.processor, Sample(example.clip, frames, self.question.ask(example.clip)))
+
+# %% ../nbs/10b_loading.ipynb #40336815
+@patch
+def shuffled(self: ClipExamples, model: Any, examples: Sequence[Example], seeds: Sequence[int]) -> list[EncodedPrompt]:
+    """Prompts of the same clips with their frames in a random order, drawn before frames are joined into slots;
+    times stay where they are. Ranks that share out weights must all call.
+    """
+    prompts = []
+    for example, seed in zip(examples, seeds):
+        frames = frames_for(self.processor, example.clip, self.cache)
+        order = np.random.default_rng(seed).permutation(len(frames))
+        prompts.append(
+            encode(
+                self.config,
+                self.processor,
+                Sample(
+                    example.clip,
+                    replace(frames, pixels=np.asarray(frames.pixels)[order]),
+                    self.question.ask(example.clip),
+                ),
             )
-        return self._seen(model, prompts) if self.frozen else prompts
+        )
+    return self._seen(model, prompts) if self.frozen else prompts
 
-    def _seen(self, model: Any, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
-        "What the tower makes of them, in the precision of its weights. Ranks that share these out call it equally often, if only to look at nothing."
-        device = device_of(unwrapped(model))
-        with torch.autocast(device.type, enabled=False):
-            if not calls_count(model):
-                return see(unwrapped(model), prompts, self.tower_tokens)
-            passes = largest(len(tower_passes(prompts, self.config.video_token_id, self.tower_tokens)), device)
-            return through(model, lambda inner: see(inner, prompts, self.tower_tokens, passes)) if passes else []
+# %% ../nbs/10b_loading.ipynb #4842f4dd
+@patch
+def _seen(self: ClipExamples, model: Any, prompts: Sequence[EncodedPrompt]) -> list[EncodedPrompt]:
+    """What the tower makes of them, in the precision of its weights.
 
-    def _prompt(self, example: Example) -> EncodedPrompt:
-        "From its features on disk, or from its frames."
-        kept = self.features.get(example.key) if self.features and example.key else None
-        if kept is not None:
-            return kept
-        frames = example.frames or frames_for(
-            self.processor, example.clip, self.cache
-        )  # its features were dropped since it was loaded
-        return encode(self.config, self.processor, Sample(example.clip, frames, self.question.ask(example.clip)))
+    Ranks that share these out call it equally often, if only to look at nothing.
+    """
+    device = device_of(unwrapped(model))
+    with torch.autocast(device.type, enabled=False):
+        if not calls_count(model):
+            return see(unwrapped(model), prompts, self.tower_tokens)
+        passes = largest(len(tower_passes(prompts, self.config.video_token_id, self.tower_tokens)), device)
+        return through(model, lambda inner: see(inner, prompts, self.tower_tokens, passes)) if passes else []
 
 # %% ../nbs/10b_loading.ipynb #3ea652ff
 def read_all(

@@ -51,9 +51,8 @@ def _counts(
     return np.array([UNREADABLE if pred is None else pred for pred in preds], float), np.array(trues, float), parsed
 
 # %% ../nbs/08_metrics.ipynb #b08adcaa
-ClipMetric = Callable[
-    [np.ndarray, np.ndarray, np.ndarray], np.ndarray
-]  # predictions, truths, parsed → one value per clip
+# predictions, truths, parsed → one value per clip
+ClipMetric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 METRICS: dict[str, ClipMetric] = {
     "mae": lambda pred, true, parsed: np.abs(pred - true) / (true + EPS),  # normalised error
@@ -132,11 +131,12 @@ def _summary(preds: Sequence[int | None], trues: Sequence[int]) -> dict[str, flo
 def count_metrics(
     preds: Sequence[int | None],  # as answered; None where nothing could be read
     trues: Sequence[int],  # as annotated
-) -> dict[
-    str, Any
-]:  # n, parse_rate, mae, mae_pos, abs_mae, median_ae, rmse, obo, exact, bias, r2, modal_answer, modal_share; and `parsed_only` with the same keys
+) -> dict[str, Any]:  # metric → value; and `parsed_only` with the same keys
     """Accuracy over all clips, and beside it over the parsed ones alone (the denominator of ActRep-R1's evaluation).
-    Fractions, not percent; NaN where there is no clip to average over."""
+
+    Keys: n, parse_rate, mae, mae_pos, abs_mae, median_ae, rmse, obo, exact, bias, r2, modal_answer, modal_share.
+    Fractions, not percent; NaN where there is no clip to average over.
+    """
     kept = [i for i, pred in enumerate(preds) if pred is not None]
     return _summary(preds, trues) | {"parsed_only": _summary([preds[i] for i in kept], [trues[i] for i in kept])}
 
@@ -153,7 +153,10 @@ def bootstrap_ci(
     seed: int = 0,  # same seed, same interval
     level: float = 0.95,  # coverage of the interval
 ) -> tuple[float, float, float]:  # the statistic, lower and upper end
-    "A statistic of `values` with its percentile bootstrap interval, vectorised over resamples. Three NaN for no values."
+    """A statistic of `values` with its percentile bootstrap interval, vectorised over resamples.
+
+    Three NaN for no values.
+    """
     array = np.asarray(values, float)
     if array.ndim != 1:
         raise ValueError(f"values must be one number per clip, not of shape {array.shape}")
@@ -178,7 +181,10 @@ def paired_bootstrap(
     seed: int = 0,  # same seed, same interval
     level: float = 0.95,  # coverage of the interval
 ) -> dict[str, float]:  # difference = mean(a) − mean(b), lo, hi
-    "The mean difference a − b with its interval over clips. An interval that excludes 0 is a difference that another draw of clips would show too."
+    """The mean difference a − b with its interval over clips.
+
+    An interval that excludes 0 is a difference that another draw of clips would show too.
+    """
     if len(a) != len(b):
         raise ValueError(
             f"{len(a)} values against {len(b)}: a paired comparison needs the same clips in the same order"
@@ -201,7 +207,7 @@ def intervals(
         for name, array in values.items()
     }
 
-
+# %% ../nbs/08_metrics.ipynb #1517d942
 def _r_squared_ci(
     preds: Sequence[int | None], trues: Sequence[int], n: int, seed: int, level: float
 ) -> dict[str, float]:
@@ -240,9 +246,8 @@ def metrics_table(
     }
     table = intervals(values, n, seed, level, {"median_ae": np.median, "rmse": root_mean})  # the others are means
     modal = modal_answer(preds)[0]
-    favourite = np.array(
-        [pred == modal for pred in preds if pred is not None], float
-    )  # stays the same answer in every resample
+    # stays the same answer in every resample
+    favourite = np.array([pred == modal for pred in preds if pred is not None], float)
     return (
         table
         | {"r2": _r_squared_ci(preds, trues, n, seed, level)}
@@ -280,7 +285,10 @@ def seconds_bin(
 def clip_period(
     clip: Clip,  # any clip
 ) -> float | None:  # seconds; None without a cycle that lasts
-    "The median length of the clip's annotated cycles. Cycles that end where they start, or before, are labelling errors and have no length."
+    """The median length of the clip's annotated cycles.
+
+    Cycles that end where they start, or before, are labelling errors and have no length.
+    """
     lengths = [end - start for start, end in clip.cycles or () if end > start]
     return median(lengths) if lengths else None
 
@@ -288,7 +296,8 @@ def clip_period(
 def clip_duration(
     clip: Clip,  # any clip
 ) -> float | None:  # seconds; None when nothing tells
-    """The length of the clip's window; else of the file, as its row tells (`num_frames` and `fps`, or `duration`); else where its last cycle ends,
+    """The length of the clip's window; else of the file, as its row tells (`num_frames` and `fps`, or `duration`); else
+    where its last cycle ends,
     which is a lower bound."""
     facts = [
         value if isinstance(value := clip.extra.get(name), (int, float)) and 0 < value < math.inf else None
@@ -311,9 +320,8 @@ def _said_count(said: Any, clip: Clip) -> int | None:
     raise ValueError(f"clip {clip.id!r}: a predicted count is an int, a Prediction or None, not {said!r}")
 
 # %% ../nbs/08_metrics.ipynb #cbd30b69
-BINNED: dict[
-    str, tuple[Callable[[Clip], Any], Callable[[Any], str]]
-] = {  # a number of the clip, None when unknown; the name of its bin
+# a number of the clip, None when unknown; the name of its bin
+BINNED: dict[str, tuple[Callable[[Clip], Any], Callable[[Any], str]]] = {
     "count": (lambda clip: clip.count, count_bin),
     "period": (clip_period, lambda seconds: seconds_bin(seconds, PERIOD_BINS)),
     "duration": (clip_duration, lambda seconds: seconds_bin(seconds, DURATION_BINS)),
@@ -442,7 +450,9 @@ TIOUS = (0.3, 0.4, 0.5, 0.6, 0.7)  # what mAP is averaged over
 
 
 def _verdicts(pred: Cycles, true: Cycles, scores: Sequence[float], least: float) -> list[tuple[float, bool]]:
-    "Score and hit or miss of each listed repetition of a clip: the best-scored chooses first, among those that nobody chose the one it overlaps most."
+    """Score and hit or miss of each listed repetition of a clip: the best-scored chooses first, among those that nobody
+    chose the one it overlaps most.
+    """
     pairs = sorted(
         (-scores[i], -overlap, i, j)
         for i, a in enumerate(pred)
@@ -459,9 +469,8 @@ def _verdicts(pred: Cycles, true: Cycles, scores: Sequence[float], least: float)
 def _average_precision(verdicts: Sequence[tuple[float, bool]], annotated: int) -> float:
     "Area under the interpolated precision over recall, a step for each distinct score."
     steps = sorted({score for score, _ in verdicts}, reverse=True)
-    curve = [
-        (sum(hit for s, hit in verdicts if s >= step), sum(s >= step for s, _ in verdicts)) for step in steps
-    ]  # hits, listed so far
+    # hits, listed so far
+    curve = [(sum(hit for s, hit in verdicts if s >= step), sum(s >= step for s, _ in verdicts)) for step in steps]
     best, area, right = 0.0, 0.0, curve[-1][0] if curve else 0
     for hits, listed in reversed(curve):
         area, right = area + best * (right - hits), hits
@@ -508,7 +517,9 @@ def grounding_metrics(
     seed: int = 0,  # same seed, same intervals
     level: float = 0.95,  # coverage
 ) -> dict[str, dict[str, float]]:  # "miou", "r@0.3", …, "parse_rate" → value, lo, hi
-    "Temporal grounding with one answer a clip: mean tIoU over all clips, an unreadable answer being 0, and recall at each threshold."
+    """Temporal grounding with one answer a clip: mean tIoU over all clips, an unreadable answer being 0, and recall at
+    each threshold.
+    """
     if len(preds) != len(trues):
         raise ValueError(f"{len(preds)} predictions for {len(trues)} annotations")
     overlap = np.array([0.0 if pred is None else tiou(pred, true) for pred, true in zip(preds, trues)], float)
@@ -595,7 +606,9 @@ def actrep_r1(
     answers: Answers,  # to each clip
     clips: Sequence[Clip],  # in the same order
 ) -> dict[str, float]:  # judged, left_out, mae, obo, exact, median_ae
-    "ActRep-R1 `eval.py`, `compute_metrics`: unreadable and negative answers take no part; the median of an even number of errors is the upper of the middle two."
+    """ActRep-R1 `eval.py`, `compute_metrics`: unreadable and negative answers take no part; the median of an even
+    number of errors is the upper of the middle two.
+    """
     pairs = [(first, clip.count) for (first, *_), clip in zip(answers, clips) if first is not None and first >= 0]
     errors = sorted(abs(said - true) for said, true in pairs)
     return _judge(pairs, len(clips)) | {
@@ -609,7 +622,9 @@ def lmms_eval(
     answers: Answers,  # to each clip
     clips: Sequence[Clip],  # in the same order
 ) -> dict[str, float]:  # judged, left_out, mae, obo
-    "lmms-eval `tasks/repcount/utils.py`, `repcount_process_results`: an unreadable answer adds the true count itself to a mean of ratios."
+    """lmms-eval `tasks/repcount/utils.py`, `repcount_process_results`: an unreadable answer adds the true count itself
+    to a mean of ratios.
+    """
     errors = [
         clip.count if first is None else abs(first - clip.count) / (clip.count + EPS)
         for (first, *_), clip in zip(answers, clips)
@@ -633,7 +648,9 @@ def repnet(
     answers: Answers,  # to each clip
     clips: Sequence[Clip],  # in the same order
 ) -> dict[str, float]:  # judged, left_out, mae, obo_error, obo
-    "RepNet (CVPR 2020), section 5: MAE over the count itself, which cannot be 0; the off-by-one *error* is what its tables call OBO."
+    """RepNet (CVPR 2020), section 5: MAE over the count itself, which cannot be 0; the off-by-one *error* is what its
+    tables call OBO.
+    """
     found = _judge(
         [(_number(first), clip.count) for (first, *_), clip in zip(answers, clips) if clip.count > 0], len(clips), 0.0
     )
@@ -645,7 +662,9 @@ def pushupbench(
     answers: Answers,  # to each clip
     clips: Sequence[Clip],  # in the same order
 ) -> dict[str, float]:  # judged, left_out, mae (in repetitions), obo, exact (fractions, there percent), r2
-    "lmms-eval `tasks/pushupbench/utils.py`: an answer may meet any accepted count, but its error is from the first; R² leaves out unreadable answers and errors above 50, and is 0 where there is none."
+    """lmms-eval `tasks/pushupbench/utils.py`: an answer may meet any accepted count, but its error is from the first;
+    R² leaves out unreadable answers and errors above 50, and is 0 where there is none.
+    """
     said = [(first, clip) for (first, *_), clip in zip(answers, clips)]
     exact = [first in accepted_counts(clip) for first, clip in said]
     near = [first is not None and any(abs(first - n) <= 1 for n in accepted_counts(clip)) for first, clip in said]
@@ -667,11 +686,12 @@ def density_count(
     duration: float,  # of the video, seconds
     bins: int = 64,  # of the density map
 ) -> int:  # what its rounded sum says the count is
-    "The count that TransRAC is judged against (`dataset/RepCountA_Loader.py`, `label_norm.py`, `testing/test_looping.py`)."
+    """The count that TransRAC is judged against (`dataset/RepCountA_Loader.py`, `label_norm.py`,
+    `testing/test_looping.py`).
+    """
     at = sorted(min(math.ceil(round(t / duration * bins, 9)), bins - 1) for cycle in cycles for t in cycle)
-    below = lambda x, a, b: (
-        (1 + math.erf((x - (a + b) / 2) / ((b - a) / 6) / math.sqrt(2))) / 2
-    )  # mass of the Gaussian left of x
+    # mass of the Gaussian left of x
+    below = lambda x, a, b: (1 + math.erf((x - (a + b) / 2) / ((b - a) / 6) / math.sqrt(2))) / 2
     density = [0.0] * bins
     for a, b in zip(at[::2], at[1::2]):
         for k in range(a, b + 1):
@@ -684,7 +704,10 @@ def transrac(
     answers: Answers,  # to each clip
     clips: Sequence[Clip],  # in the same order
 ) -> dict[str, float]:  # judged, left_out, mae, obo
-    "TransRAC `testing/test_looping.py`: the truth is `density_count`. A clip without annotated cycles or a known duration has none, and is left out."
+    """TransRAC `testing/test_looping.py`: the truth is `density_count`.
+
+    A clip without annotated cycles or a known duration has none, and is left out.
+    """
     timed = [
         (_number(first), density_count(clip.cycles, seconds))
         for (first, *_), clip in zip(answers, clips)
@@ -719,7 +742,10 @@ def under_protocol(
     clips: Sequence[Clip],  # in the same order
     name: str,  # a key of `PROTOCOLS`
 ) -> dict[str, float]:  # judged, left_out, mae, obo, …
-    "What one protocol makes of predictions, completions read as it reads them. `ValueError` for a name that `PROTOCOLS` lacks."
+    """What one protocol makes of predictions, completions read as it reads them.
+
+    `ValueError` for a name that `PROTOCOLS` lacks.
+    """
     score, reader = PROTOCOLS[name].score, PROTOCOLS[name].reader
     return score(
         [[p.count if reader is None or p.text is None else parse_answer(p.text, reader).count] for p in predictions],

@@ -26,6 +26,7 @@ SIDE = 24  # height and width of a picture, pixels
 TIMES = np.arange(FRAMES) / RATE  # when each picture is taken, seconds as played
 
 # %% ../nbs/03a_motion.ipynb #3a000009
+# what there is to see where nothing repeats, and how often
 NOTHING = {
     "still": 0.15,
     "noise": 0.15,
@@ -33,7 +34,8 @@ NOTHING = {
     "half": 0.25,
     "wander": 0.2,
     "drift": 0.1,
-}  # what there is to see where nothing repeats, and how often
+}
+# how things move, and how often
 WAYS = (
     ("shift", 0.2),
     ("limb", 0.25),
@@ -42,7 +44,7 @@ WAYS = (
     ("turn", 0.1),
     ("round", 0.1),
     ("light", 0.03),
-)  # how things move, and how often
+)
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,7 @@ class MotionStyle:
 class Rhythm:
     "When something repeats, and how one repetition goes."
 
-    cycles: tuple[
-        tuple[float, float], ...
-    ]  # start and end of each repetition, seconds as played; the first and the last may lie partly outside
+    cycles: tuple[tuple[float, float], ...]  # start and end of each, seconds as played; outer ones may be cut off
     reach: tuple[float, ...]  # how far each goes, as a multiple of the usual
     quicker: float = 1.0  # power of the phase: above 1 the way out takes longer than the way back, below 1 the way back
     rest: float = 0.0  # share of a repetition spent at its ends
@@ -103,9 +103,8 @@ def _repeat(
         if rng.random() < pausing:
             t += rng.uniform(0.3, 1.2) * period
     first, last = cycles[0][0], cycles[-1][1]
-    longer = (
-        (stop - first) / (last - first) if after and len(cycles) > 1 else 1.0
-    )  # the last repetition ends where idle time begins
+    # the last repetition ends where idle time begins
+    longer = (stop - first) / (last - first) if after and len(cycles) > 1 else 1.0
     return tuple((first + (start - first) * longer, first + (end - first) * longer) for start, end in cycles)
 
 
@@ -648,9 +647,7 @@ class DrawnMotion:
     "A window with the truth that made it."
 
     pictures: np.ndarray  # grey levels, float32 [FRAMES, SIDE, SIDE]
-    cycles: tuple[
-        tuple[float, float], ...
-    ]  # start and end of each repetition, seconds as played; the first and the last may lie partly outside
+    cycles: tuple[tuple[float, float], ...]  # start and end of each, seconds as played; outer ones may be cut off
     kind: str  # "many", "one", or a key of NOTHING
 
 
@@ -681,7 +678,10 @@ def draw_motion(
     style: MotionStyle = MotionStyle(),  # what is drawn how often
     rhythm: Rhythm | None = None,  # when it repeats; None: a fresh one
 ) -> DrawnMotion:
-    "Draw a window in which something repeats, or nothing does. It is drawn again where its movement is drowned by its noise; ValueError where it always is."
+    """Draw a window in which something repeats, or nothing does.
+
+    It is drawn again where its movement is drowned by its noise; ValueError where it always is.
+    """
     rng = np.random.default_rng(seed)
     for _ in range(TRIES):
         drawn = rhythm or write_rhythm(rng, style)

@@ -42,10 +42,11 @@ _DEEPSPEED: dict[str, Any] = {
     "zero_allow_untested_optimizer": True,  # the Trainer's AdamW
 }
 _CPU = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+# so that a checkpoint is one that `from_pretrained` reads
 _ZERO3 = {
     "stage": 3,
     "stage3_gather_16bit_weights_on_model_save": True,
-}  # so that a checkpoint is one that `from_pretrained` reads
+}
 
 STRATEGIES: dict[str, dict[str, Any]] = {  # name → what TrainingArguments takes
     "ddp": {},
@@ -109,7 +110,9 @@ def find_precision(
         )
     if name == "bfloat16":
         warnings.warn(
-            "precision='bfloat16' rounds weights and the optimiser's state to 8 bits after each step: at lr 1e-6 all but a few per cent of the weights stay where they are. 'mixed' computes in bfloat16 too, and keeps them in float32",
+            "precision='bfloat16' rounds weights and the optimiser's state to 8 bits after each step: at lr 1e-6 all "
+            "but a few per cent of the weights stay where they are. 'mixed' computes in bfloat16 too, and keeps them "
+            "in float32",
             stacklevel=2,
         )
     return name
@@ -118,15 +121,16 @@ def find_precision(
 def set_up_fsdp2(
     args: TrainingArguments,  # changed in place
 ) -> None:
-    "What transformers does not tell accelerate: to add up gradients in float32, to leave what a model returns as it is, and that CPUs can share out as well."
+    """What transformers does not tell accelerate: to add up gradients in float32, to leave what a model returns as it
+    is, and that CPUs can share out as well.
+    """
     if args.bf16:
         args.fsdp_plugin_args["mixed_precision_policy"] = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32
         )
     if args.use_cpu:
-        args.distributed_state.distributed_type = (
-            DistributedType.MULTI_GPU
-        )  # else accelerate would take DDP, and not say so
+        # else accelerate would take DDP, and not say so
+        args.distributed_state.distributed_type = DistributedType.MULTI_GPU
 
 # %% ../nbs/10a_parallel.ipynb #cbc7b49d
 def state_bytes(
@@ -144,14 +148,12 @@ def state_bytes(
             f"no strategy {strategy!r}; STRATEGIES has {', '.join(STRATEGIES)}" + did_you_mean(strategy, STRATEGIES)
         )
     zero, all_out = strategy.startswith("zero"), strategy in ("zero3", "zero3_offload", "fsdp2")
-    each = (
-        2 if precision == "bfloat16" or precision == "mixed" and zero else 4
-    )  # of a trained weight, and of its gradient
+    # of a trained weight, and of its gradient
+    each = 2 if precision == "bfloat16" or precision == "mixed" and zero else 4
     averages = 4 if precision == "bfloat16" else 8
     frozen = 4 if precision == "float32" or precision == "mixed" and strategy == "fsdp2" else 2
-    copy = (
-        {"mixed": 4, "float32": 4, "bfloat16": 2}[precision] if zero else 0
-    )  # of its own, that DeepSpeed's optimiser works on
+    # of its own, that DeepSpeed's optimiser works on
+    copy = {"mixed": 4, "float32": 4, "bfloat16": 2}[precision] if zero else 0
     parts = gpus if all_out else 1
     kept = {
         "weights": (trained * each + (weights - trained) * frozen) / parts,
@@ -179,13 +181,14 @@ def _text(hidden: int, inner: int, layers: int, heads: int, kv: int, **more: Any
         **more,
     }
 
-
+# %% ../nbs/10a_parallel.ipynb #9bec2a19
+# tower of the smaller Qwen3-VL
 _SMALL = {
     "depth": 24,
     "hidden_size": 1024,
     "intermediate_size": 4096,
     "deepstack_visual_indexes": [5, 11, 17],
-}  # tower of the smaller Qwen3-VL
+}
 
 PUBLISHED: dict[str, dict[str, Any]] = {  # name on the hub → the sizes in its configuration
     "Qwen/Qwen2-VL-2B-Instruct": {
@@ -220,6 +223,10 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # name on the hub → the sizes in its
         "text_config": _text(8192, 29568, 80, 64, 8),
         "vision_config": {"hidden_size": 1280, "intermediate_size": 3456, "out_hidden_size": 8192},
     },
+}
+
+# %% ../nbs/10a_parallel.ipynb #c29eaac6
+PUBLISHED |= {
     "Qwen/Qwen3-VL-2B-Instruct": {
         "model_type": "qwen3_vl",
         "tie_word_embeddings": True,
@@ -287,7 +294,8 @@ def rank_share(
     share, rest = divmod(batch_size, ranks * accumulation)
     if rest or not share:
         raise ValueError(
-            f"a batch of {batch_size} does not divide into {ranks} ranks × {accumulation} passes: choose a multiple of {ranks * accumulation}"
+            f"a batch of {batch_size} does not divide into {ranks} ranks × {accumulation} passes: choose a multiple "
+            f"of {ranks * accumulation}"
         )
     return share
 
@@ -303,9 +311,8 @@ def through(
     own = inner.__dict__.get("forward")
     inner.forward = lambda *args, **kwargs: call(inner)
     try:
-        return (
-            inner() if isinstance(inner, FSDPModule) else model()
-        )  # FSDP2 is no wrapper: its hooks are on the model itself
+        # FSDP2 is no wrapper: its hooks are on the model itself
+        return inner() if isinstance(inner, FSDPModule) else model()
     finally:
         if own is None:
             del inner.forward
@@ -339,7 +346,7 @@ def calls_count(
     "Whether every rank must call each layer as often as the others do."
     return shared_weights(model) and not getattr(unwrapped(model), "_whole", False)
 
-
+# %% ../nbs/10a_parallel.ipynb #3f35fda5
 def whole_weights(
     module: nn.Module,  # a model or a part of it
 ) -> Iterator[tuple[str, Tensor]]:
@@ -376,7 +383,7 @@ def _whole_zero3(
                 coordinator._invalidate_trace()  # the order in which layers come next is learnt anew
             owner._register_deepspeed_module(owner.module)
 
-
+# %% ../nbs/10a_parallel.ipynb #d12f88aa
 @contextmanager
 def _whole_fsdp2(
     model: Any,  # unwrapped
@@ -396,7 +403,7 @@ def _whole_fsdp2(
         for module, _ in shards:
             module.reshard()
 
-
+# %% ../nbs/10a_parallel.ipynb #7507913b
 @contextmanager
 def left_shared(
     model: Any,  # as the Trainer hands it over
@@ -440,7 +447,9 @@ def rollout_bytes(
     precision: str = "mixed",  # see `find_precision`
     at_once: int = 0,  # see `collected_at_once`
 ) -> int:
-    "What each GPU needs for the weights of a rollout, beside `state_bytes`: collected from the other ranks, or rounded to compute with."
+    """What each GPU needs for the weights of a rollout, beside `state_bytes`: collected from the other ranks, or
+    rounded to compute with.
+    """
     each = 4 if precision == "float32" else 2
     if strategy == "ddp":
         return 2 * trained if precision == "mixed" else 0
@@ -485,9 +494,8 @@ def handed_over(
     inner._is_distributed_loading_by_transformers = False
     del inner.config.distributed_config  # or it is written into checkpoints
     if model is not inner:
-        fully_shard(
-            model, ignored_params=set(model.parameters())
-        )  # nothing left to share out: or accelerate would do it once more
+        # nothing left to share out: or accelerate would do it once more
+        fully_shard(model, ignored_params=set(model.parameters()))
 
 
 def averaged_gradients(
@@ -567,7 +575,10 @@ def shared_out(
     call: Callable[[list[_T]], Sequence[_R]],  # makes one thing of each item, in order
     size: int = 1,  # items that stay together
 ) -> list[_R]:  # in the order of `items`, on every rank
-    "What `call` makes of the items, each rank calling it with its share. ValueError when it makes more or fewer things than it was given."
+    """What `call` makes of the items, each rank calling it with its share.
+
+    ValueError when it makes more or fewer things than it was given.
+    """
     mine = share(items, size)
     made = list(call(mine)) if mine else []
     if len(made) != len(mine):
@@ -590,7 +601,10 @@ def joined_answers(
     path: str | Path,  # the file of answers
     settings: dict[str, Any],  # what they depend on, see `read_answers`
 ) -> dict[str, list[str]]:  # clip id → answers
-    "All answers there are, put into the one file by rank 0. Every rank must call it; ValueError as from `read_answers`."
+    """All answers there are, put into the one file by rank 0.
+
+    Every rank must call it; ValueError as from `read_answers`.
+    """
     path = Path(path)
     from_all(None)  # nobody adds to a file any more
     if this_rank() == 0:

@@ -343,11 +343,9 @@ def plot_metric_table(
     axes[0, 0].set_ylim(len(names) - 0.4, -0.8)
     return fig
 
-
+# %% ../nbs/17_plots.ipynb #e9a8ac68
 def plot_paired(
-    results: Mapping[
-        str, Any
-    ],  # {"models": {name: …}, "paired": {"sft-base": {metric: {"value", "lo", "hi"}}}}, as in results.json
+    results: Mapping[str, Any],  # {"models": …, "paired": {"sft-base": {metric: {"value", "lo", "hi"}}}}
     metrics: Sequence[str] = ("obo", "mae"),  # which, left to right
 ) -> Figure:
     "Differences between models on the same clips, with paired intervals; red where the interval contains 0."

@@ -35,7 +35,8 @@ from .formats import _ended
 from .records import Clip, Prediction
 from .show import progress as show_progress
 from .show import did_you_mean, write_whole
-from .video import READERS, Frames, VideoError, plan_frames, probe
+from .video import READERS, Frames, plan_frames, probe
+from .film import VideoError
 
 # %% ../nbs/14a_pose.ipynb #43df85d0
 _SIDES = ("left", "right")
@@ -81,16 +82,15 @@ class Poses:
     "The joints of people in a film, over time."
 
     times: np.ndarray  # float [T], seconds from the clip's start, ascending
-    points: (
-        np.ndarray
-    )  # float [T, P, K, 3]: x to the right and y down in pixels, visibility 0 to 1; NaN where a person was not found
+    points: np.ndarray  # float [T, P, K, 3]: x right, y down in pixels, visibility 0 to 1; NaN for who was not found
     names: tuple[str, ...] = BLAZEPOSE  # of the K points
     problems: tuple[str, ...] = ()  # what the film or file did not deliver
 
     def __post_init__(self):
         if self.points.shape != (len(self.times), self.points.shape[1], len(self.names), 3):
             raise ValueError(
-                f"{len(self.times)} times and {len(self.names)} names do not belong to points {self.points.shape}: they must be [T, P, K, 3]"
+                f"{len(self.times)} times and {len(self.names)} names do not belong to points {self.points.shape}: "
+                "they must be [T, P, K, 3]"
             )
         if np.any(np.diff(self.times) <= 0):
             raise ValueError("times must ascend, each later than the one before")
@@ -159,7 +159,9 @@ def _angle(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
 
 
 def _hips_and_torso(at: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
-    "The middle of the hips [T, 2] and the length of the torso; the middle of everything and its spread where there are no hips."
+    """The middle of the hips [T, 2] and the length of the torso; the middle of everything and its spread where there
+    are no hips.
+    """
     hips = [at[n] for n in ("left_hip", "right_hip") if n in at]
     shoulders = [at[n] for n in ("left_shoulder", "right_shoulder") if n in at]
     centre = np.mean(hips or list(at.values()), axis=0)
@@ -169,7 +171,7 @@ def _hips_and_torso(at: dict[str, np.ndarray]) -> tuple[np.ndarray, float]:
 
 # %% ../nbs/14a_pose.ipynb #23e9b7d1
 def pose_features(
-    points: np.ndarray,  # float [T, K, 3] of one person: x, y, visibility; NaN where not found. [T, K, 2]: all are visible
+    points: np.ndarray,  # float [T, K, 3] of one person: x, y, visibility, NaN where not found; or [T, K, 2]
     names: Sequence[str] = BLAZEPOSE,  # of the points
 ) -> np.ndarray:  # float [T, D]: joints in torsos from the hips, angles in radians, and where the hips are
     "What a movement is, whoever makes it and wherever. ValueError where nobody was found."
@@ -188,9 +190,8 @@ def pose_features(
     return np.concatenate([*joints, *angles, (centre - np.median(centre, axis=0)) / torso], axis=1)
 
 # %% ../nbs/14a_pose.ipynb #4878ee32
-_ROWS = {
-    len(names) * c: (names, c) for names in (BLAZEPOSE, COCO) for c in (2, 3, 4)
-}  # width of a row → names, coordinates of each
+# width of a row → names, coordinates of each
+_ROWS = {len(names) * c: (names, c) for names in (BLAZEPOSE, COCO) for c in (2, 3, 4)}
 
 
 def joint_names(
@@ -240,7 +241,8 @@ def _read_array(path: Path, fps: float | None) -> Poses:
         values = values[:, None]
     if values.ndim != 4 or values.shape[-1] not in (2, 3, 4):
         raise ValueError(
-            f"{path} has shape {values.shape}: [T, K, 2 to 4], [T, P, K, 2 to 4], or rows of {', '.join(map(str, sorted(_ROWS)))} numbers are read"
+            f"{path} has shape {values.shape}: [T, K, 2 to 4], [T, P, K, 2 to 4], or rows of "
+            f"{', '.join(map(str, sorted(_ROWS)))} numbers are read"
         )
     if fps is None:
         raise ValueError(f"{path} does not tell its frame rate: give fps=")
@@ -279,10 +281,12 @@ def _read_saved(path: Path, fps: float | None) -> Poses:
             return Poses(f["times"], f["points"], tuple(map(str, f["names"])), tuple(map(str, f["problems"])))
     except (KeyError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as e:
         raise ValueError(
-            f"{path} was not written by save_poses, or it was cut off ({e}): find its points again, or read them as .npy or .csv"
+            f"{path} was not written by save_poses, or it was cut off ({e}): find its points again, or read them as "
+            ".npy or .csv"
         ) from None
 
 # %% ../nbs/14a_pose.ipynb #98374750
+# → seconds
 _TIMES = {
     "time": 1.0,
     "time_s": 1.0,
@@ -293,7 +297,7 @@ _TIMES = {
     "time_ms": 1e-3,
     "timestamp_ms": 1e-3,
     "ms": 1e-3,
-}  # → seconds
+}
 _FRAMES = ("frame", "frame_id", "frame_no", "frame_num", "frame_number", "frame_index", "frame_idx")
 _PEOPLE = ("person", "person_id", "track_id", "id")
 _COORDINATES = {
@@ -348,7 +352,8 @@ def _number(path: Path, row: int, column: str, text: str | None) -> float:
         return float(text or "")
     except ValueError:
         raise ValueError(
-            f"{path}, row {row}, column {column}: {text!r} is not a number; correct it, or leave it empty where nobody was found"
+            f"{path}, row {row}, column {column}: {text!r} is not a number; correct it, or leave it empty where "
+            "nobody was found"
         ) from None
 
 
@@ -360,7 +365,8 @@ def _layout(path: Path, columns: Sequence[str]) -> tuple[dict[str, tuple[int, in
     missing = [f"{k} has no {'xy'[c]}" for k in joints for c in (0, 1) if (k, c) not in where.values()]
     if missing or not joints:
         raise ValueError(
-            f"{path}: {'; '.join(missing[:3]) or 'no column is a coordinate'}; columns may be called x0, y0, v0 or nose_x, nose_y, nose_visibility"
+            f"{path}: {'; '.join(missing[:3]) or 'no column is a coordinate'}; columns may be called x0, y0, v0 or "
+            "nose_x, nose_y, nose_visibility"
         )
     return {column: (joints.index(k), c) for column, (k, c) in where.items()}, joints
 
@@ -420,11 +426,12 @@ def _read_table(path: Path, fps: float | None) -> Poses:
     return Poses(np.array(times), points, numbered)
 
 # %% ../nbs/14a_pose.ipynb #a567ee71
+# ending → reader; more may be added
 POSE_FILES: dict[str, Callable[[Path, float | None], Poses]] = {
     ".npy": _read_array,
     ".npz": _read_saved,
     ".csv": _read_table,
-}  # ending → reader; more may be added
+}
 
 
 def read_poses(
@@ -432,7 +439,10 @@ def read_poses(
     fps: float | None = None,  # frames per second, for files that do not tell the time
     size: tuple[int, int] | None = None,  # width and height of the film, pixels: for points that are shares of them
 ) -> Poses:
-    "Read joints from a file. ValueError that names the file, and the row and column where there are some, and the cure."
+    """Read joints from a file.
+
+    ValueError that names the file, and the row and column where there are some, and the cure.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{path}: there is no such file")
@@ -457,17 +467,24 @@ def read_poses(
     )
 
 # %% ../nbs/14a_pose.ipynb #ed82c063
+# in the wheel
 MODELS = {
     "detector": "mediapipe/modules/pose_detection/pose_detection.tflite",
     "landmarks": "mediapipe/modules/pose_landmark/pose_landmark_full.tflite",
-}  # in the wheel
-_CURE = "pip install 'actrep_nb[pose]'; on Python 3.13 or later: pip download --no-deps --only-binary=:all: --python-version 3.12 mediapipe==0.10.14, and let ACTREP_POSE_MODELS name that file"
+}
+_CURE = (
+    "pip install 'actrep_nb[pose]'; on Python 3.13 or later: pip download --no-deps --only-binary=:all: "
+    "--python-version 3.12 mediapipe==0.10.14, and let ACTREP_POSE_MODELS name that file"
+)
 
 
 def _model(
     name: str,  # in `MODELS`
 ) -> bytes:
-    "A model's file, out of the wheel that `ACTREP_POSE_MODELS` names or the package mediapipe as installed. ImportError where it is in neither."
+    """A model's file, out of the wheel that `ACTREP_POSE_MODELS` names or the package mediapipe as installed.
+
+    ImportError where it is in neither.
+    """
     wheel = os.environ.get("ACTREP_POSE_MODELS")
     try:
         if not wheel:
@@ -512,9 +529,8 @@ class _Network:
         self.net = Interpreter(model_content=_model(name), num_threads=1)
         self.net.allocate_tensors()
         self.input = self.net.get_input_details()[0]["index"]
-        self.outputs = {
-            tuple(d["shape"]): d["index"] for d in self.net.get_output_details()
-        }  # no two have the same shape
+        # no two have the same shape
+        self.outputs = {tuple(d["shape"]): d["index"] for d in self.net.get_output_details()}
 
     def __call__(
         self,
@@ -575,7 +591,9 @@ def uncrop(
 
 # %% ../nbs/14a_pose.ipynb #c8dfbc23
 def _anchors() -> np.ndarray:
-    "The middles of the detector's places, [2254, 2], shares of its picture: 2, 2 and 6 for each cell of grids of 28, 14 and 7."
+    """The middles of the detector's places, [2254, 2], shares of its picture: 2, 2 and 6 for each cell of grids of 28,
+    14 and 7.
+    """
     grids = [
         np.stack(np.meshgrid(*[(np.arange(n) + 0.5) / n] * 2), -1).reshape(-1, 2).repeat(k, axis=0)
         for n, k in ((28, 2), (14, 2), (7, 6))
@@ -621,10 +639,8 @@ def find_people(
     raw, score = detector(2 * crop(rgb, view, 224) - 1, (1, 2254, 12), (1, 2254, 1))
     score = _sigmoid(score[0, :, 0])
     likely = np.argsort(-score)[: int((score >= least).sum())]
-    score, numbers = (
-        score[likely],
-        raw[0, likely].reshape(-1, 6, 2) / 224,
-    )  # middle of the face's box, its sides, hips, top, and two for the upper body
+    # numbers: middle of the face's box, its sides, hips, top, and two for the upper body
+    score, numbers = score[likely], raw[0, likely].reshape(-1, 6, 2) / 224
     half, at = numbers[:, 1] / 2, numbers + _anchors()[likely][:, None]
     boxes, regions, left = np.concatenate([at[:, 0] - half, at[:, 0] + half], -1), [], np.arange(len(score))
     while len(left):
@@ -685,7 +701,7 @@ def overlap(
     boxes = np.array([[r.x - r.size / 2, r.y - r.size / 2, r.x + r.size / 2, r.y + r.size / 2] for r in (a, b)])
     return float(box_overlap(boxes[0], boxes[1]))
 
-
+# %% ../nbs/14a_pose.ipynb #d4043c28
 class PoseFinder:
     "Follows people through a film: call it with each frame in turn. ImportError where `pose_missing` says why."
 
@@ -798,7 +814,10 @@ def find_poses(
     progress: bool = True,  # show how far it got, for a file
     finder: Callable[[np.ndarray], np.ndarray] | None = None,  # from a frame to points [P, K, 3]; None: a `PoseFinder`
 ) -> Poses:  # of everybody who was found at all, in pixels of the film
-    "Find people in film and follow them, in bounded memory. ImportError where `pose_missing` says why; VideoError for the file."
+    """Find people in film and follow them, in bounded memory.
+
+    ImportError where `pose_missing` says why; VideoError for the file.
+    """
     see = finder or PoseFinder(people)
     if isinstance(video, (str, Path)):
         times, points, problems = _watch(video, see, fps, window, reader, progress)
@@ -884,7 +903,10 @@ def clip_poses(
     clip: Clip,
     folder: str | Path,  # where its sequence of points is, under the name of its video file
 ) -> Poses:  # of the clip's window
-    "Read what was found in a clip before. Frame rate and size are the film's, where the file does not tell them. Raises what `read_poses` raises."
+    """Read what was found in a clip before.
+
+    Frame rate and size are the film's, where the file does not tell them. Raises what `read_poses` raises.
+    """
     stem = Path(clip.video).stem
     file = next((f for ending in POSE_FILES if (f := Path(folder) / f"{stem}{ending}").is_file()), None)
     if file is None:
@@ -906,9 +928,7 @@ class PoseCounter:
 
     people: int = 1  # most people to follow; the most regular is counted
     fps: float = 15.0  # most frames looked at per second
-    folder: str | Path | None = (
-        None  # sequences of points, one file for each clip, named as the clip's file; None: found in the film
-    )
+    folder: str | Path | None = None  # of points, a file for each clip, named as the clip's; None: found in the film
     reader: str = "pyav"  # a name in `READERS`
 
     def poses(self, clip: Clip) -> Poses:
@@ -951,7 +971,9 @@ class PoseCounter:
         )
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
-        "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
+        """One prediction for each clip, in order; a clip that cannot be read has count None and the reason in
+        `problems`.
+        """
         return each_counted(self.count, clips, "body points", progress)
 
 # %% ../nbs/14a_pose.ipynb #801bb2d8
@@ -980,9 +1002,13 @@ def points_at(
 
     return at
 
-
+# %% ../nbs/14a_pose.ipynb #2a348e59
 class PictureAndPoseCounter:
-    "Counts by the picture and by the joints, and answers with what `joints_decide`. Where no people can be found on this machine it says so, and counts by the picture; a film of more than a minute too, as finding people takes longer than looking."
+    """Counts by the picture and by the joints, and answers with what `joints_decide`.
+
+    Where no people can be found on this machine it says so, and counts by the picture; a film of more than a minute
+    too, as finding people takes longer than looking.
+    """
 
     def __init__(
         self,
@@ -995,23 +1021,17 @@ class PictureAndPoseCounter:
         "Count one clip; raises what reading it raises."
         picture, info = self.picture.watch(clip), probe(clip.video)
         begin, end = clip.window or (0.0, info.duration)
-        said = picture.prediction.problems
+
+        def alone(why: str) -> Watched:
+            problems = (*picture.prediction.problems, why)
+            return replace(picture, prediction=replace(picture.prediction, problems=problems))
+
         if end - begin > WHOLE and self.pose.folder is None:
-            return replace(
-                picture,
-                prediction=replace(
-                    picture.prediction, problems=(*said, "more than a minute: counted by the picture alone")
-                ),
-            )
+            return alone("more than a minute: counted by the picture alone")
         try:
             people, poses = self.pose.measure(clip)
         except Exception as e:
-            return replace(
-                picture,
-                prediction=replace(
-                    picture.prediction, problems=(*said, f"counted without body points: {type(e).__name__}: {e}")
-                ),
-            )
+            return alone(f"counted without body points: {type(e).__name__}: {e}")
         best = people[0] if people else None
         if best is None or not joints_decide(best.found, best.swings.regularity, picture.prediction.regularity):
             return picture
@@ -1030,7 +1050,9 @@ class PictureAndPoseCounter:
         return self.watch(clip).prediction
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
-        "One prediction for each clip, in order; a clip that cannot be read has count None and the reason in `problems`."
+        """One prediction for each clip, in order; a clip that cannot be read has count None and the reason in
+        `problems`.
+        """
         return each_counted(self.count, clips, "picture and body points", progress)
 
 

@@ -42,8 +42,14 @@ class PromptSpec:
 
 # %% ../nbs/09a_prompts.ipynb #9a0c0007
 SYSTEMS: dict[str, str] = {
-    "actrep-r1": "You are an expert in the analysis of video. Write exactly two pairs of tags: your reasoning in the first, your answer in <answer></answer>.",
-    "temporal-r1": "First think the question through, as you would to yourself, in <think></think>. Then give the answer in <answer></answer>.",
+    "actrep-r1": (
+        "You are an expert in the analysis of video. Write exactly two pairs of tags: your reasoning in the first, "
+        "your answer in <answer></answer>."
+    ),
+    "temporal-r1": (
+        "First think the question through, as you would to yourself, in <think></think>. Then give the answer in "
+        "<answer></answer>."
+    ),
 }
 
 
@@ -102,7 +108,10 @@ def asked(
     task: Task,  # one of `TASKS`
     spec: PromptSpec,  # how its question is put
 ) -> Task:
-    "The task, asked in this way. ValueError for a text that asks for something else, or has no place for what it should tell."
+    """The task, asked in this way.
+
+    ValueError for a text that asks for something else, or has no place for what it should tell.
+    """
     if not spec.name and not spec.action:
         return task
     name = spec.name or ("count" if task.asks is None else "")

@@ -158,9 +158,7 @@ class Tempo:
 
     per_minute: float | None = None  # repetitions a minute, rests included
     seconds: float | None = None  # median duration of a repetition
-    slowing: float | None = (
-        None  # how much longer the last third lasts than the first: 0.2 is a fifth; from three repetitions on
-    )
+    slowing: float | None = None  # how much longer the last third lasts than the first, 0.2: a fifth; from three on
 
 
 def tempo(
@@ -210,7 +208,8 @@ def _cues(
 ) -> str:
     "One subtitle for each repetition, shown while it lasts; at least a millisecond."
     return "\n".join(
-        f"{r.number}\n{_clock(r.start, mark)} --> {_clock(max(r.end, r.start + 0.001), mark)}\n{r.number} ({r.duration:.1f} s)\n"
+        f"{r.number}\n{_clock(r.start, mark)} --> {_clock(max(r.end, r.start + 0.001), mark)}\n{r.number} "
+        f"({r.duration:.1f} s)\n"
         for r in rows
     )
 
@@ -270,7 +269,9 @@ def _moments(
     length: float,  # of the clip, seconds
     most: int,  # frames at most
 ) -> list[tuple[str, float, int | None]]:  # label, seconds, and the row's index
-    "What to show: each repetition at its turning point (at its middle, if that is not known), or the clip evenly where there are none."
+    """What to show: each repetition at its turning point (at its middle, if that is not known), or the clip evenly
+    where there are none.
+    """
     if not rows:
         return [(f"{t:.1f} s", t, None) for t in (length * (i + 0.5) / min(8, most) for i in range(min(8, most)))]
     at = [(i, (r.start + r.end) / 2 if r.turn is None else r.turn) for i in evenly(len(rows), most) if (r := rows[i])]
@@ -343,7 +344,9 @@ def _numbered(
     rows: Sequence[Repetition],  # from `repetitions`
     room: float,  # seconds that the width of a number takes
 ) -> list[Repetition]:  # those whose numbers do not overlap
-    "Every repetition, every second, fifth, tenth …: as many as there is room for in most places, and none that would touch the one before."
+    """Every repetition, every second, fifth, tenth …: as many as there is room for in most places, and none that would
+    touch the one before.
+    """
     steps = (m * 10**k for k in itertools.count() for m in (1, 2, 5))
 
     def some(step):
@@ -359,7 +362,7 @@ def _numbered(
             out.append(r)
     return out
 
-
+# %% ../nbs/17a_reps.ipynb #0ce72817
 def _draw_bars(
     ax: Axes,  # to draw on
     rows: Sequence[Repetition],  # from `repetitions`
@@ -396,7 +399,7 @@ def _draw_bars(
     ax.set(xlim=(0, length), ylim=(-0.5, 1 if above else 0.5), yticks=[], xlabel="seconds")
     ax.grid(False, axis="y")
 
-
+# %% ../nbs/17a_reps.ipynb #c3a649f3
 def _title(
     name: str,  # of the film
     prediction: Prediction,  # of it
@@ -439,7 +442,10 @@ def plot_counted(
     most: int = 16,  # frames shown at most
     name: str | None = None,  # of the film, for the title; its file name unless given
 ) -> Figure:
-    "Each repetition at its turning point, over the signal and numbered bars: a picture to check a count by. Raises VideoError."
+    """Each repetition at its turning point, over the signal and numbered bars: a picture to check a count by.
+
+    Raises VideoError.
+    """
     info, rows = probe(video), repetitions(prediction, swings)
     length = (min(window[1], info.duration) - window[0]) if window else info.duration
     moments = _moments(rows, length, most)
@@ -519,9 +525,8 @@ def _draw_count(
     "The counter, in the upper left."
     side = min(picture.size)
     big, little, gap = _font(max(10, side // 6)), _font(max(8, side // 14)), max(2, side // 50)
-    left, top, right, bottom = big.getbbox(
-        large if len(large) > 1 else "00"
-    )  # as wide for one digit as for two: it must not jump
+    # as wide for one digit as for two: it must not jump
+    left, top, right, bottom = big.getbbox(large if len(large) > 1 else "00")
     width, height = right - left, big.getbbox("0")[3] - big.getbbox("0")[1]
     beside = round(little.getlength(small))
     _darken(picture, (gap, gap, min(picture.width, 5 * gap + width + beside), min(picture.height, 3 * gap + height)))
@@ -553,7 +558,10 @@ def _draw_curve(
     above: int,  # height of what stands below it, pixels
     seconds: float = 8.0,  # shown
 ) -> None:
-    "The signal around the present, which is the white line in the middle. On small pictures it is drawn at twice the size: Pillow's lines have hard edges."
+    """The signal around the present, which is the white line in the middle.
+
+    On small pictures it is drawn at twice the size: Pillow's lines have hard edges.
+    """
     width, height = picture.size
     tall, begin, fine = max(12, height // 8), second - seconds / 2, 2 if width < 1000 else 1
     wide, high = fine * width, fine * tall
@@ -633,16 +641,16 @@ def draw_marks(
 
 # %% ../nbs/17a_reps.ipynb #45155792
 def _recipe(frame: Any) -> int:
-    "The colour matrix of a frame as FFmpeg numbers them: as tagged (1: BT.709, 9: BT.2020), else BT.601, which the readers of films take too."
+    """The colour matrix of a frame as FFmpeg numbers them: as tagged (1: BT.709, 9: BT.2020), else BT.601, which the
+    readers of films take too.
+    """
     return frame.colorspace if frame.colorspace in (1, 9) else 5
 
 
 def _picture(
     frame: Any,  # an av.VideoFrame as stored
     aspect: float,  # of one stored pixel, width to height
-    turned: tuple[
-        int, bool
-    ],  # from `_orientation`, asked of one frame only: a frame that was asked waits for Python's garbage collector
+    turned: tuple[int, bool],  # from `_orientation`, asked of one frame only: asking keeps a frame in memory
     converter: Any,  # an av VideoReformatter
 ) -> np.ndarray:  # uint8 [H, W, 3], H and W even
     "A frame as a viewer sees it."
@@ -665,7 +673,10 @@ def _film_stream(
     source: Any,  # the stream it comes from
     crf: int,  # x264 quality
 ) -> Any:
-    "A stream of H.264 that keeps the source's clock and says how its colours are meant. Without B-frames: mp4 notes how long a frame lasts in the order of decoding."
+    """A stream of H.264 that keeps the source's clock and says how its colours are meant.
+
+    Without B-frames: mp4 notes how long a frame lasts in the order of decoding.
+    """
     rate = source.average_rate if source.average_rate and 0 < source.average_rate <= 1000 else Fraction(25)
     stream = out.add_stream(
         "libx264",
@@ -682,9 +693,8 @@ def _film_stream(
     return stream
 
 # %% ../nbs/17a_reps.ipynb #de0f5a52
-MP4_SOUND = frozenset(
-    {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}
-)  # codecs that an mp4 can hold and players know there
+# codecs that an mp4 can hold and players know there
+MP4_SOUND = frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"})
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)  # samples per second
 
 
@@ -795,7 +805,8 @@ def _film_packets(
         picture = np.asarray(draw(Image.fromarray(_picture(frame, aspect, turned, there)), start))
         if picture.shape[:2] != (stream.height, stream.width):
             raise VideoError(
-                f"the film changes its size to {picture.shape[1]}×{picture.shape[0]} at {start:.2f} s; convert it to one size"
+                f"the film changes its size to {picture.shape[1]}×{picture.shape[0]} at {start:.2f} s; convert it to "
+                "one size"
             )
         new = back.reformat(
             av.VideoFrame.from_ndarray(picture, format="rgb24"),
@@ -816,16 +827,17 @@ def write_marked(
     prediction: Prediction,  # of any counter; cycles in seconds from the clip's start
     path: str | Path,  # .mp4 to write; appears whole or not at all
     swings: Signal | None = None,  # the signal is drawn, if there is one
-    box: Callable[[float], Box | None]
-    | None = None,  # second of the clip → left, top, right, bottom as shares of the picture
-    skeleton: Callable[[float], np.ndarray | None]
-    | None = None,  # second of the clip → [K, 3]: x, y as shares, visible 0 to 1
+    box: Callable[[float], Box | None] | None = None,  # second → left, top, right, bottom as shares of the picture
+    skeleton: Callable[[float], np.ndarray | None] | None = None,  # second → [K, 3]: x, y as shares, visible 0 to 1
     bones: Sequence[tuple[int, int]] = (),  # indices of points to be joined
     window: tuple[float, float] | None = None,  # the part of the film that is the clip, seconds: only that is written
     crf: int = 20,  # x264 quality: 0 is lossless, 23 is usual
     progress: bool = True,  # show how far it is
 ) -> Marked:
-    "Write the film with its count, frame by frame: memory does not grow with its length. Raises VideoError, and ValueError for a path that cannot be."
+    """Write the film with its count, frame by frame: memory does not grow with its length.
+
+    Raises VideoError, and ValueError for a path that cannot be.
+    """
     path = Path(path)
     if path.suffix.lower() != ".mp4":
         raise ValueError(f"{path}: a marked film is an .mp4")
@@ -942,20 +954,29 @@ _SORT = """document.querySelectorAll("table.sort th").forEach(function (th) {
     Array.from(body.rows).sort(function (a, b) {
       const x = value(a), y = value(b), gone = (x === "") - (y === "");
       if (gone) return gone;
-      const order = isNaN(number(x)) || isNaN(number(y)) ? x.localeCompare(y, undefined, {numeric: true}) : number(x) - number(y);
+      const words = isNaN(number(x)) || isNaN(number(y));
+      const order = words ? x.localeCompare(y, undefined, {numeric: true}) : number(x) - number(y);
       return down ? -order : order;
     }).forEach(row => body.appendChild(row));
   }
   th.addEventListener("click", sort);
   th.addEventListener("keydown", e => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); sort(); } });
 });"""
-_LOOK = """:root{color-scheme:light dark;--line:#d5d9df;--soft:#5b6470;--bad:#a3341f;--fair:#7a5b00;--good:#12665b;--head:#f2f4f7}
-@media (prefers-color-scheme:dark){:root{--line:#3d444d;--soft:#a0a9b4;--bad:#ff9d85;--fair:#e9c46a;--good:#5fd0c1;--head:#1c2128}}
-body{font:15px/1.45 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem}h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;margin:.6rem 0}th,td{border-bottom:1px solid var(--line);padding:.3rem .7rem;text-align:left;vertical-align:top}
-th{background:var(--head);white-space:nowrap}table.sort th{cursor:pointer}th[aria-sort=ascending]::after{content:" ▲"}th[aria-sort=descending]::after{content:" ▼"}
-td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td.name{overflow-wrap:anywhere;min-width:13rem}td.said{overflow-wrap:anywhere;max-width:24rem;color:var(--soft)}
-.bad{color:var(--bad)}.fair{color:var(--fair)}.good{color:var(--good)}img{max-width:100%;background:#fff;border-radius:4px}summary{cursor:pointer;padding:.3rem 0;overflow-wrap:anywhere}p{color:var(--soft)}"""
+_LOOK = """:root{color-scheme:light dark;--line:#d5d9df;--soft:#5b6470;
+--bad:#a3341f;--fair:#7a5b00;--good:#12665b;--head:#f2f4f7}
+@media (prefers-color-scheme:dark){:root{--line:#3d444d;--soft:#a0a9b4;
+--bad:#ff9d85;--fair:#e9c46a;--good:#5fd0c1;--head:#1c2128}}
+body{font:15px/1.45 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem}h1{font-size:1.5rem}
+h2{font-size:1.1rem;margin-top:2rem}
+.wide{overflow-x:auto}table{border-collapse:collapse;margin:.6rem 0}
+th,td{border-bottom:1px solid var(--line);padding:.3rem .7rem;text-align:left;vertical-align:top}
+th{background:var(--head);white-space:nowrap}table.sort th{cursor:pointer}
+th[aria-sort=ascending]::after{content:" ▲"}th[aria-sort=descending]::after{content:" ▼"}
+td.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.name{overflow-wrap:anywhere;min-width:13rem}td.said{overflow-wrap:anywhere;max-width:24rem;color:var(--soft)}
+.bad{color:var(--bad)}.fair{color:var(--fair)}.good{color:var(--good)}
+img{max-width:100%;background:#fff;border-radius:4px}summary{cursor:pointer;padding:.3rem 0;overflow-wrap:anywhere}
+p{color:var(--soft)}"""
 
 # %% ../nbs/17a_reps.ipynb #8ba262d6
 def _number(
@@ -1007,7 +1028,7 @@ def told_apart(
     endings = Counter(p[-n:] for p in set(parts) for n in range(1, len(p) + 1))
     return [str(Path(*next((p[-n:] for n in range(1, len(p)) if endings[p[-n:]] == 1), p))) for p in parts]
 
-
+# %% ../nbs/17a_reps.ipynb #c6691b82
 def _film_row(
     k: int,  # which film
     name: str,  # of it, unlike the others'
@@ -1038,7 +1059,8 @@ def _film_part(
     "A film's picture and its repetitions, to be unfolded."
     count = "no count" if r.prediction.count is None else str(r.prediction.count)
     picture = (
-        f'<img loading="lazy" alt="repetitions along time" src="data:image/png;base64,{base64.b64encode(Path(r.picture).read_bytes()).decode()}">'
+        '<img loading="lazy" alt="repetitions along time" '
+        f'src="data:image/png;base64,{base64.b64encode(Path(r.picture).read_bytes()).decode()}">'
         if r.picture
         else ""
     )
@@ -1053,7 +1075,10 @@ def _film_part(
         if r.prediction.count
         else ""
     )
-    return f'<details id="f{k}"{" open" if k < 3 else ""}><summary>{html_text(r.video)}: {count}</summary>{picture}{table}</details>\n'
+    return (
+        f'<details id="f{k}"{" open" if k < 3 else ""}><summary>{html_text(r.video)}: '
+        f'{count}</summary>{picture}{table}</details>\n'
+    )
 
 # %% ../nbs/17a_reps.ipynb #9c6056f7
 def _page(

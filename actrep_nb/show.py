@@ -37,7 +37,9 @@ CYCLE_COLOURS = "#0173b2", "#de8f05"  # repetitions alternate between these two,
 
 
 def theme() -> None:
-    "Set the look of all figures that follow: seaborn's whitegrid in its colour-blind palette, 7 x 3.2 inches at 100 dpi."
+    """Set the look of all figures that follow: seaborn's whitegrid in its colour-blind palette, 7 x 3.2 inches at 100
+    dpi.
+    """
     import seaborn as sns
 
     sns.set_theme(
@@ -104,9 +106,11 @@ def filmstrip(
     max_frames: int = 12,  # show this many, evenly spread
     title: str = "",  # above the strip
 ) -> "Figure":
-    """Frames in a row, each with its time and framed in the colour of its repetition, over a timeline of all repetitions.
+    """Frames in a row, each with its time and framed in the colour of its repetition, over a timeline of all
+    repetitions.
 
-    The tick marks on the timeline are the times of *all* frames, shown or not. ValueError if there are no frames, or not one time for each.
+    The tick marks on the timeline are the times of *all* frames, shown or not. ValueError if there are no frames, or
+    not one time for each.
     """
     import matplotlib.pyplot as plt
 
@@ -206,7 +210,9 @@ def progress(
     total: int | None = None,  # how many there are; asked of `iterable` when not given
     desc: str | Callable[[], str] = "",  # what is being done, "drawing clips"; a function where that changes
 ) -> Iterator[T]:
-    "Go through `iterable` and show how far it got: one throttled display in a notebook, a line of stderr elsewhere, nothing when RANK is not 0."
+    """Go through `iterable` and show how far it got: one throttled display in a notebook, a line of stderr elsewhere,
+    nothing when RANK is not 0.
+    """
     if os.environ.get("RANK", "0") != "0":
         yield from iterable
         return
@@ -345,7 +351,10 @@ def whole_file(
     path: str | Path,  # file to write; its folder is made where missing
     lasting: bool = True,  # wait until it would outlast a loss of power; a cache, which checks what it reads, need not
 ) -> Iterator[Path]:
-    "A neighbour to write into, which takes the file's place when the block ends well. What is no file, as /dev/stdout, is written as it is."
+    """A neighbour to write into, which takes the file's place when the block ends well.
+
+    What is no file, as /dev/stdout, is written as it is.
+    """
     path = Path(os.path.realpath(path))  # a link stays one
     part = path.with_name(f".{os.urandom(8).hex()}.part")
     if path.exists() and not path.is_file():
@@ -372,7 +381,10 @@ def write_whole(
     | Callable[[Any], Any],  # a text (written as UTF-8), bytes, or what writes them to an open binary file
     lasting: bool = True,  # see `whole_file`
 ) -> Path:  # the file
-    "Write a file that appears whole or not at all, also when the disk is full or the program is killed. What is no file, as /dev/stdout, is written as it is."
+    """Write a file that appears whole or not at all, also when the disk is full or the program is killed.
+
+    What is no file, as /dev/stdout, is written as it is.
+    """
     with whole_file(path, lasting=lasting) as part, open(part, "wb") as file:
         if callable(content):
             content(file)
@@ -418,7 +430,9 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 def _clear_beside(path: Path) -> None:
-    "What killed writers of a folder left: the old one, if it was just about to be replaced, is put back; the rest goes."
+    """What killed writers of a folder left: the old one, if it was just about to be replaced, is put back; the rest
+    goes.
+    """
     for old in _beside(path, "old"):
         shutil.rmtree(old, ignore_errors=True) if path.exists() else os.rename(old, path)
     for part in _abandoned(path):
@@ -430,7 +444,9 @@ def whole_folder(
     path: str | Path,  # folder to write; the folder around it is made where missing
     keep: bool = False,  # carry over what else is in a folder that is there
 ) -> Iterator[Path]:
-    "A neighbour to fill, which takes the folder's place when the block ends well: a folder that was there is replaced, else it stays as it was."
+    """A neighbour to fill, which takes the folder's place when the block ends well: a folder that was there is
+    replaced, else it stays as it was.
+    """
     path = Path(os.path.realpath(path))
     part = path.with_name(f".{path.name[:100]}.{os.urandom(8).hex()}.part")
     old = part.with_suffix(".old")
@@ -493,7 +509,10 @@ def read_lines(
     going_on: bool = False,  # what a killed writer left of a last line is dropped, with a word about it
     cure: str = "make it again, or restore it",  # what to do about a damaged file
 ) -> list[dict[str, Any]]:
-    "The objects of a file, in order. ValueError names file and line of what is none, as of a file that was cut off inside its last row."
+    """The objects of a file, in order.
+
+    ValueError names file and line of what is none, as of a file that was cut off inside its last row.
+    """
     rows, lines = [], Path(path).read_bytes().split(b"\n")  # a text may hold other line ends
     for k, line in enumerate(lines, 1):
         try:
@@ -525,7 +544,11 @@ def read_json(
 def read_log(
     path: str | Path,  # a log.jsonl
 ) -> list[dict[str, Any]]:
-    "The logged steps of a run; NaN and infinity, which older logs hold, are None. A last line that is not whole, as a killed run leaves it, is left out; ValueError names any other line that cannot be read."
+    """The logged steps of a run; NaN and infinity, which older logs hold, are None.
+
+    A last line that is not whole, as a killed run leaves it, is left out; ValueError names any other line that cannot
+    be read.
+    """
     return plain(read_lines(path, going_on=True, cure="delete that line"))
 
 # %% ../nbs/00_show.ipynb #625f3e28

@@ -25,7 +25,6 @@ from actrep_nb.video import (
     FrameCache,
     FramePlan,
     VideoCost,
-    VideoError,
     VideoInfo,
     nyquist_fps,
     plan_frames,
@@ -33,6 +32,7 @@ from actrep_nb.video import (
     read_frames,
     video_cost,
 )
+from .film import VideoError
 
 # %% ../nbs/02a_spec.ipynb #d5094bd3
 MARGIN = 1.25  # rate over `nyquist_fps`

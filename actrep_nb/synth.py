@@ -49,7 +49,7 @@ def _action(anchor="feet", rest=None, **extreme):
     rest = {**_STAND, **(rest or {})}
     return Action(rest, {**rest, **extreme}, anchor)
 
-
+# %% ../nbs/03_synth.ipynb #677e517f
 _PLANK = dict(
     torso=116, upper_arm_l=0, forearm_l=0, upper_arm_r=0, forearm_r=0, thigh_l=-64, shin_l=-64, thigh_r=-64, shin_r=-64
 )
@@ -69,6 +69,7 @@ _HANG = dict(
 )
 _SEATED = dict(upper_arm_l=-12, forearm_l=20, upper_arm_r=12, forearm_r=40, thigh_l=85, shin_l=0, thigh_r=88, shin_r=2)
 
+# %% ../nbs/03_synth.ipynb #3fffcc7d
 ACTIONS: dict[str, Action] = {
     "squat": _action(
         torso=165,
@@ -161,12 +162,12 @@ class Segment:
     start: float  # seconds
     end: float  # seconds
 
-
+# %% ../nbs/03_synth.ipynb #cd745cc1
 def write_script(
     rng: random.Random,  # source of every choice
     count: int,  # full repetitions
     max_seconds: float = 16.0,  # longest clip
-    min_period: float = 1.2,  # fastest repetition; two sampled frames make one slot of 0.5 s and a cycle needs more than two slots
+    min_period: float = 1.2,  # fastest repetition: a cycle needs more than two temporal patches of 0.5 s
     max_period: float = 3.5,  # slowest repetition
 ) -> list[Segment]:
     "What happens when: contiguous segments from 0 s to the clip's end."
@@ -241,7 +242,7 @@ def _displacement(script, t, gamma, reach):
         return reach * (0.5 - 0.5 * math.cos(2 * math.pi * phase)), seg, phase
     return 0.0, seg, phase
 
-
+# %% ../nbs/03_synth.ipynb #22d9329f
 def _scene(rng, size):
     "Everything that is chosen once per clip: colours, place, size, distractor."
     dark = rng.random() < 0.5
@@ -265,7 +266,7 @@ def _scene(rng, size):
         tint=tuple(rng.randrange(256) for _ in range(3)),
     )
 
-
+# %% ../nbs/03_synth.ipynb #de1f3f73
 def _play(
     action: str,  # name in ACTIONS
     script: list[Segment],  # what happens when
@@ -321,7 +322,7 @@ def _play(
         frames.append(np.asarray(image)[:, ::-1] if scene["mirror"] else np.asarray(image))
     return np.stack(frames)
 
-
+# %% ../nbs/03_synth.ipynb #9da16f7d
 def draw_clip(
     action: str,  # name in ACTIONS
     count: int,  # full repetitions, 0 or more
@@ -348,7 +349,7 @@ COUNT_WEIGHTS: dict[str, list[float]] = {  # relative frequency of 0, 1, 2, … 
     "none": [1.0],
 }
 
-
+# %% ../nbs/03_synth.ipynb #78de2d35
 def _draw_and_write(job: tuple, folder: Path, size: int, fps: float, max_seconds: float) -> tuple[Clip, int]:
     "Draw one clip of a dataset, write its video, and return its annotation."
     name, action, count, seed = job
@@ -379,7 +380,7 @@ def _write_repcount(path: Path, rows: list[tuple[Clip, int]], fps: float) -> Non
         )
     write_whole(path, text.getvalue())
 
-
+# %% ../nbs/03_synth.ipynb #33eafd96
 def make_dataset(
     folder: str | Path,  # where videos/ and the CSV go
     n: int,  # clips

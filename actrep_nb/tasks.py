@@ -13,9 +13,10 @@ __all__ = ['Scores', 'TASKS', 'nearest_counts', 'counting_scores', 'right_count'
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from fastcore.basics import patch
 
 from actrep_nb.answers import (
     Answer,
@@ -73,65 +74,16 @@ class Task:
     parse: Callable[[str], Answer]  # completion → what it says
     rewards: Mapping[str, float]  # names in `REWARDS` with their weights
     metrics: Callable[..., dict[str, Any]]  # predictions, their clips, in the same order → metric → value, lo, hi
-    scores: Callable[[Sequence[Prediction], Sequence[Clip]], Scores] = (
-        counting_scores  # values of single clips, for comparing two models on the same ones
-    )
+    scores: Callable[[Sequence[Prediction], Sequence[Clip]], Scores] = counting_scores  # values of single clips
     right: Callable[[Prediction, Clip], bool] = right_count  # is this answer good enough to be called right?
     asks: str | None = None  # `extra["task"]` of the clips it is for; None: clips that ask for a count
-    write: Callable[[Clip, float], str] | None = (
-        None  # clip, grid in seconds → a text to learn from; None: from the cycles
-    )
-    reader: Callable[[Clip], Callable[[str], Answer]] | None = (
-        None  # `parse` for answers about one clip, where reading needs its options
-    )
-    truth: Callable[[Clip], Any] = lambda clip: (
-        clip.count
-    )  # what answers are compared with; `ValueError` where a clip lacks it
-
-    def check(self, clips: Iterable[Clip], judged: bool = False) -> None:
-        "`ValueError` for a clip that asks something else: a count given to a question about time is not a wrong answer, it is none. With `judged` also for one that lacks what its answers will be compared with."
-        for clip in clips:
-            asks = clip.extra.get("task")
-            if asks != self.asks:
-                cure = next(
-                    (f"use the task {name!r}" for name, task in TASKS.items() if task.asks == asks),
-                    "no task in TASKS is for it",
-                )
-                raise ValueError(
-                    f"clip {clip.id!r} ({clip.video}) asks for {asks or 'a count'}, which the task {self.name!r} does not answer: {cure}, or leave such clips out"
-                )
-            if judged:
-                self.truth(clip)
-
-    def ask(self, clip: Clip) -> str:
-        "The question about `clip`, if it is one of this task's."
-        self.check([clip])
-        try:
-            return self.prompt(clip)
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"clip {clip.id!r} ({clip.video}) lacks what the question of {self.name!r} is made of: {error}"
-            ) from error
+    write: Callable[[Clip, float], str] | None = None  # clip, grid in seconds → a text to learn; None: from the cycles
+    reader: Callable[[Clip], Callable[[str], Answer]] | None = None  # `parse`, where reading needs the clip's options
+    truth: Callable[[Clip], Any] = lambda clip: clip.count  # what answers are compared with; may raise `ValueError`
 
     def messages(self, clip: Clip, answer: str | None = None) -> list[dict]:
         "Chat turns for `clip`, with the answer to learn from where there is one."
         return messages(self.ask(clip), answer)
-
-    def texts(self, clips: Iterable[Clip], step: float = 0.1, durations: Mapping[str, float] | None = None) -> CotSet:
-        "Texts to learn from, times on a grid of `step` seconds, each read back before it is kept; none of a repetition that ends after its clip, where `durations` (id → seconds) says how long that is."
-        clips = list(clips)
-        self.check(clips)
-        write = self.write
-        return (
-            write_cots(clips, lambda clip: (write(clip, step), []), check=self.doubts)
-            if write
-            else write_cots(clips, step=step, durations=durations)
-        )
-
-    def doubts(self, text: str, clip: Clip) -> list[str]:
-        "What is wrong with `text` as an answer about `clip`."
-        said = self.predict(clip, text)
-        return [*said.problems, *([] if self.right(said, clip) else ["wrong: this is not what is annotated"])]
 
     def reward(
         self, completions: Sequence[str], clips: Sequence[Clip], **context
@@ -142,7 +94,8 @@ class Task:
         silent = [name for name, values in parts.items() if set(values) == {None}]
         if silent and self.asks not in (None, *COUNTED, *ACCURACY):
             raise ValueError(
-                f"{silent} cannot score clips that ask for {self.asks!r}: if the answer is their count, add {self.asks!r} to rewards.COUNTED, else write a reward that can"
+                f"{silent} cannot score clips that ask for {self.asks!r}: if the answer is their count, add "
+                f"{self.asks!r} to rewards.COUNTED, else write a reward that can"
             )
         return totals, parts
 
@@ -162,15 +115,77 @@ class Task:
             said.choice,
         )
 
-    def judge(self, predictions: Sequence[Prediction], clips: Sequence[Clip], **options) -> dict[str, Any]:
-        "The task's metrics (`options` are theirs, such as `seed`), after checking that there is one prediction for each clip, in order."
-        wrong = next((i for i, (p, c) in enumerate(zip(predictions, clips)) if p.id != c.id), None)
-        if len(predictions) != len(clips):
-            raise ValueError(f"{len(predictions)} predictions for {len(clips)} clips")
-        if wrong is not None:
-            raise ValueError(f"prediction {wrong} is about {predictions[wrong].id!r}, the clip is {clips[wrong].id!r}")
-        self.check(clips)
-        return self.metrics(predictions, clips, **options)
+    if TYPE_CHECKING:  # the other methods follow, one at a time
+
+        def __getattr__(self, name: str) -> Any: ...
+
+# %% ../nbs/09_tasks.ipynb #336de2d8
+@patch
+def check(self: Task, clips: Iterable[Clip], judged: bool = False) -> None:
+    """`ValueError` for a clip that asks something else: a count given to a question about time is not a wrong
+    answer, it is none. With `judged` also for one that lacks what its answers will be compared with.
+    """
+    for clip in clips:
+        asks = clip.extra.get("task")
+        if asks != self.asks:
+            cure = next(
+                (f"use the task {name!r}" for name, task in TASKS.items() if task.asks == asks),
+                "no task in TASKS is for it",
+            )
+            raise ValueError(
+                f"clip {clip.id!r} ({clip.video}) asks for {asks or 'a count'}, which the task {self.name!r} "
+                f"does not answer: {cure}, or leave such clips out"
+            )
+        if judged:
+            self.truth(clip)
+
+
+@patch
+def ask(self: Task, clip: Clip) -> str:
+    "The question about `clip`, if it is one of this task's."
+    self.check([clip])
+    try:
+        return self.prompt(clip)
+    except (KeyError, ValueError) as error:
+        raise ValueError(
+            f"clip {clip.id!r} ({clip.video}) lacks what the question of {self.name!r} is made of: {error}"
+        ) from error
+
+# %% ../nbs/09_tasks.ipynb #1fdaa393
+@patch
+def texts(self: Task, clips: Iterable[Clip], step: float = 0.1, durations: Mapping[str, float] | None = None) -> CotSet:
+    """Texts to learn from, times on a grid of `step` seconds, each read back before it is kept; none of a
+    repetition that ends after its clip, where `durations` (id → seconds) says how long that is.
+    """
+    clips = list(clips)
+    self.check(clips)
+    write = self.write
+    return (
+        write_cots(clips, lambda clip: (write(clip, step), []), check=self.doubts)
+        if write
+        else write_cots(clips, step=step, durations=durations)
+    )
+
+
+@patch
+def doubts(self: Task, text: str, clip: Clip) -> list[str]:
+    "What is wrong with `text` as an answer about `clip`."
+    said = self.predict(clip, text)
+    return [*said.problems, *([] if self.right(said, clip) else ["wrong: this is not what is annotated"])]
+
+# %% ../nbs/09_tasks.ipynb #4e698295
+@patch
+def judge(self: Task, predictions: Sequence[Prediction], clips: Sequence[Clip], **options) -> dict[str, Any]:
+    """The task's metrics (`options` are theirs, such as `seed`), after checking that there is one prediction for
+    each clip, in order.
+    """
+    wrong = next((i for i, (p, c) in enumerate(zip(predictions, clips)) if p.id != c.id), None)
+    if len(predictions) != len(clips):
+        raise ValueError(f"{len(predictions)} predictions for {len(clips)} clips")
+    if wrong is not None:
+        raise ValueError(f"prediction {wrong} is about {predictions[wrong].id!r}, the clip is {clips[wrong].id!r}")
+    self.check(clips)
+    return self.metrics(predictions, clips, **options)
 
 # %% ../nbs/09_tasks.ipynb #74b1f666
 def counting_metrics(
@@ -262,7 +277,10 @@ def choice_text(
     clip: Clip,  # with options, the solution and the action
     step: float,  # not used: no time is written
 ) -> str:
-    "Name the action, then go through the options up to the one of that name. Raises `ValueError`, naming the clip, where nothing but the letter is annotated."
+    """Name the action, then go through the options up to the one of that name.
+
+    Raises `ValueError`, naming the clip, where nothing but the letter is annotated.
+    """
     if not clip.action:
         raise ValueError(f"clip {clip.id!r} ({clip.video}): no action is annotated, so no reasoning can be written")
     options, right = lettered(clip.extra["options"]), solution_letter(clip)
@@ -442,11 +460,13 @@ def task_of(
     kinds = {clip.extra.get("task") for clip in clips}
     if len(kinds) > 1:
         raise ValueError(
-            f"the clips ask for several things, {', '.join(sorted(kind or 'a count' for kind in kinds))}: judge each by itself"
+            f"the clips ask for several things, {', '.join(sorted(kind or 'a count' for kind in kinds))}: judge each "
+            "by itself"
         )
     found = next((name for name, task in TASKS.items() if {task.asks} == kinds), None)
     if found is None:
         raise ValueError(
-            f"no task in TASKS is for clips that ask for {kinds.pop() if kinds else 'nothing, of which there are none'!r}"
+            "no task in TASKS is for clips that ask for "
+            f"{kinds.pop() if kinds else 'nothing, of which there are none'!r}"
         )
     return found

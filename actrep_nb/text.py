@@ -1,4 +1,4 @@
-"""Strangers' words stay words: on the terminal, in pages, Markdown, figures and spreadsheets.
+"""Text from strangers, shown so that it cannot do anything: on the terminal, in pages, Markdown, figures and spreadsheets.
 
 Docs: https://actrep.github.io/actrep_nb/text.html.md"""
 
@@ -29,7 +29,9 @@ def one_line(
 def terminal_text(
     text: str,  # to be printed
 ) -> str:
-    "A text whose control characters do nothing: all but line breaks, tabs, and a return to the start of the line that begins the text or clears the line, as progress bars have it."
+    """A text whose control characters do nothing: all but line breaks, tabs, and a return to the start of the line that
+    begins the text or clears the line, as progress bars have it.
+    """
     return re.sub(
         r"\x1b(?!\[K)|(?<=[\s\S])\r(?!\n|\x1b\[K)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]", "\ufffd", text
     )
@@ -38,7 +40,9 @@ def terminal_text(
 def html_text(
     value: Any,  # from anywhere
 ) -> str:  # HTML
-    "A text that cannot do anything: escaped, on one line, in its own direction of writing, and without halves of characters."
+    """A text that cannot do anything: escaped, on one line, in its own direction of writing, and without halves of
+    characters.
+    """
     return f"<bdi>{html.escape(one_line(value))}</bdi>"
 
 
@@ -59,7 +63,10 @@ def html_policy(
         )
         or "'none'"
     )
-    rules = f"default-src 'none'; img-src data:; media-src data:; font-src data:; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
+    rules = (
+        "default-src 'none'; img-src data:; media-src data:; font-src data:; style-src 'unsafe-inline'; script-src "
+        f"{allowed}; base-uri 'none'; form-action 'none'"
+    )
     return f'<meta http-equiv="Content-Security-Policy" content="{rules}">'
 
 
@@ -81,9 +88,8 @@ def markdown_text(
     value: Any,  # from anywhere
 ) -> str:  # Markdown for a line, or the inside of one
     "A text that reads as it is: no HTML, link, emphasis, code, formula, heading or list, no new cell of a table."
-    line = re.sub(
-        r"(?<![^\W_])_|_(?![^\W_])|[\\`*\[\]|~$]", r"\\\g<0>", one_line(value).strip()
-    )  # within a word, as in push_up, _ means nothing
+    # within a word, as in push_up, _ means nothing
+    line = re.sub(r"(?<![^\W_])_|_(?![^\W_])|[\\`*\[\]|~$]", r"\\\g<0>", one_line(value).strip())
     line = re.sub(r"^(\d+)(?=[.)](?:\s|$))|^(?=[#+=-])", lambda m: f"{m[1] or ''}\\", line)
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"(?<=:)/(?=/)|(?<=\bwww)\.", lambda m: f"&#{ord(m[0])};", line)  # an address is a text, too

@@ -27,7 +27,8 @@ from .baselines import Swings, Watched, each_counted, grey_pictures, scenes, ste
 from .drawn import OPENING, TIME_STEP, window_prompts
 from .evaluate import LocalCounter
 from .likeness import lag_period, likeness, square
-from .models import PHASES, EncodedPrompt, begun, collate, load_model, spec_of, unwrapped
+from .models import EncodedPrompt, begun, collate, load_model, spec_of, unwrapped
+from .tiny_base import PHASES
 from .motion import FRAMES, SECONDS
 from .records import Clip, Prediction
 from .rollout import answering

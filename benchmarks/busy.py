@@ -2,8 +2,10 @@
 
     python benchmarks/busy.py            # about two minutes; results in benchmarks/busy.md
 
-Each setting is a process of its own: a small model takes training steps, and windows of motion are drawn; then the same beside two loops that do nothing but keep two cores busy. The settings wait for each
-other, so that only one is at work at a time, and take turns, so that a minute in which the machine does something else falls on all of them. Ratios are to "as it comes" while nothing else runs.
+Each setting is a process of its own: a small model takes training steps, and windows of motion are drawn; then the
+same beside two loops that do nothing but keep two cores busy. The settings wait for each
+other, so that only one is at work at a time, and take turns, so that a minute in which the machine does something
+else falls on all of them. Ratios are to "as it comes" while nothing else runs.
 """
 
 import argparse
@@ -123,8 +125,10 @@ def table(found: dict, load: float) -> str:
     "What was found, as Markdown."
     first = found["as it comes"]["idle"]
     rows = [
-        f"| {name} | {loads['idle']['step']:.0f} ({loads['idle']['step'] / first['step']:.2f}) | {loads['busy']['step']:.0f} ({loads['busy']['step'] / first['step']:.2f}) "
-        f"| {loads['idle']['drawn']:.1f} ({loads['idle']['drawn'] / first['drawn']:.2f}) | {loads['busy']['drawn']:.1f} ({loads['busy']['drawn'] / first['drawn']:.2f}) |"
+        f"| {name} | {loads['idle']['step']:.0f} ({loads['idle']['step'] / first['step']:.2f}) | "
+        f"{loads['busy']['step']:.0f} ({loads['busy']['step'] / first['step']:.2f}) "
+        f"| {loads['idle']['drawn']:.1f} ({loads['idle']['drawn'] / first['drawn']:.2f}) | "
+        f"{loads['busy']['drawn']:.1f} ({loads['busy']['drawn'] / first['drawn']:.2f}) |"
         for name, loads in found.items()
     ]
     about = " ".join(__doc__.split("\n\n")[2].split())
@@ -142,7 +146,8 @@ def table(found: dict, load: float) -> str:
             "|---|---|---|---|---|",
             *rows,
             "",
-            f"{os.cpu_count()} cores; the system's load when it began: {load:.1f} (idle means 0). In brackets: ratios to the first row's first figure; steps below 1 are faster, windows above 1.",
+            f"{os.cpu_count()} cores; the system's load when it began: {load:.1f} (idle means 0). In brackets: "
+            "ratios to the first row's first figure; steps below 1 are faster, windows above 1.",
             "",
         ]
     )

@@ -3,8 +3,10 @@
     python benchmarks/counter.py ../shared/data/clips --out runs/counter            # results in benchmarks/counter.md
     python benchmarks/counter.py ../shared/data/clips --out runs/counter --only settings ablation
 
-The folder holds films and a manifest.csv. They are read once, as small grey pictures; variants are made of these. Parts: clips, variants, settings, ablation, negatives, long, hour, again.
-Every part is written to OUT/results.json when it is done; --only repeats some and keeps the others. One core. --old PATH compares with an older version of actrep_nb/baselines.py that has
+The folder holds films and a manifest.csv. They are read once, as small grey pictures; variants are made of these.
+Parts: clips, variants, settings, ablation, negatives, long, hour, again.
+Every part is written to OUT/results.json when it is done; --only repeats some and keeps the others. One core. --old
+PATH compares with an older version of actrep_nb/baselines.py that has
 motion_signal and count_peaks (git show 26794c4:actrep_nb/baselines.py > PATH). again looks again also at what models
 said: --predictions takes the predictions.jsonl of evaluations whose films are still there.
 """
@@ -33,7 +35,8 @@ from actrep_nb.baselines import WHOLE, PeriodCounter, Swings, grey_pictures, lon
 from actrep_nb.metrics import count_metrics
 from actrep_nb.formats import load_clips
 from actrep_nb.records import Clip, Prediction
-from actrep_nb.video import VideoError, probe, write_video
+from actrep_nb.video import probe, write_video
+from actrep_nb.film import VideoError
 
 PARTS = ("clips", "variants", "settings", "ablation", "negatives", "long", "hour", "again")
 BOUNDS = (0.5, 0.2, baselines.IRREGULAR, 0.0)  # of regularity
@@ -87,7 +90,7 @@ def score(rows: list[list]) -> dict[str, float]:
     return {k: float(m[k]) for k in ("obo", "exact", "mae")}
 
 
-# ---- variants of a clip: the count does not change, or is known ---------------------------------------------------------
+# ---- variants of a clip: the count does not change, or is known ----------------------------------------------------
 
 
 def at_speed(grey: np.ndarray, speed: float) -> np.ndarray:
@@ -129,7 +132,7 @@ def variants(film: Film) -> Iterator[tuple[str, Film]]:
         yield name, Film(film.name, grey, film.fps, film.count * (2 if name == "joined with its reverse" else 1))
 
 
-# ---- other settings, and parts taken away -------------------------------------------------------------------------------
+# ---- other settings, and parts taken away --------------------------------------------------------------------------
 
 
 def changed(changes: list[tuple[Any, str, Any]]) -> ExitStack:
@@ -220,11 +223,13 @@ def at_ten(film: Film) -> Film:
     return Film(film.name, film.grey[::step], film.fps / step, film.count)
 
 
-# ---- films in which nothing repeats ---------------------------------------------------------------------------------------
+# ---- films in which nothing repeats --------------------------------------------------------------------------------
 
 
 def drawn_negatives(folder: Path, each: int = 15, fps: float = 15.0) -> list[tuple[str, Clip]]:
-    "Films of our own: half a cycle, a camera that pans over a still picture, noise, somebody who walks in; and clips of the drawn person without one whole repetition."
+    """Films of our own: half a cycle, a camera that pans over a still picture, noise, somebody who walks in; and clips
+    of the drawn person without one whole repetition.
+    """
     from scipy.ndimage import gaussian_filter
 
     from actrep_nb.synth import make_dataset
@@ -285,7 +290,7 @@ def older(path: Path) -> Callable[[Clip], int | None]:
     return lambda clip: module.PeriodCounter().predict([clip], progress=False)[0].count
 
 
-# ---- long films -----------------------------------------------------------------------------------------------------------
+# ---- long films ----------------------------------------------------------------------------------------------------
 
 LONG = (
     "yuyou_squat",
@@ -297,7 +302,9 @@ LONG = (
 
 
 def only_repetitions(film: Film) -> Film:
-    "Without what comes before the first and after the last: played backwards, a part of a swing would be another repetition."
+    """Without what comes before the first and after the last: played backwards, a part of a swing would be another
+    repetition.
+    """
     a, b = (round(t * film.fps) for t in film.span)
     return Film(f"{film.name}, its repetitions", film.grey[a : b + 1], film.fps, film.count)
 
@@ -328,7 +335,10 @@ def resized(film: Film, height: int = 72, width: int = 96, fps: float = 30.0) ->
 def write_hour(
     path: Path, clips: list[Film], seconds: float = 3600.0, fps: float = 30.0
 ) -> list[tuple[float, float, int]]:
-    "One film: clips played to and fro for about forty seconds each, with twenty seconds of stillness in between. Its sets: start, end, repetitions."
+    """One film: clips played to and fro for about forty seconds each, with twenty seconds of stillness in between.
+
+    Its sets: start, end, repetitions.
+    """
     import av
 
     clips, sets, rng, n = [resized(f, fps=fps) for f in clips], [], np.random.default_rng(0), 0
@@ -374,7 +384,9 @@ def one_hour(path: Path) -> dict:
 
 
 def matched(sets: list[tuple[float, float, int]], cycles: list[tuple[float, float]]) -> list[list]:
-    "Each true set: repetitions, those of the found set that overlaps it most, and whether that is the only one and within three seconds of it."
+    """Each true set: repetitions, those of the found set that overlaps it most, and whether that is the only one and
+    within three seconds of it.
+    """
     found, out = sets_of(cycles), []
     for a, b, n in sets:
         over = [s for s in found if min(b, s[-1][1]) - max(a, s[0][0]) > 1]
@@ -383,7 +395,7 @@ def matched(sets: list[tuple[float, float, int]], cycles: list[tuple[float, floa
     return out
 
 
-# ---- parts ----------------------------------------------------------------------------------------------------------------
+# ---- parts ---------------------------------------------------------------------------------------------------------
 
 
 def run_clips(args: argparse.Namespace) -> dict:
@@ -531,7 +543,7 @@ def main() -> None:
     Path(__file__).with_suffix(".md").write_text(report(results))
 
 
-# ---- the page -------------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------------------------
 
 
 def lines(head: str, rows: Iterable[Iterable]) -> str:
@@ -574,7 +586,9 @@ def report(results: dict) -> str:
     if clips := results.get("clips"):
         s = score(clips["rows"])
         out.append(
-            f"## Clips\n\n{len(clips['rows'])} clips: OBO {s['obo']:.3f}, exact {s['exact']:.3f}, MAE {s['mae']:.3f}. {clips['cpu_s'] / clips['film_s']:.3f} s of one core for each second of film, without reading it.\n"
+            f"## Clips\n\n{len(clips['rows'])} clips: OBO {s['obo']:.3f}, exact {s['exact']:.3f}, MAE "
+            f"{s['mae']:.3f}. {clips['cpu_s'] / clips['film_s']:.3f} s of one core for each second of film, without "
+            "reading it.\n"
         )
         if old := clips.get("old"):
             o = score(old)
@@ -634,13 +648,15 @@ def report(results: dict) -> str:
         out.append(
             "## Nothing repeats\n\nFalse alarms: counted above 0 without \"not regular\".\n\n"
             + lines(
-                "| kind | n | false alarms | of regularity 0.2 or more | above 0, warned or not | old counter above 0 |",
+                "| kind | n | false alarms | of regularity 0.2 or more | above 0, warned or not | old counter above "
+                "0 |",
                 table_,
             )
         )
     if found := results.get("long"):
         out.append(
-            "## Three minutes\n\nClips forwards and backwards without cuts, without and with what they show before the first repetition and after the last; and joined with cuts.\n\n"
+            "## Three minutes\n\nClips forwards and backwards without cuts, without and with what they show before "
+            "the first repetition and after the last; and joined with cuts.\n\n"
             + lines(
                 "| film | seconds | count | counted | off by |",
                 ([r[0], round(r[3]), r[1], r[2], f"{abs(r[2] - r[1]) / r[1]:.1%}"] for r in found["rows"]),
@@ -649,9 +665,14 @@ def report(results: dict) -> str:
     if found := results.get("hour"):
         right = [s for s in found["sets"] if s[2]]
         out.append(
-            f"## One hour\n\n{found['seconds']:.0f} s of 96×72 at 30 a second, {len(found['sets'])} sets with 20 s of rest: {found['cpu_s']:.0f} s of one core ({found['cpu_s'] / found['seconds']:.3f} of its length, decoding this "
-            f"small film included), {found['peak_mb']:.0f} MB at most ({found['peak_before_mb']:.0f} MB before the film was opened). {found['found']} sets found, {len(right)} of {len(found['sets'])} where they are within 3 s, "
-            f"{sum(abs(s[0] - s[1]) <= 1 for s in right)} of these within one repetition. {len(found['cycles'])} repetitions of {found['true']}.\n"
+            f"## One hour\n\n{found['seconds']:.0f} s of 96×72 at 30 a second, {len(found['sets'])} sets with 20 s "
+            f"of rest: {found['cpu_s']:.0f} s of one core ({found['cpu_s'] / found['seconds']:.3f} of its length, "
+            "decoding this "
+            f"small film included), {found['peak_mb']:.0f} MB at most ({found['peak_before_mb']:.0f} MB before the "
+            f"film was opened). {found['found']} sets found, {len(right)} of {len(found['sets'])} where they are "
+            "within 3 s, "
+            f"{sum(abs(s[0] - s[1]) <= 1 for s in right)} of these within one repetition. {len(found['cycles'])} "
+            f"repetitions of {found['true']}.\n"
         )
     if found := results.get("again"):
         rows = [
@@ -665,7 +686,9 @@ def report(results: dict) -> str:
             for name, r in found.items()
         ]
         out.append(
-            "## Looking again\n\nRepetitions in which little moves are left out, `actrep count --look-again`. Answers without times are not among these. demo0 and demo2 are the demo at seeds 0 and 2; the limit of a quarter was chosen on the clips and on demo0, demo2 was counted once.\n\n"
+            "## Looking again\n\nRepetitions in which little moves are left out, `actrep count --look-again`. "
+            "Answers without times are not among these. demo0 and demo2 are the demo at seeds 0 and 2; the limit of "
+            "a quarter was chosen on the clips and on demo0, demo2 was counted once.\n\n"
             + lines("| who listed them | n | OBO | exact | MAE | OBO again | exact again | MAE again | changed |", rows)
             + "\n"
             + SPLIT
@@ -673,7 +696,9 @@ def report(results: dict) -> str:
     return "\n".join(out)
 
 
-SPLIT = """What else was tried, on the 24 clips and on 250 clips of the demo's test set (seed 0, after SFT): each listed repetition was read again with half of its length before and after it, at the film's own rate and twice the picture size, and `repetition_by_lag` was asked how far the stretch repeats after its own length and after half of it.
+SPLIT = """What else was tried, on the 24 clips and on 250 clips of the demo's test set (seed 0, after SFT): each
+listed repetition was read again with half of its length before and after it, at the film's own rate and twice the
+picture size, and `repetition_by_lag` was asked how far the stretch repeats after its own length and after half of it.
 
 | | clips: OBO | exact | SFT: OBO | exact |
 |---|---|---|---|---|
@@ -682,9 +707,12 @@ SPLIT = """What else was tried, on the 24 clips and on 250 clips of the demo's t
 | split where it repeats twice as well | 0.917 | 0.792 | 0.900 | 0.644 |
 | dropped where it repeats less than a fifth as far as usual | 0.917 | 0.833 | 0.948 | 0.652 |
 | dropped where it repeats less than half as far as usual | 0.917 | 0.667 | 0.916 | 0.548 |
-| dropped where its pictures, stretched, are less than 0.2 times as like the others' as usual | 0.667 | 0.417 | 0.692 | 0.400 |
+| dropped where its stretched pictures are less than a fifth as like the others' | 0.667 | 0.417 | 0.692 | 0.400 |
 
-There and back of one repetition look alike, so a half that repeats is no second one: splitting did harm or nothing at every limit. How far a stretch repeats depends on its neighbours, which a first and a last repetition lack; how much moves in it does not. At four pictures a second instead of thirty the same rule drops annotated repetitions (exact .917 instead of 1): the new frames are needed on film, and hardly on drawn clips, which have eight a second.
+There and back of one repetition look alike, so a half that repeats is no second one: splitting did harm or nothing at
+every limit. How far a stretch repeats depends on its neighbours, which a first and a last repetition lack; how much
+moves in it does not. At four pictures a second instead of thirty the same rule drops annotated repetitions (exact
+.917 instead of 1): the new frames are needed on film, and hardly on drawn clips, which have eight a second.
 """
 
 if __name__ == "__main__":

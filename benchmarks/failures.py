@@ -1,9 +1,11 @@
-"""What a program of two ranks does when something fails: how soon it ends, what it says and where, and whether a process is left.
+"""What two ranks do when something fails: how soon they end, what they say and where, and whether a process is left.
 
     python benchmarks/failures.py
 
-Every row is a real `actrep run --ranks 2` on this machine, with gloo and without a GPU; the table goes to benchmarks/failures.md. A disk is full for
-real where a small one may be mounted (as root), and is /dev/full otherwise. `--only WORDS` tries the rows that hold these words and writes nothing.
+Every row is a real `actrep run --ranks 2` on this machine, with gloo and without a GPU; the table goes to
+benchmarks/failures.md. A disk is full for
+real where a small one may be mounted (as root), and is /dev/full otherwise. `--only WORDS` tries the rows that hold
+these words and writes nothing.
 """
 
 import argparse
@@ -22,7 +24,7 @@ from pathlib import Path
 import nbformat
 import psutil
 
-from actrep_nb.models import make_tiny_checkpoint
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.spmd import free_port
 
 LIMIT = 20  # seconds that a cell may take in the row about time
@@ -233,8 +235,10 @@ def attempt(case: Case, folder: Path, checkpoint: Path) -> list[dict]:
 
 HEAD = """# What happens when something fails
 
-`python benchmarks/failures.py`: two ranks on one machine (two nodes of two ranks where it says so), gloo, no GPU. Seconds are counted from the failure (for a time limit, from the limit) until the command has
-ended and none of its processes is there. *Notebook* is the first error in rank 0's kept notebook; *stderr* is the first line of the command's own words that names an error; *left* counts processes ten seconds after the end.
+`python benchmarks/failures.py`: two ranks on one machine (two nodes of two ranks where it says so), gloo, no GPU.
+Seconds are counted from the failure (for a time limit, from the limit) until the command has
+ended and none of its processes is there. *Notebook* is the first error in rank 0's kept notebook; *stderr* is the
+first line of the command's own words that names an error; *left* counts processes ten seconds after the end.
 
 | what fails | seconds | exit code | notebook | manifest | stderr | left |
 |---|---|---|---|---|---|---|
@@ -255,7 +259,8 @@ def main() -> None:
             for node, row in enumerate(attempt(case, folder, checkpoint)):
                 shown = [str(row[c]).replace("|", "\\|") for c in ("notebook", "manifest", "stderr")]
                 lines.append(
-                    f"| {name}{f': node {node}' if case.nodes > 1 else ''} | {row['seconds']:.1f} | {row['exit']} | {' | '.join(shown)} | {row['left']} |"
+                    f"| {name}{f': node {node}' if case.nodes > 1 else ''} | {row['seconds']:.1f} | {row['exit']} | "
+                    f"{' | '.join(shown)} | {row['left']} |"
                 )
                 print(lines[-1], flush=True)
     if not only:

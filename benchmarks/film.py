@@ -1,9 +1,12 @@
 """How models raised on drawn motion count film, beside the counters that need no training.
 
-    python benchmarks/film.py CLIPS --model base/0=runs/film/base/checkpoint --model sft/0=runs/film/sft/checkpoint --model sft/1=runs/film-1/sft/checkpoint
+    python benchmarks/film.py CLIPS --model base/0=runs/film/base/checkpoint \\
+        --model sft/0=runs/film/sft/checkpoint --model sft/1=runs/film-1/sft/checkpoint
 
-CLIPS is a folder of films with a manifest.csv. Models of one stage, from several seeds, are named STAGE/SEED, and their mean is printed. Parts: clips; variants (14 of each clip); negatives
-(drawn windows and films in which nothing repeats); drawn (1,000 fresh windows, answered in words); long (a set of each of some clips, with rests between, and joined with cuts).
+CLIPS is a folder of films with a manifest.csv. Models of one stage, from several seeds, are named STAGE/SEED, and
+their mean is printed. Parts: clips; variants (14 of each clip); negatives
+(drawn windows and films in which nothing repeats); drawn (1,000 fresh windows, answered in words); long (a set of
+each of some clips, with rests between, and joined with cuts).
 Every part is written to OUT/film.json when it is done; --only repeats some and keeps the others.
 """
 

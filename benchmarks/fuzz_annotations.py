@@ -1,6 +1,8 @@
-"""Damaged annotation files: each must give clips and reasons, or one clear error that names the file, in ten seconds and without a crash.
+"""Damaged annotation files: each gives clips and reasons, or one error that names it, in ten seconds and without a
+crash.
 
-`python benchmarks/fuzz_annotations.py --cases 600 --seed 0` prints a JSON object. The samples, the damage and what is checked are those of
+`python benchmarks/fuzz_annotations.py --cases 600 --seed 0` prints a JSON object. The samples, the damage and what is
+checked are those of
 tests/test_records.py, which runs a few cases of each kind.
 """
 

@@ -1,6 +1,7 @@
-"""Damaged and odd video files: each must give frames, or one clear error that names the file, in ten seconds and without a crash.
+"""Damaged and odd videos: each gives frames, or one error that names the file, in ten seconds and without a crash.
 
-`python benchmarks/fuzz_video.py --cases 600 --seed 0` prints a JSON object. Every case runs in a worker process, so that a crash of a
+`python benchmarks/fuzz_video.py --cases 600 --seed 0` prints a JSON object. Every case runs in a worker process, so
+that a crash of a
 decoder or a hang is seen and counted, not suffered. tests/test_video.py runs a few dozen of the same cases.
 """
 
@@ -18,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from actrep_nb.video import VideoError, plan_frames, probe, read_frames, write_video
+from actrep_nb.video import plan_frames, probe, read_frames, write_video
+from actrep_nb.film import VideoError
 
 LIMIT = 10.0  # seconds that one file may take
 
@@ -107,7 +109,9 @@ def case(seed: int, files: dict[str, bytes]) -> tuple[str, str, bytes]:
 
 
 def look(path: Path) -> str:
-    "What comes of a file: 'read', 'read with a note', 'refused'; AssertionError when neither frames nor error are in order."
+    """What comes of a file: 'read', 'read with a note', 'refused'; AssertionError when neither frames nor error are in
+    order.
+    """
     try:
         frames = read_frames(path, plan_frames(probe(path), size=(28, 28), max_frames=32))
     except VideoError as e:

@@ -1,8 +1,11 @@
-"""Does memory grow with the data? Fine-tuning on few and on many clips of 720p: peak memory of the training process, and seconds to the first optimiser step.
+"""Does memory grow with the data? Fine-tuning on few and on many clips of 720p.
+
+Measured: peak memory of the training process, and seconds to the first optimiser step.
 
     python benchmarks/memory.py --out runs/memory            # 60 and 600 clips, results in benchmarks/memory.md
 
-Each case is a process of its own with an empty cache and the same number of steps. A few films are drawn and appear under many names, each decoded and seen for itself.
+Each case is a process of its own with an empty cache and the same number of steps. A few films are drawn and appear
+under many names, each decoded and seen for itself.
 The model is tiny and has no video spec, so that it sees as a published checkpoint does: by motion, within 4,096 tokens.
 """
 
@@ -116,7 +119,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.one is not None:
         return print(json.dumps(case(args.out, args.one, args.workers)))
-    from actrep_nb.models import make_tiny_checkpoint
+    from actrep_nb.tiny_base import make_tiny_checkpoint
 
     draw(args.out / "films")
     model = make_tiny_checkpoint(args.out / "model", hidden=64, layers=2)
@@ -134,13 +137,17 @@ def main() -> None:
             sys.exit(out.stderr)
         found.append(json.loads(out.stdout.strip().splitlines()[-1]))
         print(found[-1], flush=True)
-    head = "| clips | peak of the training process, MB | with its loaders, MB | from loading to the first step, s |\n|---|---|---|---|\n"
+    head = (
+        "| clips | peak of the training process, MB | with its loaders, MB | from loading to the first step, s "
+        "|\n|---|---|---|---|\n"
+    )
     rows = [
         f"| {r['clips']} | {r['peak_mb']:.0f} | {r['peak_with_loaders_mb']:.0f} | {r['first_step_s']:.1f} |"
         for r in found
     ]
+    about = " ".join(__doc__.split()).replace(" python", "\n\n    python").replace(" Each case", "\n\nEach case")
     Path(__file__).with_suffix(".md").write_text(
-        f"# Memory against the number of clips\n\n{' '.join(__doc__.split()).replace(' python', chr(10) * 2 + '    python').replace(' Each case', chr(10) * 2 + 'Each case')}\n\n{head}"
+        f"# Memory against the number of clips\n\n{about}\n\n{head}"
         + "\n".join(rows)
         + f"\n\n{STEPS} steps of {BATCH} clips each.\n"
     )

@@ -2,7 +2,8 @@
 
     python benchmarks/parallel.py --out runs/parallel
 
-Runs the experiments 03_sft and 05_grpo by papermill, on the CPU with gloo, at the same global batch, and writes benchmarks/parallel.md. What is done
+Runs the experiments 03_sft and 05_grpo by papermill, on the CPU with gloo, at the same global batch, and writes
+benchmarks/parallel.md. What is done
 is not repeated.
 """
 
@@ -18,7 +19,8 @@ from typing import Any
 
 import torch
 
-from actrep_nb.models import load_model, make_tiny_checkpoint
+from actrep_nb.models import load_model
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.parallel import STRATEGIES, from_all, strategy_arguments, this_rank
 from actrep_nb.runs import load_run, run
 from actrep_nb.sft import load_to_train, training_arguments
@@ -29,19 +31,25 @@ MEASURED = {"sft": ("loss", "grad_norm"), "grpo": ("reward", "loss", "grad_norm"
 STEPS = {"sft": 6, "grpo": 4}
 HEAD = """# One process and two ranks
 
-`python benchmarks/parallel.py --out runs/parallel`: the experiments 03_sft ({sft} steps of 8 clips) and 05_grpo ({grpo} steps of 4 clips with 4 answers, from a checkpoint of 100 imitation steps) on drawn clips, by papermill,
-on two CPU cores with gloo, float32, AdamW. Difference from one process, step by step, relative to the largest value of one process.
+`python benchmarks/parallel.py --out runs/parallel`: the experiments 03_sft ({sft} steps of 8 clips) and 05_grpo
+({grpo} steps of 4 clips with 4 answers, from a checkpoint of 100 imitation steps) on drawn clips, by papermill,
+on two CPU cores with gloo, float32, AdamW. Difference from one process, step by step, relative to the largest value
+of one process.
 """
 TAIL = """
-The tolerance in CI, with SGD: `pytest tests/test_parallel.py -k learn` holds losses, rewards and gradient norms on two ranks to 2e-4 of one process's, and the saved weights
-to 1e-3, with DeepSpeed told to share out every weight however small (`stage3_param_persistence_threshold` 0); under ZeRO-3 and FSDP2 a rank then holds at most 51 % of them, from loading on.
+The tolerance in CI, with SGD: `pytest tests/test_parallel.py -k learn` holds losses, rewards and gradient norms on
+two ranks to 2e-4 of one process's, and the saved weights
+to 1e-3, with DeepSpeed told to share out every weight however small (`stage3_param_persistence_threshold` 0); under
+ZeRO-3 and FSDP2 a rank then holds at most 51 % of them, from loading on.
 """
 
 
 LOADING = """
 ## Loading
 
-A checkpoint of {millions:.0f} million bfloat16 numbers, loaded on two ranks to be trained in float32: {whole:.0f} MB when whole. The most that a rank had in memory beyond what it had before; files that are mapped into memory, as checkpoints are, count in the second column and not in the first.
+A checkpoint of {millions:.0f} million bfloat16 numbers, loaded on two ranks to be trained in float32: {whole:.0f} MB
+when whole. The most that a rank had in memory beyond what it had before; files that are mapped into memory, as
+checkpoints are, count in the second column and not in the first.
 
 | strategy | rank | anonymous memory (RssAnon) | all (VmRSS) |
 |---|---|---|---|
@@ -86,7 +94,10 @@ def load_here(strategy: str, base: str, out: str) -> None:
 
 
 def loaded(base: str, strategy: str) -> dict[str, Any]:
-    "The same on two ranks of their own. What is freed is returned to the system at once, so that memory in use is what is measured."
+    """The same on two ranks of their own.
+
+    What is freed is returned to the system at once, so that memory in use is what is measured.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/result.json"
         command = [
@@ -144,7 +155,10 @@ def once(notebook: str, out: Path, parameters: dict, ranks: int = 1) -> Path:
 
 
 def apart(one: list[dict], two: list[dict], name: str) -> str:
-    "Differences of a logged value, step by step, relative to its largest in the first log. ValueError when the logs are not of as many steps."
+    """Differences of a logged value, step by step, relative to its largest in the first log.
+
+    ValueError when the logs are not of as many steps.
+    """
     largest = max(abs(row[name]) for row in one)
     return ", ".join(f"{abs(a[name] - b[name]) / largest:.0e}" for a, b in zip(one, two, strict=True))
 

@@ -1,4 +1,4 @@
-"""How far do weights move at the learning rate of a large model, in which precision, under which strategy? And what does each rank keep?
+"""How far do weights move at a large model's learning rate, by precision and strategy, and what does each rank keep?
 
     python benchmarks/precision.py
 
@@ -21,7 +21,8 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from actrep_nb.loading import ReadyExamples, make_example
-from actrep_nb.models import Sample, encode, load_model, make_tiny_checkpoint
+from actrep_nb.models import Sample, encode, load_model
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.parallel import PRECISIONS, STRATEGIES, state_bytes, strategy_arguments, this_rank
 from actrep_nb.records import Clip
 from actrep_nb.sft import CountSFTTrainer, load_to_train, training_arguments
@@ -29,10 +30,13 @@ from actrep_nb.video import Frames
 
 HEAD = """# Precision
 
-`python benchmarks/precision.py`: the tiny model with random weights that bfloat16 can hold, as published checkpoints have them; its language model trained on two ranks (two CPU cores, gloo) for {steps} steps of AdamW at a constant learning rate of 1e-6. A weight counts as moved
-when the number that learns (under DeepSpeed the float32 copy) is not what it was. Bytes are counted on rank 0: parameters, gradients before an optimiser step, and what the optimiser holds.
+`python benchmarks/precision.py`: the tiny model with random weights that bfloat16 can hold, as published checkpoints
+have them; its language model trained on two ranks (two CPU cores, gloo) for {steps} steps of AdamW at a constant
+learning rate of 1e-6. A weight counts as moved
+when the number that learns (under DeepSpeed the float32 copy) is not what it was. Bytes are counted on rank 0:
+parameters, gradients before an optimiser step, and what the optimiser holds.
 
-| strategy | precision | weights that moved | mean distance | weights, MB | gradients, MB | optimiser, MB | `state_bytes` says, MB |
+| strategy | precision | weights moved | mean distance | weights, MB | gradients, MB | optimiser, MB | `state_bytes` |
 |---|---|---|---|---|---|---|---|
 """
 
@@ -205,7 +209,8 @@ def main() -> None:
                 said = r["said"]["weights"] + r["said"]["gradients"] + r["said"]["optimiser"] + r["said"]["cpu"]
                 mb = [r["kept"][part] / 1e6 for part in ("weights", "gradients", "optimiser")]
                 rows.append(
-                    f"| {strategy} | {precision} | {r['moved']:.1%} | {r['distance']:.1e} | {mb[0]:.3f} | {mb[1]:.3f} | {mb[2]:.3f} | {said / 1e6:.3f} (counted: {sum(mb):.3f}) |"
+                    f"| {strategy} | {precision} | {r['moved']:.1%} | {r['distance']:.1e} | {mb[0]:.3f} | "
+                    f"{mb[1]:.3f} | {mb[2]:.3f} | {said / 1e6:.3f} (counted: {sum(mb):.3f}) |"
                 )
                 print(rows[-1], flush=True)
     (Path(__file__).parent / "precision.md").write_text(

@@ -1,8 +1,11 @@
-"""Think against no-think, and one prompt against another: the tiny base learns to count from the same clips and the same reasoning, once for each prompt, and is judged on the same held-out clips.
+"""Think against no-think, and one prompt against another, on the same clips.
+
+The tiny base learns to count from the same reasoning once for each prompt, and is judged on the same held-out clips.
 
     python benchmarks/prompts.py --data runs/prompts/data --out runs/prompts
 
-wants test.csv, videos/ and cot/ in the data folder (experiments 00_data and 02_cot). Models that are there already are not trained again, nor asked again."""
+wants test.csv, videos/ and cot/ in the data folder (experiments 00_data and 02_cot). Models that are there already
+are not trained again, nor asked again."""
 
 import argparse
 import re
@@ -57,7 +60,9 @@ def first_answer(prediction: Prediction) -> Prediction:
 
 
 def table(said: dict[str, Sequence[Prediction]], models: dict[str, dict], style: dict[str, str]) -> str:
-    "A line for each prompt: metrics with 95 % intervals, paired differences to the first, and what its completions are like."
+    """A line for each prompt: metrics with 95 % intervals, paired differences to the first, and what its completions
+    are like.
+    """
 
     def cell(m: dict, sign: str = "") -> str:
         return f"{m['value']:{sign}.3f} [{m['lo']:{sign}.3f}, {m['hi']:{sign}.3f}]" + (
@@ -77,7 +82,8 @@ def table(said: dict[str, Sequence[Prediction]], models: dict[str, dict], style:
         )
         words = f"{sum(len((p.text or '').split()) for p in ps) / len(ps):.0f}" if name in style else "1"
         lines.append(
-            f"| {name} | {' | '.join(cell(models[name][m]) for m in ('obo', 'exact', 'mae'))} | {' | '.join(differences)} | {formed} | {words} |"
+            f"| {name} | {' | '.join(cell(models[name][m]) for m in ('obo', 'exact', 'mae'))} | "
+            f"{' | '.join(differences)} | {formed} | {words} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -1,8 +1,12 @@
-"""Do time and memory grow with the rows, and no faster? Loading, audit, its page, leakage, sampling and splitting at 10⁴, 10⁵ and 10⁶ rows; the rest, and windows of one video, at 10³ to 10⁵.
+"""Do time and memory grow with the rows, and no faster?
+
+Loading, audit, its page, leakage, sampling and splitting at 10⁴, 10⁵ and 10⁶ rows; the rest, and windows of one
+video, at 10³ to 10⁵.
 
     python benchmarks/rows.py --before OLD_CHECKOUT        # results in benchmarks/rows.md
 
-Each figure is of a process of its own: CPU seconds (user and system, so that other programs count little) of the step alone, and the peak memory of the whole process.
+Each figure is of a process of its own: CPU seconds (user and system, so that other programs count little) of the step
+alone, and the peak memory of the whole process.
 A step that passes its limit of CPU seconds or memory is stopped, and so are the larger ones of its kind.
 """
 
@@ -39,7 +43,9 @@ def table(folder: Path, rows: int, window: bool = False) -> Path:
         for k in range(rows):
             name, span = ("day.mp4", f"{k * 5}-{k * 5 + 4}") if window else (f"clip{k:07}.mp4", "")
             file.write(
-                f"{name},Push Ups,3,0.5-1.5;1.5-2.5;2.5-3.5,{('train', 'train', 'valid', 'test')[k // 10 % 4]},{'' if window else f'person{k // 10}'},{span}\n"
+                f"{name},Push "
+                f"Ups,3,0.5-1.5;1.5-2.5;2.5-3.5,{('train', 'train', 'valid', 'test')[k // 10 % 4]}"
+                f",{'' if window else f'person{k // 10}'},{span}\n"
             )
     return path
 
@@ -249,7 +255,8 @@ def shown(before: dict, after: dict, seconds: int, gb: float) -> str:
         "",
         *(__doc__ or "").strip().split("\n"),
         "",
-        f"Limits: {seconds} CPU seconds of the whole process, {gb:g} GB of address space. \"stopped\": it passed one of them; —: not tried after that.",
+        f"Limits: {seconds} CPU seconds of the whole process, {gb:g} GB of address space. \"stopped\": it passed one "
+        "of them; —: not tried after that.",
         "",
         "| step | rows | before, s | after, s | before, MB | after, MB |",
         "|---|---|---|---|---|---|",
@@ -258,7 +265,8 @@ def shown(before: dict, after: dict, seconds: int, gb: float) -> str:
         for rows, one in sizes.items():
             was = before.get(name, {}).get(rows)
             lines.append(
-                f"| {CASES[name][0]} | {rows:,} | {cell(was, 'seconds')} | {cell(one, 'seconds')} | {cell(was, 'mb')} | {cell(one, 'mb')} |"
+                f"| {CASES[name][0]} | {rows:,} | {cell(was, 'seconds')} | {cell(one, 'seconds')} | "
+                f"{cell(was, 'mb')} | {cell(one, 'mb')} |"
             )
     return "\n".join(lines) + "\n"
 

@@ -1,9 +1,11 @@
-"""Half of the RL clips, chosen by variance or blindly: GRPO on each half from the same fine-tuned checkpoint, and compare on held-out clips.
+"""Half of the RL clips, chosen by variance or blindly: GRPO on each from one checkpoint, compared on held-out clips.
 
     python benchmarks/selection.py --demo runs/demo --out runs/selection
 
-takes the clips and the SFT checkpoint of a finished `actrep demo`. Arms: `variance` (04_select), `random` (the same number of clips, drawn blindly), and
-`matched` (drawn blindly too, but as many of each count as `variance` has: what is left of the difference is not a matter of counts). Runs that are done are not repeated.
+takes the clips and the SFT checkpoint of a finished `actrep demo`. Arms: `variance` (04_select), `random` (the same
+number of clips, drawn blindly), and
+`matched` (drawn blindly too, but as many of each count as `variance` has: what is left of the difference is not a
+matter of counts). Runs that are done are not repeated.
 """
 
 import argparse

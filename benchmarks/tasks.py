@@ -1,10 +1,12 @@
-"""Every task but counting, trained from the tiny base and judged on held-out clips; and what two bonuses do to counting.
+"""Every task but counting, trained from the tiny base and judged on held-out clips; what two bonuses do to counting.
 
     python benchmarks/tasks.py --out runs/tasks
     python benchmarks/tasks.py --out runs/tasks --demo runs/demo --only counting
 
-The first command draws clips of each kind, fine-tunes, trains with GRPO and evaluates; the second needs the clips and the SFT checkpoint of a finished
-`actrep demo`. Runs that are done are not repeated. The figures of all that is there go to benchmarks/tasks.json, which the chapter on tasks shows.
+The first command draws clips of each kind, fine-tunes, trains with GRPO and evaluates; the second needs the clips and
+the SFT checkpoint of a finished
+`actrep demo`. Runs that are done are not repeated. The figures of all that is there go to benchmarks/tasks.json,
+which the chapter on tasks shows.
 """
 
 import argparse
@@ -113,7 +115,9 @@ def judge_again(name: str, out: Path) -> None:
 
 
 def sampled(name: str, out: Path) -> None:
-    "The overlap of one answer to each held-out clip, sampled at temperature 1, before and after RL training: what RL training works on."
+    """The overlap of one answer to each held-out clip, sampled at temperature 1, before and after RL training: what RL
+    training works on.
+    """
     if (out / "sampled.json").exists():
         return
     task, clips = TASKS[SETTINGS[name][0]], load_clips(out / "data/test.jsonl", videos=out / "data/videos")

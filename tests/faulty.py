@@ -1,4 +1,6 @@
-"""A server that answers like OpenAI's, and a proxy that spoils replies by their number: what a run must survive, on this machine."""
+"""A server that answers like OpenAI's, and a proxy that spoils replies by their number: what a run must survive, on
+this machine.
+"""
 
 import hashlib
 import json
@@ -12,7 +14,10 @@ from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-GOOD = "<think>\nAction: squat, from 0.0s to 4.0s.\nReps: rep1: 0.0s-2.0s, rep2: 2.0s-4.0s.\nCheck: 2 reps, in order, no overlap, no pause.\nTotal count: 2.\n</think>\n<answer>2</answer>"
+GOOD = (
+    "<think>\nAction: squat, from 0.0s to 4.0s.\nReps: rep1: 0.0s-2.0s, rep2: 2.0s-4.0s.\nCheck: 2 reps, in order, "
+    "no overlap, no pause.\nTotal count: 2.\n</think>\n<answer>2</answer>"
+)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -46,7 +51,10 @@ def served(handler: type):
 
 
 def upstream(text: str | Callable[[dict], str] = GOOD, delay: float = 0.0, refuses: tuple[str, ...] = ()):
-    "A small server: tokens as a tile rule would count them; refuses settings as newer models do. `.asked` holds a digest of each request that it answered."
+    """A small server: tokens as a tile rule would count them; refuses settings as newer models do.
+
+    `.asked` holds a digest of each request that it answered.
+    """
 
     class Upstream(_Handler):
         asked: list[str] = []
@@ -67,7 +75,9 @@ def upstream(text: str | Callable[[dict], str] = GOOD, delay: float = 0.0, refus
                         json.dumps(
                             {
                                 "error": {
-                                    "message": f"Unsupported parameter: '{name}' is not supported with this model.{hint}",
+                                    "message": (
+                                        f"Unsupported parameter: '{name}' is not supported with this model.{hint}"
+                                    ),
                                     "type": "invalid_request_error",
                                     "param": name,
                                     "code": "unsupported_parameter",

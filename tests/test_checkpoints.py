@@ -1,4 +1,6 @@
-"Checkpoints as people have them: adapters whose base is named from somewhere, checkpoints in the middle of training, a whole folder of them."
+"""Checkpoints as people have them: adapters whose base is named from somewhere, checkpoints in the middle of training,
+a whole folder of them.
+"""
 
 import json
 import os
@@ -13,9 +15,10 @@ from actrep_nb.cli import main
 from actrep_nb.counters import find_checkpoint
 from actrep_nb.evaluate import LoadedWhenAsked, LocalCounter, best_of, checkpoints_in
 from actrep_nb.loading import ClipExamples
-from actrep_nb.models import adapter_base, choose_prompt, load_model, make_tiny_checkpoint, prompt_of
-from actrep_nb.formats import load_clips
+from actrep_nb.models import adapter_base, choose_prompt, load_model, prompt_of
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip
+from actrep_nb.formats import load_clips
 from actrep_nb.sft import load_to_train, train_sft, training_arguments
 from actrep_nb.show import NotFinite
 from actrep_nb.synth import make_dataset
@@ -61,7 +64,7 @@ def weights(model):
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
-# ---- adapters -------------------------------------------------------------------------------------------------------
+# ---- adapters ------------------------------------------------------------------------------------------------------
 
 
 def test_adapters_find_their_base_from_another_folder(place, tmp_path, monkeypatch):
@@ -192,7 +195,7 @@ def test_training_goes_on_from_adapters(place, data, tmp_path, monkeypatch):
     assert adapter_base("more/checkpoint") == str(place / "base")
 
 
-# ---- checkpoints on the way -----------------------------------------------------------------------------------------
+# ---- checkpoints on the way ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -337,7 +340,7 @@ def test_a_local_counter_is_asked_as_it_was_trained(whole, tmp_path):
     )
 
 
-# ---- whole, or not at all --------------------------------------------------------------------------------------------
+# ---- whole, or not at all ------------------------------------------------------------------------------------------
 
 DAMAGE = {
     "missing weights: [^:]*layers.0": lambda kept, name: {n: w for n, w in kept.items() if n != name},
@@ -375,7 +378,7 @@ def test_a_checkpoint_that_is_not_whole_is_refused(place, whole, tmp_path, which
         load_model(folder, device="cpu")
 
 
-# ---- mixtures of experts --------------------------------------------------------------------------------------------
+# ---- mixtures of experts -------------------------------------------------------------------------------------------
 
 
 def test_experts_are_read_as_the_hub_has_them(tmp_path, capsys):

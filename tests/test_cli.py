@@ -20,7 +20,9 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextModel
 
 from actrep_nb.cli import SIZES, demo_steps, join_parameters, main
-from actrep_nb.models import FAMILIES, load_model, make_tiny_checkpoint
+from actrep_nb.families import FAMILIES
+from actrep_nb.models import load_model
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.runs import ParameterError, find_notebook, notebook_parameters
 from actrep_nb.synth import draw_clip, make_dataset
 from actrep_nb.video import write_video
@@ -300,7 +302,7 @@ def test_look_again_leaves_out_what_hardly_moves(here, capsys):
 
 def test_count_with_a_checkpoint(clip, here, capsys):
     "An untrained model gives no count: that is a failure that shows its answer, not a zero."
-    from actrep_nb.models import make_tiny_checkpoint
+    from actrep_nb.tiny_base import make_tiny_checkpoint
 
     make_tiny_checkpoint(here / "tiny")
     assert main(["count", "squats.mp4", "--model", "tiny", "--max-new-tokens", "8", "--json"]) == 1
@@ -662,7 +664,8 @@ def test_what_is_planned_is_what_is_encoded(here, capsys, family):
     "Every clip, under several specs: films of odd rates, sizes and lengths, windows, a still picture."
     from PIL import Image
 
-    from actrep_nb.models import Sample, choose_spec, encode, frames_for, load_model, make_tiny_checkpoint
+    from actrep_nb.models import Sample, choose_spec, encode, frames_for, load_model
+    from actrep_nb.tiny_base import make_tiny_checkpoint
     from actrep_nb.formats import load_clips
     from actrep_nb.video import write_video
 

@@ -15,9 +15,10 @@ from disks import small_disk
 from actrep_nb.cli import main
 from actrep_nb.counters import Asking, FunctionCounter, function_counter, make_counter, make_counters, parse_counter
 from actrep_nb.evaluate import LocalCounter, evaluate, kept_answers, load_predictions, vote
-from actrep_nb.models import encode, load_model, make_tiny_checkpoint, make_sample
-from actrep_nb.formats import load_clips
+from actrep_nb.models import encode, load_model, make_sample
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip, Prediction
+from actrep_nb.formats import load_clips
 from actrep_nb.rollout import FeatureStore, generate_answers, sample_answers
 from actrep_nb.synth import make_dataset
 

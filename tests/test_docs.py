@@ -17,7 +17,10 @@ from build_docs import blocks, callouts, formulas, last_writes, links, page_of, 
 
 
 class Outline(HTMLParser):
-    "Words of a page, each with the lists, items and tables it stands in. Paragraphs do not count: a loose list is a list."
+    """Words of a page, each with the lists, items and tables it stands in.
+
+    Paragraphs do not count: a loose list is a list.
+    """
 
     def __init__(self, html: str):
         super().__init__()
@@ -114,7 +117,10 @@ def test_addresses(source, page):
 
 
 def test_links_lead_to_pages():
-    text = "[a](02_video.ipynb#times) [b](https://actrep.github.io/actrep_nb/records.html#clip) [c](https://example.org/x.ipynb)"
+    text = (
+        "[a](02_video.ipynb#times) [b](https://actrep.github.io/actrep_nb/records.html#clip) "
+        "[c](https://example.org/x.ipynb)"
+    )
     assert links(text, "show.md") == "[a](video.md#times) [b](records.md#clip) [c](https://example.org/x.ipynb)"
     assert links(text, "experiments/cot.md").split()[1] == "[b](../records.md#clip)"
 
@@ -130,7 +136,10 @@ def test_callouts_for_site_and_readme():
 
 
 def test_signatures_read_as_written():
-    entry = '---\n\n[source](https://github.com/o/r/a.py#L1){target="_blank" style="float:right"}\n\n### Clip\n\n```python\ndef Clip(\n    video:__main__.Path, n:typing.Any=None\n)->None:\n```\n\n*A clip.*'
+    entry = (
+        '---\n\n[source](https://github.com/o/r/a.py#L1){target="_blank" style="float:right"}\n\n### '
+        'Clip\n\n```python\ndef Clip(\n    video:__main__.Path, n:typing.Any=None\n)->None:\n```\n\n*A clip.*'
+    )
     shown = signature(entry)
     assert (
         "### Clip { #clip .api }" in shown

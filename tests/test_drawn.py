@@ -19,7 +19,8 @@ from actrep_nb.drawn import (
 )
 from actrep_nb.evaluate import LocalCounter
 from actrep_nb.loading import ClipExamples
-from actrep_nb.models import PHASES, Sample, choose_spec, encode, frames_for, load_model, on_its_clock, spec_of
+from actrep_nb.models import Sample, choose_spec, encode, frames_for, load_model, on_its_clock, spec_of
+from actrep_nb.tiny_base import PHASES
 from actrep_nb.motion import FRAMES, RATE, SECONDS, cycles_seen, draw_motion
 from actrep_nb.records import Clip
 from actrep_nb.sft import sft_batch
@@ -186,7 +187,7 @@ def test_specs_that_no_likeness_can_keep():
 def test_whoever_loads_it_by_name_watches_in_windows(loaded, tmp_path):
     model, processor = loaded
     assert isinstance(as_it_watches(LocalCounter(model, processor)), WindowCounter)
-    from actrep_nb.models import make_tiny_checkpoint
+    from actrep_nb.tiny_base import make_tiny_checkpoint
 
     tiny = LocalCounter.from_pretrained(make_tiny_checkpoint(tmp_path / "tiny"), device="cpu")
     assert as_it_watches(tiny) is tiny

@@ -1,4 +1,6 @@
-"Why it fails: groups, confidence and frame rates against brute force, and the page of the worst clips read as a browser reads it."
+"""Why it fails: groups, confidence and frame rates against brute force, and the page of the worst clips read as a
+browser reads it.
+"""
 
 import base64
 import hashlib
@@ -49,7 +51,8 @@ from actrep_nb.metrics import modal_answer
 from actrep_nb.records import Clip, Prediction
 from actrep_nb.spec import VideoSpec
 from actrep_nb.synth import draw_clip
-from actrep_nb.video import VideoError, fastest_period, nyquist_fps, write_video
+from actrep_nb.video import fastest_period, nyquist_fps, write_video
+from actrep_nb.film import VideoError
 
 TINY = Path(__file__).parents[1] / "data" / "tiny_base"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -74,7 +77,7 @@ def films(tmp_path_factory):
     return clips
 
 
-# ---- groups ------------------------------------------------------------------------------------------------------------
+# ---- groups --------------------------------------------------------------------------------------------------------
 
 some_cases = st.lists(
     st.tuples(
@@ -135,7 +138,7 @@ def test_the_favourite_answer_is_the_mode(counts):
     assert share == said.count(answer) / len(said) if said else share != share
 
 
-# ---- confidence --------------------------------------------------------------------------------------------------------
+# ---- confidence ----------------------------------------------------------------------------------------------------
 
 answered = st.lists(st.tuples(st.integers(0, 10).map(lambda k: k / 10), st.booleans()), min_size=1, max_size=40)
 
@@ -164,7 +167,7 @@ def test_bins_hold_each_answer_once_and_do_not_depend_on_the_order(pairs, order)
     )
 
 
-# ---- frame rates -------------------------------------------------------------------------------------------------------
+# ---- frame rates ---------------------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_at_another_rate_is_shown_other_frames_and_stays_as_it_was(films):
@@ -216,7 +219,7 @@ def test_pictures_are_drawn_of_anything(films):
     assert curve[1].cases[2].prediction.count is None and curve[1].models["parse_rate"]["value"] == pytest.approx(2 / 3)
 
 
-# ---- the page ----------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------------------------
 
 
 class Page(html.parser.HTMLParser):
@@ -336,7 +339,7 @@ def test_filters_of_the_page_in_a_browser(tmp_path, films):
     )
 
 
-# ---- the command -------------------------------------------------------------------------------------------------------
+# ---- the command ---------------------------------------------------------------------------------------------------
 
 
 def test_the_command_says_writes_and_refuses(tmp_path, films, monkeypatch, capsys):

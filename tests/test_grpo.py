@@ -39,29 +39,18 @@ from actrep_nb.grpo import (
     overlong_penalty,
     policy_loss,
     shared_prefix_logprobs,
-    token_logprobs,
     train_grpo,
     used,
     signs,
     why_idle,
     why_not_shared,
 )
+from actrep_nb.sft import token_logprobs
 from actrep_nb.loading import ClipExamples, Example
-from actrep_nb.models import (
-    Sample,
-    add_lora,
-    collate,
-    encode,
-    freeze,
-    load_model,
-    make_tiny_checkpoint,
-    parts,
-    see,
-    spec_of,
-    unwrapped,
-)
-from actrep_nb.formats import save_clips
+from actrep_nb.models import Sample, add_lora, collate, encode, freeze, load_model, parts, see, spec_of, unwrapped
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip
+from actrep_nb.formats import save_clips
 from actrep_nb.rewards import REWARDS
 from actrep_nb.rollout import ModelEngine, Rollout, placeholder_ids, sample_group
 from actrep_nb.runs import run

@@ -89,12 +89,96 @@ def test_no_refusal_is_tested_in_vain(path):
                 pytest.fail(f"{path.name}: write `with expect_fail(...):` instead of `{ast.unparse(node)}`")
 
 
+def table_rows(name: str) -> list[list[str]]:
+    "The rows of all tables of a notebook, cell by cell."
+    text = "\n".join("".join(c["source"]) for c in cells(root / f"nbs/{name}.ipynb"))
+    rows = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def test_the_glossary_defines_each_word_once_and_says_where_it_comes_from():
+    rows = [row for row in table_rows("glossary") if row[0] != "term"]
+    terms = [row[0] for row in rows]
+    assert terms == sorted(set(terms), key=str.lower) and all(len(row) == 4 for row in rows)
+    assert [t for t, says, *_ in rows if not says.endswith((".", ".)"))] == []
+    links = {m for row in rows for m in re.findall(r"\]\(([^)]+)\)", row[3])}
+    assert links <= {p.name for p in chapters}
+    standard = """completion answer rollout group reward advantage penalty policy reference ratio clipping KL M-RoPE
+    count cycle OBO exact MAE RCS SFT CoT GRPO""".split()
+    assert {*standard, "updates per rollout", "temporal patch"} - {*terms} == set()
+
+
+def names_of(path: Path) -> set[str]:
+    "What a chapter's exported cells define."
+    found: set[str] = set()
+    for node in (node for source in exported(path) for node in ast.parse(source).body):
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(node.name)
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            found |= {target.id} if isinstance(target, ast.Name) else set()
+    return found
+
+
+def test_every_function_of_the_paper_to_code_map_is_where_it_says():
+    links = [m for row in table_rows("papers") for cell in row for m in re.findall(r"\[`(\w+)`\]\(([^)]+)\)", cell)]
+    there = {name: names_of(root / "nbs" / name) if (root / "nbs" / name).exists() else set() for _, name in links}
+    assert len(links) > 50 and [f"{name} in {page}" for name, page in links if name not in there[page]] == []
+
+
+def exported(path: Path) -> list[str]:
+    "The cells of a chapter that become the module."
+    return [s for s in code(path) if re.search(r"^#\|\s*exports?\b", s, re.M)]
+
+
+def test_no_exported_cell_is_longer_than_a_screen():
+    long = [
+        f"{path.name}: {len(source.splitlines())} lines from {source.strip().splitlines()[1]!r}"
+        for path in chapters
+        for source in exported(path)
+        if len(source.strip().splitlines()) > 60
+    ]
+    assert not long, "exported cells of more than 60 lines:\n" + "\n".join(long)
+
+
+def test_no_module_is_a_book_of_its_own():
+    lines = {
+        p.name: len(p.read_text(encoding="utf-8").splitlines())
+        for p in (root / "actrep_nb").glob("*.py")
+        if p.name != "_modidx.py"
+    }
+    total = sum(lines.values())
+    large = {name: f"{n} of {total} lines, {n / total:.1%}" for name, n in lines.items() if n > 0.08 * total}
+    assert not large, f"modules of more than 8 % of the package: {large}"
+
+
+retired = re.compile(r"(?:^|_)(?:practices?|practised?|pull|pulls|sisters?|charges?)(?:_|$)")
+judges = {"evaluate", "metrics", "tasks", "cards", "failures"}  # where predictions are judged
+
+
+def test_retired_words_are_in_no_exported_name():
+    "Words that the field does not use (`practice` is RL training), and `judge` for anything but predictions."
+    found = []
+    for path in chapters:
+        here = module(path)
+        for source in exported(path):
+            for node in ast.walk(ast.parse(source)):
+                if not isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+                    continue
+                words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", node.name).lower()
+                private = node.name.startswith("_")
+                if retired.search(words) or (
+                    not private and here not in judges and re.search(r"(?:^|_)judg(?:e|es|ed|ing)(?:_|$)", words)
+                ):
+                    found.append(f"{path.name}: {node.name}")
+    assert not found, f"retired words in names: {found}"
+
+
 def test_the_index_lists_every_chapter():
     text = (root / "nbs/index.ipynb").read_text(encoding="utf-8")
     assert [p.name for p in chapters if f"({p.name})" not in text] == []
 
 
-# ---- experiments -----------------------------------------------------------------------------------------------------
+# ---- experiments ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", experiments, **names)
@@ -118,7 +202,7 @@ def test_an_experiment_exports_nothing(path):
     assert not any(re.search(r"^#\|\s*(export|default_exp)", s, re.M) or "nbdev_export" in s for s in code(path))
 
 
-# ---- files ------------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------------------------
 
 
 def tracked() -> list[Path]:
@@ -156,7 +240,7 @@ def test_a_notebook_stays_small(path):
     )
 
 
-# ---- the package ----------------------------------------------------------------------------------------------------
+# ---- the package ---------------------------------------------------------------------------------------------------
 
 heavy = {
     "torch",
@@ -287,7 +371,10 @@ def test_a_wheel_carries_what_the_commands_need(tmp_path):
     ]
     assert len(book) > 15 and not [p for p in book if p not in held]
     (tmp_path / "empty").mkdir()
-    ask = "from actrep_nb import runs, counters; print(runs.find_notebook('sft'), counters.find_checkpoint('tiny_base'), counters.find_checkpoint('data/tiny_film'), sep='\\n')"
+    ask = (
+        "from actrep_nb import runs, counters; print(runs.find_notebook('sft'), "
+        "counters.find_checkpoint('tiny_base'), counters.find_checkpoint('data/tiny_film'), sep='\\n')"
+    )
     told = subprocess.run(
         [sys.executable, "-c", ask],
         cwd=tmp_path / "empty",

@@ -1,4 +1,6 @@
-"Checkpoints as the hub has them (hub_like.py), small but for the vocabulary: they load, read clips as the library's processor does, are trained, judged and used."
+"""Checkpoints as the hub has them (hub_like.py), small but for the vocabulary: they load, read clips as the library's
+processor does, are trained, judged and used.
+"""
 
 import json
 import unicodedata
@@ -17,7 +19,8 @@ from actrep_nb.answers import is_well_formed, messages
 from actrep_nb.cli import main
 from actrep_nb.evaluate import load_predictions
 from actrep_nb.loading import make_example
-from actrep_nb.models import VIDEO, encode, family_of, load_model, make_sample
+from actrep_nb.families import VIDEO, family_of
+from actrep_nb.models import encode, load_model, make_sample
 from actrep_nb.parallel import parameter_counts
 from actrep_nb.formats import save_clips
 from actrep_nb.records import Clip
@@ -67,7 +70,7 @@ def data(tmp_path_factory):
     return folder, clips
 
 
-# ---- the files --------------------------------------------------------------------------------------------------------
+# ---- the files -----------------------------------------------------------------------------------------------------
 
 
 @every_checkpoint
@@ -121,7 +124,9 @@ def test_texts_survive_the_vocabulary(hub):
     ],
 )
 def test_full_configurations_are_the_published_ones(name, parameters, tmp_path):
-    "The parameters that the hub states for them, from the whole config.json and from the sizes that `actrep plan` knows."
+    """The parameters that the hub states for them, from the whole config.json and from the sizes that `actrep plan`
+    knows.
+    """
     make_hub_checkpoint(tmp_path, name, full=True, weights=False)
     assert parameter_counts(str(tmp_path))[0] == parameter_counts(f"Qwen/{name}")[0] == parameters
 
@@ -205,12 +210,14 @@ def test_templates_render(name, hub):
     assert write([*ANSWERED, *ASKED]) == f"{before}{QUESTION}<|im_start|>assistant\n{earlier}<|im_end|>\n{QUESTION}"
 
 
-# ---- what the model reads ---------------------------------------------------------------------------------------------
+# ---- what the model reads ------------------------------------------------------------------------------------------
 
 
 @every_checkpoint
 def test_a_prompt_is_what_the_librarys_processor_makes_of_it(name, hub, data):
-    "Called by hand, told which frames of the file were taken and the file's rate; at four rates, whose frames do not fall on ours."
+    """Called by hand, told which frames of the file were taken and the file's rate; at four rates, whose frames do not
+    fall on ours.
+    """
     model, processor = load_model(hub(name), device="cpu")
     for clip, fps in zip(data[1], RATES):
         sample = make_sample(processor, clip)
@@ -246,7 +253,9 @@ def test_a_prompt_is_what_the_librarys_processor_makes_of_it(name, hub, data):
 
 
 def test_a_template_that_opens_the_reasoning_opens_it_once(hub, data):
-    "Question and answer together are what the template itself writes of both, line breaks aside; what is judged is the whole completion."
+    """Question and answer together are what the template itself writes of both, line breaks aside; what is judged is
+    the whole completion.
+    """
     model, processor = load_model(hub("Qwen3-VL-4B-Thinking"), device="cpu")
     sample = make_sample(processor, data[1][0])
     example = make_example(processor, encode(model, processor, sample), SAID)
@@ -269,11 +278,13 @@ def test_a_template_that_opens_the_reasoning_opens_it_once(hub, data):
     )
 
 
-# ---- training, judging and counting, in this process --------------------------------------------------------------------
+# ---- training, judging and counting, in this process ---------------------------------------------------------------
 
 
 def run_cells(name, **parameters):
-    "The cells of an experiment in this process, which `actrep run` runs in a kernel: seconds instead of half a minute. Returns what they defined."
+    """The cells of an experiment in this process, which `actrep run` runs in a kernel: seconds instead of half a
+    minute. Returns what they defined.
+    """
     first, *cells = [
         "".join(c["source"])
         for c in json.loads(Path(find_notebook(name)).read_text())["cells"]
@@ -304,7 +315,9 @@ def last_json(capsys):
 
 
 def judged_by(checkpoint, data, out, capsys, tokens):
-    "What `actrep evaluate` and `actrep count` say of the four clips: the metrics, the exit code of count, and its JSON."
+    """What `actrep evaluate` and `actrep count` say of the four clips: the metrics, the exit code of count, and its
+    JSON.
+    """
     folder, clips = data
     assert (
         main(
@@ -403,7 +416,7 @@ def test_grpo_learns_from_answers_that_differ(name, hub, data, tmp_path, letters
     )
 
 
-# ---- the same from the command line, on several ranks -------------------------------------------------------------------
+# ---- the same from the command line, on several ranks --------------------------------------------------------------
 
 
 @pytest.fixture
@@ -412,7 +425,8 @@ def kernels(tmp_path, monkeypatch):
     startup = tmp_path / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
     (startup / "reward.py").write_text(
-        "from actrep_nb.rewards import REWARDS\nREWARDS['ascii'] = lambda completions, clips, **_: [sum(c.isascii() for c in text) / (len(text) or 1) for text in completions]\n"
+        "from actrep_nb.rewards import REWARDS\nREWARDS['ascii'] = lambda completions, clips, **_: [sum(c.isascii() "
+        "for c in text) / (len(text) or 1) for text in completions]\n"
     )
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
@@ -483,7 +497,9 @@ def test_two_ranks_judge_as_one_process(name, hub, data, tmp_path, kernels):
 
 @pytest.mark.slow
 def test_what_was_learnt_is_said_and_read(data, tmp_path, capsys):
-    "Trained to give every clip the same short answer, a model gives it, ends its turn, and the answer is read: with the hub's tokens, template and limits."
+    """Trained to give every clip the same short answer, a model gives it, ends its turn, and the answer is read: with
+    the hub's tokens, template and limits.
+    """
     wider = make_hub_checkpoint(tmp_path / "wider", "Qwen3-VL-4B-Thinking", width=2)
     log = run_notebook(
         "sft", tmp_path / "sft", capsys, model=str(wider), data=str(data[0]), cache="", steps=40, batch=4, lr=5e-3

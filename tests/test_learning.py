@@ -18,10 +18,10 @@ from actrep_nb.models import (
     frames_for,
     load_model,
     make_sample,
-    make_tiny_checkpoint,
     mrope_positions,
     see,
 )
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip
 from actrep_nb.rollout import choose_tokens, placeholder_ids, sample_group, sample_tokens
 from actrep_nb.loading import ClipExamples, read_all
@@ -54,7 +54,7 @@ def loaded(tiny):
     return load_model(tiny, device="cpu")
 
 
-# ---- time -----------------------------------------------------------------------------------------------------------
+# ---- time ----------------------------------------------------------------------------------------------------------
 
 
 def test_positions_follow_the_frames_times_not_an_assumed_rate(loaded):
@@ -106,7 +106,7 @@ def test_a_window_is_read_from_its_start(loaded, clips):
     assert np.abs(whole.pixels[first].astype(int) - part.pixels[0].astype(int)).mean() < 3
 
 
-# ---- drawn clips ----------------------------------------------------------------------------------------------------
+# ---- drawn clips ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("action", ACTIONS)
@@ -127,7 +127,7 @@ def test_datasets_are_the_same_for_the_same_seed(tmp_path):
     assert make_dataset(tmp_path / "c", 4, seed=4, workers=1).read_text() != a.read_text()
 
 
-# ---- supervised fine-tuning -----------------------------------------------------------------------------------------
+# ---- supervised fine-tuning ----------------------------------------------------------------------------------------
 
 
 def test_broken_clips_are_returned_with_reasons(loaded, clips, tmp_path):
@@ -165,7 +165,7 @@ def test_loss_reaches_every_trained_part_and_no_frozen_one(loaded, clips, tmp_pa
     assert not any("visual" in n and "merger" not in n for n in moved)
 
 
-# ---- rollout --------------------------------------------------------------------------------------------------------
+# ---- rollout -------------------------------------------------------------------------------------------------------
 
 
 def test_placeholders_are_never_sampled(loaded):
@@ -199,7 +199,7 @@ def test_sampled_frequencies_are_the_models(loaded):
     assert np.bincount(chosen) / 20_000 == pytest.approx([0.5, 0.3, 0.2], abs=0.015)
 
 
-# ---- GRPO -----------------------------------------------------------------------------------------------------------
+# ---- GRPO ----------------------------------------------------------------------------------------------------------
 
 
 def test_advantages_by_hand():
@@ -294,7 +294,7 @@ def test_truncated_answers_do_not_pull(tiny, clips, tmp_path):
         assert (size == 0) == masked
 
 
-# ---- what ships -----------------------------------------------------------------------------------------------------
+# ---- what ships ----------------------------------------------------------------------------------------------------
 
 
 def test_the_shipped_base_is_a_small_real_checkpoint():
@@ -308,7 +308,7 @@ def test_the_shipped_base_is_a_small_real_checkpoint():
 
 
 def test_the_shipped_base_names_actions(tmp_path):
-    from actrep_nb.models import DESCRIBE
+    from actrep_nb.tiny_base import DESCRIBE
     from actrep_nb.formats import load_clips
     from actrep_nb.rollout import generate_answers
 

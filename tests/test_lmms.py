@@ -1,4 +1,7 @@
-"""lmms-eval: a task that stands alone, logs as it writes them, scores that are equal. The real one runs where LMMS_EVAL names a Python that has it."""
+"""lmms-eval: a task that stands alone, logs as it writes them, scores that are equal.
+
+The real one runs where LMMS_EVAL names a Python that has it.
+"""
 
 import json
 import os
@@ -93,7 +96,11 @@ def test_a_task_folder_is_what_lmms_eval_reads(clips, tmp_path):
         task[k].removeprefix("utils.") for k in ("doc_to_visual", "doc_to_text", "doc_to_target", "process_results")
     }
     docs = [json.loads(line) for line in Path(task["dataset_kwargs"]["data_files"]["test"]).read_text().splitlines()]
-    probe = "import sys, json; sys.path.insert(0, sys.argv[1]); import utils; doc = json.loads(sys.argv[2]); print(json.dumps([utils.doc_to_visual(doc), utils.doc_to_text(doc, {'post_prompt': '!'}), utils.doc_to_target(doc), 'actrep_nb' in sys.modules]))"
+    probe = (
+        "import sys, json; sys.path.insert(0, sys.argv[1]); import utils; doc = json.loads(sys.argv[2]); "
+        "print(json.dumps([utils.doc_to_visual(doc), utils.doc_to_text(doc, {'post_prompt': '!'}), "
+        "utils.doc_to_target(doc), 'actrep_nb' in sys.modules]))"
+    )
     said = json.loads(
         subprocess.run(
             [sys.executable, "-I", "-c", probe, str(file.parent), json.dumps(docs[2])],
@@ -229,7 +236,9 @@ def test_the_three_commands(clips, tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not LMMS_EVAL, reason="LMMS_EVAL names no python with lmms-eval 0.7.3 (benchmarks/lmms.md)")
 def test_the_real_lmms_eval_scores_the_same(tmp_path):
-    "Its fixed-answer model and its Qwen2.5-VL class, on the tiny checkpoint or the one that LMMS_CHECKPOINT names, over 40 drawn clips."
+    """Its fixed-answer model and its Qwen2.5-VL class, on the tiny checkpoint or the one that LMMS_CHECKPOINT names,
+    over 40 drawn clips.
+    """
     clips = load_clips(make_dataset(tmp_path, 40, seed=16, name="lmms"), videos=tmp_path / "videos").kept
     write_task(clips, tmp_path / "tasks", max_new_tokens=256)
     model = os.environ.get("LMMS_CHECKPOINT", str(ROOT / "data/tiny_base"))
@@ -283,9 +292,12 @@ import json, sys
 from lmms_eval.tasks.pushupbench import utils as u
 out = []
 for docs, texts in json.load(sys.stdin):
-    scored = [u.pushupbench_process_results({"count": counts, "video_path": "x"}, [text]) for counts, text in zip(docs, texts)]
-    out.append({"exact": u.pushupbench_aggregate_exact_match([s["exact_match"] for s in scored]), "mae": u.pushupbench_aggregate_mae([s["mae"] for s in scored]),
-                "obo": u.pushupbench_aggregate_obo([s["obo"] for s in scored]), "r2": u.pushupbench_aggregate_r_squared([s["r_squared"] for s in scored])})
+    scored = [u.pushupbench_process_results({"count": counts, "video_path": "x"}, [text])
+              for counts, text in zip(docs, texts)]
+    out.append({"exact": u.pushupbench_aggregate_exact_match([s["exact_match"] for s in scored]),
+                "mae": u.pushupbench_aggregate_mae([s["mae"] for s in scored]),
+                "obo": u.pushupbench_aggregate_obo([s["obo"] for s in scored]),
+                "r2": u.pushupbench_aggregate_r_squared([s["r_squared"] for s in scored])})
 print(json.dumps(out))
 """
 

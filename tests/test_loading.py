@@ -15,13 +15,16 @@ from torch.utils.data import DataLoader
 from actrep_nb.evaluate import LocalCounter
 from actrep_nb.grpo import train_grpo
 from actrep_nb.loading import ClipExamples, FeatureCache, read_all, tower_digest
-from actrep_nb.models import FAMILIES, choose_spec, encode, freeze, load_model, make_sample, make_tiny_checkpoint, see
-from actrep_nb.formats import save_clips
+from actrep_nb.families import FAMILIES
+from actrep_nb.models import choose_spec, encode, freeze, load_model, make_sample, see
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip
+from actrep_nb.formats import save_clips
 from actrep_nb.runs import run
 from actrep_nb.sft import train_sft, training_arguments
 from actrep_nb.show import RunWarning, read_log
-from actrep_nb.video import FrameCache, VideoError, write_video
+from actrep_nb.video import FrameCache, write_video
+from actrep_nb.film import VideoError
 
 SMALL = dict(hidden=32, layers=2, vision_hidden=32, vision_layers=2)
 
@@ -144,7 +147,9 @@ def about_disks(told):
 
 
 def test_a_cache_on_a_small_disk_changes_nothing(tmp_path, tiny, clips):
-    "Three megabytes hold some frames and no features: training and evaluation are those without a cache, and one warning says where and what to do."
+    """Three megabytes hold some frames and no features: training and evaluation are those without a cache, and one
+    warning says where and what to do.
+    """
 
     def learned_and_said(name, cache):
         model, processor = load_model(tiny, device="cpu")
@@ -228,7 +233,9 @@ def test_frames_that_were_dropped_on_their_way_are_read_again(tmp_path, loaded, 
 
 
 def test_every_merger_is_meant(tmp_path):
-    "Qwen3-VL's deepstack mergers lead from the tower too: with the default of the experiments nothing of the tower's way is trained, and its features are kept."
+    """Qwen3-VL's deepstack mergers lead from the tower too: with the default of the experiments nothing of the tower's
+    way is trained, and its features are kept.
+    """
     from actrep_nb.sft import load_to_train
 
     model, _ = load_to_train(make_tiny_checkpoint(tmp_path / "m", family="qwen3_vl", **SMALL))
@@ -250,7 +257,7 @@ def test_loaders_processes_send_names_and_change_nothing(tmp_path, loaded, clips
     )
 
 
-# ---- clips that cannot be read ------------------------------------------------------------------------------------------
+# ---- clips that cannot be read -------------------------------------------------------------------------------------
 
 
 def broken(folder, n):
@@ -302,7 +309,8 @@ def test_too_many_broken_clips_stop_a_run(tmp_path, loaded, clips):
     dataset = ClipExamples(model, processor, [*clips, *bad])
     with pytest.raises(
         VideoError,
-        match=r"5 of the [5-9] videos tried so far cannot be read, and more than 20% are too many \(most_unread\): (broken\d: .*broken\d.mp4.*; ){3}and 2 clips more\. Mend",
+        match=r"5 of the [5-9] videos tried so far cannot be read, and more than 20% are too many \(most_unread\): "
+        r"(broken\d: .*broken\d.mp4.*; ){3}and 2 clips more\. Mend",
     ):
         dataset.readable([dataset[5 + k] for k in range(5)])
     patient = ClipExamples(model, processor, [*clips, *bad], most_unread=1.0)
@@ -321,7 +329,7 @@ def test_answers_belong_to_clips(loaded, clips):
         ClipExamples(*loaded, clips, answers=["one"])
 
 
-# ---- training ------------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------------------------
 
 
 def test_training_is_the_same_whoever_reads(tmp_path, tiny, clips):
@@ -372,7 +380,9 @@ def test_frames_are_shuffled_before_they_are_joined_into_slots(tmp_path, loaded,
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_ranks_that_share_out_a_tower_see_in_step(tmp_path, clips, strategy, monkeypatch):
-    "One clip was seen before, so a rank has less to look at than the other, and then nothing; the losses are one process's, which keeps nothing."
+    """One clip was seen before, so a rank has less to look at than the other, and then nothing; the losses are one
+    process's, which keeps nothing.
+    """
     if strategy == "zero3":
         pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")

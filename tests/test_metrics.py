@@ -31,9 +31,9 @@ from actrep_nb.metrics import (
     paired_bootstrap,
     protocol_table,
     stratify,
-    tiou,
     under_protocol,
 )
+from actrep_nb.rewards import tiou
 from actrep_nb.formats import load_clips
 from actrep_nb.records import Clip, Prediction
 
@@ -262,7 +262,7 @@ def test_cycles_by_hand():
     assert math.isnan(cycle_metrics([], [])["f1"]) and tiou((0, 2), (1, 3)) == pytest.approx(1 / 3)
 
 
-# ---- periods and durations ------------------------------------------------------------------------------------------
+# ---- periods and durations -----------------------------------------------------------------------------------------
 
 
 def test_what_is_not_known_is_counted_not_dropped():
@@ -301,11 +301,13 @@ def test_duration_is_taken_from_what_is_surest():
     ) == ["10–20 s", "40+ s", "unknown"]
 
 
-# ---- where the repetitions are ----------------------------------------------------------------------------------------
+# ---- where the repetitions are -------------------------------------------------------------------------------------
 
 
 def jittered(rng, most=8):
-    "Cycles one after the other, and a list that is off here and there, in any order, with some missing and some made up."
+    """Cycles one after the other, and a list that is off here and there, in any order, with some missing and some made
+    up.
+    """
     starts = np.cumsum(rng.uniform(0.3, 1.2, rng.integers(0, most)))
     true = [(s, s + rng.uniform(0.2, 1.0)) for s in starts]
     pred = [(a + rng.normal(0, 0.15), b + rng.normal(0, 0.15)) for a, b in true if rng.random() < 0.8] + [
@@ -351,7 +353,9 @@ def test_tolerance_is_in_frames_or_seconds_and_both_ends_count():
 
 
 def activitynet(preds, trues, scores, least):
-    "The procedure of ActivityNet's evaluation, written as it is told: by falling score, then interpolated precision over recall."
+    """The procedure of ActivityNet's evaluation, written as it is told: by falling score, then interpolated precision
+    over recall.
+    """
     order = sorted(((s, k, i) for k, rank in enumerate(scores) for i, s in enumerate(rank)), reverse=True)
     locked, hits = set(), []
     for _, k, i in order:
@@ -406,7 +410,7 @@ def test_without_scores_order_does_not_matter_and_the_area_is_a_product():
         cycle_map([((0, 1),)], [((0, 1),)], scores=[[]])
 
 
-# ---- other answers ----------------------------------------------------------------------------------------------------
+# ---- other answers -------------------------------------------------------------------------------------------------
 
 
 def test_grounding_and_choices_by_hand():
@@ -427,7 +431,7 @@ def test_grounding_and_choices_by_hand():
         choice_metrics(["A"], [])
 
 
-# ---- protocols --------------------------------------------------------------------------------------------------------
+# ---- protocols -----------------------------------------------------------------------------------------------------
 
 
 def random_judgement(seed):
@@ -473,8 +477,13 @@ def test_protocols_by_hand(seed):
 
 
 def pushupbench_by_hand(docs, texts):
-    "lmms-eval's task `pushupbench`, written down again from its utils.py: percentages, errors in repetitions, R² without errors above 50."
-    words = "none zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
+    """lmms-eval's task `pushupbench`, written down again from its utils.py: percentages, errors in repetitions, R²
+    without errors above 50.
+    """
+    words = (
+        "none zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+        "seventeen eighteen nineteen twenty"
+    ).split()
     numerals = dict(zip(words, [0, *range(21)])) | {"thirty": 30, "forty": 40, "fifty": 50}
     exact, off, near, pairs = [], [], [], []
     for counts, text in zip(docs, texts):
@@ -664,7 +673,9 @@ def test_what_is_not_finite_is_refused():
 
 
 def test_boundaries_of_a_long_chain_are_paired():
-    "Each listed cycle is near its own annotated one and the one before; in this order every pairing moves all the others."
+    """Each listed cycle is near its own annotated one and the one before; in this order every pairing moves all the
+    others.
+    """
     n = 1500
     true = tuple((float(i), i + 0.5) for i in range(n))
     listed = tuple((i + 0.5, i + 1.0) for i in range(n - 1)) + ((0.0, 0.5),)

@@ -1,4 +1,7 @@
-"Families of video models: positions in time, what the prompt says, features, parts, adapters. What a reader need not wade through."
+"""Families of video models: positions in time, what the prompt says, features, parts, adapters.
+
+What a reader need not wade through.
+"""
 
 import itertools
 import math
@@ -12,28 +15,25 @@ import transformers
 from PIL import Image
 
 from actrep_nb import models as chapter
+from actrep_nb.families import FAMILIES, VIDEO, family_of
 from actrep_nb.models import (
-    FAMILIES,
-    VIDEO,
     Sample,
     add_lora,
     choose_spec,
     collate,
     device_of,
     encode,
-    family_of,
     frames_for,
     freeze,
     load_model,
-    make_tiny_checkpoint,
     mrope_positions,
     parts,
     plan_for,
     see,
     spec_of,
-    tiny_config,
     trainable,
 )
+from actrep_nb.tiny_base import SPECIAL_TOKENS, make_tiny_checkpoint, tiny_config
 from actrep_nb.records import Clip
 from actrep_nb.spec import VideoSpec
 from actrep_nb.video import FrameCache, Frames, VideoInfo, plan_frames, probe, write_video
@@ -74,7 +74,7 @@ def forward(model, batch, **more):
         return model(**{k: v for k, v in batch.items() if k != "labels"}, **more)
 
 
-# ---- positions: the papers' rules by brute force, and the library's own function --------------------------------------
+# ---- positions: the papers' rules by brute force, and the library's own function -----------------------------------
 
 
 def by_hand(ids, grid, seconds, config, rule):
@@ -169,7 +169,7 @@ def test_slots_of_a_quarter_second_do_not_collapse(checkpoint):
     assert times.unique().tolist() == [int(times[0]) + k for k in range(8)]
 
 
-# ---- what the model is told about time --------------------------------------------------------------------------------
+# ---- what the model is told about time -----------------------------------------------------------------------------
 
 
 @every_family
@@ -224,14 +224,16 @@ def test_uneven_frames_keep_their_own_times(loaded):
 
 @pytest.mark.parametrize("family", ["qwen3_vl"])
 def test_a_video_has_no_second_pair_of_marks(loaded):
-    "As in transformers 4.57, with which Qwen3-VL was published: a time, then a picture between its marks; nothing around them all."
+    """As in transformers 4.57, with which Qwen3-VL was published: a time, then a picture between its marks; nothing
+    around them all.
+    """
     model, processor = loaded
     text = processor.tokenizer.decode(encode(model, processor, drawn(processor, 8)).input_ids)
     assert VIDEO in processor.chat_template and text.count("<|vision_start|>") == text.count("<|vision_end|>") == 4
     assert text.split("user\n")[1].startswith("<0.1 seconds><|vision_start|><|video_pad|>")
 
 
-# ---- one batch, with patches or features ------------------------------------------------------------------------------
+# ---- one batch, with patches or features ---------------------------------------------------------------------------
 
 
 @every_family
@@ -266,7 +268,10 @@ def test_padding_changes_nothing_that_is_not_padding(loaded, side):
 
 @every_family
 def test_decoding_step_by_step_is_the_full_forward(loaded, family):
-    "Trap 3: positions go on from the last one of the prompt. The library's `rope_deltas` would lead elsewhere (Qwen2-VL, Qwen2.5-VL)."
+    """Trap 3: positions go on from the last one of the prompt.
+
+    The library's `rope_deltas` would lead elsewhere (Qwen2-VL, Qwen2.5-VL).
+    """
     model, processor = loaded
     processor.video_processor.position_rule = "transformers"
     prompt = encode(model, processor, drawn(processor, 64))
@@ -294,7 +299,9 @@ def test_decoding_step_by_step_is_the_full_forward(loaded, family):
 
 @every_qwen
 def test_our_positions_do_not_hang_on_token_types(loaded, family):
-    "Trap 4: without `mm_token_type_ids` Qwen2.5-VL silently counts tokens, the others refuse; we always pass positions, and the logits are those with them."
+    """Trap 4: without `mm_token_type_ids` Qwen2.5-VL silently counts tokens, the others refuse; we always pass
+    positions, and the logits are those with them.
+    """
     model, processor = loaded
     processor.video_processor.position_rule = "transformers"
     batch = collate(model, [encode(model, processor, drawn(processor))])
@@ -314,7 +321,7 @@ def test_our_positions_do_not_hang_on_token_types(loaded, family):
         )
 
 
-# ---- checkpoints ------------------------------------------------------------------------------------------------------
+# ---- checkpoints ---------------------------------------------------------------------------------------------------
 
 
 @every_family
@@ -336,7 +343,7 @@ def test_a_checkpoint_survives_a_round_trip(loaded, tmp_path, family):
 
 
 def test_the_default_family_is_still_the_one_that_ships():
-    ids = {t: k for k, t in enumerate(chapter.SPECIAL_TOKENS)}
+    ids = {t: k for k, t in enumerate(SPECIAL_TOKENS)}
     assert (
         tiny_config(100, ids).to_dict() == tiny_config(100, ids, family="qwen2_5_vl").to_dict()
         and tiny_config(100, ids).model_type == "qwen2_5_vl"
@@ -392,7 +399,7 @@ def test_four_bits_and_adapters(tmp_path, family):
     )
 
 
-# ---- frames of a checkpoint -------------------------------------------------------------------------------------------
+# ---- frames of a checkpoint ----------------------------------------------------------------------------------------
 
 
 @every_family
@@ -435,7 +442,7 @@ def test_a_tower_looks_at_a_long_video_in_pieces(loaded, family):
                 )
 
 
-# ---- slots of films -----------------------------------------------------------------------------------------------------
+# ---- slots of films ------------------------------------------------------------------------------------------------
 
 
 def film(path, rate, frames, size=(64, 64)):
@@ -477,7 +484,9 @@ def test_slots_of_odd_films(checkpoint, tmp_path):
 
 
 def test_slots_are_those_of_qwen_vl_utils():
-    "At 200 random rates, in films that last a whole number of slots: where the last slot is cut short, it spreads its frames and we do not."
+    """At 200 random rates, in films that last a whole number of slots: where the last slot is cut short, it spreads its
+    frames and we do not.
+    """
     from qwen_vl_utils.vision_process import smart_nframes
 
     random, seen = np.random.default_rng(0), set()
@@ -507,7 +516,7 @@ def test_cached_frames_do_not_touch_the_video_again(loaded, tmp_path, monkeypatc
     assert np.array_equal(frames_for(processor, clip, FrameCache(cache.folder)).pixels, first.pixels)
 
 
-# ---- what is trained --------------------------------------------------------------------------------------------------
+# ---- what is trained -----------------------------------------------------------------------------------------------
 
 
 @every_family

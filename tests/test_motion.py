@@ -44,7 +44,9 @@ def apart(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def main_course(pictures: np.ndarray) -> np.ndarray:
-    "What the pictures do most, as a number for each: their first principal component, away from where they are in the first picture."
+    """What the pictures do most, as a number for each: their first principal component, away from where they are in the
+    first picture.
+    """
     course = np.linalg.svd((pictures - pictures.mean(0)).reshape(len(pictures), -1), full_matrices=False)[0][:, 0]
     return course * np.sign(course[np.abs(course - course[0]).argmax()] - course[0])
 
@@ -126,7 +128,9 @@ def test_pictures_repeat_at_the_period_that_is_labelled(way, period):
 
 
 def test_limbs_that_take_turns_count_each_movement():
-    "Between movements everything is at rest; neighbouring movements are of different limbs, every second one is the same."
+    """Between movements everything is at rest; neighbouring movements are of different limbs, every second one is the
+    same.
+    """
     at, ratio, rest = [int(RATE * (4 * k + 2)) for k in range(4)], [], []
     for seed in range(12):
         p = draw_motion(seed, only("limb", replace(plain, alternating=1.0)), even(4)).pictures
@@ -141,7 +145,9 @@ def test_limbs_that_take_turns_count_each_movement():
 
 @pytest.mark.parametrize("way", ["limb", "figure", "round"])
 def test_a_pair_half_a_turn_apart_counts_full_turns(way):
-    "Pictures come back after a turn, not after half of one, and the second of the pair is out where the first is at rest."
+    """Pictures come back after a turn, not after half of one, and the second of the pair is out where the first is at
+    rest.
+    """
     ratio = []
     for seed in range(11):
         p = draw_motion(seed, only(way, replace(plain, antiphase=1.0)), even(4)).pictures
@@ -164,7 +170,10 @@ def test_only_limbs_take_turns_and_only_where_they_repeat():
 
 
 def test_a_movement_that_is_labelled_can_be_seen(monkeypatch):
-    "Windows drawn again with everything held still: what is different is the movement. It is hardly ever below the noise."
+    """Windows drawn again with everything held still: what is different is the movement.
+
+    It is hardly ever below the noise.
+    """
     move, rows = motion.move, []
 
     def held(rng, rhythm, restless=0.0):

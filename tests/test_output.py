@@ -1,4 +1,6 @@
-"""What a command found out is saved and said, whatever its terminal cannot show, whoever stopped reading, wherever there is no space."""
+"""What a command found out is saved and said, whatever its terminal cannot show, whoever stopped reading, wherever
+there is no space.
+"""
 
 import ast
 import errno
@@ -309,7 +311,9 @@ def writes(call: ast.Call) -> bool:
 
 
 def unwhole(source: str, chapter: str) -> list[str]:
-    "What a cell writes by itself: neither into the neighbour that `show` gave it, nor into memory or an open file, nor known."
+    """What a cell writes by itself: neither into the neighbour that `show` gave it, nor into memory or an open file,
+    nor known.
+    """
     tree = ast.parse(
         "\n".join("pass" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
     )

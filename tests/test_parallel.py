@@ -1,4 +1,6 @@
-"Training on two ranks: the same losses as in one process, under every strategy; and the two traps, which bite when the guard is taken away."
+"""Training on two ranks: the same losses as in one process, under every strategy; and the two traps, which bite when
+the guard is taken away.
+"""
 
 import importlib.util
 import json
@@ -10,14 +12,21 @@ import pytest
 import torch
 
 from actrep_nb.evaluate import load_predictions
-from actrep_nb.models import make_tiny_checkpoint
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.parallel import STRATEGIES, rank_share, share, state_bytes, strategy_arguments, through
 from actrep_nb.runs import RunFailed, find_notebook, run
 from actrep_nb.sft import torn
 
 TINY_BASE = Path(__file__).parents[1] / "data/tiny_base"
 
-PARAMETERS = 'strategy: str = "ddp"  # what each rank keeps\nwhole: bool = True  # collect the weights before sampling\ncheckpoint: str = ""  # to train\nout: str = ""  # run folder\naround: bool = True  # go through the wrapper\nuneven: bool = False  # one rank writes shorter answers\ngather: str = "whole"  # in the rollout\nagree: bool = True  # call the head equally often\nchunk: int = 0  # tokens to a call of the head\nprecision: str = "float32"\nlora: int = 0\nbeta: float = 0.0\nresample: int = 0\nsave: int = 0\noptim: str = "sgd"\nlr: float = 1e-2\nresume: bool = False\nspoil: int = -1  # rank whose second loss is NaN'
+PARAMETERS = (
+    'strategy: str = "ddp"  # what each rank keeps\nwhole: bool = True  # collect the weights before '
+    'sampling\ncheckpoint: str = ""  # to train\nout: str = ""  # run folder\naround: bool = True  # go through the '
+    'wrapper\nuneven: bool = False  # one rank writes shorter answers\ngather: str = "whole"  # in the '
+    'rollout\nagree: bool = True  # call the head equally often\nchunk: int = 0  # tokens to a call of the '
+    'head\nprecision: str = "float32"\nlora: int = 0\nbeta: float = 0.0\nresample: int = 0\nsave: int = 0\noptim: '
+    'str = "sgd"\nlr: float = 1e-2\nresume: bool = False\nspoil: int = -1  # rank whose second loss is NaN'
+)
 PREPARE = """import os, numpy as np, torch
 from actrep_nb import grpo, loading, rollout, sft
 from actrep_nb.models import Sample, encode, unwrapped
@@ -35,12 +44,15 @@ if not around: sft.through = lambda model, call: call(unwrapped(model))
 REWARDS["vowels"] = lambda completions, clips, **_: [sum(x in "aeiou" for x in t.lower()) / 10 for t in completions]
 def prompts(model, processor):
     for i, n in enumerate((8, 12, 8, 6, 10, 8, 12, 6)):
-        frames = Frames(np.random.default_rng(i).integers(0, 255, (n, 56, 56, 3)).astype(np.uint8), np.arange(n) / 4, 4.0)
+        pixels = np.random.default_rng(i).integers(0, 255, (n, 56, 56, 3)).astype(np.uint8)
+        frames = Frames(pixels, np.arange(n) / 4, 4.0)
         clip = Clip(video=f"{i}.mp4", action="squat", count=2 + i)
         yield clip, encode(model, processor, Sample(clip, frames, "How many?"))
-more = strategy_arguments(strategy, precision, **({"stage3_param_persistence_threshold": 0} if strategy.startswith("zero3") else {}))
+small = {"stage3_param_persistence_threshold": 0} if strategy.startswith("zero3") else {}
+more = strategy_arguments(strategy, precision, **small)
 if save: more |= dict(save_strategy="steps", save_steps=save)
-def arguments(name, steps): return sft.training_arguments(out + name, steps, 4, lr, optim=optim, precision=precision, **more)
+def arguments(name, steps):
+    return sft.training_arguments(out + name, steps, 4, lr, optim=optim, precision=precision, **more)
 def loaded(args):
     torch.manual_seed(0)
     model, processor = sft.load_to_train(checkpoint, "", lora, precision, args=args)
@@ -48,13 +60,17 @@ def loaded(args):
     return model, processor
 if spoil >= 0:
     compute = sft.CountSFTTrainer.compute_loss
-    sft.CountSFTTrainer.compute_loss = lambda self, *args, **more: compute(self, *args, **more) + (torch.nan if self.state.global_step == 1 and int(os.environ.get("RANK", 0)) == spoil else 0)
+    def spoilt(self, *args, **more):
+        here = self.state.global_step == 1 and int(os.environ.get("RANK", 0)) == spoil
+        return compute(self, *args, **more) + (torch.nan if here else 0)
+    sft.CountSFTTrainer.compute_loss = spoilt
 def here(p): return getattr(p, "ds_tensor", p.to_local() if hasattr(p, "to_local") else p).numel()
 """
 IMITATE = """args = arguments("/sft", 3)
 model, processor = loaded(args)
 glue("loaded", sum(map(here, model.parameters())))
-examples = [loading.make_example(processor, p, "rep1: 0.0s-1.5s" * (1 + k % 3)) for k, (c, p) in enumerate(prompts(model, processor))]
+examples = [loading.make_example(processor, p, "rep1: 0.0s-1.5s" * (1 + k % 3))
+            for k, (c, p) in enumerate(prompts(model, processor))]
 log = sft.train_sft(model, examples, args, checkpoint=out + "/sft/checkpoint", resume=resume)
 glue("loss", [row["loss"] for row in log])
 glue("effect", [row.get("video_effect") for row in log])
@@ -63,11 +79,15 @@ glue("all", sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()))
 from safetensors.torch import load_file
 saved = load_file(out + f"/sft/checkpoint/{'adapter_model' if lora else 'model'}.safetensors")
 glue("kept", sorted({str(t.dtype) for t in saved.values()}))
-glue("saved", {name: saved[name].double().sum().item() for name in [n for n in sorted(saved) if "embed_tokens" in n or "layers.0.self_attn" in n]})
+kept = [n for n in sorted(saved) if "embed_tokens" in n or "layers.0.self_attn" in n]
+glue("saved", {name: saved[name].double().sum().item() for name in kept})
 args = model = None"""
 GRPO = """args = arguments("/grpo", 2)
 model, processor = loaded(args)
-log = grpo.train_grpo(model, processor, [loading.Example(p, clip=c) for c, p in prompts(model, processor)], args, {"vowels": 1.0}, group_size=4, max_new_tokens=24 - 8 * uneven * int(os.environ.get("RANK", 0)), checkpoint=out + "/grpo/checkpoint",
+examples = [loading.Example(p, clip=c) for c, p in prompts(model, processor)]
+log = grpo.train_grpo(model, processor, examples, args, {"vowels": 1.0}, group_size=4,
+                      max_new_tokens=24 - 8 * uneven * int(os.environ.get("RANK", 0)),
+                      checkpoint=out + "/grpo/checkpoint",
                       recipe=grpo.Recipe(grpo.by_token, beta=beta, resample=resample), gather=gather, resume=resume)
 glue("rl", [[row["loss"], row["reward"], row["grad_norm"]] for row in log])
 glue("written", log[0]["completion_length"])
@@ -147,7 +167,10 @@ def test_past_the_wrapper_each_rank_learns_alone(train, alone):
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_sampling_from_shared_out_weights_hangs(train, strategy):
-    "The trap: ranks that write answers of different lengths ask for the weights a different number of times. Bounded by the cell's time here."
+    """The trap: ranks that write answers of different lengths ask for the weights a different number of times.
+
+    Bounded by the cell's time here.
+    """
     if strategy == "zero3":
         pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     with pytest.raises(RunFailed, match="CellTimeoutError|RuntimeError|DeadKernelError"):
@@ -156,7 +179,9 @@ def test_sampling_from_shared_out_weights_hangs(train, strategy):
 
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_weights_gathered_whole_or_a_layer_at_a_time_write_the_same(train, strategy):
-    "Uneven answers, and groups that one rank draws again and the other does not; the same losses as with weights that nobody shares."
+    """Uneven answers, and groups that one rank draws again and the other does not; the same losses as with weights that
+    nobody shares.
+    """
     if strategy == "zero3":
         pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     given = {"uneven": True, "resample": 1}
@@ -169,7 +194,10 @@ def test_weights_gathered_whole_or_a_layer_at_a_time_write_the_same(train, strat
 
 @pytest.mark.parametrize("strategy", ["zero3", "fsdp2"])
 def test_a_head_called_in_chunks_is_called_equally_often(train, alone, strategy):
-    "The trap: answers of different lengths make different numbers of chunks. Under FSDP2 the head is collected with the model and not by the call, so it ends in any case."
+    """The trap: answers of different lengths make different numbers of chunks.
+
+    Under FSDP2 the head is collected with the model and not by the call, so it ends in any case.
+    """
     if strategy == "zero3":
         pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     got = train("agreed", strategy=strategy, chunk=6)
@@ -195,7 +223,9 @@ def test_a_reference_model_is_shared_out_too(train, strategy):
     "strategy, kept", {"ddp": "float32", "zero2": "bfloat16", "zero3": "bfloat16", "fsdp2": "float32"}.items()
 )
 def test_mixed_precision_and_adapters(train, alone, strategy, kept):
-    "Near float32 and not equal to it; saved in what the strategy keeps; adapters float32, and the same under each strategy."
+    """Near float32 and not equal to it; saved in what the strategy keeps; adapters float32, and the same under each
+    strategy.
+    """
     if strategy.startswith("zero"):
         pytest.importorskip("deepspeed", reason="DeepSpeed is there on Linux only")
     got = train("mixed", strategy=strategy, precision="mixed")
@@ -227,7 +257,8 @@ def test_all_ranks_stop_where_one_meets_a_number_that_is_none(train, tmp_path, s
     "Together and with the same words, and none waits for another; the checkpoint before is whole."
     with pytest.raises(
         RunFailed,
-        match=r"NotFinite: step 2: the loss is nan \(clips: example \d, example \d;.*the last whole checkpoint is \S*sft/checkpoint-1\.",
+        match=r"NotFinite: step 2: the loss is nan \(clips: example \d, example \d;"
+        r".*the last whole checkpoint is \S*sft/checkpoint-1\.",
     ):
         train("spoiled", strategy=strategy, spoil=1, save=1, optim="adamw_torch", timeout=120)
     said = [
@@ -267,7 +298,9 @@ def load_benchmark(name):
 
 @pytest.mark.slow
 def test_a_model_is_never_whole_on_a_rank_while_it_is_loaded(tmp_path):
-    "1.2 GB in float32, read from a checkpoint in bfloat16; without sharing, which is what the check is able to see, a rank needs all of it."
+    """1.2 GB in float32, read from a checkpoint in bfloat16; without sharing, which is what the check is able to see, a
+    rank needs all of it.
+    """
     benchmark = load_benchmark("parallel")
     base = benchmark.large_base(str(tmp_path / "base"))
     for strategy, allowed in (("zero3", 0.6), ("fsdp2", 0.6), ("ddp", None)):
@@ -381,7 +414,8 @@ def test_two_ranks_share_out_and_bring_together(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     cells = [
         "from actrep_nb.parallel import shared_out, this_rank\nfrom actrep_nb.show import glue",
-        "glue('made', [shared_out(range(n), lambda mine: [(i, this_rank()) for i in mine], size=2) for n in (0, 1, 2, 5)])",
+        "glue('made', [shared_out(range(n), lambda mine: [(i, this_rank()) for i in mine], size=2) for n in (0, 1, "
+        "2, 5)])",
         "shared_out(range(4), lambda mine: mine[this_rank():])",
     ]
     nbformat.write(
@@ -462,7 +496,8 @@ def test_a_selection_killed_on_two_ranks_goes_on_with_one(drawn, tmp_path, one_t
     cell = next(c for c in broken.cells if "def ask" in c.source)
     cell.source = "import os, signal\n" + cell.source.replace(
         "def answer(clip, clip_seed):",
-        "def answer(clip, clip_seed):\n        if this_rank() and len(rank_answers(answers).read_text().splitlines()) > 2: os.kill(os.getpid(), signal.SIGKILL)",
+        "def answer(clip, clip_seed):\n        if this_rank() and "
+        "len(rank_answers(answers).read_text().splitlines()) > 2: os.kill(os.getpid(), signal.SIGKILL)",
     )
     nbformat.write(broken, tmp_path / "broken.ipynb")
     with pytest.raises(RunFailed, match="rank 1 of 2"):

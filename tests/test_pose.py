@@ -1,4 +1,7 @@
-"Body points: features, files, finding and following people, counting. What needs the models says so and skips where they are not."
+"""Body points: features, files, finding and following people, counting.
+
+What needs the models says so and skips where they are not.
+"""
 
 import csv
 import math
@@ -42,7 +45,8 @@ from actrep_nb.pose import (
 from actrep_nb.formats import load_clips
 from actrep_nb.records import Clip
 from actrep_nb.synth import _LIMBS, ACTIONS, _joints
-from actrep_nb.video import Frames, VideoError, plan_frames, probe, read_frames, write_video
+from actrep_nb.video import Frames, plan_frames, probe, read_frames, write_video
+from actrep_nb.film import VideoError
 
 SHARED = Path(os.environ.get("ACTREP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 MISSING = pose_missing()
@@ -62,7 +66,10 @@ PARTS = {
 
 
 def stick(action, count=4, period=1.6, fps=15.0, height=200.0, at=(160.0, 220.0), idle=1.0, noise=0.0):
-    "[T, 33, 3] of a drawn figure: `idle` seconds at rest, `count` repetitions, at rest again. Joints it does not have are where its head is, unseen."
+    """[T, 33, 3] of a drawn figure: `idle` seconds at rest, `count` repetitions, at rest again.
+
+    Joints it does not have are where its head is, unseen.
+    """
     move, rng, rows = ACTIONS[action], np.random.default_rng(0), []
     for t in np.arange(round((count * period + 2 * idle) * fps)) / fps - idle:
         u = 0.5 - 0.5 * math.cos(2 * math.pi * t / period) if 0 <= t < count * period else 0.0
@@ -83,7 +90,7 @@ def poses_of(*people, fps=15.0):
     return Poses(np.arange(n) / fps, np.stack([p[:n] for p in people], 1))
 
 
-# ---- features ---------------------------------------------------------------------------------------------------------
+# ---- features ------------------------------------------------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
@@ -166,7 +173,7 @@ def test_bones_end_where_joints_are_seen():
     assert len(skeleton(frame)) == 10
 
 
-# ---- counting -----------------------------------------------------------------------------------------------------------
+# ---- counting ------------------------------------------------------------------------------------------------------
 
 UPSIDE_DOWN = {
     ("leg_raise", 7, 1.0): pytest.mark.xfail(
@@ -290,7 +297,7 @@ def test_picture_and_pose_says_which_it_was(tmp_path):
     assert counter.count(clip).count == 77
 
 
-# ---- files --------------------------------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -456,7 +463,7 @@ def test_saved_and_read(tmp_path):
         read_poses(tmp_path / "a.txt")
 
 
-# ---- finding people: what needs no model ----------------------------------------------------------------------------
+# ---- finding people: what needs no model ---------------------------------------------------------------------------
 
 
 @settings(max_examples=60, deadline=None)
@@ -496,7 +503,9 @@ def test_a_region_stands_the_body_upright():
 
 
 def told(*people):
-    "What the detector says of a 200×100 frame: (place, likelihood before the sigmoid, hips, top), in pixels of the frame."
+    """What the detector says of a 200×100 frame: (place, likelihood before the sigmoid, hips, top), in pixels of the
+    frame.
+    """
     raw, score = np.zeros((1, 2254, 12), np.float32), np.full((1, 2254, 1), -9.0, np.float32)
     places = [
         ((x + 0.5) / n, (y + 0.5) / n)
@@ -543,7 +552,9 @@ def test_a_person_found_in_a_part_is_where_they_are_in_the_frame():
 
 
 def follow(monkeypatch, tracks, people, hide=(), shape=(10, 10)):
-    "Follow people whose bodies are where `tracks` [T, N, 33, 2] has them; in frames in `hide` nobody is seen by either model. Returns points [T, people, 33, 3] and the frames in which people were looked for."
+    """Follow people whose bodies are where `tracks` [T, N, 33, 2] has them; in frames in `hide` nobody is seen by
+    either model. Returns points [T, people, 33, 3] and the frames in which people were looked for.
+    """
     now, looked = {"t": 0}, []
 
     def regions():
@@ -698,7 +709,7 @@ def test_the_counter_says_why_it_cannot_count(spot_video, monkeypatch):
     assert answer.count is None and answer.problems[0].startswith("ImportError")
 
 
-# ---- with the models --------------------------------------------------------------------------------------------------
+# ---- with the models -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -717,7 +728,9 @@ def test_real_clips_are_counted(real, name):
 @needs_models
 @needs_clips
 def test_points_are_those_of_mediapipe(real):
-    "The package whose models these are is the oracle: the points of a body differ by a hundredth or two of half its height."
+    """The package whose models these are is the oracle: the points of a body differ by a hundredth or two of half its
+    height.
+    """
     solutions = pytest.importorskip("mediapipe", reason="the package mediapipe is not installed").solutions
     frames = read_frames(
         real["yuyou_squat"].video, plan_frames(probe(real["yuyou_squat"].video), 1, 8, max_pixels=544 * 960)

@@ -17,12 +17,12 @@ from actrep_nb.models import (
     choose_prompt,
     encode,
     load_model,
-    make_tiny_checkpoint,
     opening_of,
     prompt_of,
     template_opening,
     unopened,
 )
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.prompts import PromptSpec, asked, completion, final_part, parse_prompt
 from actrep_nb.formats import load_clips
 from actrep_nb.records import Clip
@@ -56,7 +56,7 @@ def sample(prompt="How many?"):
     return Sample(clip, Frames(np.zeros((8, 56, 56, 3), np.uint8), np.arange(8) / 4, 4.0), prompt)
 
 
-# ---- what is asked, learned and read belongs together ---------------------------------------------------------------
+# ---- what is asked, learned and read belongs together --------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", COUNTING)
@@ -128,7 +128,7 @@ def test_the_name_is_told_only_where_it_should_be():
     assert "push" not in asked(TASKS["counting"], parse_prompt("count")).ask(Clip("a.mp4", "push_up", 1))
 
 
-# ---- what a chat template opens -------------------------------------------------------------------------------------
+# ---- what a chat template opens ------------------------------------------------------------------------------------
 
 
 def test_what_is_learned_holds_one_opening(thinking):
@@ -181,7 +181,7 @@ def test_a_system_turn_comes_first(tiny):
     )
 
 
-# ---- a checkpoint remembers -----------------------------------------------------------------------------------------
+# ---- a checkpoint remembers ----------------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_remembers_how_it_was_asked(tiny, tmp_path):
@@ -213,7 +213,10 @@ def test_features_are_kept_apart_by_what_was_asked(tiny, tmp_path):
 
 
 def test_published_data_are_learned_as_they_are_and_the_prompt_stays(tiny, tmp_path):
-    "ActRep-R1's file: bare reasoning and the count. RL training, choosing clips and judging then ask as it was trained."
+    """ActRep-R1's file: bare reasoning and the count.
+
+    RL training, choosing clips and judging then ask as it was trained.
+    """
     clips = load_clips(make_dataset(tmp_path, 4, seed=0, workers=1, name="train"), videos=tmp_path / "videos")
     rows = [
         {

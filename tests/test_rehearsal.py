@@ -1,4 +1,6 @@
-"RepCount-A on eight GPUs, rehearsed: the tutorial's own script on two ranks, with a checkpoint as the hub has them and drawn clips in the data set's format."
+"""RepCount-A on eight GPUs, rehearsed: the tutorial's own script on two ranks, with a checkpoint as the hub has them
+and drawn clips in the data set's format.
+"""
 
 import csv
 import json
@@ -19,7 +21,9 @@ SPELT = {"squat": "squant", "jumping_jack": "jumpjacks", "pull_up": "pullups"}  
 
 
 def write_repcount(folder: Path, split: str, counts: list[int], rates: list[float]) -> None:
-    "Drawn clips as the data set has them: `annotation/SPLIT.csv` with frame numbers, films of several rates in `video/SPLIT`."
+    """Drawn clips as the data set has them: `annotation/SPLIT.csv` with frame numbers, films of several rates in
+    `video/SPLIT`.
+    """
     (folder / "annotation").mkdir(parents=True, exist_ok=True)
     (folder / "video" / split).mkdir(parents=True)
     rows = []

@@ -36,7 +36,8 @@ from actrep_nb.reps import (
     write_marked,
 )
 from actrep_nb.synth import draw_clip
-from actrep_nb.video import VideoError, probe, write_video
+from actrep_nb.video import probe, write_video
+from actrep_nb.film import VideoError
 
 SHARED = Path(os.environ.get("ACTREP_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 THREE = Prediction("x", 3, ((0.5, 1.0), (1.0, 1.6), (2.0, 2.5)), regularity=0.7)
@@ -52,13 +53,15 @@ def wave(cycles, fps=20.0, length=4.0, upside_down=False):
     return SimpleNamespace(times=times, signal=-values if upside_down else values)
 
 
-# ---- films ------------------------------------------------------------------------------------------------------------
+# ---- films ---------------------------------------------------------------------------------------------------------
 
 
 def write_film(
     path, times, size=(120, 160), sound=None, pix_fmt="yuv420p", aspect=None, rate=44100, seconds=None, begin=0.0
 ):
-    "A still grey film with a time stamp of its own for each frame, in milliseconds; `sound` is a codec that carries a sine of 440 Hz."
+    """A still grey film with a time stamp of its own for each frame, in milliseconds; `sound` is a codec that carries a
+    sine of 440 Hz.
+    """
     with av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=30, options={"preset": "ultrafast", "crf": "1", "bf": "0"})
         stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
@@ -212,7 +215,7 @@ def test_narrow_pixels_are_widened(tmp_path):
         assert (stream.width, stream.height, stream.sample_aspect_ratio or 1) == (240, 120, 1)
 
 
-# ---- sound ------------------------------------------------------------------------------------------------------------
+# ---- sound ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -294,7 +297,7 @@ def test_several_sounds_are_told(tmp_path):
     assert marked.problems == ("1 sound stream left out",) and listen(marked.path)[0] == listen(tmp_path / "one.mp4")[0]
 
 
-# ---- marks ------------------------------------------------------------------------------------------------------------
+# ---- marks ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_counter_of_counts_without_times_stands_still(tmp_path):
@@ -365,7 +368,7 @@ for name in sys.argv[1:]:
     assert long - short < 30
 
 
-# ---- the table ----------------------------------------------------------------------------------------------------------
+# ---- the table -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("upside_down", [False, True])
@@ -500,7 +503,7 @@ def test_slowing():
     )
 
 
-# ---- the picture ----------------------------------------------------------------------------------------------------------
+# ---- the picture ---------------------------------------------------------------------------------------------------
 
 
 def drawn(fig, folder):
@@ -600,7 +603,7 @@ def test_any_name_makes_a_title(tmp_path, name):
         assert drawn(fig, tmp_path)[0] > 500
 
 
-# ---- the page ---------------------------------------------------------------------------------------------------------------
+# ---- the page ------------------------------------------------------------------------------------------------------
 
 
 class Reader(html.parser.HTMLParser):
@@ -719,7 +722,7 @@ def test_exercises_are_ordered_by_repetitions():
     )
 
 
-# ---- real films -----------------------------------------------------------------------------------------------------------------
+# ---- real films ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not (SHARED / "clips").exists(), reason="the shared real clips are not here")

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from actrep_nb.loading import Example
-from actrep_nb.models import Sample, add_lora, encode, freeze, load_model, make_tiny_checkpoint, see, spec_of
+from actrep_nb.models import Sample, add_lora, encode, freeze, load_model, see, spec_of
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip
 from actrep_nb.rollout import (
     ModelEngine,

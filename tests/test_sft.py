@@ -14,18 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from actrep_nb.models import (
-    FAMILIES,
-    Sample,
-    add_lora,
-    encode,
-    freeze,
-    load_model,
-    make_tiny_checkpoint,
-    parts,
-    see,
-    spec_of,
-)
+from actrep_nb.families import FAMILIES
+from actrep_nb.models import Sample, add_lora, encode, freeze, load_model, parts, see, spec_of
+from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip
 from actrep_nb.loading import ClipExamples, Example, make_example, read_all
 from actrep_nb.sft import (

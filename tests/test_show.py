@@ -1,4 +1,7 @@
-"""Chapter 00: what a page cannot show well. Progress in a real kernel, rank by rank; glue through execution and cleaning."""
+"""Chapter 00: what a page cannot show well.
+
+Progress in a real kernel, rank by rank; glue through execution and cleaning.
+"""
 
 import copy
 import json

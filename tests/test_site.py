@@ -37,7 +37,10 @@ def site(folder: Path, **pages: str) -> Path:
 
 
 def test_links_that_lead_nowhere_are_found(tmp_path):
-    good = '<a href="b.html#there">x</a><a href="#own">x</a><p id="own"></p><a href="https://example.org/none">x</a><a href="mailto:a@b.c">x</a>'
+    good = (
+        '<a href="b.html#there">x</a><a href="#own">x</a><p id="own"></p><a href="https://example.org/none">x</a><a '
+        'href="mailto:a@b.c">x</a>'
+    )
     assert broken_links(site(tmp_path, a=good, b='<p id="there"></p>')) == []
     site(
         tmp_path,
@@ -56,7 +59,9 @@ def test_links_that_lead_nowhere_are_found(tmp_path):
 
 def test_a_page_asks_no_host_and_is_read_by_everyone():
     page = finished(
-        '<a data-md-component="source" href="x"></a><table border="1" class="dataframe"><tr><th></th><th>n</th></tr><tr><td>squat &amp; jump</td><td>-1.5e-3</td><td>12 %</td></tr></table>'
+        '<a data-md-component="source" href="x"></a><table border="1" '
+        'class="dataframe"><tr><th></th><th>n</th></tr><tr><td>squat &amp; jump</td><td>-1.5e-3</td><td>12 '
+        '%</td></tr></table>'
     )
     assert "data-md-component" not in page and "<th></th>" not in page and 'class="dataframe" tabindex="0"' in page
     assert '<td class="words">squat &amp; jump</td><td>-1.5e-3</td><td>12 %</td>' in page

@@ -24,7 +24,8 @@ from actrep_nb.spec import (
     spec_changes,
     tempo,
 )
-from actrep_nb.video import FrameCache, VideoError, VideoInfo, fastest_period, nyquist_fps, token_budget, write_video
+from actrep_nb.video import FrameCache, VideoInfo, fastest_period, nyquist_fps, token_budget, write_video
+from actrep_nb.film import VideoError
 
 CLIPS = Path(__file__).parents[2] / "shared/data/clips"
 specs = st.builds(
@@ -41,7 +42,7 @@ def info(seconds=30.0, fps=30.0, size=(720, 1280)):
     return VideoInfo("x", seconds, fps, max(1, round(seconds * fps)), size[1], size[0], "h264")
 
 
-# ---- text ---------------------------------------------------------------------------------------------------------------
+# ---- text ----------------------------------------------------------------------------------------------------------
 
 
 @given(specs)
@@ -84,7 +85,7 @@ def test_a_text_that_is_no_spec_is_refused(text, said):
         parse_spec(text)
 
 
-# ---- plans --------------------------------------------------------------------------------------------------------------
+# ---- plans ---------------------------------------------------------------------------------------------------------
 
 
 @given(
@@ -130,7 +131,7 @@ def test_rate_is_bought_before_size():
         plan_video(VideoSpec(frame_size=(56, 60)), info())
 
 
-# ---- measured motion ------------------------------------------------------------------------------------------------------
+# ---- measured motion -----------------------------------------------------------------------------------------------
 
 
 def test_differences_are_brute_force():
@@ -160,7 +161,9 @@ def test_the_period_is_found_and_not_its_double(period, fps):
 
 @pytest.mark.parametrize("period", [0.28, 0.3, 0.34])
 def test_fast_films_are_seen_fast_enough(tmp_path, period):
-    "A tenth of a second is three pictures, and half a period falls between two: the period is found all the same, not its double."
+    """A tenth of a second is three pictures, and half a period falls between two: the period is found all the same, not
+    its double.
+    """
     pixels = np.full((240, 64, 64, 3), 235, np.uint8)
     for k, frame in enumerate(pixels):
         frame[(y := round(20 + 16 * math.cos(2 * math.pi * k / 30 / period))) : y + 16, 24:40] = (40, 90, 180)
@@ -211,7 +214,7 @@ def test_real_clips_are_seen_fast_enough():
     assert sum(enough) >= 22 and len(enough) == 24
 
 
-# ---- a dataset ------------------------------------------------------------------------------------------------------------
+# ---- a dataset -----------------------------------------------------------------------------------------------------
 
 
 def test_plan_table():
@@ -230,7 +233,9 @@ def test_plan_table():
 
 
 def test_plan_table_of_a_checkpoint_with_one_frame_size():
-    "Frames of 56×56 are four tokens for two frames, whatever the video's size; the budget and the limit bound their number."
+    """Frames of 56×56 are four tokens for two frames, whatever the video's size; the budget and the limit bound their
+    number.
+    """
     table = plan_table(
         [Motion(30.0, 1.0, 0.5, (1080, 1920))],
         VideoSpec(max_tokens=80, max_frames=64, frame_size=(56, 56)),

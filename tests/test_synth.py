@@ -39,7 +39,9 @@ def test_a_moment_is_one_stretch_of_one_to_four_repetitions():
 
 
 def test_the_person_moves_inside_the_moment_and_hardly_outside():
-    "Seen from the pixels: how far each frame is from the clip's median frame, inside and outside of the annotated interval."
+    """Seen from the pixels: how far each frame is from the clip's median frame, inside and outside of the annotated
+    interval.
+    """
     for seed in range(12):
         drawn = draw_moment("jumping_jack", seed)
         times = (np.arange(len(drawn.pixels)) + 0.5) / drawn.fps
@@ -52,7 +54,10 @@ def test_the_person_moves_inside_the_moment_and_hardly_outside():
 
 
 def jumps_seen(pixels):
-    "How often each object leaves the ground, from the pixels alone. A box fills its bounding box, a ball π/4 of it, a triangle half."
+    """How often each object leaves the ground, from the pixels alone.
+
+    A box fills its bounding box, a ball π/4 of it, a triangle half.
+    """
     bright = pixels.astype(float).mean(-1)
     front = bright > 128 if np.median(bright) < 128 else bright < 128
     edges = np.flatnonzero(np.diff(np.r_[False, front.any((0, 1)), False]))

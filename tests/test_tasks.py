@@ -89,7 +89,7 @@ def test_judging_the_wrong_clips_is_an_error():
         task.judge(predictions[::-1], CLIPS)
 
 
-# ---- the parts of a task agree -------------------------------------------------------------------------------------------------------
+# ---- the parts of a task agree -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -170,7 +170,7 @@ def test_a_clip_that_no_text_can_be_written_for_is_rejected_with_its_reason(name
     assert not written.kept and reason in written.rejected[0][1][0] and clip.id in written.rejected[0][1][0]
 
 
-# ---- clips of another task -------------------------------------------------------------------------------------------------------
+# ---- clips of another task -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -226,14 +226,15 @@ def test_preparing_and_judging_refuse_before_anything_is_read():
         judge({"x": [TASKS["dvd_counting"].predict(CLIPS[0], "")]}, CLIPS[:1], task="dvd_counting")
 
 
-# ---- with a real model -----------------------------------------------------------------------------------------------------------
+# ---- with a real model ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["temporal_grounding", "multiple_choice", "dvd_counting", "regression"])
 def test_sft_grpo_and_evaluation_with_the_tiny_model(name, tmp_path):
     from actrep_nb.evaluate import LocalCounter, evaluate, load_predictions
     from actrep_nb.grpo import train_grpo
-    from actrep_nb.models import freeze, load_model, make_tiny_checkpoint
+    from actrep_nb.models import freeze, load_model
+    from actrep_nb.tiny_base import make_tiny_checkpoint
     from actrep_nb.loading import ClipExamples
     from actrep_nb.sft import train_sft, training_arguments
 
@@ -344,7 +345,7 @@ def test_a_task_of_ones_own_counts_when_it_says_so():
         COUNTED.remove("laps")
 
 
-# ---- several accepted counts, and Video-R1's questions ---------------------------------------------------------------
+# ---- several accepted counts, and Video-R1's questions -------------------------------------------------------------
 
 
 def test_the_nearest_accepted_count_is_what_an_answer_is_compared_with():

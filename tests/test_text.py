@@ -1,4 +1,6 @@
-"Strangers' text is text: names, actions and answers full of markup, formulas and control characters, wherever they are shown or kept."
+"""Strangers' text is text: names, actions and answers full of markup, formulas and control characters, wherever they
+are shown or kept.
+"""
 
 import csv
 import html.parser
@@ -136,7 +138,9 @@ def pages(clips, tmp_path_factory):
 
 
 def report(clips, out, rejected, folder):
-    "What the report shows of clips one by one, by its own cell, and what results look like as outputs; as `run` writes them."
+    """What the report shows of clips one by one, by its own cell, and what results look like as outputs; as `run`
+    writes them.
+    """
     cells = nbformat.read(ROOT / "nbs/experiments/07_report.ipynb", as_version=4).cells
     source = {
         word: next(c.source for c in cells if c.cell_type == "code" and word in c.source)
@@ -186,7 +190,7 @@ def report(clips, out, rejected, folder):
     return to_html(folder / "shown.ipynb", folder / "report.html", title=NASTY[0])
 
 
-# ---- pages -------------------------------------------------------------------------------------------------------------------
+# ---- pages ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["counts", "errors", "audit", "report"])
@@ -238,7 +242,7 @@ def test_no_script_runs_in_a_browser(pages, tmp_path):
         assert count == 0 and MARKUP[0] in dom.words, name
 
 
-# ---- Markdown, figures, tables, the terminal -------------------------------------------------------------------------------------
+# ---- Markdown, figures, tables, the terminal -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", NASTY)
@@ -332,7 +336,7 @@ def test_a_terminal_is_not_commanded(tmp_path):
     assert b".mp4" in done.stderr and b"\x1b" not in done.stdout + done.stderr and b"\x07" not in done.stderr
 
 
-# ---- names of files -------------------------------------------------------------------------------------------------------------
+# ---- names of files ------------------------------------------------------------------------------------------------
 
 
 def test_names_that_leave_the_given_folder_are_rejected_unless_allowed(tmp_path):
@@ -392,7 +396,7 @@ def test_a_name_that_is_no_utf8_goes_through_every_command(tmp_path, monkeypatch
     ).read_text(encoding="utf-8")
 
 
-# ---- code and files from elsewhere ---------------------------------------------------------------------------------------------
+# ---- code and files from elsewhere ---------------------------------------------------------------------------------
 
 
 def test_a_checkpoint_that_brings_code_is_refused_without_a_question(tmp_path, monkeypatch):

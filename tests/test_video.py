@@ -28,7 +28,6 @@ from actrep_nb.video import (
     FrameCache,
     FramePlan,
     Frames,
-    VideoError,
     VideoInfo,
     bench_readers,
     fastest_period,
@@ -42,6 +41,7 @@ from actrep_nb.video import (
     whole_video_cost,
     write_video,
 )
+from actrep_nb.film import VideoError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -486,7 +486,7 @@ def test_tokens_of_a_plan():
 def real_processor(family, max_pixels=None):
     "The family's processor in transformers with the limits published on the hub, and no download."
     transformers = pytest.importorskip("transformers")
-    from actrep_nb.models import tiny_tokenizer
+    from actrep_nb.tiny_base import tiny_tokenizer
 
     least, most = (4096, 25165824) if family.startswith("qwen3_vl") else (3136, 12845056)
     video_class = (

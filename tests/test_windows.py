@@ -218,7 +218,8 @@ class TestTiny:
         )
         phases = say_phases(counter.model, counter.processor, prompts, 3.0)
         opening = counter.processor.tokenizer(f"{OPENING} 3.0s.\nPhases:").input_ids
-        from actrep_nb.models import PHASES, collate
+        from actrep_nb.models import collate
+        from actrep_nb.tiny_base import PHASES
 
         words = [counter.processor.tokenizer(f" {name}").input_ids[0] for name in PHASES]
         said = torch.tensor([*opening, *(words[k] for k in phases[0].argmax(-1))])

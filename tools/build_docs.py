@@ -35,16 +35,16 @@ from site_pages import (
 root = Path(__file__).resolve().parents[1]
 work = root / '_docs'  # Markdown and configuration, as given to Zensical
 parts = {
-    'I · See': range(1, 5),
-    'II · Say and score': range(5, 10),
-    'III · Learn': range(10, 14),
-    'IV · Judge and run': range(14, 100),
-}
+    'I · See': '01',
+    'II · Say and score': '05',
+    'III · Learn': '09b',
+    'IV · Judge and run': '14',
+}  # the first of each
 project = yaml.safe_load((root / 'mkdocs.yml').read_text())
 site_url, repo_url = project['site_url'].rstrip('/'), project['repo_url'].rstrip('/')
 
 
-# ---- Markdown: from what Jupyter reads to what Python-Markdown reads ------------------------------------------------
+# ---- Markdown: from what Jupyter reads to what Python-Markdown reads -----------------------------------------------
 
 
 def outside_code(text: str, change: Callable[[str], str]) -> str:
@@ -172,7 +172,7 @@ def links(text: str, page: str) -> str:
     return re.sub(r'\((?!https?:)([\w./-]+\.ipynb)(#[^)\s]*)?\)', lambda m: f'({page_of(m[1])}{m[2] or ""})', text)
 
 
-# ---- cells ------------------------------------------------------------------------------------------------------------
+# ---- cells ---------------------------------------------------------------------------------------------------------
 
 
 def joined(value) -> str:
@@ -316,7 +316,8 @@ class Page:
             head.append(f'{formulas(links(self.lede, self.page))}\n{{ .lede }}')
         if self.page != 'index.md':
             head.append(
-                f'This page is the notebook [{self.source}]({repo_url}/blob/main/{self.source}): [download it]({"../" * self.page.count("/")}{self.source}) and open it in JupyterLab.\n{{ .page-source }}'
+                f'This page is the notebook [{self.source}]({repo_url}/blob/main/{self.source}): [download '
+                f'it]({"../" * self.page.count("/")}{self.source}) and open it in JupyterLab.\n{{ .page-source }}'
             )
         text = '\n\n'.join(s for s in head + body if s.strip()) + '\n'
         return text.replace('](images/pages/', f']({"../" * self.page.count("/")}images/pages/')
@@ -333,7 +334,7 @@ def merged(outputs: list[dict]) -> list[dict]:
     return result
 
 
-# ---- README -----------------------------------------------------------------------------------------------------------
+# ---- README --------------------------------------------------------------------------------------------------------
 
 
 def readme() -> str:
@@ -368,7 +369,7 @@ def write_readme(check: bool) -> int:
     return 1
 
 
-# ---- the site -----------------------------------------------------------------------------------------------------------
+# ---- the site ------------------------------------------------------------------------------------------------------
 
 
 def number(path: str) -> int:
@@ -391,15 +392,13 @@ def navigation(pages: dict[str, Page]) -> list:
     chapters = sorted((s for s in pages if re.fullmatch(r'nbs/\d+[a-z]*_\w+\.ipynb', s)), key=lambda s: Path(s).name)
     nav: list = [{'Home': 'index.md'}] if 'nbs/index.ipynb' in pages else []
     nav += [entry(s) for s in chapters if number(s) == 0]
-    nav += [
-        {part: inside}
-        for part, numbers in parts.items()
-        if (inside := [entry(s) for s in chapters if number(s) in numbers])
-    ]
+    part_of = {s: [part for part, first in parts.items() if first <= Path(s).name][-1] for s in chapters if number(s)}
+    nav += [{part: inside} for part in parts if (inside := [entry(s) for s, p in part_of.items() if p == part])]
     for folder in ('experiments', 'tutorials'):
         if inside := [entry(s, folder == 'experiments') for s in sorted(pages) if s.startswith(f'nbs/{folder}/')]:
             nav.append({folder.capitalize(): inside})
-    return [*nav, {'Look up': [{title: page} for page, title in LOOK_UP.items()]}]
+    notebooks = [entry(s, False) for s in ('nbs/glossary.ipynb', 'nbs/papers.ipynb') if s in pages]
+    return [*nav, {'Look up': [*notebooks, *({title: page} for page, title in LOOK_UP.items())]}]
 
 
 LOOK_UP = {
@@ -462,7 +461,9 @@ def write_pages(processed: Path) -> dict[str, Page]:
 
 
 def mend_anchors(target: Path) -> None:
-    "nbdev links every exported name; names without an entry of their own (methods, hidden ones) lead to their class or page."
+    """nbdev links every exported name; names without an entry of their own (methods, hidden ones) lead to their class
+    or page.
+    """
     texts = {path: path.read_text(encoding='utf-8') for path in target.rglob('*.md')}
     ids = {path: set(re.findall(r'\{ #([^ }]+)', text)) for path, text in texts.items()}
     for path, text in texts.items():
@@ -482,7 +483,8 @@ def mend_anchors(target: Path) -> None:
 def fetched_from_elsewhere(site: Path) -> list[str]:
     "What a page would have to load over the network: there must be nothing."
     loads = re.compile(
-        r'<(?:script|img|iframe|source|video)\b[^>]*?\bsrc="?(https?:)?//[^" >]+|<link\b(?![^>]*rel="?(?:canonical|prev|next|alternate))[^>]*?\bhref="?(https?:)?//[^" >]+'
+        r'<(?:script|img|iframe|source|video)\b[^>]*?\bsrc="?(https?:)?//[^" >]+'
+        r'|<link\b(?![^>]*rel="?(?:canonical|prev|next|alternate))[^>]*?\bhref="?(https?:)?//[^" >]+'
     )
     return sorted(
         {
@@ -494,7 +496,10 @@ def fetched_from_elsewhere(site: Path) -> list[str]:
 
 
 def finish(site: Path) -> None:
-    "Pages as they are published. The `offline` plugin names its search shim by a web address; the same file is kept in tools/site."
+    """Pages as they are published.
+
+    The `offline` plugin names its search shim by a web address; the same file is kept in tools/site.
+    """
     for path in site.rglob('*.html'):
         up = '../' * (len(path.relative_to(site).parts) - 1)
         text = finished(path.read_text(encoding='utf-8'))

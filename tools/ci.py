@@ -200,7 +200,8 @@ def tests(marked: str) -> Outcome:
     return outcome
 
 
-AGAIN = 3  # failed tests that are tried once more: a test of killed processes may fall on a moment it was not written for; more than these are no accident
+# A test of killed processes may fall on a moment it was not written for; more than these are no accident.
+AGAIN = 3  # failed tests that are tried once more
 
 
 def count(report: Path, returned: int, outcome: Outcome) -> list[str]:
@@ -290,7 +291,7 @@ def last_line_is_json(text: str) -> bool:
         return False
 
 
-# ---- the driver -----------------------------------------------------------------------------------------------------
+# ---- the driver ----------------------------------------------------------------------------------------------------
 
 cheap = [export, clean, readme, lock, ruff, mypy]
 long = [notebooks, pytest, docs, demo, slow]

@@ -1,6 +1,7 @@
 """nbdev's notebook processing for the site, with three changes.
 
-The introduction under a title stays; outside exported cells only imports are executed; records are shown with their fields as written.
+The introduction under a title stays; outside exported cells only imports are executed; records are shown with their
+fields as written.
 """
 
 import ast
@@ -79,7 +80,9 @@ class exec_exports(exec_show_docs):  # noqa: N801  (nbdev names processors like 
                         )
 
     def written(self, name: str) -> Iterator[tuple[str, ast.stmt]]:
-        "Head of the definition of `name` as the notebook has it: parameters with their comments, or fields with theirs."
+        """Head of the definition of `name` as the notebook has it: parameters with their comments, or fields with
+        theirs.
+        """
         for cell in self.nb.cells:
             if cell.cell_type != 'code' or not cell.source or not re.search(rf'\b(?:def|class) {name}\b', cell.source):
                 continue

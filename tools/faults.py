@@ -1,9 +1,11 @@
 """Faults and what comes of them, with real processes on the tiny model: `make faults` writes benchmarks/faults.md.
 
-Each scenario plants one fault in a copy of small inputs and looks at what is left: the bytes of an undisturbed run, or a
+Each scenario plants one fault in a copy of small inputs and looks at what is left: the bytes of an undisturbed run,
+or a
 refusal that names the file and the cure. Anything else is a FAULT, and the exit status is then 1. Processes are stopped
 when a file or a line appears, never after a time. `python tools/faults.py --only 'sft|cache'` runs the scenarios whose
-phase or fault matches and prints their rows; `--list` only names them. Full and read-only disks are mounted: that takes root.
+phase or fault matches and prints their rows; `--list` only names them. Full and read-only disks are mounted: that
+takes root.
 """
 
 import argparse
@@ -398,7 +400,9 @@ def cannot_write(name: str) -> Callable[[Path], str]:
 
 @contextmanager
 def halted(process: subprocess.Popen) -> Iterator[None]:
-    "A command stands still, and owns its folder as before: on a slow machine it would be done before another one has begun."
+    """A command stands still, and owns its folder as before: on a slow machine it would be done before another one has
+    begun.
+    """
     process.send_signal(signal.SIGSTOP)
     try:
         yield
@@ -527,9 +531,8 @@ def spoilt_weights(change: str) -> Callable[[Path], str]:
         copied(place, 'draw', 'cot')
         shutil.copytree(BASE, place / 'base')
         script = (
-            'import sys, torch; from safetensors.torch import load_file, save_file; f = "base/model.safetensors"; w = dict(load_file(f)); k = sorted(w)[3]\n'
-            + change
-            + '\nsave_file(w, f, {"format": "pt"}); print(k)'
+            'import sys, torch; from safetensors.torch import load_file, save_file; f = "base/model.safetensors"; w '
+            '= dict(load_file(f)); k = sorted(w)[3]\n' + change + '\nsave_file(w, f, {"format": "pt"}); print(k)'
         )
         done = subprocess.run(
             [sys.executable, '-c', script],
@@ -1093,8 +1096,8 @@ def row(scenario: Scenario, outcome: str, message: str) -> str:
 
 HEAD = '''# Faults and what comes of them
 
-`make faults` plants each fault in real processes on the tiny model and looks at what is left: the bytes of an undisturbed
-run, or a refusal that names the file and the cure. FAULT is neither. Times are not part of it.
+`make faults` plants each fault in real processes on the tiny model and looks at what is left: the bytes of an
+undisturbed run, or a refusal that names the file and the cure. FAULT is neither. Times are not part of it.
 
 {summary}
 
@@ -1131,7 +1134,10 @@ def main() -> int:
         failed += outcome == 'FAULT'
         rows.append(row(scenario, outcome, message))
         print(f'{k}/{len(chosen)} {time.monotonic() - begun:5.0f} s {rows[-1]}', flush=True)
-    summary = f'{len(rows)} faults: {sum("| survived exactly |" in r for r in rows)} survived exactly, {sum("| refused |" in r for r in rows)} refused, {failed} FAULT.'
+    summary = (
+        f'{len(rows)} faults: {sum("| survived exactly |" in r for r in rows)} survived exactly, '
+        f'{sum("| refused |" in r for r in rows)} refused, {failed} FAULT.'
+    )
     print(summary)
     if not asked.only:
         from actrep_nb.show import write_whole

@@ -1,7 +1,8 @@
 """Run the chapters again, one after the other, in real kernels, and store what they print: `make pages`.
 
 Cells marked `#| eval: false` keep the output they have. What hidden cells print is not stored, nor are the error stream
-(libraries log there) and the names of temporary folders, which differ each time. A chapter that fails is left as it was,
+(libraries log there) and the names of temporary folders, which differ each time. A chapter that fails is left as it
+was,
 and named; the exit status is then 1. `python tools/pages.py 07 index` runs only these.
 """
 

@@ -1,4 +1,6 @@
-"""What a page needs after it was built, so that everyone can read it and nothing is fetched; and a check that all links lead somewhere."""
+"""What a page needs after it was built, so that everyone can read it and nothing is fetched; and a check that all links
+lead somewhere.
+"""
 
 import html
 import re
@@ -28,7 +30,9 @@ class Links(HTMLParser):
 
 
 def broken_links(site: Path) -> list[str]:
-    "Links between pages that lead to no file, or to no place in it. 404.html is left out: its links hold on the host only."
+    """Links between pages that lead to no file, or to no place in it. 404.html is left out: its links hold on the host
+    only.
+    """
     found = {path.resolve(): Links(path.read_text(encoding='utf-8')) for path in sorted(site.rglob('*.html'))}
     broken = []
     for path, page in found.items():
@@ -69,7 +73,8 @@ def finished(page: str) -> str:
     )  # they scroll where the screen is narrow
     page = re.sub(r'<th([^>]*)>\s*</th>', r'<td\1></td>', page)  # a header without words is none
     page = re.sub(
-        r'(<div class="cell-output">\s*<div class="[^"]*highlight[^"]*"><pre)(><span></span><code>)(.*?)(</code></pre>)',
+        r'(<div class="cell-output">\s*<div class="[^"]*highlight[^"]*"><pre)'
+        r'(><span></span><code>)(.*?)(</code></pre>)',
         scrolling,
         page,
         flags=re.S,

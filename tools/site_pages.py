@@ -1,4 +1,6 @@
-"""Pages of the site that no notebook holds, made from the code and from the other pages: names, commands, chapter graph, figures, and llms.txt."""
+"""Pages of the site that no notebook holds, made from the code and from the other pages: names, commands, chapter
+graph, figures, and llms.txt.
+"""
 
 import ast
 import html
@@ -91,7 +93,7 @@ def commands_page() -> str:
     return '\n\n'.join(out) + '\n'
 
 
-# ---- the chapter graph ----------------------------------------------------------------------------------------------
+# ---- the chapter graph ---------------------------------------------------------------------------------------------
 
 
 def imports_of(module: str) -> list[str]:
@@ -139,16 +141,19 @@ def graph(chapters: dict[str, str]) -> str:
         for i, m in enumerate(row)
     }
     arrows = [
-        f'<path d="M{at[n][0]:.0f} {at[n][1] + high / 2:.0f}C{at[n][0]:.0f} {at[n][1] + gap / 2:.0f} {at[m][0]:.0f} {at[m][1] - gap / 2:.0f} {at[m][0]:.0f} {at[m][1] - high / 2:.0f}"/>'
+        f'<path d="M{at[n][0]:.0f} {at[n][1] + high / 2:.0f}C{at[n][0]:.0f} {at[n][1] + gap / 2:.0f} {at[m][0]:.0f} '
+        f'{at[m][1] - gap / 2:.0f} {at[m][0]:.0f} {at[m][1] - high / 2:.0f}"/>'
         for m, ns in nearest(needs).items()
         for n in ns
     ]
     boxes = [
-        f'<a href="{chapters[m].removesuffix(".md")}.html"><rect x="{x - wide / 2:.0f}" y="{y - high / 2:.0f}" width="{wide}" height="{high}" rx="5"/><text x="{x:.0f}" y="{y + 4:.0f}">{m}</text></a>'
+        f'<a href="{chapters[m].removesuffix(".md")}.html"><rect x="{x - wide / 2:.0f}" y="{y - high / 2:.0f}" '
+        f'width="{wide}" height="{high}" rx="5"/><text x="{x:.0f}" y="{y + 4:.0f}">{m}</text></a>'
         for m, (x, y) in at.items()
     ]
     return (
-        f'<svg class="chapter-graph" viewBox="0 0 {width:.0f} {48 + max(rows) * gap}" aria-label="Chapters and what they need: each stands below what it imports">'
+        f'<svg class="chapter-graph" viewBox="0 0 {width:.0f} {48 + max(rows) * gap}" aria-label="Chapters and what '
+        'they need: each stands below what it imports">'
         f'<g class="arrows">{"".join(arrows)}</g><g class="boxes">{"".join(boxes)}</g></svg>'
     )
 
@@ -156,15 +161,19 @@ def graph(chapters: dict[str, str]) -> str:
 def architecture_page(chapters: dict[str, str]) -> str:
     "The chapter graph, and what each chapter needs."
     rows = '\n'.join(
-        f'| [{m}]({page}) | {", ".join(f"[{n}]({chapters[n]})" for n in imports_of(m) if n in chapters) or "nothing"} | {len((root / "actrep_nb" / f"{m}.py").read_text(encoding="utf-8").splitlines())} |'
+        f'| [{m}]({page}) | '
+        f'{", ".join(f"[{n}]({chapters[n]})" for n in imports_of(m) if n in chapters) or "nothing"} | '
+        f'{len((root / "actrep_nb" / f"{m}.py").read_text(encoding="utf-8").splitlines())} |'
         for m, page in chapters.items()
     )
     return f'''# How the chapters hang together
 
-Each chapter is a module. It imports chapters before it and none after it, so the book can be read and the package loaded from front to back.
+Each chapter is a module. It imports chapters before it and none after it, so the book can be read and the package
+loaded from front to back.
 {{ .lede }}
 
-The arrows lead from what is needed to what needs it. Where a chapter needs another through a third, only the longer way is drawn; the table has them all. The picture and the table are made from the code.
+The arrows lead from what is needed to what needs it. Where a chapter needs another through a third, only the longer
+way is drawn; the table has them all. The picture and the table are made from the code.
 
 <div class="wide">{graph(chapters)}</div>
 
@@ -197,7 +206,8 @@ def gallery_page(figures: list[Figure]) -> str:
     for title in dict.fromkeys(f.title for f in figures):
         shown = [f for f in figures if f.title == title]
         tiles = ''.join(
-            f'<a href="{f.page.removesuffix(".md")}.html{f.anchor}"><img loading="lazy" src="images/pages/{f.file}" alt=""><span>{html.escape(f.heading)}</span></a>'
+            f'<a href="{f.page.removesuffix(".md")}.html{f.anchor}"><img loading="lazy" src="images/pages/{f.file}" '
+            f'alt=""><span>{html.escape(f.heading)}</span></a>'
             for f in shown
         )
         out.append(f'## {title}\n\n<div class="gallery">{tiles}</div>')
@@ -219,7 +229,7 @@ def llms_text(title: str, promise: str, pages: Iterator[tuple[str, str, str]], s
 def alternative(cell_source: str, before: str, heading: str) -> str:
     "What a figure shows, in words: as `#| fig-alt:` says, else the sentence that leads up to it, else its heading."
     if said := re.search(r'^#\|\s*fig-alt:\s*(.+)$', cell_source, re.M):
-        return said[1].strip()
+        return said[1].strip().strip('"').replace('"', "'")
     words = re.sub(
         r'<[^>]+>|[`*#>\[\]]',
         '',

@@ -48,6 +48,7 @@ from papermill.engines import papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 import actrep_nb
+from .plugins import find_plugins, plugins_named
 from .process import end_with_parent, process_env, stoppable
 from .show import altered_files, disk_errors, read_glue, write_whole
 from .spmd import SpmdEngine, Watch, find_place
@@ -498,6 +499,7 @@ class Manifest:
     environment: dict[str, Any] = field(
         default_factory=dict
     )  # what else changes numbers: variables, and what torch was set to (see `numerics`)
+    plugins: dict[str, Any] = field(default_factory=dict)  # name → path and hash of each plugin, see `Plugin`
 
     def save(
         self,
@@ -623,6 +625,7 @@ def start_manifest(
         origin=str(notebook.absolute()),
         folder=os.getcwd(),
         environment={name: os.environ[name] for name in NUMERIC if name in os.environ},
+        plugins={p.name: {"path": p.path, "called": p.called, "sha256": p.sha256} for p in find_plugins()},
     )
 
 # %% ../nbs/16_runs.ipynb #92f74679
@@ -920,14 +923,15 @@ def claimed(
 def decisive(
     manifest: Manifest,  # of a run that was, or is to be
 ) -> dict[str, Any]:
-    "What decides a run's result: notebook, parameters, data by content, code. Where it writes, whether it resumed and where its data lies do not."
+    "What decides a run's result: notebook, parameters, data by content, code, plugins. Where it writes, whether it resumed and where its data lies do not."
     parameters = {
         f"parameter {k}": v
         for k, v in manifest.parameters.items()
         if k not in (*WRITTEN, "resume") and k not in manifest.data
     }
     data = {f"data {k}": d["sha256"] for k, d in manifest.data.items() if k not in WRITTEN}
-    return {"notebook": manifest.notebook_sha256, **parameters, **data, "code": manifest.code["sha256"]}
+    plugins = {f"plugin {name}": p["sha256"] for name, p in manifest.plugins.items()}
+    return {"notebook": manifest.notebook_sha256, **parameters, **data, "code": manifest.code["sha256"], **plugins}
 
 
 def fingerprint(
@@ -952,6 +956,8 @@ def apart(
             if kind == "parameter"
             else f"the content of {rest}"
             if kind == "data"
+            else f"the {name}"
+            if kind == "plugin"
             else words[name]
         )
 
@@ -1064,9 +1070,10 @@ def run(
     fresh: bool = False,  # start over, also where it is done or begun
     tell: Callable[[str], Any]
     | None = None,  # called with how it begins, see `how_to_begin`; None: a line on stderr, unless quiet
+    plugins: Iterable[str] = (),  # files and modules that each kernel loads first, see `find_plugin`
 ) -> RunResult:
     """Execute a notebook in its own kernel and write a run folder; what is done is not done again, what was begun goes on. A parameter `out` that is not given gets the run folder.
-    Raises ParameterError or FolderBusy before anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
+    Raises ParameterError, PluginError or FolderBusy before anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
     path, out, place = find_notebook(notebook), Path(out), find_place(ranks)
     if place.node:
         out = out / f"node{place.node}"  # the nodes may share a file system
@@ -1076,7 +1083,7 @@ def run(
     )
     values = check_parameters(given, declared, path.name)
     batch_text(values, place.world, path.name)
-    with claimed(out):
+    with plugins_named(plugins), claimed(out):
         now = start_manifest(path, values, out)
         state, words = how_to_begin(out, now, fresh)
         if tell:
@@ -1318,6 +1325,7 @@ def _told_apart(r: RunResult) -> dict[str, dict[str, Any]]:
         "notebook": {"sha256": m.notebook_sha256},
         "data": {name: d["sha256"] for name, d in m.data.items()},
         "code": {"sha256": m.code["sha256"]},
+        "plugins": {name: p["sha256"] for name, p in m.plugins.items()},
         "packages": m.packages,
         "threads": {k: v for k, v in m.environment.items() if "threads" in k.lower()},
         "ranks": {"ranks": m.ranks, "nodes": m.nodes} if m.ranks else {},
@@ -1438,6 +1446,7 @@ def rerun(
         for name, d in m.data.items()
         if not (start / d["path"]).exists() and not shipped_checkpoint(d["path"])
     ]
+    gone += [f"plugin {p['path']}" for p in m.plugins.values() if not Path(p["path"]).exists()]
     if gone:
         raise FileNotFoundError(f"{r.out} cannot be run again: gone, seen from {start}: {', '.join(gone)}")
     if (
@@ -1456,6 +1465,7 @@ def rerun(
             m.parameters | anew,
             quiet=quiet,
             fresh=True,
+            plugins=[p["called"] for p in m.plugins.values()],
             ranks=m.ranks or 1 + len(list(r.out.glob("notebook.rank*.ipynb"))),
         )
 
@@ -1578,6 +1588,7 @@ def run_setting(
                 given["parameters"],
                 timeout=given["timeout"],
                 ranks=given["ranks"],
+                plugins=given.get("plugins", ()),
                 quiet=True,
             )
         except FolderBusy:
@@ -1616,6 +1627,7 @@ def sweep(
             "parameters": p,
             "ranks": ranks,
             "timeout": timeout,
+            "plugins": [p.called for p in find_plugins()],
         }
         for s, p in _complete(settings(grid, rows), grid or {}, parameters or {})
     }

@@ -35,6 +35,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from .plugins import PluginError, loading_line
 from .process import kernel_command, process_env
 
 # %% ../nbs/15a_spmd.ipynb #4fba4743
@@ -317,11 +318,16 @@ def start(
     client: RankClient,  # not started yet
     env: Mapping[str, str],  # of the kernel
 ) -> None:
-    "Start the kernel and wait until it answers."
+    "Start the kernel, wait until it answers, and let it load the plugins there are. Raises PluginError."
     client.reset_execution_trackers()
     log = client.stack.enter_context(open(client.log_path, "wb"))
     client.stack.enter_context(client.setup_kernel(env=dict(env), stdout=log, stderr=subprocess.STDOUT))
     client.pid = getattr(client.km.provisioner, "pid", 0)
+    if line := loading_line():
+        asked = client.kc.execute(line, silent=True, store_history=False)
+        said = client.wait_for_reply(asked)["content"]
+        if said["status"] == "error":
+            raise PluginError(f"rank {client.rank}: {said['evalue']}")
 
 
 def run_cell(
@@ -787,6 +793,10 @@ def ranks_kernel() -> type:
         async def on_ranks(self, code, silent, allow_stdin):
             if not self.ranks and not self.ended:
                 self.ranks = await start_ranks(int(os.environ.get("ACTREP_RANKS", 2)), self.stack)
+                if (line := loading_line()) and not self.ended:
+                    failed = await run_on_all(self.ranks, line, True, lambda msg: None)
+                    if failed:
+                        return failed
             if self.ended:
                 return GONE  # perhaps since they began to start
 

@@ -671,7 +671,7 @@ class Replies:
         self.folder = Path(folder)
         self.interrupted = 0  # requests that were under way when an earlier process was killed
         self.unkept = dict[str, dict[str, Any]]()  # answers that the disk would not take
-        self._said = False  # whether that was said
+        self._said = False
         self._guard, self._held, self._file = threading.Lock(), dict[str, threading.Lock](), None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -691,16 +691,13 @@ class Replies:
             )
         self._said = True
 
-    def path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
-
-    def _mark(self, key: str) -> Path:
-        return self.folder / f"{key}.sent"
+    def path(self, key: str, ending: str = "json") -> Path:
+        return self.folder / f"{key}.{ending}"
 
     @contextmanager
     def under_way(self, key: str) -> Iterator[None]:
         "Marks a request while it is sent."
-        mark = self._mark(key)
+        mark = self.path(key, "sent")
         self.interrupted += mark.exists()
         with suppress(OSError):
             mark.touch()
@@ -752,7 +749,7 @@ def get(self: Replies, key: str) -> dict[str, Any] | None:
     except ValueError:
         raise ValueError(f"{self.path(key)} is damaged: delete it, and its request is asked again") from None
     with suppress(OSError):
-        self._mark(key).unlink(missing_ok=True)  # killed after the reply was kept: nothing is asked twice
+        self.path(key, "sent").unlink(missing_ok=True)  # killed after the reply was kept: nothing is asked twice
     return row
 
 # %% ../nbs/15c_api.ipynb #94434d95
@@ -1514,7 +1511,7 @@ class APITeacher:
         durations: Mapping[str, float] | None = None,  # id → seconds of the clip
         hints: bool = False,  # whether to tell what is annotated after a mistake
     ) -> RequestPlan:
-        "The next question about each clip, and what it comes to if all are asked as often as they may be. Sends nothing."
+        "The next question about each clip, and the cost if all are asked as often as they may be. Sends nothing."
         lengths = durations or {}
         return plan_requests(
             self.asker,

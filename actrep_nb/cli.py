@@ -2180,6 +2180,7 @@ def sweep(
     """
     with command("sweep", as_json, plugin) as say:
         from actrep_nb import runs
+        from actrep_nb.sweeps import sweep as run_sweep
 
         try:
             path = runs.find_notebook(notebook)
@@ -2195,7 +2196,7 @@ def sweep(
             for name, value in _recipes(params, path).items()
             if name not in chosen and not any(name in row for row in rows)
         } | _parameters(parameter, declared, path.name)
-        done = runs.sweep(
+        done = run_sweep(
             path,
             out,
             chosen,

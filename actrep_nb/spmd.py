@@ -511,7 +511,7 @@ class Ranks:
 
 # %% ../nbs/15a_spmd.ipynb #0d8a8e46
 @patch
-def close(self: Ranks, now: bool, trouble: str = "") -> None:
+def close(self: Ranks, now: bool, trouble: str = "") -> None:  # type: ignore[no-redef]
     "End all kernels: politely, or now."
     if self.peers:
         self.peers.close(trouble)

@@ -26,11 +26,9 @@ from actrep_nb.runs import (
     notebook_parameters,
     run,
     runs_table,
-    setting_name,
-    settings,
     start_manifest,
-    sweep,
 )
+from actrep_nb.sweeps import setting_name, settings, sweep
 
 
 @pytest.fixture
@@ -121,7 +119,7 @@ def test_changed_parameters_or_notebook_are_another_run(notebook, tmp_path):
 
 def test_twelve_runs_killed_twice_are_twelve_runs(notebook, tmp_path):
     "kill -9 of the sweep and all it started, and then of the sweep alone: nothing is lost, nothing ends twice, what was half goes on."
-    code = f"""from actrep_nb.runs import sweep
+    code = f"""from actrep_nb.sweeps import sweep
 sweep({str(notebook)!r}, {str(tmp_path / 's')!r}, {{'x': list(range(20, 32))}}, parameters={{'pause': 0.1}}, parallel=4)"""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
@@ -254,7 +252,7 @@ def test_a_second_sweep_of_a_folder_is_refused_and_its_processes_end_with_the_fi
         1
     ].source = "import os, pathlib, time\nfrom multiprocessing import get_context\nget_context('fork').Process(target=time.sleep, args=(600,)).start()\n(pathlib.Path(out) / 'ready').touch()\ntime.sleep(600)"
     nbformat.write(nb, notebook)
-    code = f"from actrep_nb.runs import sweep\nsweep({str(notebook)!r}, {str(tmp_path / 's')!r}, {{'x': [2]}})"
+    code = f"from actrep_nb.sweeps import sweep\nsweep({str(notebook)!r}, {str(tmp_path / 's')!r}, {{'x': [2]}})"
     first = in_background(code)
     while not (tmp_path / "s/x=2/ready").exists() and first.poll() is None:
         time.sleep(0.1)

@@ -19,7 +19,8 @@ import torch
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextModel
 
-from actrep_nb.cli import SIZES, demo_steps, join_parameters, main
+from actrep_nb.cli import join_parameters, main
+from actrep_nb.cli_runs import SIZES, demo_steps
 from actrep_nb.models import FAMILIES, load_model, make_tiny_checkpoint
 from actrep_nb.runs import ParameterError, find_notebook, notebook_parameters
 from actrep_nb.synth import draw_clip, make_dataset
@@ -586,7 +587,8 @@ def test_demo_steps_set_parameters_that_exist():
 
 
 def test_the_demo_says_what_was_counted_on_film(capsys):
-    from actrep_nb.cli import Output, _say_film
+    from actrep_nb.cli import Output
+    from actrep_nb.cli_runs import _say_film
 
     drawn = {"sft": {"obo": 0.5}, "grpo": {"obo": 0.625}}
     _say_film({"drawn": drawn, "films": {}, "unread": {}, "on_film": {}}, Output("demo", False))
@@ -793,7 +795,7 @@ def test_plan_takes_the_size_and_depth_of_a_checkpoint(here, capsys):
 
 
 def test_what_an_experiment_would_refuse_is_refused_before_it_starts(here, capsys):
-    from actrep_nb.cli import _refuse_early
+    from actrep_nb.cli_runs import _refuse_early
 
     declared = {name: notebook_parameters(find_notebook(name)) for name in ("data", "grpo", "evaluate", "report")}
     (here / "log").mkdir()

@@ -2035,7 +2035,8 @@ def plan(
             say.say()
         rates, width, height = _rates_and_size(fps, size, source_fps)
         planned, store = _planned(model, video), FrameCache(cache) if cache else None
-        loaded, motions, clips = load_annotated(file, videos, columns, say, fps=source_fps), [], []
+        loaded = load_annotated(file, videos, columns, say, fps=source_fps)
+        motions, clips = list[Any](), list[Any]()
         _say_rejected(loaded, say, "left out")
         _motions_of(loaded, height, width, planned, store, say, motions, clips, file)
         spec, token, slot = planned["spec"], planned["token"], planned["slot"]

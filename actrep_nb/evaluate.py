@@ -165,7 +165,7 @@ def from_pretrained(
 
     model, processor = load_model(path, device=device)
     notes = [note for note in (choose_spec(processor, video), choose_prompt(processor, prompt)) if note]
-    counter = cls(model, processor, **options)
+    counter = cls(model, processor, **options)  # type: ignore[operator]
     counter.path, counter.note = str(path), f"{path}: {'; '.join(notes)}" if notes else ""
     return counter
 

@@ -510,8 +510,8 @@ class Ranks:
         )  # rank 0's is in its notebook already
 
 # %% ../nbs/15a_spmd.ipynb #0d8a8e46
-@patch
-def close(self: Ranks, now: bool, trouble: str = "") -> None:  # type: ignore[no-redef]
+@patch  # type: ignore[no-redef]
+def close(self: Ranks, now: bool, trouble: str = "") -> None:
     "End all kernels: politely, or now."
     if self.peers:
         self.peers.close(trouble)

@@ -470,7 +470,7 @@ _CountPrompt = Annotated[
         )
     ),
 ]
-_CountAction = Annotated[str, typer.Option(help="What is done in the films, for a language model that is told.")]
+_CountAction = Annotated[str, typer.Option(help="What is done in the films, for a --prompt that tells the model.")]
 Device = Annotated[
     str | None,
     typer.Option(
@@ -1244,7 +1244,7 @@ _EvaluateMaxCost = Annotated[
     ),
 ]
 _EvaluatePrice = Annotated[
-    str, typer.Option(metavar="IN/OUT", help="What an API takes for a million tokens in and out, as 1.25/10.")
+    str, typer.Option(metavar="IN/OUT", help="Dollars that an API takes for a million tokens in and out, as 1.25/10.")
 ]
 _EvaluateBaseUrl = Annotated[
     str, typer.Option(help="Address of an OpenAI-compatible server. Default: $OPENAI_BASE_URL, else OpenAI's own.")
@@ -1766,7 +1766,7 @@ _SplitFile = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="Annotation file in any format that `audit` reads.", show_default=False),
 ]
-_SplitValid = Annotated[float, typer.Option(help="Share that is set aside to choose by while one trains; 0: none.")]
+_SplitValid = Annotated[float, typer.Option(help="Share that is set aside to choose a checkpoint by; 0: none.")]
 _SplitSources = Annotated[
     Path | None, typer.Option(help="Table of what each file was cut from (columns file, source; .csv or .xlsx).")
 ]
@@ -1775,7 +1775,7 @@ _SplitSources = Annotated[
 @app.command(short_help="set clips aside to be judged on, by source")
 def split(
     file: _SplitFile,
-    test: Annotated[float, typer.Option(help="Share of the clips that are set aside.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of the clips that is set aside for the test.")] = 0.2,
     valid: _SplitValid = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the draw: the same seed, the same parts.")] = 0,
     videos: Videos = None,
@@ -1999,11 +1999,11 @@ def plan(
     model: _PlanModel = "qwen2_5_vl",
     videos: Videos = None,
     columns: Columns = "",
-    fps: Annotated[str, typer.Option(help="Rates to compare, separated by commas.")] = "1,2,4,8",
+    fps: Annotated[str, typer.Option(help="Frames per second to compare, separated by commas.")] = "1,2,4,8",
     source_fps: _PlanSourceFps = None,
     video: _PlanVideo = "",
     cache: _PlanCache = None,
-    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT of videos that are not here.")] = "1280x720",
+    size: Annotated[str, typer.Option(help="Size in pixels of videos that are not here, WIDTHxHEIGHT.")] = "1280x720",
     gpus: _PlanGpus = 0,
     strategy: _PlanStrategy = None,
     frozen: _PlanFrozen = "vision,merger",

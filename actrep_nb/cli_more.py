@@ -136,7 +136,7 @@ def why(
     videos: Videos = None,
     columns: Columns = "",
     video: _WhyVideo = "",
-    most: Annotated[int, typer.Option(min=1, help="Clips on the page, the worst first.")] = 100,
+    most: Annotated[int, typer.Option(min=1, help="How many clips the page shows, the worst first.")] = 100,
     curve: _WhyCurve = "",
     rates: _WhyRates = "1,2,4,8",
     plugin: Plugins = [],  # noqa: B006
@@ -307,7 +307,11 @@ def lmms_write(
 # %% ../nbs/18b_cli_more.ipynb #78cd23d9
 _LmmsReadLogs = Annotated[
     Path,
-    typer.Argument(metavar="LOGS", help="Its --output_path, or one file of samples in it.", show_default=False),
+    typer.Argument(
+        metavar="LOGS",
+        help="What lmms-eval was given as --output_path, or one file of samples in it.",
+        show_default=False,
+    ),
 ]
 _LmmsReadClips = Annotated[
     Path,
@@ -465,7 +469,7 @@ _CotHints = Annotated[
         help="Tell a teacher what is annotated after a mistake. Mends more, and shows less of what it saw.",
     ),
 ]
-_CotStep = Annotated[float, typer.Option(help="Grid of times that are written from cycles, seconds.")]
+_CotStep = Annotated[float, typer.Option(help="Times that are written from cycles are rounded to this many seconds.")]
 _CotVideo = Annotated[str, typer.Option(help="Change what the teacher sees, as in \"fps=8 max_frames=64\".")]
 _CotNative = Annotated[bool, typer.Option("--native-video", help="Send films to gemini, not frames.")]
 _CotBaseUrl = Annotated[
@@ -496,7 +500,9 @@ def cot(
     video: _CotVideo = "",
     native: _CotNative = False,
     base_url: _CotBaseUrl = "",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 4,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Requests to the teacher's API that are under way at once.")
+    ] = 4,
     price: _CotPrice = "",
     max_cost: _CotMaxCost = 0.0,
     dry_run: _CotDryRun = False,
@@ -760,7 +766,7 @@ def bench(
     videos: Annotated[Path | None, typer.Option(help="Folder of videos. Default: drawn ones.")] = None,
     limit: Annotated[int, typer.Option(help="Take only the first so many; 0: all.")] = 0,
     trl: _BenchTrl = False,
-    model: Annotated[str, typer.Option(help="For answers: a checkpoint. Default: tiny_base.")] = "",
+    model: Annotated[str, typer.Option(help="For answers: the checkpoint that answers. Default: tiny_base.")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Measure speed, as ratios within one run.

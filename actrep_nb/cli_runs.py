@@ -802,7 +802,9 @@ def _say_film(film: dict[str, Any], say: Output) -> None:
 # %% ../nbs/18a_cli_runs.ipynb #898aac15
 @app.command(short_help="from a base that cannot count to one that can, and a report")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder of the demo; each step gets a run folder inside.")] = Path(
+        "runs/demo"
+    ),
     seed: Annotated[int, typer.Option(help="Seed of clips, order and sampling: the same seed, the same numbers.")] = 0,
     size: _DemoSize = "full",
     base: _DemoBase = None,

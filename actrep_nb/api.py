@@ -37,7 +37,9 @@ from copy import copy
 from dataclasses import asdict, dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
+
+from fastcore.basics import patch
 
 from .cot import Taught, ask_teacher, teach_all, teacher_prompt
 from .evaluate import unreadable
@@ -71,7 +73,8 @@ def scrub(
     text: str,  # from a server, or from an error
     key: str = "",  # that must not be in it
 ) -> str:
-    "The text without the key, without parts of it (8 characters in a row, or its ends beside dots or stars), and without what looks like a key."
+    """The text without the key, without parts of it (8 characters in a row, or its ends beside dots or stars), and
+    without what looks like a key."""
     if len(key) >= 8:
         hidden = bytearray(len(text))
         for k in range(len(key) - 7):
@@ -149,7 +152,8 @@ def film_part(
         kind, seconds = "video/mp4", len(frames) / frames.fps
     if len(data) > INLINE:
         raise VideoError(
-            f"{clip.video}: {len(data) / 1e6:.0f} MB are too much for one request ({INLINE / 1e6:.0f} MB): send frames instead"
+            f"{clip.video}: {len(data) / 1e6:.0f} MB are too much for one request ({INLINE / 1e6:.0f} MB): "
+            "send frames instead"
         )
     return Part(kind or "video/mp4", base64.b64encode(data).decode(), info.height, info.width, seconds, rate)
 
@@ -228,14 +232,16 @@ class Request:
 
 # %% ../nbs/15c_api.ipynb #a083fac4
 def tiles_of(height: int, width: int) -> int:
-    "GPT-4o, GPT-4.1: 85 tokens and 170 for each tile of 512 pixels, after the picture was fitted into 2048 and its short side into 768."
+    """GPT-4o, GPT-4.1: 85 tokens and 170 for each tile of 512 pixels, after the picture was fitted into 2048 and its
+    short side into 768."""
     scale = min(1.0, 2048 / max(height, width))
     scale = min(scale, 768 / min(height, width))
     return 85 + 170 * math.ceil(height * scale / 512) * math.ceil(width * scale / 512)
 
 
 def patches_of(height: int, width: int) -> int:
-    "Newer and small models: one token for each patch of 32 pixels, 1,536 at most. Also near to what Qwen's 28 pixels give."
+    """Newer and small models: one token for each patch of 32 pixels, 1,536 at most. Also near to what Qwen's 28 pixels
+    give."""
     return min(1536, math.ceil(height / 32) * math.ceil(width / 32))
 
 
@@ -395,11 +401,13 @@ def _address(url: str | None) -> str:
     "An address that may be shown. ValueError for one with a password, and for one that is no address of the web."
     if re.match(r"\w+://[^/]*@", url or ""):
         raise ValueError(
-            "the server's address holds a user name or password, which would be written down with every reply: leave it out"
+            "the server's address holds a user name or password, which would be written down with every "
+            "reply: leave it out"
         )
     if url and not re.match(r"https?://[^/]", url, re.I):
         raise ValueError(
-            f"the server's address{'' if '@' in url else f' {url!r}'} has no http:// or https:// in front of its host: write it as http://127.0.0.1:8000/v1"
+            f"the server's address{'' if '@' in url else f' {url!r}'} has no http:// or https:// in front of "
+            "its host: write it as http://127.0.0.1:8000/v1"
         )
     return (url or "").rstrip("/")
 
@@ -465,6 +473,35 @@ def openai_reply(
         raise Failure("empty-reply", "the message is empty", tokens=tokens)
     return Reply(text or message.get("refusal") or "", finish, *tokens)
 
+# %% ../nbs/15c_api.ipynb #89931040
+def _refused(model: str, settings: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
+    "What a reader is told of settings that a model does not take."
+    gone, instead = set(settings) - set(changed), set(changed) - set(settings)
+    how = "left out, so its answers may differ from one time to the next"
+    if instead:
+        how = f"sent as {', '.join(instead)}"
+    return f"{model} refuses {', '.join(sorted(gone))}: {how}"
+
+
+def _openai_reply(text: str) -> Reply:
+    "A reply as OpenAI's protocol writes it. Raises Failure."
+    try:
+        return openai_reply(json.loads(text))
+    except ValueError:
+        raise Failure("malformed-reply", "the reply is not JSON") from None
+
+
+def _openai_failure(error: Exception, timeout: float, key: str) -> Failure:
+    "The failure that an error of OpenAI's client without a status stands for."
+    import openai
+
+    reached = not _unreached(error.__cause__)
+    if isinstance(error, openai.APITimeoutError):
+        return Failure("timeout", f"no reply within {timeout:g} s", arrived=reached)
+    if isinstance(error, openai.APIConnectionError):
+        return Failure("connection", scrub(f"{error.__cause__ or error}", key), arrived=reached)
+    return Failure("failed", scrub(f"{type(error).__name__}: {error}", key))
+
 # %% ../nbs/15c_api.ipynb #89931047
 class OpenAIServer:
     "A server that speaks OpenAI's chat protocol."
@@ -479,12 +516,8 @@ class OpenAIServer:
         max_tokens: int = 1024,  # token budget of an answer
         temperature: float = 0.0,
     ):
-        self.model, self.url, self.notes, self.key = (
-            model,
-            _address(base_url or os.environ.get("OPENAI_BASE_URL")),
-            list[str](),
-            api_key("openai"),
-        )
+        self.model, self.url = model, _address(base_url or os.environ.get("OPENAI_BASE_URL"))
+        self.notes, self.key = list[str](), api_key("openai")
         if self.url and "api.openai.com" not in self.url:
             self.key = self.key or "none"  # a server of one's own may ask for no key
         self.asked, self.timeout = {"max_tokens": max_tokens, "temperature": temperature}, timeout
@@ -503,9 +536,8 @@ class OpenAIServer:
     def request(self, turns: Sequence[Turn], system: str = "", sample: int = 0) -> Request:
         "What would be sent."
         body = {"model": self.model, "messages": openai_messages(turns, system), **self.asked}
-        return Request(
-            self.kind, self.url, body, guess_tokens(self.model, [p for _, parts in turns for p in parts]), sample
-        )
+        tokens = guess_tokens(self.model, [p for _, parts in turns for p in parts])
+        return Request(self.kind, self.url, body, tokens, sample)
 
     def send(self, request: Request) -> tuple[Reply, Mapping[str, str]]:
         "Reply and headers. Raises Failure."
@@ -520,42 +552,18 @@ class OpenAIServer:
             except openai.APIStatusError as e:
                 changed = changed_settings(settings, str(e)) if e.status_code == 400 else None
                 if changed is None:
-                    raise failure_of(
-                        e.status_code,
-                        _lower(e.response.headers),
-                        {"message": e.message} | (e.body if isinstance(e.body, dict) else {}),
-                        self.key,
-                    ) from None
-                self.settings, note = (
-                    changed,
-                    f"{self.model} refuses {', '.join(sorted(set(settings) - set(changed)))}: "
-                    + (
-                        f"sent as {', '.join(set(changed) - set(settings))}"
-                        if set(changed) - set(settings)
-                        else "left out, so its answers may differ from one time to the next"
-                    ),
-                )
+                    body = {"message": e.message} | (e.body if isinstance(e.body, dict) else {})
+                    raise failure_of(e.status_code, _lower(e.response.headers), body, self.key) from None
+                self.settings, note = changed, _refused(self.model, settings, changed)
                 self.notes += [note] if note not in self.notes else []
                 continue
-            except openai.APITimeoutError as e:
-                raise Failure(
-                    "timeout", f"no reply within {self.timeout:g} s", arrived=not _unreached(e.__cause__)
-                ) from None
-            except openai.APIConnectionError as e:
-                raise Failure(
-                    "connection", scrub(f"{e.__cause__ or e}", self.key), arrived=not _unreached(e.__cause__)
-                ) from None
             except openai.OpenAIError as e:
-                raise Failure("failed", scrub(f"{type(e).__name__}: {e}", self.key)) from None
-            try:
-                reply = openai_reply(json.loads(raw.text))
-            except ValueError:
-                raise Failure("malformed-reply", "the reply is not JSON") from None
-            return replace(
-                reply, text=scrub(reply.text, self.key), seconds=round(time.perf_counter() - begun, 3)
-            ), _lower(raw.headers)
+                raise _openai_failure(e, self.timeout, self.key) from None
+            reply = _openai_reply(raw.text)
+            seconds = round(time.perf_counter() - begun, 3)
+            return replace(reply, text=scrub(reply.text, self.key), seconds=seconds), _lower(raw.headers)
 
-
+# %% ../nbs/15c_api.ipynb #7ca7af34
 def _lower(headers: Any) -> dict[str, str]:
     return {str(k).lower(): str(v) for k, v in (headers or {}).items()}
 
@@ -585,7 +593,7 @@ def gemini_reply(
         raise Failure("empty-reply", f"the candidate is empty ({ended})", tokens=tokens)
     return Reply(text or (ended if finish == "content-filter" else ""), finish, *tokens)
 
-
+# %% ../nbs/15c_api.ipynb #852a16c1
 class GeminiServer:
     "Google's Gemini, through google-genai."
 
@@ -599,13 +607,8 @@ class GeminiServer:
         max_tokens: int = 1024,  # token budget of an answer, hidden reasoning included
         temperature: float = 0.0,
     ):
-        self.model, self.url, self.notes, self.key, self.timeout = (
-            model,
-            _address(base_url),
-            list[str](),
-            api_key("gemini"),
-            timeout,
-        )
+        self.model, self.url, self.notes = model, _address(base_url), list[str]()
+        self.key, self.timeout = api_key("gemini"), timeout
         self.asked = {"max_output_tokens": max_tokens, "temperature": temperature}
         self.client: Any = None
 
@@ -615,23 +618,16 @@ class GeminiServer:
             _needs("google.genai", self.key, KEYS["gemini"])
             from google import genai
 
-            self.client = genai.Client(
-                api_key=self.key,
-                vertexai=False,
-                http_options=genai.types.HttpOptions(base_url=self.url or None, timeout=round(self.timeout * 1000)),
-            )
+            options = genai.types.HttpOptions(base_url=self.url or None, timeout=round(self.timeout * 1000))
+            self.client = genai.Client(api_key=self.key, vertexai=False, http_options=options)
         return self.client
 
     def request(self, turns: Sequence[Turn], system: str = "", sample: int = 0) -> Request:
         "What would be sent."
         config = self.asked | ({"system_instruction": system} if system else {})
-        return Request(
-            self.kind,
-            self.url,
-            {"model": self.model, "contents": gemini_contents(turns), "config": config},
-            guess_tokens(self.model, [p for _, parts in turns for p in parts]),
-            sample,
-        )
+        body = {"model": self.model, "contents": gemini_contents(turns), "config": config}
+        tokens = guess_tokens(self.model, [p for _, parts in turns for p in parts])
+        return Request(self.kind, self.url, body, tokens, sample)
 
     def send(self, request: Request) -> tuple[Reply, Mapping[str, str]]:
         "Reply and headers. Raises Failure."
@@ -647,43 +643,36 @@ class GeminiServer:
         except errors.APIError as e:
             error = e.details.get("error", e.details) if isinstance(e.details, dict) else {"message": str(e.details)}
             raise failure_of(e.code or 500, _lower(getattr(e.response, "headers", None)), error, self.key) from None
-        except ValueError:
-            raise Failure(
-                "malformed-reply", "the reply is not JSON"
-            ) from None  # also google-genai's UnknownApiResponseError
+        except ValueError:  # also google-genai's UnknownApiResponseError
+            raise Failure("malformed-reply", "the reply is not JSON") from None
         except Exception as e:  # the transport's own, of httpx or httpx2
-            kind = "timeout" if "Timeout" in type(e).__name__ else "connection"
-            raise Failure(
-                kind,
-                f"no reply within {self.timeout:g} s"
-                if kind == "timeout"
-                else scrub(f"{type(e).__name__}: {e}", self.key),
-                arrived=not _unreached(e),
-            ) from None
+            late = "Timeout" in type(e).__name__
+            why = f"no reply within {self.timeout:g} s" if late else scrub(f"{type(e).__name__}: {e}", self.key)
+            raise Failure("timeout" if late else "connection", why, arrived=not _unreached(e)) from None
         reply = gemini_reply(response)
         return replace(reply, text=scrub(reply.text, self.key), seconds=round(time.perf_counter() - begun, 3)), _lower(
             getattr(response.sdk_http_response, "headers", None)
         )
 
-
+# %% ../nbs/15c_api.ipynb #1aa9dce1
 SERVERS: dict[str, Callable[..., Any]] = {"openai": OpenAIServer, "gemini": GeminiServer}
 
 # %% ../nbs/15c_api.ipynb #f581287d
 class Replies:
     "A folder of replies."
 
+    get: ClassVar[Any]  # methods: see the next cells
+    put: ClassVar[Any]
+    rows: ClassVar[Any]
+
     def __init__(
         self,
         folder: str | Path,  # made where missing
     ):
-        self.folder, self.interrupted = (
-            Path(folder),
-            0,
-        )  # requests that were under way when an earlier process was killed
-        self.unkept, self._said = (
-            dict[str, dict[str, Any]](),
-            False,
-        )  # answers that the disk would not take; whether that was said
+        self.folder = Path(folder)
+        self.interrupted = 0  # requests that were under way when an earlier process was killed
+        self.unkept = dict[str, dict[str, Any]]()  # answers that the disk would not take
+        self._said = False
         self._guard, self._held, self._file = threading.Lock(), dict[str, threading.Lock](), None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -695,44 +684,21 @@ class Replies:
         "Say once why answers cannot be kept."
         if not self._said:
             warnings.warn(
-                f"{self.folder}: {(error.strerror or str(error)).partition(':')[0]}: answers cannot be kept there. This run uses them, the next will ask, and pay, again: make room or name another folder",
+                f"{self.folder}: {(error.strerror or str(error)).partition(':')[0]}: answers cannot be kept "
+                "there. This run uses them, the next will ask, and pay, again: make room or name another "
+                "folder",
                 RunWarning,
                 stacklevel=3,
             )
         self._said = True
 
-    def path(self, key: str) -> Path:
-        return self.folder / f"{key}.json"
-
-    def _mark(self, key: str) -> Path:
-        return self.folder / f"{key}.sent"
-
-    def get(self, key: str) -> dict[str, Any] | None:
-        "The row of a reply; None: there is none. ValueError for a file that something else has damaged."
-        if key in self.unkept:
-            return self.unkept[key]
-        try:
-            row = json.loads(self.path(key).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            raise ValueError(f"{self.path(key)} is damaged: delete it, and its request is asked again") from None
-        with suppress(OSError):
-            self._mark(key).unlink(missing_ok=True)  # killed after the reply was kept: nothing is asked twice
-        return row
-
-    def put(self, key: str, row: Mapping[str, Any]) -> None:
-        "Keep a reply; where the disk takes none, until this run ends."
-        try:
-            write_whole(self.path(key), json.dumps(row, ensure_ascii=False) + "\n")
-        except OSError as e:
-            self._told(e)
-            self.unkept[key] = dict(row)
+    def path(self, key: str, ending: str = "json") -> Path:
+        return self.folder / f"{key}.{ending}"
 
     @contextmanager
     def under_way(self, key: str) -> Iterator[None]:
         "Marks a request while it is sent."
-        mark = self._mark(key)
+        mark = self.path(key, "sent")
         self.interrupted += mark.exists()
         with suppress(OSError):
             mark.touch()
@@ -750,20 +716,17 @@ class Replies:
         with lock, _locked(self._file.fileno(), int(key[:15], 16)) if self._file else nullcontext():
             yield
 
-    def rows(self) -> list[dict[str, Any]]:
-        "All replies, by key."
-        return [row for path in sorted(self.folder.glob("*.json")) if (row := self.get(path.stem))]
-
-
+# %% ../nbs/15c_api.ipynb #947e6309
 @contextmanager
 def _locked(file: int, place: int) -> Iterator[None]:
-    "Hold one byte of a file against other processes; a killed one lets go. Where the system has no such locks (Windows), do not share a folder between processes."
+    """Hold one byte of a file against other processes; a killed one lets go. Where the system has no such locks
+    (Windows), do not share a folder between processes."""
     try:
         import fcntl
     except ImportError:
         yield
         return
-    while True:  # asked for again and again: a lock that is waited for is refused where two processes, each with several threads, seem to wait for each other
+    while True:  # asked for again and again: two processes with several threads each may seem to wait for each other
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
             break
@@ -773,6 +736,38 @@ def _locked(file: int, place: int) -> Iterator[None]:
         yield
     finally:
         fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
+
+# %% ../nbs/15c_api.ipynb #e7032369
+@patch
+def get(self: Replies, key: str) -> dict[str, Any] | None:
+    "The row of a reply; None: there is none. ValueError for a file that something else has damaged."
+    if key in self.unkept:
+        return self.unkept[key]
+    try:
+        row = json.loads(self.path(key).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        raise ValueError(f"{self.path(key)} is damaged: delete it, and its request is asked again") from None
+    with suppress(OSError):
+        self.path(key, "sent").unlink(missing_ok=True)  # killed after the reply was kept: nothing is asked twice
+    return row
+
+# %% ../nbs/15c_api.ipynb #94434d95
+@patch
+def put(self: Replies, key: str, row: Mapping[str, Any]) -> None:
+    "Keep a reply; where the disk takes none, until this run ends."
+    try:
+        write_whole(self.path(key), json.dumps(row, ensure_ascii=False) + "\n")
+    except OSError as e:
+        self._told(e)
+        self.unkept[key] = dict(row)
+
+# %% ../nbs/15c_api.ipynb #b1854e54
+@patch
+def rows(self: Replies) -> list[dict[str, Any]]:
+    "All replies, by key."
+    return [row for path in sorted(self.folder.glob("*.json")) if (row := self.get(path.stem))]
 
 # %% ../nbs/15c_api.ipynb #6329c574
 @dataclass(frozen=True)
@@ -917,7 +912,8 @@ class Asker:
     ):
         if max_cost is not None and price is None:
             raise ValueError(
-                f"a limit in dollars needs a price, and none is known for {server.model}: give one, dollars for a million tokens in and out, as 0.25/2"
+                f"a limit in dollars needs a price, and none is known for {server.model}: give one, dollars "
+                "for a million tokens in and out, as 0.25/2"
             )
         self.server, self.replies, self.price, self.retries, self.longest, self.pause = (
             server,
@@ -936,9 +932,8 @@ class Asker:
             threading.Lock(),
         )
         self.unanswered = 0.0  # dollars for requests that may have been billed though no usable reply came
-        self.counts: Tally[str] = (
-            Tally()
-        )  # asked, cached, failed, not-asked, unanswered, tokens_in, tokens_out, tries, and failures by kind as "failed: KIND"
+        # asked, cached, failed, not-asked, unanswered, tokens_in, tokens_out, tries; failures as "failed: KIND"
+        self.counts: Tally[str] = Tally()
         for row in replies.rows():
             if (row.get("kind"), row.get("url"), row.get("model")) == (server.kind, server.url, server.model):
                 self.measured.add(row["guess"], Reply(**row["reply"]))
@@ -998,9 +993,10 @@ def _send(asker: Asker, request: Request) -> Reply:
     asker.gate.close(min(used_up(headers) or 0.0, LONGEST_PAUSE))
     return reply
 
-
+# %% ../nbs/15c_api.ipynb #cc7bf351
 def _charged(asker: Asker, failure: Failure, guess: float) -> float:
-    "Dollars for a request that ended so: what the server counted; else what it may have read, and written where a reply came."
+    """Dollars for a request that ended so: what the server counted; else what it may have read, and written where a
+    reply came."""
     if failure.kind not in ("timeout", "connection", "malformed-reply", "empty-reply") or not failure.arrived:
         return 0.0
     tokens_in, tokens_out = failure.tokens
@@ -1023,7 +1019,7 @@ def _attempt(asker: Asker, request: Request) -> Reply:
                 return _send(asker, request)
     return _send(asker, request)
 
-
+# %% ../nbs/15c_api.ipynb #35343c11
 def _insist(asker: Asker, request: Request) -> Reply:
     "Attempts until one succeeds, or there is no point in another. Raises Failure."
     for attempt in range(asker.retries + 1):
@@ -1048,7 +1044,8 @@ def ask(
     asker: Asker,  # of a server
     request: Request,  # what is asked
 ) -> Reply:
-    "A reply, from the folder or from the server. Raises Failure, counted by kind; failures are not kept, so the next run asks again."
+    """A reply, from the folder or from the server. Raises Failure, counted by kind; failures are not kept, so the next
+    run asks again."""
     with asker.replies.only(request.key):
         known = asker.replies.get(request.key)
         try:
@@ -1068,6 +1065,9 @@ def ask(
 @dataclass(frozen=True)
 class RequestPlan:
     "What is going to be asked."
+
+    data: ClassVar[Any]  # methods: see the next cells
+    lines: ClassVar[Any]
 
     model: str
     url: str  # empty: the maker's own
@@ -1095,34 +1095,47 @@ class RequestPlan:
     def most(self) -> float | None:
         return self.price.of(self.most_in, self.most_out) if self.price else None
 
-    def data(self) -> dict[str, Any]:
-        "For programs."
-        return asdict(self) | {"cost": self.cost, "most": self.most}
+# %% ../nbs/15c_api.ipynb #a86d74ce
+@patch
+def data(self: RequestPlan) -> dict[str, Any]:
+    "For programs."
+    return asdict(self) | {"cost": self.cost, "most": self.most}
 
-    def lines(self) -> list[str]:
-        "For people."
-        known = f", {self.cached} answered before" * bool(self.cached) + f", {self.unreadable} cannot be read" * bool(
-            self.unreadable
+# %% ../nbs/15c_api.ipynb #40dea539
+@patch
+def lines(self: RequestPlan) -> list[str]:
+    "For people."
+    known = f", {self.cached} answered before" * bool(self.cached) + f", {self.unreadable} cannot be read" * bool(
+        self.unreadable
+    )
+    basis = (
+        f"corrected by {self.measured} replies"
+        if self.measured
+        else "by the maker's rules; the first replies will correct it"
+    )
+    many, again = f", {self.samples} answers about each" * (self.samples > 1), self.most_requests > self.requests
+    most = " if all answers use their whole budget" + f" and each clip is asked {self.tries} times" * again
+    cost = (
+        (
+            f"about ${self.cost:.4f}{' if no clip is asked again' * again}, up to ${self.most:.4f}{most} "
+            f"(${self.price.tokens_in:g} and ${self.price.tokens_out:g} for a million tokens: "
+            f"{self.price.source})"
         )
-        basis = (
-            f"corrected by {self.measured} replies"
-            if self.measured
-            else "by the maker's rules; the first replies will correct it"
-        )
-        many, again = f", {self.samples} answers about each" * (self.samples > 1), self.most_requests > self.requests
-        most = " if all answers use their whole budget" + f" and each clip is asked {self.tries} times" * again
-        cost = (
-            f"about ${self.cost:.4f}{' if no clip is asked again' * again}, up to ${self.most:.4f}{most} (${self.price.tokens_in:g} and ${self.price.tokens_out:g} for a million tokens: {self.price.source})"
-            if self.price
-            else "price unknown (give dollars for a million tokens in and out)"
-        )
-        repeated = f"a clip whose text has mistakes is asked again, up to {self.tries} times in all: {self.most_requests} requests at most, {self.most_in:,.0f} tokens in, {self.most_out:,} out; later turns carry the earlier texts and what was wrong with them"
-        return [
-            f"{self.model}{f' at {self.url}' if self.url else ''}: {self.requests} requests for {self.clips} clips{many}{known}; {self.bytes / 1e6:.1f} MB",
-            f"estimate: {self.tokens_in:,.0f} tokens in, {self.tokens_out:,.0f} out ({basis}); {cost}",
-            *([repeated] if again else []),
-            *([f"it ends before ${self.max_cost:g} are exceeded"] if self.max_cost is not None else []),
-        ]
+        if self.price
+        else "price unknown (give dollars for a million tokens in and out)"
+    )
+    repeated = (
+        f"a clip whose text has mistakes is asked again, up to {self.tries} times in all: "
+        f"{self.most_requests} requests at most, {self.most_in:,.0f} tokens in, {self.most_out:,} out; later "
+        "turns carry the earlier texts and what was wrong with them"
+    )
+    return [
+        f"{self.model}{f' at {self.url}' if self.url else ''}: {self.requests} requests for {self.clips} "
+        f"clips{many}{known}; {self.bytes / 1e6:.1f} MB",
+        f"estimate: {self.tokens_in:,.0f} tokens in, {self.tokens_out:,.0f} out ({basis}); {cost}",
+        *([repeated] if again else []),
+        *([f"it ends before ${self.max_cost:g} are exceeded"] if self.max_cost is not None else []),
+    ]
 
 # %% ../nbs/15c_api.ipynb #da515863
 SAID_WRONG = 200  # tokens of a turn that says what is wrong with a text, guessed
@@ -1184,7 +1197,8 @@ def plan_requests(
 
 # %% ../nbs/15c_api.ipynb #c2bd44cb
 def _for_this_run() -> FrameCache | None:
-    "Frames of the last clips, 2 GB of them: the estimate, several answers and second questions look at the same ones. They go when the run ends."
+    """Frames of the last clips, 2 GB of them: the estimate, several answers and second questions look at the same ones.
+    They go when the run ends."""
     try:
         folder = tempfile.mkdtemp()
     except OSError:
@@ -1204,17 +1218,21 @@ def _frames_of(
     frames = cache.get(clip.video, plan) if cache else read_frames(clip.video, plan)
     return frame_parts(frames), frames.problems
 
-
+# %% ../nbs/15c_api.ipynb #92d393e0
 class APICounter:
     "A model behind an API as a counter."
+
+    count: ClassVar[Any]  # methods: see the next cells
+    dry_run: ClassVar[Any]
+    answers: ClassVar[Any]
+    about: ClassVar[Any]
+    drawn: ClassVar[Any]
 
     def __init__(
         self,
         asker: Asker,  # of its server
         task: str = "counting",  # a name in TASKS
-        video: VideoSpec = VideoSpec(
-            max_frames=64
-        ),  # what is sent; tokens are squares of 28 pixels, each frame a slot of its own
+        video: VideoSpec = VideoSpec(max_frames=64),  # what is sent; a token is 28 × 28 pixels, a frame a slot
         prompt: str = "",  # how it is asked, see `parse_prompt`
         native: bool = False,  # send films, not frames
         cache: FrameCache | None = None,  # keeps decoded frames; None: for this run
@@ -1223,20 +1241,9 @@ class APICounter:
         blind: bool = False,  # send the question alone
         say: Callable[[str], None] = lambda text: None,  # told the estimate, what was learned, and the total
     ):
-        self.asker, self.video, self.spec, self.native, self.cache = (
-            asker,
-            video,
-            parse_prompt(prompt),
-            native,
-            cache or _for_this_run(),
-        )
-        self.task, self.concurrency, self.sample, self.blind, self.say = (
-            asked(TASKS[task], self.spec),
-            concurrency,
-            sample,
-            blind,
-            say,
-        )
+        self.asker, self.video, self.spec, self.native = asker, video, parse_prompt(prompt), native
+        self.task, self.cache = asked(TASKS[task], self.spec), cache or _for_this_run()
+        self.concurrency, self.sample, self.blind, self.say = concurrency, sample, blind, say
 
     def request(self, clip: Clip) -> tuple[Request, tuple[str, ...]]:
         "What is sent about a clip, and what its file did not deliver. Raises VideoError, OSError, ValueError."
@@ -1244,38 +1251,6 @@ class APICounter:
         return self.asker.server.request(
             [("user", [*parts, Part("text", self.task.ask(clip))])], self.spec.system, self.sample
         ), problems
-
-    def count(self, clip: Clip) -> Prediction:
-        "Ask about one clip."
-        begun = time.perf_counter()
-        if self.asker.stopped.is_set():  # its file need not be read
-            with self.asker._tally:
-                self.asker.counts["not-asked"] += 1
-            return Prediction(clip.id, None, problems=(f"not-asked: {self.asker.reason}",), true=clip.count)
-        try:
-            request, problems = self.request(clip)
-        except (VideoError, OSError, ValueError) as e:
-            return unreadable(clip, e)
-        try:
-            reply = ask(self.asker, request)
-        except Failure as e:
-            return Prediction(
-                clip.id,
-                None,
-                problems=(*problems, str(e) if e.kind != "max-cost" else f"not-asked: {e}"),
-                true=clip.count,
-            )
-        said = self.task.predict(clip, reply.text, time.perf_counter() - begun)
-        return replace(said, problems=(*problems, *reply.problems, *said.problems))
-
-    def dry_run(
-        self,
-        clips: Sequence[Clip],  # what is asked about
-        samples: int = 1,  # answers about each clip, this one's the first
-    ) -> RequestPlan:
-        "What `predict` would send. Sends nothing."
-        self.task.check(clips)
-        return plan_requests(self.asker, clips, lambda clip: self.request(clip)[0], samples)
 
     @contextmanager
     def accounted(
@@ -1295,31 +1270,72 @@ class APICounter:
         with self.accounted(clips):
             return self.answers(clips, progress)
 
-    def answers(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]:
-        "The same, without a word about what it costs."
-        return _answers(self, list(clips), progress)
+# %% ../nbs/15c_api.ipynb #68d96b99
+@patch
+def count(self: APICounter, clip: Clip) -> Prediction:
+    "Ask about one clip."
+    begun = time.perf_counter()
+    if self.asker.stopped.is_set():  # its file need not be read
+        with self.asker._tally:
+            self.asker.counts["not-asked"] += 1
+        return Prediction(clip.id, None, problems=(f"not-asked: {self.asker.reason}",), true=clip.count)
+    try:
+        request, problems = self.request(clip)
+    except (VideoError, OSError, ValueError) as e:
+        return unreadable(clip, e)
+    try:
+        reply = ask(self.asker, request)
+    except Failure as e:
+        return Prediction(
+            clip.id,
+            None,
+            problems=(*problems, str(e) if e.kind != "max-cost" else f"not-asked: {e}"),
+            true=clip.count,
+        )
+    said = self.task.predict(clip, reply.text, time.perf_counter() - begun)
+    return replace(said, problems=(*problems, *reply.problems, *said.problems))
 
-    @property
-    def about(self) -> dict[str, Any]:
-        "What its answers depend on, beside the clips."
-        server = self.asker.server
-        sees = "nothing" if self.blind else "films" if self.native else str(self.video)
-        return {
-            "model": f"{server.kind}:{server.model}",
-            "server": server.url,
-            "prompt": str(self.spec),
-            "sees": sees,
-            "max_tokens": self.asker.longest,
-        }
+# %% ../nbs/15c_api.ipynb #dcce0f2a
+@patch
+def dry_run(
+    self: APICounter,
+    clips: Sequence[Clip],  # what is asked about
+    samples: int = 1,  # answers about each clip, this one's the first
+) -> RequestPlan:
+    "What `predict` would send. Sends nothing."
+    self.task.check(clips)
+    return plan_requests(self.asker, clips, lambda clip: self.request(clip)[0], samples)
 
-    def drawn(
-        self,
-        sample: int,  # number of this answer among several of the same question
-    ) -> "APICounter":
-        "The same, for another answer to the same questions, out of the same purse."
-        other = copy(self)
-        other.sample = sample
-        return other
+# %% ../nbs/15c_api.ipynb #a692b072
+@patch
+def answers(self: APICounter, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]:
+    "The same, without a word about what it costs."
+    return _answers(self, list(clips), progress)
+
+# %% ../nbs/15c_api.ipynb #78e92193
+@patch(as_prop=True)
+def about(self: APICounter) -> dict[str, Any]:
+    "What its answers depend on, beside the clips."
+    server = self.asker.server
+    sees = "nothing" if self.blind else "films" if self.native else str(self.video)
+    return {
+        "model": f"{server.kind}:{server.model}",
+        "server": server.url,
+        "prompt": str(self.spec),
+        "sees": sees,
+        "max_tokens": self.asker.longest,
+    }
+
+# %% ../nbs/15c_api.ipynb #3cc16f9c
+@patch
+def drawn(
+    self: APICounter,
+    sample: int,  # number of this answer among several of the same question
+) -> "APICounter":
+    "The same, for another answer to the same questions, out of the same purse."
+    other = copy(self)
+    other.sample = sample
+    return other
 
 # %% ../nbs/15c_api.ipynb #0dbe801b
 def report(
@@ -1339,20 +1355,26 @@ def report(
         "notes": list(asker.server.notes),
     }
 
-
+# %% ../nbs/15c_api.ipynb #c4eff92a
 def report_lines(
     asker: Asker,  # after a run
 ) -> list[str]:
     "The same for people."
     r = report(asker)
     failed = (
-        f"; {r['failed']} failed ({', '.join(f'{n} {kind}' for kind, n in sorted(r['failures'].items()))}): the same command asks them again"
+        (
+            f"; {r['failed']} failed ({', '.join(f'{n} {kind}' for kind, n in sorted(r['failures'].items()))}): "
+            "the same command asks them again"
+        )
         if r["failed"]
         else ""
     )
     paid = f", ${r['cost']:.4f}" if r["cost"] is not None else ""
     if n := r["unanswered"]:
-        paid += f"{f', of which ${asker.unanswered:.4f} for' if asker.price else '; and'} {n} request{'s' * (n > 1)} that may have been billed though no usable reply came"
+        paid += (
+            f"{f', of which ${asker.unanswered:.4f} for' if asker.price else '; and'} {n} request{'s' * (n > 1)} "
+            "that may have been billed though no usable reply came"
+        )
     said = [
         f"{asker.server.model}: {r['asked']} answered now, {r['cached']} before{failed}"
         + f"; {r['not-asked']} not asked" * bool(r["not-asked"]),
@@ -1360,21 +1382,23 @@ def report_lines(
     ]
     again = (
         [
-            f"{r['interrupted']} were under way when an earlier run was killed, and were asked again: the server may have charged them twice"
+            f"{r['interrupted']} were under way when an earlier run was killed, and were asked again: the "
+            "server may have charged them twice"
         ]
         if r["interrupted"]
         else []
     )
     again += (
         [
-            f"{r['unkept']} answers could not be kept in {asker.replies.folder}: the next run will ask, and pay for, them again, unless there is room"
+            f"{r['unkept']} answers could not be kept in {asker.replies.folder}: the next run will ask, and "
+            "pay for, them again, unless there is room"
         ]
         if r["unkept"]
         else []
     )
     return [*said, *again, *([f"stopped: {r['stopped']}"] if r["stopped"] else []), *r["notes"]]
 
-
+# %% ../nbs/15c_api.ipynb #6c58626d
 def _answers(counter: APICounter, clips: list[Clip], progress: bool) -> list[Prediction]:
     "The answers; nothing more is asked after an interruption."
     asker = counter.asker
@@ -1411,7 +1435,8 @@ def api_counter(
     say: Callable[[str], None] = lambda text: None,  # told the estimate, what was learned, and the total
     **asking: Any,  # base_url, timeout, max_tokens, temperature; max_cost, retries, pause, connect
 ) -> APICounter:
-    "A counter of a name. ValueError for a name, a price, a spec or a prompt that is none, and where the key is missing; ImportError where the client is."
+    """A counter of a name. ValueError for a name, a price, a spec or a prompt that is none, and where the key is
+    missing; ImportError where the client is."""
     asker = api_asker(name, folder, price, **asking)
     if native and asker.server.kind != "gemini":
         raise ValueError(f"{name}: only gemini: takes films; frames are sent to others")
@@ -1435,7 +1460,8 @@ def api_asker(
     kind, _, model = name.partition(":")
     if kind not in SERVERS or not model:
         raise ValueError(
-            f"{name!r} names no model behind an API: openai:MODEL (any server that speaks OpenAI's protocol) or gemini:MODEL"
+            f"{name!r} names no model behind an API: openai:MODEL (any server that speaks OpenAI's protocol) "
+            "or gemini:MODEL"
         )
     to = SERVERS[kind](model, max_tokens=max_tokens, **server)
     if connect:
@@ -1450,6 +1476,8 @@ def is_api(name: str) -> bool:
 # %% ../nbs/15c_api.ipynb #042c6e0f
 class APITeacher:
     "A model behind an API as a teacher."
+
+    pending: ClassVar[Any]  # methods: see the next cells
 
     def __init__(
         self,
@@ -1476,26 +1504,6 @@ class APITeacher:
             raise Failure("content-filter", reply.text[:200] or "the server withheld the answer")
         return reply.text
 
-    def pending(
-        self,
-        clip: Clip,  # what is written about
-        tries: int = 1,  # how often to ask
-        **checks: Any,  # tolerance, duration, hints, see `ask_teacher`
-    ) -> Request:
-        "What is sent next about a clip: answers that are there are taken. What was sent last, where nothing is missing. Raises what `request` raises."
-        made: list[Request] = [self.request(clip, [teacher_prompt(clip)])]
-
-        def known(turns: Sequence[str]) -> str:
-            if len(turns) > 1:
-                made.append(self.request(clip, turns))
-            row = self.asker.replies.get(made[-1].key)
-            if row is None or row["reply"]["finish"] == "content-filter":
-                raise Failure("not-asked", "a plan sends nothing")
-            return row["reply"]["text"]
-
-        ask_teacher(clip, known, tries=tries, **checks)
-        return made[-1]
-
     def dry_run(
         self,
         clips: Sequence[Clip],  # what is written about
@@ -1504,7 +1512,7 @@ class APITeacher:
         durations: Mapping[str, float] | None = None,  # id → seconds of the clip
         hints: bool = False,  # whether to tell what is annotated after a mistake
     ) -> RequestPlan:
-        "The next question about each clip, and what it comes to if all are asked as often as they may be. Sends nothing."
+        "The next question about each clip, and the cost if all are asked as often as they may be. Sends nothing."
         lengths = durations or {}
         return plan_requests(
             self.asker,
@@ -1513,9 +1521,34 @@ class APITeacher:
             tries=tries,
         )
 
+# %% ../nbs/15c_api.ipynb #186820d4
+@patch
+def pending(
+    self: APITeacher,
+    clip: Clip,  # what is written about
+    tries: int = 1,  # how often to ask
+    **checks: Any,  # tolerance, duration, hints, see `ask_teacher`
+) -> Request:
+    """What is sent next about a clip: answers that are there are taken. What was sent last, where nothing is missing.
+    Raises what `request` raises."""
+    made: list[Request] = [self.request(clip, [teacher_prompt(clip)])]
+
+    def known(turns: Sequence[str]) -> str:
+        if len(turns) > 1:
+            made.append(self.request(clip, turns))
+        row = self.asker.replies.get(made[-1].key)
+        if row is None or row["reply"]["finish"] == "content-filter":
+            raise Failure("not-asked", "a plan sends nothing")
+        return row["reply"]["text"]
+
+    ask_teacher(clip, known, tries=tries, **checks)
+    return made[-1]
+
 # %% ../nbs/15c_api.ipynb #717318b3
 class LocalTeacher:
     "A checkpoint as a teacher."
+
+    asked_with: ClassVar[Any]  # methods: see the next cells
 
     def __init__(
         self,
@@ -1525,15 +1558,6 @@ class LocalTeacher:
         own: bool = False,  # ask it as it was trained, not with a teacher's question
     ):
         self.counter, self.name, self.replies, self.own = counter, name, replies, own
-
-    @property
-    def asked_with(self) -> str:
-        "The question, for the reader."
-        return (
-            f"its own prompt, as it was trained ({self.counter.prompt if self.counter.prompt.name else 'that of the task'})"
-            if self.own
-            else "a teacher's prompt (actrep-r1 action): it remembers none of its own"
-        )
 
     def __call__(self, clip: Clip, turns: Sequence[str]) -> str:
         "Its text about a clip, after turns that begin with the question. Raises VideoError."
@@ -1572,6 +1596,19 @@ class LocalTeacher:
                 },
             )
             return text
+
+# %% ../nbs/15c_api.ipynb #ad208782
+@patch(as_prop=True)
+def asked_with(self: LocalTeacher) -> str:
+    "The question, for the reader."
+    return (
+        (
+            "its own prompt, as it was trained "
+            f"({self.counter.prompt if self.counter.prompt.name else 'that of the task'})"
+        )
+        if self.own
+        else "a teacher's prompt (actrep-r1 action): it remembers none of its own"
+    )
 
 # %% ../nbs/15c_api.ipynb #57bd2064
 def find_teacher(

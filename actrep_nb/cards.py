@@ -148,7 +148,8 @@ def judged_as(
     evaluation: Path,  # folder with results.json
     name: str = "",  # of the model in it; empty: found by its hash
 ) -> tuple[str, str]:  # its name there, and how that is known
-    "Which of the judged models a checkpoint is. Raises FileNotFoundError for a folder without results, ValueError where it is none of them."
+    """Which of the judged models a checkpoint is. Raises FileNotFoundError for a folder without results, ValueError
+    where it is none of them."""
     if not (evaluation / "results.json").is_file():
         raise FileNotFoundError(f"{evaluation} holds no evaluation (no results.json)")
     results = read_json(evaluation / "results.json", "judge again, or restore it")
@@ -163,7 +164,8 @@ def judged_as(
     same = [n for n in models if n in data and data[n]["sha256"] == now]
     if name and name in data and name not in same:
         raise ValueError(
-            f"{evaluation}: {name} was {data[name]['path']} with other contents than {checkpoint} has now: judge it again"
+            f"{evaluation}: {name} was {data[name]['path']} with other contents than {checkpoint} has now: "
+            "judge it again"
         )
     if same and (not name or name in same):
         return name or same[0], "the checkpoint's hash is that of the one that was judged"
@@ -180,7 +182,8 @@ def judged_as(
     if name:
         return (
             name,
-            "the evaluation kept no hash of its checkpoints; that it judged this one was said when this page was written",
+            "the evaluation kept no hash of its checkpoints; that it judged this one was said when this page "
+            "was written",
         )
     raise ValueError(
         f"{evaluation}: none of {' | '.join(models)} is known to be {checkpoint}"
@@ -235,7 +238,8 @@ def limits(
     said, without = [], results.get("without_count", results.get("without_answer", {})).get(name)
     if without is not None:
         said.append(
-            f"No answer could be read for {len(without)} of {results['n']} clips ({len(without) / max(1, results['n']):.1%}); they count as misses."
+            f"No answer could be read for {len(without)} of {results['n']} clips "
+            f"({len(without) / max(1, results['n']):.1%}); they count as misses."
         )
     if alarms and name in alarms:
         a = alarms[name]
@@ -252,7 +256,8 @@ def limits(
     if counts:
         k, v = min(counts, key=lambda kv: kv[1]["obo"])
         said.append(
-            f"By true count it is worst at {k}: within one on {v['obo']:.2f} of {v['n']} clips. Judged were counts of {', '.join(str(k) for k, _ in counts)}, and no others."
+            f"By true count it is worst at {k}: within one on {v['obo']:.2f} of {v['n']} clips. Judged were "
+            f"counts of {', '.join(str(k) for k, _ in counts)}, and no others."
         )
     actions = sorted(
         ((k, v) for k, v in strata.get("action", {}).get(name, {}).items() if v["n"]), key=lambda kv: kv[1]["obo"]
@@ -300,14 +305,37 @@ def _judged_text(results: Mapping[str, Any], name: str, clips: str, known: str) 
         ["metric", "value", "95 % interval"], rows
     )
 
+# %% ../nbs/16a_cards.ipynb #120feb70
+def _judgement(checkpoint: Path, evaluation: str | Path | None, name: str) -> tuple[dict[str, Any], str, str]:
+    "What an evaluation says of a checkpoint: fields of a card's head, who judged it, what it cannot do."
+    if evaluation is None:
+        nobody = "Nobody: no evaluation was named when this page was written, so nothing is claimed."
+        return {}, nobody, "Unknown: it was not judged."
+    folder = Path(evaluation)
+    name, known = judged_as(checkpoint, folder, name)
+    results = read_json(folder / "results.json", "judge again, or restore it")
+    none = folder / "none.json"
+    alarms = read_json(none, "judge again, or restore it") if none.is_file() else None
+    try:
+        clips = str(load_run(folder).manifest.parameters.get("clips") or "")
+    except (FileNotFoundError, ValueError, TypeError):
+        clips = str(results.get("clips") or "")
+    head = {
+        "eval_results": eval_results(results, name, clips),
+        "metrics": [m for m in SHOWN_METRICS if m in results["models"][name]],
+    }
+    cannot = "\n".join(f"* {line}" for line in limits(results, name, alarms))
+    return head, _judged_text(results, name, clips, known), cannot
 
+# %% ../nbs/16a_cards.ipynb #0f5ebe07
 def model_card(
     run: str | Path,  # folder of the run that trained it
     evaluation: str | Path | None = None,  # folder of the evaluation that judged it; None: none is claimed
     name: str = "",  # of the model in it; empty: found by its hash
     license: str = "",  # as the hub calls it; empty: unknown
 ) -> str:  # README.md
-    "The card of a run's checkpoint. Raises ValueError for a run that did not finish or trained nothing, and what `judged_as` raises."
+    """The card of a run's checkpoint. Raises ValueError for a run that did not finish or trained nothing, and what
+    `judged_as` raises."""
     r = load_run(run)
     checkpoint = checkpoint_of(r)
     if not r.ok:
@@ -315,30 +343,7 @@ def model_card(
     if checkpoint is None:
         raise ValueError(f"{run} left no checkpoint behind")
     bases, adapters = lineage(r), (checkpoint / "adapter_config.json").is_file()
-    judged: dict[str, Any] = {}
-    text = (
-        "Nobody: no evaluation was named when this page was written, so nothing is claimed.",
-        "Unknown: it was not judged.",
-    )
-    if evaluation is not None:
-        folder = Path(evaluation)
-        name, known = judged_as(checkpoint, folder, name)
-        results = read_json(folder / "results.json", "judge again, or restore it")
-        alarms = (
-            read_json(folder / "none.json", "judge again, or restore it") if (folder / "none.json").is_file() else None
-        )
-        try:
-            clips = str(load_run(folder).manifest.parameters.get("clips") or "")
-        except (FileNotFoundError, ValueError, TypeError):
-            clips = str(results.get("clips") or "")
-        judged = {
-            "eval_results": eval_results(results, name, clips),
-            "metrics": [m for m in SHOWN_METRICS if m in results["models"][name]],
-        }
-        text = (
-            _judged_text(results, name, clips, known),
-            "\n".join(f"* {line}" for line in limits(results, name, alarms)),
-        )
+    judged, who, cannot = _judgement(checkpoint, evaluation, name)
     heading = checkpoint.resolve().parent.name if checkpoint.name == "checkpoint" else checkpoint.resolve().name
     base = bases[-1] if bases and hub_name(bases[-1]) else None
     front = ModelCardData(
@@ -356,13 +361,15 @@ def model_card(
         f"---\n{front.to_yaml()}\n---\n{MARK}\n\n# {markdown_text(heading)}\n\n"
         + "\n\n".join(
             [
-                f"{'Adapters (LoRA)' if adapters else 'A checkpoint'} that counts repeated actions in video. Trained from: {came}. Licence: {markdown_text(license) or 'unknown; ask whoever gave it to you'}.",
+                f"{'Adapters (LoRA)' if adapters else 'A checkpoint'} that counts repeated actions in video. "
+                f"Trained from: {came}. Licence: "
+                f"{markdown_text(license) or 'unknown; ask whoever gave it to you'}.",
                 "## How to use it",
                 use_text(str(checkpoint)),
                 "## Who judged it",
-                text[0],
+                who,
                 "## What it cannot do",
-                text[1],
+                cannot,
                 "## How it was trained",
                 provenance(r),
             ]
@@ -370,7 +377,7 @@ def model_card(
         + "\n",
     )
 
-
+# %% ../nbs/16a_cards.ipynb #78768227
 def _checked(kind: Any, text: str) -> str:
     "A card that the hub's own reader reads; ValueError otherwise."
     card = kind(text)
@@ -442,11 +449,14 @@ SIZES_OF_SETS = (
     (1_000_000, "100K<n<1M"),
 )  # as the hub calls them
 
-
+# %% ../nbs/16a_cards.ipynb #d6176d33
 def _file_text(path: Path, clips: ClipSet) -> str:
     "One annotation file in Markdown."
     if reasoning(path):
-        return f"### {markdown_text(path.name)}\n\n{len(clips)} texts of reasoning that end in a count, about clips of the other files; {len(clips.rejected)} rows rejected."
+        return (
+            f"### {markdown_text(path.name)}\n\n{len(clips)} texts of reasoning that end in a count, about clips "
+            f"of the other files; {len(clips.rejected)} rows rejected."
+        )
     splits = split_table(clips)
     rows = [
         [
@@ -488,12 +498,13 @@ def _file_text(path: Path, clips: ClipSet) -> str:
         ]
     )
 
-
+# %% ../nbs/16a_cards.ipynb #865cc4bc
 def dataset_card(
     run: str | Path,  # folder of the run that made it
     license: str = "",  # as the hub calls it; empty: unknown
 ) -> str:  # README.md
-    "The card of a dataset that a run made. Raises ValueError for a run that did not finish or holds no annotation file."
+    """The card of a dataset that a run made. Raises ValueError for a run that did not finish or holds no annotation
+    file."""
     r = load_run(run)
     if not r.ok:
         raise ValueError(f"{run}: {r.manifest.status}: a card is written for a finished run")
@@ -504,6 +515,7 @@ def dataset_card(
         )
     n, heading = sum(len(clips) for name, clips in files.items() if not reasoning(r.out / name)), r.out.resolve().name
     size = next((label for limit, label in SIZES_OF_SETS if n < limit), "n>1M")
+    first = next((name for name in files if not reasoning(r.out / name)), next(iter(files)))
     front = DatasetCardData(
         license=license or "unknown",
         task_categories=["video-text-to-text"],
@@ -521,11 +533,12 @@ def dataset_card(
         f"---\n{front.to_yaml()}\n---\n{MARK}\n\n# {markdown_text(heading)}\n\n"
         + "\n\n".join(
             [
-                f"{n} annotated clips of repeated actions in {len(files)} file{'s' * (len(files) > 1)}. {drawn} Licence: {markdown_text(license) or 'unknown; ask whoever gave it to you'}.",
+                f"{n} annotated clips of repeated actions in {len(files)} file{'s' * (len(files) > 1)}. "
+                f"{drawn} Licence: {markdown_text(license) or 'unknown; ask whoever gave it to you'}.",
                 "## What is in it",
                 *(_file_text(r.out / name, clips) for name, clips in files.items()),
                 "## How to read it",
-                f"```python\nfrom actrep_nb.formats import load_clips\nprint(load_clips({next((name for name in files if not reasoning(r.out / name)), next(iter(files)))!r}).report())\n```",
+                f"```python\nfrom actrep_nb.formats import load_clips\nprint(load_clips({first!r}).report())\n```",
                 "## How it was made",
                 provenance(r),
             ]

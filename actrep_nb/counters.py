@@ -87,14 +87,16 @@ def _called(kind: str, what: str) -> str:
 def find_checkpoint(
     model: str,  # a folder, or a name on the hub
 ) -> str:
-    "A checkpoint's folder or name: itself, or the folder `checkpoint` of a run. Raises FileNotFoundError when there can be none. Looks at names and files only."
+    """A checkpoint's folder or name: itself, or the folder `checkpoint` of a run. Raises FileNotFoundError when there
+    can be none. Looks at names and files only."""
     folder = Path(model)
     if "tiny_" in model:
         folder = shipped_checkpoint(model) or folder
     if not folder.is_dir():
         if model.count("/") != 1 or model.startswith((".", "/")):
             raise FileNotFoundError(
-                f"no model {model!r}: give a folder written by save_pretrained, a run's folder, a name on the hub such as Qwen/Qwen2.5-VL-3B-Instruct, or period, pose, picture+pose"
+                f"no model {model!r}: give a folder written by save_pretrained, a run's folder, a name on "
+                "the hub such as Qwen/Qwen2.5-VL-3B-Instruct, or period, pose, picture+pose"
             )
         return model
     found = next(
@@ -107,7 +109,8 @@ def find_checkpoint(
     )
     if found is None and (kept := sorted(p.name for p in folder.glob("checkpoint-[0-9]*"))):
         raise FileNotFoundError(
-            f"{model} holds {len(kept)} checkpoints of an unfinished run and no finished one: name one of them, as {folder / kept[0]}, or judge all with actrep evaluate"
+            f"{model} holds {len(kept)} checkpoints of an unfinished run and no finished one: name one of "
+            f"them, as {folder / kept[0]}, or judge all with actrep evaluate"
         )
     if found is None:
         raise FileNotFoundError(
@@ -163,7 +166,8 @@ class FunctionCounter:
 def function_counter(
     text: str,  # "module:function", "file.py:function"
 ) -> Counter:
-    "A function, or a class or thing with `predict`, as a counter. Modules are looked for where Python does, and in the current folder. ValueError where there is none."
+    """A function, or a class or thing with `predict`, as a counter. Modules are looked for where Python does, and in
+    the current folder. ValueError where there is none."""
     where, _, name = text.rpartition(":")
     try:
         if where.endswith(".py"):
@@ -254,13 +258,14 @@ def baseline_counter(
         raise ValueError(f"{name} learns its counts from annotated clips: name some to learn from")
     return counter.fit(how.like)
 
-
+# %% ../nbs/16b_counters.ipynb #2ee903e0
 def load_counter(
     checkpoint: str,  # from `find_checkpoint`
     how: Asking = Asking(),
-    whole: bool = True,  # a model that knows windows watches whole clips through them; else it answers in words, like any other
+    whole: bool = True,  # a model that knows windows watches through them; else it answers in words, like any other
 ) -> Any:
-    "A checkpoint as a counter, asked in the first of its ways. FileNotFoundError where there is none, ValueError for one that cannot be shown what is asked."
+    """A checkpoint as a counter, asked in the first of its ways. FileNotFoundError where there is none, ValueError for
+    one that cannot be shown what is asked."""
     from actrep_nb.evaluate import LocalCounter
     from actrep_nb.rollout import token_budget
     from actrep_nb.windows import as_it_watches
@@ -290,7 +295,8 @@ def load_counter(
         if Path(checkpoint).is_dir():
             raise
         raise FileNotFoundError(
-            f"no checkpoint {checkpoint} in the cache here, and none could be fetched from the hub: check the name and the network, or give a folder ({str(e).partition(chr(10))[0][:160]})"
+            f"no checkpoint {checkpoint} in the cache here, and none could be fetched from the hub: check "
+            f"the name and the network, or give a folder ({str(e).partition(chr(10))[0][:160]})"
         ) from None
     if counter.note:
         how.warn(counter.note)
@@ -374,7 +380,7 @@ def kept_checkpoints(
         else checkpoints_in(path)
     )
 
-
+# %% ../nbs/16b_counters.ipynb #a93cf887
 def make_counters(
     texts: Iterable[str],  # as in the table above
     how: Asking = Asking(),
@@ -415,9 +421,10 @@ def make_counters(
 def _text(named: Named, what: str) -> str:
     return f"{named.kind}:{what}" if named.kind in HIDDEN else what
 
-
+# %% ../nbs/16b_counters.ipynb #da7b30c3
 def _ways(text: str, how: Asking) -> dict[str, Any]:
-    "One checkpoint or model, asked with each prompt; one that watches windows has words of its own, so once. A checkpoint is in memory once, and what its tower has seen is kept."
+    """One checkpoint or model, asked with each prompt; one that watches windows has words of its own, so once. A
+    checkpoint is in memory once, and what its tower has seen is kept."""
     first = make_counter(text, replace(how, prompts=how.prompts[:1]))
     if parse_counter(text).kind == "api":
         return {

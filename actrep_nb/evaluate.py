@@ -25,9 +25,10 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
+from fastcore.basics import patch
 
 from actrep_nb.metrics import (
     PROTOCOLS,
@@ -88,7 +89,8 @@ def on_true_clock(
 def vote(
     said: Sequence[Prediction],  # about one clip, in the order in which they were drawn
 ) -> Prediction:
-    "The answer that most agree on; of equally frequent ones the one drawn first. One that cannot be read has no vote, and still is one of those that did not agree."
+    """The answer that most agree on; of equally frequent ones the one drawn first. One that cannot be read has no vote,
+    and still is one of those that did not agree."""
     if len(said) == 1:
         return said[0]
     answers = [p.choice if p.choice is not None else p.count for p in said]
@@ -103,6 +105,12 @@ def vote(
 # %% ../nbs/15_evaluate.ipynb #d3ed600f
 class LocalCounter:
     "A Qwen-VL checkpoint as a counter: one greedy answer per clip, or the vote of several."
+
+    from_pretrained: ClassVar[Any]  # methods: see the next cells
+    about: ClassVar[Any]
+    answer: ClassVar[Any]
+    stream: ClassVar[Any]
+    asked_as: ClassVar[Any]
 
     def __init__(
         self,
@@ -121,47 +129,16 @@ class LocalCounter:
     ):
         from actrep_nb.models import prompt_of
 
-        self.model, self.processor, self.task, self.prompt = (
-            model,
-            processor,
-            asked(TASKS[task], prompt_of(processor)),
-            prompt_of(processor),
-        )
-        self.max_new_tokens, self.batch_size, self.cache, self.workers, self.hidden = (
-            max_new_tokens,
-            batch_size,
-            cache,
-            workers,
-            hidden,
-        )
-        self.samples, self.temperature, self.seed, self.store = samples, temperature, seed, store
-        self.path, self.note = (
-            str(getattr(model, "name_or_path", "")),
-            "",
-        )  # what a reader should be told of how the checkpoint is used
+        self.model, self.processor, self.prompt = model, processor, prompt_of(processor)
+        self.task = asked(TASKS[task], self.prompt)
+        self.max_new_tokens, self.batch_size, self.cache, self.workers = max_new_tokens, batch_size, cache, workers
+        self.hidden, self.samples, self.temperature, self.seed, self.store = hidden, samples, temperature, seed, store
+        self.path = str(getattr(model, "name_or_path", ""))
+        self.note = ""  # what a reader should be told of how the checkpoint is used
         if samples > 1 and self.task.asks == "grounding":
             raise ValueError(
                 f"the task {task!r} asks for a moment: answers can vote on a count or an option, not on moments"
             )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path: str | Path,  # folder, or a name on the Hugging Face hub
-        device: str
-        | None = None,  # "cpu", "cuda:1", "auto" (spread over all GPUs, and the CPU's memory where they are full); None picks
-        video: str = "",  # what it sees, where that is not what it was trained on, see `parse_spec`
-        prompt: str = "",  # how it is asked, where that is not how it was trained, see `parse_prompt`
-        **options,  # for the constructor
-    ) -> "LocalCounter":
-        "Load a checkpoint, to be judged on what it was trained on unless told otherwise. Raises what `load_model` raises, ValueError for a text that is no spec or no prompt."
-        from actrep_nb.models import choose_prompt, choose_spec, load_model
-
-        model, processor = load_model(path, device=device)
-        notes = [note for note in (choose_spec(processor, video), choose_prompt(processor, prompt)) if note]
-        counter = cls(model, processor, **options)
-        counter.path, counter.note = str(path), f"{path}: {'; '.join(notes)}" if notes else ""
-        return counter
 
     @property
     def video(self) -> VideoSpec:
@@ -170,115 +147,139 @@ class LocalCounter:
 
         return spec_of(self.processor)
 
-    @property
-    def about(self) -> dict[str, Any]:
-        "What its answers depend on, beside the clips."
-        drawn = (
-            {"samples": self.samples, "temperature": self.temperature, "seed": self.seed} if self.samples > 1 else {}
-        )
-        patches = self.processor.video_processor
-        slot = {
-            "token_side": patches.patch_size * patches.merge_size,
-            "slot_frames": getattr(patches, "temporal_patch_size", 1),
-        }
-        return {
-            "checkpoint": self.path,
-            "prompt": str(self.prompt),
-            **slot,
-            "sees": "nothing" if self.hidden == "video" else str(self.video) + ", black" * bool(self.hidden),
-            "max_new_tokens": self.max_new_tokens,
-            **drawn,
-        }
-
-    def answer(
-        self,
-        clips: Sequence[Clip],  # one batch
-        frames: Sequence[Frames | Exception | None],  # of each, or why there are none; None: it is not looked at
-    ) -> list[Prediction]:
-        "One prediction for each clip of a batch."
-        from actrep_nb.models import Sample
-        from actrep_nb.rollout import sample_answers
-
-        start = time.perf_counter()
-        samples = [Sample(c, f, self.task.ask(c)) for c, f in zip(clips, frames) if not isinstance(f, Exception)]
-        texts = iter(
-            sample_answers(
-                self.model,
-                self.processor,
-                samples,
-                self.samples,
-                self.max_new_tokens,
-                self.temperature if self.samples > 1 else 0.0,
-                [zlib.crc32(f"{self.seed} {s.clip.id}".encode("utf-8", "surrogatepass")) for s in samples],
-                self.batch_size,
-                store=None if self.hidden else self.store,
-                show_progress=False,
-            )
-        )
-        said = [
-            unreadable(c, f) if isinstance(f, Exception) else vote([self.task.predict(c, text) for text in next(texts)])
-            for c, f in zip(clips, frames)
-        ]
-        each = round((time.perf_counter() - start) / len(clips), 4)
-        untold = ["action-untold: it should be told the action's name, which is not known"]
-        return [
-            replace(
-                on_true_clock(p, f),
-                problems=(
-                    *getattr(f, "problems", ()),
-                    *(untold if self.prompt.action and not c.action else ()),
-                    *p.problems,
-                ),
-                seconds=each,
-            )
-            for c, p, f in zip(clips, said, frames)
-        ]
-
-    def stream(self, clips: Sequence[Clip], progress: bool = True) -> Iterator[Prediction]:
-        "One prediction for each clip, in order, as they come; a clip that cannot be read has count None and the reason in `problems`."
-        from actrep_nb.models import frames_ahead
-
-        self.task.check(clips)
-        size = max(1, self.batch_size // self.samples)
-        batches = [clips[i : i + size] for i in range(0, len(clips), size)]
-        read = (
-            ((clip, None) for clip in clips)
-            if self.hidden == "video"
-            else frames_ahead(self.processor, clips, self.cache, self.workers, most=2 * size)
-        )
-        for batch in show_progress(batches, desc="answering, batches") if progress else batches:
-            frames = [f for _, f in islice(read, len(batch))]
-            yield from self.answer(
-                batch,
-                [
-                    replace(f, pixels=np.zeros_like(f.pixels))
-                    if self.hidden == "pictures" and isinstance(f, Frames)
-                    else f
-                    for f in frames
-                ],
-            )
-
     def predict(self, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]:
         return list(self.stream(list(clips), progress))
 
-    def asked_as(
-        self,
-        prompt: str = "",  # see `parse_prompt`; empty: as it is asked
-        hidden: str = "",  # what is hidden from it, as for the constructor
-    ) -> "LocalCounter":
-        "The same model, asked in another way. ValueError as `choose_prompt`."
-        from actrep_nb.models import choose_prompt, prompt_of
+# %% ../nbs/15_evaluate.ipynb #2a286423
+@patch(cls_method=True)
+def from_pretrained(
+    cls: LocalCounter,
+    path: str | Path,  # folder, or a name on the Hugging Face hub
+    device: str | None = None,  # "cpu", "cuda:1", "auto": spread over all GPUs, then the CPU's memory; None picks
+    video: str = "",  # what it sees, where that is not what it was trained on, see `parse_spec`
+    prompt: str = "",  # how it is asked, where that is not how it was trained, see `parse_prompt`
+    **options,  # for the constructor
+) -> "LocalCounter":
+    """Load a checkpoint, to be judged on what it was trained on unless told otherwise. Raises what `load_model` raises,
+    ValueError for a text that is no spec or no prompt."""
+    from actrep_nb.models import choose_prompt, choose_spec, load_model
 
-        other = copy(self)
-        other.processor = deepcopy(self.processor)
-        note = choose_prompt(other.processor, prompt)
-        other.prompt, other.hidden, other.note = (
-            prompt_of(other.processor),
-            hidden,
-            "; ".join(x for x in (self.note, note) if x),
+    model, processor = load_model(path, device=device)
+    notes = [note for note in (choose_spec(processor, video), choose_prompt(processor, prompt)) if note]
+    counter = cls(model, processor, **options)  # type: ignore[operator]
+    counter.path, counter.note = str(path), f"{path}: {'; '.join(notes)}" if notes else ""
+    return counter
+
+# %% ../nbs/15_evaluate.ipynb #af0498f6
+@patch(as_prop=True)
+def about(self: LocalCounter) -> dict[str, Any]:
+    "What its answers depend on, beside the clips."
+    drawn = {"samples": self.samples, "temperature": self.temperature, "seed": self.seed} if self.samples > 1 else {}
+    patches = self.processor.video_processor
+    slot = {
+        "token_side": patches.patch_size * patches.merge_size,
+        "slot_frames": getattr(patches, "temporal_patch_size", 1),
+    }
+    return {
+        "checkpoint": self.path,
+        "prompt": str(self.prompt),
+        **slot,
+        "sees": "nothing" if self.hidden == "video" else str(self.video) + ", black" * bool(self.hidden),
+        "max_new_tokens": self.max_new_tokens,
+        **drawn,
+    }
+
+# %% ../nbs/15_evaluate.ipynb #43c29c94
+@patch
+def answer(
+    self: LocalCounter,
+    clips: Sequence[Clip],  # one batch
+    frames: Sequence[Frames | Exception | None],  # of each, or why there are none; None: it is not looked at
+) -> list[Prediction]:
+    "One prediction for each clip of a batch."
+    from actrep_nb.models import Sample
+    from actrep_nb.rollout import sample_answers
+
+    start = time.perf_counter()
+    samples = [Sample(c, f, self.task.ask(c)) for c, f in zip(clips, frames) if not isinstance(f, Exception)]
+    texts = iter(
+        sample_answers(
+            self.model,
+            self.processor,
+            samples,
+            self.samples,
+            self.max_new_tokens,
+            self.temperature if self.samples > 1 else 0.0,
+            [zlib.crc32(f"{self.seed} {s.clip.id}".encode("utf-8", "surrogatepass")) for s in samples],
+            self.batch_size,
+            store=None if self.hidden else self.store,
+            show_progress=False,
         )
-        other.task = asked(TASKS[self.task.name], other.prompt)
-        return other
+    )
+    said = [
+        unreadable(c, f) if isinstance(f, Exception) else vote([self.task.predict(c, text) for text in next(texts)])
+        for c, f in zip(clips, frames)
+    ]
+    each = round((time.perf_counter() - start) / len(clips), 4)
+    untold = ["action-untold: it should be told the action's name, which is not known"]
+    return [
+        replace(
+            on_true_clock(p, f),
+            problems=(
+                *getattr(f, "problems", ()),
+                *(untold if self.prompt.action and not c.action else ()),
+                *p.problems,
+            ),
+            seconds=each,
+        )
+        for c, p, f in zip(clips, said, frames)
+    ]
+
+# %% ../nbs/15_evaluate.ipynb #ea4447b7
+@patch
+def stream(self: LocalCounter, clips: Sequence[Clip], progress: bool = True) -> Iterator[Prediction]:
+    """One prediction for each clip, in order, as they come; a clip that cannot be read has count None and the reason in
+    `problems`."""
+    from actrep_nb.models import frames_ahead
+
+    self.task.check(clips)
+    size = max(1, self.batch_size // self.samples)
+    batches = [clips[i : i + size] for i in range(0, len(clips), size)]
+    read = (
+        ((clip, None) for clip in clips)
+        if self.hidden == "video"
+        else frames_ahead(self.processor, clips, self.cache, self.workers, most=2 * size)
+    )
+    for batch in show_progress(batches, desc="answering, batches") if progress else batches:
+        frames = [f for _, f in islice(read, len(batch))]
+        yield from self.answer(
+            batch,
+            [
+                replace(f, pixels=np.zeros_like(f.pixels)) if self.hidden == "pictures" and isinstance(f, Frames) else f
+                for f in frames
+            ],
+        )
+
+# %% ../nbs/15_evaluate.ipynb #a137c733
+@patch
+def asked_as(
+    self: LocalCounter,
+    prompt: str = "",  # see `parse_prompt`; empty: as it is asked
+    hidden: str = "",  # what is hidden from it, as for the constructor
+) -> "LocalCounter":
+    "The same model, asked in another way. ValueError as `choose_prompt`."
+    from actrep_nb.models import choose_prompt, prompt_of
+
+    other = copy(self)
+    other.processor = deepcopy(self.processor)
+    note = choose_prompt(other.processor, prompt)
+    other.prompt, other.hidden, other.note = (
+        prompt_of(other.processor),
+        hidden,
+        "; ".join(x for x in (self.note, note) if x),
+    )
+    other.task = asked(TASKS[self.task.name], other.prompt)
+    return other
 
 # %% ../nbs/15_evaluate.ipynb #6b11609a
 COMPARED = (
@@ -299,7 +300,8 @@ def compare(
     n: int = 2000,  # bootstrap resamples
     seed: int = 0,  # same seed, same intervals
 ) -> dict[str, dict[str, float]]:
-    "Differences a − b with paired 95 % intervals: metric → value, lo, hi. Raises ValueError unless both judged the same clips."
+    """Differences a − b with paired 95 % intervals: metric → value, lo, hi. Raises ValueError unless both judged the
+    same clips."""
     other = {p.id: p for p in b}
     if {p.id for p in a} != set(other) or len(a) != len(b):
         only = sorted({p.id for p in a} ^ set(other))
@@ -356,6 +358,14 @@ def _rows(
 class Evaluation:
     "Predictions of several counters for the same clips, with what follows from them."
 
+    table: ClassVar[Any]  # methods: see the next cells
+    not_asked: ClassVar[Any]
+    differences: ClassVar[Any]
+    protocols: ClassVar[Any]
+    accounts: ClassVar[Any]
+    unread: ClassVar[Any]
+    save: ClassVar[Any]
+
     clips: Sequence[Clip]
     predictions: dict[str, list[Prediction]]  # by counter, in the clips' order
     models: dict[str, dict[str, dict[str, float]]]  # counter → metric → value, lo, hi
@@ -365,71 +375,6 @@ class Evaluation:
     task: str = "counting"  # a name in TASKS: what was asked
     about: dict[str, dict[str, Any]] = field(default_factory=dict)  # by counter, what its answers depend on
     source: str = ""  # file of the clips, where it is known
-
-    def table(
-        self,
-        also: Sequence[str] = (),  # more metrics, as "r2", "modal_share"
-    ) -> "pd.DataFrame":
-        "Counters and their metrics, each as `value [lo, hi]` with a 95 % interval."
-        names = {name: name + (f" ({n} not asked)" if (n := len(self.not_asked(name))) else "") for name in self.models}
-        return _rows(
-            {names[name]: values for name, values in self.models.items()},
-            [m for m in COLUMNS if m in also or m not in ("r2", "modal_share")],
-        )
-
-    def not_asked(
-        self,
-        name: str,  # of a counter
-    ) -> list[str]:
-        "Clips that a counter was never asked about, since it stopped: at a limit of cost, or a quota. They count as misses."
-        return [p.id for p in self.predictions[name] if any(problem.startswith("not-asked") for problem in p.problems)]
-
-    def differences(self) -> "pd.DataFrame":
-        "Paired differences with 95 % intervals; a star marks an interval without 0."
-        names = list(self.predictions)
-        return _rows(
-            {f"{b} − {a}": self.paired[f"{b}-{a}"] for k, a in enumerate(names) for b in names[k + 1 :]},
-            ("mae", "obo", "exact", "miou", "r@0.5", "accuracy"),
-            "+",
-        )
-
-    def protocols(
-        self,
-        name: str = "",  # a key of `metrics.PROTOCOLS`: all that it prints; empty: OBO and MAE under each
-    ) -> "pd.DataFrame":
-        "Counts: what other code would print for these predictions. ValueError for a name that is none."
-        import pandas as pd
-
-        if name:
-            lookup(PROTOCOLS, name, "protocol")
-        found = {counter: under_protocols(ps, self.clips) for counter, ps in self.predictions.items()}
-        if name:
-            return pd.DataFrame.from_dict({counter: row[name] for counter, row in found.items()}, orient="index").round(
-                3
-            )
-        return pd.DataFrame.from_dict(
-            {
-                counter: {
-                    f"{COLUMNS[m]}, {protocol}": values[m] for m in ("obo", "mae") for protocol, values in row.items()
-                }
-                for counter, row in found.items()
-            },
-            orient="index",
-        ).round(3)
-
-    def accounts(self) -> str:
-        "One line on what happened to every clip."
-        without = ", ".join(f"{name} {len(ids)}" for name, ids in self.unread().items() if ids)
-        return (
-            f"{len(self.clips)} clips"
-            + (f", {len(self.rejected)} rows rejected" if self.rejected else "")
-            + (f"; without {'a count' if self.task == 'counting' else 'an answer'}: {without}" if without else "")
-        )
-
-    def unread(self) -> dict[str, list[str]]:
-        "By counter, the clips it gave no answer for."
-        read = {name: TASKS[self.task].scores(ps, self.clips)["parse_rate"] for name, ps in self.predictions.items()}
-        return {name: [c.id for c, ok in zip(self.clips, read[name]) if not ok] for name in read}
 
     def __repr__(self) -> str:
         return f"{self.table().to_string()}\n{self.accounts()}"
@@ -441,12 +386,90 @@ class Evaluation:
         "What `results.json` holds. Nothing in it depends on the machine or the time."
         return _results(self)
 
-    def save(
-        self,
-        folder: str | Path,  # made where missing
-    ) -> Path:
-        "Write results.json and predictions.jsonl; returns the path of results.json."
-        return _save(self, Path(folder))
+# %% ../nbs/15_evaluate.ipynb #b79fe547
+@patch
+def table(
+    self: Evaluation,
+    also: Sequence[str] = (),  # more metrics, as "r2", "modal_share"
+) -> "pd.DataFrame":
+    "Counters and their metrics, each as `value [lo, hi]` with a 95 % interval."
+    names = {name: name + (f" ({n} not asked)" if (n := len(self.not_asked(name))) else "") for name in self.models}
+    return _rows(
+        {names[name]: values for name, values in self.models.items()},
+        [m for m in COLUMNS if m in also or m not in ("r2", "modal_share")],
+    )
+
+# %% ../nbs/15_evaluate.ipynb #b7607670
+@patch
+def not_asked(
+    self: Evaluation,
+    name: str,  # of a counter
+) -> list[str]:
+    """Clips that a counter was never asked about, since it stopped: at a limit of cost, or a quota. They count as
+    misses."""
+    return [p.id for p in self.predictions[name] if any(problem.startswith("not-asked") for problem in p.problems)]
+
+# %% ../nbs/15_evaluate.ipynb #c4abce02
+@patch
+def differences(self: Evaluation) -> "pd.DataFrame":
+    "Paired differences with 95 % intervals; a star marks an interval without 0."
+    names = list(self.predictions)
+    return _rows(
+        {f"{b} − {a}": self.paired[f"{b}-{a}"] for k, a in enumerate(names) for b in names[k + 1 :]},
+        ("mae", "obo", "exact", "miou", "r@0.5", "accuracy"),
+        "+",
+    )
+
+# %% ../nbs/15_evaluate.ipynb #b22cc006
+@patch
+def protocols(
+    self: Evaluation,
+    name: str = "",  # a key of `metrics.PROTOCOLS`: all that it prints; empty: OBO and MAE under each
+) -> "pd.DataFrame":
+    "Counts: what other code would print for these predictions. ValueError for a name that is none."
+    import pandas as pd
+
+    if name:
+        lookup(PROTOCOLS, name, "protocol")
+    found = {counter: under_protocols(ps, self.clips) for counter, ps in self.predictions.items()}
+    if name:
+        return pd.DataFrame.from_dict({counter: row[name] for counter, row in found.items()}, orient="index").round(3)
+    return pd.DataFrame.from_dict(
+        {
+            counter: {
+                f"{COLUMNS[m]}, {protocol}": values[m] for m in ("obo", "mae") for protocol, values in row.items()
+            }
+            for counter, row in found.items()
+        },
+        orient="index",
+    ).round(3)
+
+# %% ../nbs/15_evaluate.ipynb #abbc51eb
+@patch
+def accounts(self: Evaluation) -> str:
+    "One line on what happened to every clip."
+    without = ", ".join(f"{name} {len(ids)}" for name, ids in self.unread().items() if ids)
+    return (
+        f"{len(self.clips)} clips"
+        + (f", {len(self.rejected)} rows rejected" if self.rejected else "")
+        + (f"; without {'a count' if self.task == 'counting' else 'an answer'}: {without}" if without else "")
+    )
+
+# %% ../nbs/15_evaluate.ipynb #45938e83
+@patch
+def unread(self: Evaluation) -> dict[str, list[str]]:
+    "By counter, the clips it gave no answer for."
+    read = {name: TASKS[self.task].scores(ps, self.clips)["parse_rate"] for name, ps in self.predictions.items()}
+    return {name: [c.id for c, ok in zip(self.clips, read[name]) if not ok] for name in read}
+
+# %% ../nbs/15_evaluate.ipynb #3ae5b751
+@patch
+def save(
+    self: Evaluation,
+    folder: str | Path,  # made where missing
+) -> Path:
+    "Write results.json and predictions.jsonl; returns the path of results.json."
+    return _save(self, Path(folder))
 
 # %% ../nbs/15_evaluate.ipynb #12b17aee
 def _results(e: Evaluation) -> dict[str, Any]:
@@ -492,7 +515,7 @@ def _results(e: Evaluation) -> dict[str, Any]:
         }
     )
 
-
+# %% ../nbs/15_evaluate.ipynb #13482a0e
 def _row(prediction: Prediction) -> dict[str, Any]:
     return plain(asdict(prediction))
 
@@ -522,7 +545,8 @@ def judge(
     about: Mapping[str, Mapping[str, Any]] | None = None,  # by counter, what its answers depend on
     source: str = "",  # file of the clips
 ) -> Evaluation:
-    "Metrics, intervals and differences of predictions that are there already. Raises ValueError unless there is one per clip, in order."
+    """Metrics, intervals and differences of predictions that are there already. Raises ValueError unless there is one
+    per clip, in order."""
     for name, ps in predictions.items():
         wrong = next((i for i, (p, c) in enumerate(zip(ps, clips)) if p.id != c.id), None)
         if len(ps) != len(clips):
@@ -634,7 +658,7 @@ def evaluate(
     task: str = "counting",  # a name in TASKS: what is asked; the counters ask it too
     folder: str
     | Path
-    | None = None,  # where the evaluation will be saved: what a killed one had answered is there, see `kept_answers`; None: nothing is kept
+    | None = None,  # where it will be saved, and a killed one's answers are, see `kept_answers`; None: nothing is kept
     source: str = "",  # file of the clips, for the record
 ) -> Evaluation:
     "Ask every counter about every clip, on all ranks together. Raises ValueError for a clip that asks something else."
@@ -755,7 +779,8 @@ def telling_clips(
     b: Sequence[Prediction],  # of the one it became, same clips, same order
     k: int = 4,  # how many
 ) -> list[str]:
-    "Ids of clips, for half of them b gained most on a, then where it lost most, then where both are far off; no clip twice."
+    """Ids of clips, for half of them b gained most on a, then where it lost most, then where both are far off; no clip
+    twice."""
     miss = lambda p: abs((p.count or 0) - (p.true or 0)) + (p.count is None)
     gain = sorted(range(len(a)), key=lambda i: (miss(b[i]) - miss(a[i]), -(a[i].true or 0), a[i].id))
     both = sorted(range(len(a)), key=lambda i: (-miss(b[i]), a[i].id))

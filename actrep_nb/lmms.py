@@ -44,7 +44,8 @@ def task_docs(
     clips: Iterable[Clip],  # that ask for a count, each a whole file
     task: str = "counting",  # a name in TASKS: how they are asked
 ) -> list[dict[str, Any]]:
-    "A document of lmms-eval for each clip. ValueError for one that asks for something else, is a window of its file, or has no file."
+    """A document of lmms-eval for each clip. ValueError for one that asks for something else, is a window of its file,
+    or has no file."""
     docs = []
     for clip in clips:
         if clip.window:
@@ -59,7 +60,8 @@ def task_docs(
     return docs
 
 # %% ../nbs/15d_lmms.ipynb #3f85b3d4
-_UTILS = '''"Counting repetitions: what lmms-eval asks about a clip and what an answer is worth. Written by actrep_nb {version}; needs Python alone."
+_UTILS = '''"""Counting repetitions: what lmms-eval asks about a clip and what an answer is worth.
+Written by actrep_nb {version}; needs Python alone."""
 from __future__ import annotations
 
 import re
@@ -90,18 +92,21 @@ def doc_to_target(doc): return str(doc["count"])
 
 
 def process_results(doc, results):
-    "The scores of one answer, against the accepted count that is nearest to it; one that cannot be read is a miss, and counts as {unreadable} in the errors."
+    """The scores of one answer, against the accepted count that is nearest to it; one that cannot be read is a miss,
+    and counts as {unreadable} in the errors."""
     said = read_count(results[0]) if results else None
     true = doc["count"] if said is None else min(doc["accepted"], key=lambda count: abs(count - said))
     error = abs(({unreadable} if said is None else said) - true)
-    scores = {{"exact": float(said == true), "obo": float(said is not None and error <= 1), "mae": error / (true + {eps}), "abs_mae": float(error)}}
-    return {{name: {{"score": score, "id": doc["id"], "pred": said, "true": true}} for name, score in scores.items()}}
+    near = said is not None and error <= 1
+    scores = {{"exact": said == true, "obo": near, "mae": error / (true + {eps}), "abs_mae": error}}
+    told = {{"id": doc["id"], "pred": said, "true": true}}
+    return {{name: {{"score": float(score), **told}} for name, score in scores.items()}}
 
 
 def mean_score(results): return sum(one["score"] for one in results) / len(results)
 '''
 
-
+# %% ../nbs/15d_lmms.ipynb #339d075f
 def task_utils() -> str:
     "The text of `utils.py`."
     import actrep_nb
@@ -133,7 +138,10 @@ def write_task(
         raise ValueError(f"the task's name {name!r} must be letters, digits and underscores")
     docs, folder = task_docs(clips, task), (Path(folder) / name).resolve()
     metrics = "".join(
-        f"  - metric: {metric}\n    aggregation: !function utils.mean_score\n    higher_is_better: {str(more).lower()}\n"
+        (
+            f"  - metric: {metric}\n    aggregation: !function utils.mean_score\n    higher_is_better: "
+            f"{str(more).lower()}\n"
+        )
         for metric, more in SCORED.items()
     )
     functions = "".join(
@@ -141,8 +149,11 @@ def write_task(
         for part in ("doc_to_visual", "doc_to_text", "doc_to_target", "process_results")
     )
     text = (
-        f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: {json.dumps(str(folder / 'clips.jsonl'))}\ntest_split: test\noutput_type: generate_until\n{functions}"
-        f"reasoning_tags: none\ngeneration_kwargs:\n  max_new_tokens: {max_new_tokens}\n  temperature: 0\n  do_sample: false\nmetric_list:\n{metrics}metadata:\n  version: 1.0\n"
+        f"task: {name}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: "
+        f"{json.dumps(str(folder / 'clips.jsonl'))}\ntest_split: test\noutput_type: "
+        f"generate_until\n{functions}"
+        f"reasoning_tags: none\ngeneration_kwargs:\n  max_new_tokens: {max_new_tokens}\n  temperature: 0\n  "
+        f"do_sample: false\nmetric_list:\n{metrics}metadata:\n  version: 1.0\n"
     )
     with whole_folder(folder, keep=True) as part:
         for file, content in (
@@ -188,7 +199,8 @@ def load_samples(
     task: str = "counting",  # a name in TASKS: how answers are read
     reader: str | None = None,  # read counts as a published reader does, a key of `answers.LEGACY`
 ) -> list[Prediction]:  # one per clip, in the clips' order
-    "The answers in a log of lmms-eval. ValueError for a line that is none, is about no clip of these, or has another target than the clip."
+    """The answers in a log of lmms-eval. ValueError for a line that is none, is about no clip of these, or has another
+    target than the clip."""
     file, by_id = find_log(path), {clip.id: clip for clip in clips}
     said: dict[str, Prediction] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
@@ -203,7 +215,8 @@ def load_samples(
         clip, text = _clip_of(row, clips, by_id, f"{file}, line {number}"), _completion(row)
         if str(row.get("target")) != str(TASKS[task].truth(clip)):
             raise ValueError(
-                f"{file}, line {number}: the target is {row.get('target')!r}, that of clip {clip.id!r} is {TASKS[task].truth(clip)!r}: the clips are not those of the task, or in another order"
+                f"{file}, line {number}: the target is {row.get('target')!r}, that of clip {clip.id!r} is "
+                f"{TASKS[task].truth(clip)!r}: the clips are not those of the task, or in another order"
             )
         if clip.id in said and said[clip.id].text != text:
             raise ValueError(

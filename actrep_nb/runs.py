@@ -7,12 +7,12 @@ Docs: https://actrep.github.io/actrep_nb/runs.html.md"""
 # %% auto #0
 __all__ = ['ABOUT', 'WRITTEN', 'NUMERIC', 'TABLES', 'REFUSALS', 'ParameterError', 'Parameter', 'fits', 'type_name',
            'notebook_parameters', 'check_parameters', 'read_value', 'shipped', 'shipped_checkpoint', 'find_notebook',
-           'find_recipe_file', 'read_recipe', 'files_of', 'hash_path', 'notebook_hash', 'code_state',
-           'package_versions', 'Manifest', 'is_choice', 'inputs_of', 'start_manifest', 'input_files', 'to_html',
-           'RunResult', 'load_run', 'FolderBusy', 'RunFailed', 'batch_text', 'claimed', 'decisive', 'fingerprint',
-           'apart', 'standing', 'checkpoints', 'how_to_begin', 'run', 'Comparison', 'is_measurement', 'results_of',
-           'alike_values', 'changed_rows', 'changed_files', 'verify', 'kept_notebook', 'rerun', 'Step', 'run_steps',
-           'settings', 'setting_name', 'run_setting', 'sweep', 'find_runs', 'runs_table', 'origins']
+           'find_recipe_file', 'read_recipe', 'files_of', 'hash_path', 'notebook_hash', 'program_says', 'code_state',
+           'package_versions', 'Manifest', 'write_json', 'is_choice', 'inputs_of', 'start_manifest', 'input_files',
+           'to_html', 'RunResult', 'load_run', 'FolderBusy', 'RunFailed', 'batch_text', 'claimed', 'decisive',
+           'fingerprint', 'apart', 'standing', 'begun_run', 'checkpoints', 'how_to_begin', 'run', 'begin_anew',
+           'Comparison', 'is_measurement', 'results_of', 'alike_values', 'changed_rows', 'changed_files', 'verify',
+           'kept_notebook', 'rerun', 'Step', 'run_steps', 'find_runs', 'runs_table', 'origins']
 
 # %% ../nbs/16_runs.ipynb #11986c20
 import ast
@@ -24,11 +24,9 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -48,7 +46,8 @@ from papermill.engines import papermill_engines
 from papermill.exceptions import PapermillExecutionError
 
 import actrep_nb
-from .process import end_with_parent, process_env, stoppable
+from .plugins import find_plugins, plugins_named
+from .process import stoppable
 from .show import altered_files, did_you_mean, disk_errors, read_glue, write_whole
 from .spmd import SpmdEngine, Watch, find_place
 from .text import html_policy, markdown_text
@@ -72,7 +71,7 @@ def fits(
     value: Any,  # the value
     kind: Any,  # a type, `list[...]`, `dict[...]`, or a union of them
 ) -> bool:
-    "Whether a value is of a type as a parameters cell states it. NaN and infinity, which a manifest could not hold, are no float."
+    "Whether a value is of a type as a parameters cell states it. NaN and infinity are no float: JSON has neither."
     origin, args = get_origin(kind), get_args(kind)
     if kind is Any:
         return True
@@ -145,7 +144,8 @@ def _declared(node: ast.stmt, comments: dict[int, str]) -> Parameter:
 def notebook_parameters(
     path: str | Path,  # the notebook
 ) -> dict[str, Parameter]:
-    "What the cell tagged `parameters` declares, in its order; empty when there is none. Raises ParameterError where a line is not a declaration."
+    """What the cell tagged `parameters` declares, in its order; empty when there is none. Raises ParameterError where a
+    line is not a declaration."""
     cells = nbformat.read(path, as_version=4).cells
     source = next((c.source for c in cells if "parameters" in c.metadata.get("tags", [])), "")
     source = re.sub(r"^[ \t]*[%!].*$", "", source, flags=re.M)  # magics and shell lines are IPython's business
@@ -153,7 +153,8 @@ def notebook_parameters(
         body = ast.parse(source).body
     except (SyntaxError, *_TOO_DEEP) as e:
         raise ParameterError(
-            f"{path}, parameters cell, line {getattr(e, 'lineno', None) or 1}: {getattr(e, 'msg', 'cannot be read')}: expected `name: type = literal  # help`"
+            f"{path}, parameters cell, line {getattr(e, 'lineno', None) or 1}: "
+            f"{getattr(e, 'msg', 'cannot be read')}: expected `name: type = literal  # help`"
         ) from None
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     comments = {t.start[0]: t.string.lstrip("# ").rstrip() for t in tokens if t.type == tokenize.COMMENT}
@@ -174,7 +175,8 @@ def check_parameters(
     declared: Mapping[str, Parameter],  # from `notebook_parameters`
     notebook: str,  # its name, for the message
 ) -> dict[str, Any]:
-    "Every parameter with its value, given or default. Raises ParameterError that lists all unknown names and wrong types at once."
+    """Every parameter with its value, given or default. Raises ParameterError that lists all unknown names and wrong
+    types at once."""
     problems = []
     for name, value in given.items():
         if name not in declared:
@@ -202,7 +204,8 @@ def read_value(
     text: str,  # as typed
     parameter: Parameter,  # what it is meant for
 ) -> Any:
-    "A value typed on a command line; one text will do for a list of texts. Raises ParameterError when the text is not of the parameter's type."
+    """A value typed on a command line; one text will do for a list of texts. Raises ParameterError when the text is not
+    of the parameter's type."""
     kinds = get_args(parameter.type) if get_origin(parameter.type) in (Union, UnionType) else (parameter.type,)
     if NoneType in kinds and text.lower() in ("none", "null"):
         return None
@@ -223,7 +226,8 @@ def read_value(
 def shipped(
     path: str,  # as in a checkout: "nbs/experiments", "data/tiny_base"
 ) -> list[Path]:
-    "Where something that comes with the book is, nearest first: checkouts around the current folder, the package's own checkout, inside the installed package, which holds it under the same path."
+    """Where something that comes with the book is, nearest first: checkouts around the current folder, the package's
+    own checkout, inside the installed package, which holds it under the same path."""
     package, here = Path(actrep_nb.__file__).resolve().parent, Path.cwd()
     places = [p / path for p in (here, *here.parents, package.parent)] + [package / path]
     return [p for p in dict.fromkeys(places) if p.exists()]
@@ -292,7 +296,8 @@ def read_recipe(
     file: str | Path,  # YAML: sections by experiment, `all`, or plain parameters
     notebook: Path,  # which notebook is to be run, see `find_notebook`
 ) -> dict[str, Any]:  # values for names that it declares
-    "What a recipe sets for one notebook. Raises ParameterError that names the file and what no notebook has, FileNotFoundError for a recipe that is not there."
+    """What a recipe sets for one notebook. Raises ParameterError that names the file and what no notebook has,
+    FileNotFoundError for a recipe that is not there."""
     import yaml
 
     path, declared = find_recipe_file(file), notebook_parameters(notebook)
@@ -332,7 +337,8 @@ def read_recipe(
 
 
 def _as_declared(given: Mapping[str, Any], declared: Mapping[str, Parameter], where: str) -> dict[str, Any]:
-    "Values of a YAML file, which takes 1e-5 for a text. Raises ParameterError that lists all that no notebook would take."
+    """Values of a YAML file, which takes 1e-5 for a text. Raises ParameterError that lists all that no notebook would
+    take."""
     values = dict(given)
     for name, value in given.items():
         if name not in declared or not isinstance(value, str) or fits(value, declared[name].type):
@@ -344,7 +350,7 @@ def _as_declared(given: Mapping[str, Any], declared: Mapping[str, Parameter], wh
 
 # %% ../nbs/16_runs.ipynb #97e8e093
 ABOUT = re.compile(
-    r"manifest\.json|parameters\.json|inputs\.json|outputs\.json|report\.html|job\.json|process|process\.log|notebook.*\.(ipynb|log)"
+    r"(manifest|parameters|inputs|outputs|job)\.json|report\.html|process|process\.log|notebook.*\.(ipynb|log)"
 )  # what a run says about itself
 
 
@@ -352,7 +358,8 @@ def files_of(
     path: Path,  # file or folder
     without: Iterable[Path] = (),  # folders inside that do not count
 ) -> list[Path]:
-    "What belongs to an input: a file itself; of a folder all files but README.md, which tells about the others, what a run says about itself, and parts of files."
+    """What belongs to an input: a file itself; of a folder all files but README.md, which tells about the others, what
+    a run says about itself, and parts of files."""
     if not path.is_dir():
         return [path]
     left_out = [inside for folder in without if path.resolve() in (inside := folder.resolve()).parents]
@@ -376,8 +383,9 @@ def hash_path(
     limit: int = 2**30,  # bytes up to which all is read
     without: Iterable[Path] = (),  # folders inside that do not count
 ) -> dict[str, Any]:
-    """SHA-256, size in bytes and number of files; `by` says whether contents were read or, above `limit`, of each file above a megabyte its size and blocks of 16 KB, three
-    and one more for each 64 MB. When a file was changed or copied does not count, and a folder's README.md does not either."""
+    """SHA-256, size in bytes and number of files; `by` says whether contents were read or, above `limit`, of each file
+    above a megabyte its size and blocks of 16 KB, three and one more for each 64 MB. When a file was changed or copied
+    does not count, and a folder's README.md does not either."""
     files = files_of(Path(path), without)
     stats = tuple((str(p), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for p in files for s in (p.stat(),))
     settled = all(
@@ -419,7 +427,7 @@ def notebook_hash(
     return hashlib.sha256(json.dumps([[c.cell_type, c.source] for c in cells]).encode()).hexdigest()
 
 # %% ../nbs/16_runs.ipynb #7e2e1da0
-def _ask(*command: str) -> str | None:
+def program_says(*command: str) -> str | None:
     "What a program printed, None where it is missing or failed."
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10)
@@ -429,15 +437,16 @@ def _ask(*command: str) -> str | None:
 
 
 def code_state() -> dict[str, Any]:
-    "Version and hash of this package's code; the git commit and whether files differ from it, where the package lies in a checkout."
+    """Version and hash of this package's code; the git commit and whether files differ from it, where the package lies
+    in a checkout."""
     package = Path(actrep_nb.__file__).resolve().parent
     digest = hashlib.sha256()
     for p in sorted(package.glob("*.py")):
         digest.update(p.read_bytes())
     git = None
-    if _ask("git", "-C", str(package), "ls-files", "__init__.py"):
-        changed = _ask("git", "-C", str(package.parent), "status", "--porcelain", "--untracked-files=no")
-        git = {"commit": _ask("git", "-C", str(package), "rev-parse", "HEAD"), "dirty": bool(changed)}
+    if program_says("git", "-C", str(package), "ls-files", "__init__.py"):
+        changed = program_says("git", "-C", str(package.parent), "status", "--porcelain", "--untracked-files=no")
+        git = {"commit": program_says("git", "-C", str(package), "rev-parse", "HEAD"), "dirty": bool(changed)}
     return {
         "version": metadata.version("actrep_nb") if _installed("actrep_nb") else None,
         "sha256": digest.hexdigest(),
@@ -491,13 +500,14 @@ class Manifest:
     environment: dict[str, Any] = field(
         default_factory=dict
     )  # what else changes numbers: variables, and what torch was set to (see `numerics`)
+    plugins: dict[str, Any] = field(default_factory=dict)  # name → path and hash of each plugin, see `Plugin`
 
     def save(
         self,
         path: Path,  # file to write
     ) -> None:
         "Write as JSON, in one step: a reader sees the old file or the new one."
-        _write_json(path, asdict(self))
+        write_json(path, asdict(self))
 
     @classmethod
     def load(
@@ -511,7 +521,7 @@ class Manifest:
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     "Write JSON, whole or not at all."
     write_whole(path, json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
 
@@ -551,7 +561,8 @@ def is_choice(
 
 # %% ../nbs/16_runs.ipynb #16a00007
 def _named(text: str) -> Path | None:
-    "The path that an entry of a list names: itself, what follows `name=` or `kind:`, or what is before `:function`; also a checkpoint that comes with the book."
+    """The path that an entry of a list names: itself, what follows `name=` or `kind:`, or what is before `:function`;
+    also a checkpoint that comes with the book."""
     rest = re.sub(r"^\w+=", "", text)
     for part in (text, rest, rest.partition(":")[2], rest.rpartition(":")[0]):
         if part and os.path.exists(part):
@@ -567,7 +578,8 @@ def inputs_of(
     declared: Mapping[str, Parameter]
     | None = None,  # from `notebook_parameters`: tells words from paths; None: all that is there is a path
 ) -> dict[str, Path]:
-    "The files and folders that parameters name, in lists too, a checkpoint that comes with the book and a folder `videos` beside an annotation file among them."
+    """The files and folders that parameters name, in lists too, a checkpoint that comes with the book and a folder
+    `videos` beside an annotation file among them."""
 
     def is_path(name, v):
         word = re.fullmatch(r"[\w,-]+", v) and declared and name in declared and is_choice(declared[name])
@@ -599,7 +611,7 @@ def start_manifest(
     own = [out, *(Path(parameters[name]) for name in WRITTEN if parameters.get(name))]
     read = inputs_of(parameters, out, notebook_parameters(notebook))
     data = {name: {"path": parameters.get(name, str(p)), **hash_path(p, without=own)} for name, p in read.items()}
-    gpus = (_ask("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader") or "").splitlines()
+    gpus = (program_says("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader") or "").splitlines()
     return Manifest(
         notebook.name,
         notebook_hash(notebook),
@@ -616,6 +628,7 @@ def start_manifest(
         origin=str(notebook.absolute()),
         folder=os.getcwd(),
         environment={name: os.environ[name] for name in NUMERIC if name in os.environ},
+        plugins={p.name: {"path": p.path, "called": p.called, "sha256": p.sha256} for p in find_plugins()},
     )
 
 # %% ../nbs/16_runs.ipynb #92f74679
@@ -626,7 +639,8 @@ def input_files(
     path: Path,  # file or folder
     most: int = 20_000,  # files that are told apart
 ) -> dict[str, Any]:  # name → hash; a small table → its text
-    "What one can later tell of the files of an input. Of an input above a gigabyte large files are sampled, see `hash_path`."
+    """What one can later tell of the files of an input. Of an input above a gigabyte large files are sampled, see
+    `hash_path`."""
     files = files_of(path)
     limit = 2**26 if sum(p.stat().st_size for p in files) <= 2**30 else 0
 
@@ -641,7 +655,7 @@ def input_files(
 
 def _save_inputs(read: Mapping[str, Path], out: Path) -> None:
     "Write inputs.json."
-    _write_json(out / "inputs.json", {name: input_files(p) for name, p in read.items()})
+    write_json(out / "inputs.json", {name: input_files(p) for name, p in read.items()})
 
 # %% ../nbs/16_runs.ipynb #36c27ca0
 def to_html(
@@ -694,7 +708,10 @@ class RunResult:
 
     def __repr__(self) -> str:
         m = self.manifest
-        return f"{m.notebook}: {m.status} in {m.seconds or 0:.1f} s, peak memory {m.peak_memory_mb or 0:.0f} MB, in {self.out}"
+        return (
+            f"{m.notebook}: {m.status} in {m.seconds or 0:.1f} s, peak memory {m.peak_memory_mb or 0:.0f} MB, in "
+            f"{self.out}"
+        )
 
     def _repr_markdown_(self) -> str:
         rows = [
@@ -712,11 +729,12 @@ class RunResult:
             ]
         )
 
-
+# %% ../nbs/16_runs.ipynb #476ebccf
 def load_run(
     out: str | Path,  # a run folder
 ) -> RunResult:
-    "Read a run folder. Raises FileNotFoundError when it holds no manifest, ValueError naming the file that cannot be read."
+    """Read a run folder. Raises FileNotFoundError when it holds no manifest, ValueError naming the file that cannot be
+    read."""
     return RunResult(Path(out), Manifest.load(out), _metrics(Path(out) / "metrics.json"))
 
 
@@ -728,7 +746,8 @@ def _metrics(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as e:
         raise ValueError(
-            f"{path} cannot be read ({e}): it was damaged after the run, whose values are still in {path.with_name('notebook.ipynb')}"
+            f"{path} cannot be read ({e}): it was damaged after the run, whose values are still in "
+            f"{path.with_name('notebook.ipynb')}"
         ) from None
 
 
@@ -745,7 +764,7 @@ REFUSALS = (
     "VideoError",
 )  # say all there is to say: no traceback on the terminal
 
-
+# %% ../nbs/16_runs.ipynb #492b5cd5
 class RunFailed(RuntimeError):
     "A notebook failed. `.result` is the run as far as it went."
 
@@ -758,7 +777,10 @@ class RunFailed(RuntimeError):
         lines = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(e.get("traceback", []))).splitlines()
         where = f"failed in cell {e['cell']} (In [{e['cell']}])" if e.get("cell") else "failed outside its cells"
         super().__init__(
-            f"{result.manifest.notebook} {where} after {result.manifest.seconds or 0:.1f} s: {e.get('name')}: {e.get('message')}\n"
+            (
+                f"{result.manifest.notebook} {where} after {result.manifest.seconds or 0:.1f} s: "
+                f"{e.get('name')}: {e.get('message')}\n"
+            )
             + ("" if e.get("name") in REFUSALS else "\n".join(lines[-30:]))
             + (
                 f"\nThe notebook as far as it ran: {result.notebook}"
@@ -781,9 +803,13 @@ def batch_text(
     share, rest = divmod(batch, max(1, ranks * passes))
     if rest or share < 1 or passes < 1:
         raise ParameterError(
-            f"{notebook}: {name}={batch} does not divide into {ranks} ranks × {passes} passes (accumulation): choose a multiple of {ranks * max(1, passes)}"
+            f"{notebook}: {name}={batch} does not divide into {ranks} ranks × {passes} passes "
+            f"(accumulation): choose a multiple of {ranks * max(1, passes)}"
         )
-    return f"batch of {batch} = {ranks} rank{'s' * (ranks > 1)} × {share} example{'s' * (share > 1)} × {passes} pass{'es' * (passes > 1)}"
+    return (
+        f"batch of {batch} = {ranks} rank{'s' * (ranks > 1)} × {share} example{'s' * (share > 1)} × {passes} "
+        f"pass{'es' * (passes > 1)}"
+    )
 
 # %% ../nbs/16_runs.ipynb #36191d37
 def _cell_error(path: Path) -> dict[str, Any]:
@@ -821,14 +847,14 @@ def _sizes(out: Path, manifest: Manifest) -> dict[str, int]:
     names = {p: p.relative_to(out).as_posix() for p in files}
     return {name: p.stat().st_size for p, name in names.items() if not re.match(r"(.*/)?checkpoint-\d+/", name)}
 
-
+# %% ../nbs/16_runs.ipynb #5600213e
 def _close(
     out: Path, manifest: Manifest, status: str, watch: Watch, start: float, error: dict[str, Any] | None, no_input: bool
 ) -> RunResult:
     "Write what a run leaves behind, whatever its end."
     watch.close()
     metrics = read_glue(out / "notebook.ipynb") if (out / "notebook.ipynb").exists() else {}
-    _write_json(out / "metrics.json", metrics)
+    write_json(out / "metrics.json", metrics)
     computed = (
         nbformat.read(out / "notebook.ipynb", as_version=4).metadata.get("numerics", {})
         if (out / "notebook.ipynb").exists()
@@ -847,7 +873,7 @@ def _close(
     if (out / "notebook.ipynb").exists():
         to_html(out / "notebook.ipynb", out / "report.html", no_input=no_input and status == "done")
     if status == "done":
-        _write_json(out / "outputs.json", _sizes(out, manifest))
+        write_json(out / "outputs.json", _sizes(out, manifest))
     done.save(out / "manifest.json")
     return RunResult(out, done, metrics)
 
@@ -875,7 +901,8 @@ def _opened(path: Path) -> Any:
 
 
 def _sign(file: int, text: str) -> None:
-    "Write into a lock file, past the buffer of an open file: what a full disk does not take would be tried again when it is closed."
+    """Write into a lock file, past the buffer of an open file: what a full disk does not take would be tried again when
+    it is closed."""
     os.ftruncate(file, 0)
     os.write(file, text.encode())
 
@@ -898,7 +925,8 @@ def claimed(
                 file.seek(0)
                 pid, host = (file.read().split() + ["?", "?"])[:2]
                 raise FolderBusy(
-                    f"{out}: process {pid} on {host} works on a run in this folder; wait for it, stop it, or name another folder"
+                    f"{out}: process {pid} on {host} works on a run in this folder; wait for it, stop it, or "
+                    "name another folder"
                 ) from None
             if not owned:
                 continue
@@ -913,14 +941,16 @@ def claimed(
 def decisive(
     manifest: Manifest,  # of a run that was, or is to be
 ) -> dict[str, Any]:
-    "What decides a run's result: notebook, parameters, data by content, code. Where it writes, whether it resumed and where its data lies do not."
+    """What decides a run's result: notebook, parameters, data by content, code, plugins. Where it writes, whether it
+    resumed and where its data lies do not."""
     parameters = {
         f"parameter {k}": v
         for k, v in manifest.parameters.items()
         if k not in (*WRITTEN, "resume") and k not in manifest.data
     }
     data = {f"data {k}": d["sha256"] for k, d in manifest.data.items() if k not in WRITTEN}
-    return {"notebook": manifest.notebook_sha256, **parameters, **data, "code": manifest.code["sha256"]}
+    plugins = {f"plugin {name}": p["sha256"] for name, p in manifest.plugins.items()}
+    return {"notebook": manifest.notebook_sha256, **parameters, **data, "code": manifest.code["sha256"], **plugins}
 
 
 def fingerprint(
@@ -945,6 +975,8 @@ def apart(
             if kind == "parameter"
             else f"the content of {rest}"
             if kind == "data"
+            else f"the {name}"
+            if kind == "plugin"
             else words[name]
         )
 
@@ -955,8 +987,9 @@ def standing(
     out: str | Path,  # a run folder
     now: Manifest,  # what would be run
 ) -> str:  # "done", "running", "half" (begun with the same settings, not finished) or "new"
-    "Where a run stands. What was begun with other code, data or parameters is new, and what is done but not whole any more is half."
-    before = _begun(out)
+    """Where a run stands. What was begun with other code, data or parameters is new, and what is done but not whole any
+    more is half."""
+    before = begun_run(out)
     if before is None or apart(before, now):
         return "new"
     if before.status == "running" and _alive(Path(out)):
@@ -972,7 +1005,7 @@ def _lost(out: Path) -> list[str]:
         return []
 
 
-def _begun(out: str | Path) -> Manifest | None:
+def begun_run(out: str | Path) -> Manifest | None:
     "The manifest in a folder; None where there is none that can be read."
     try:
         return Manifest.load(out)
@@ -981,7 +1014,8 @@ def _begun(out: str | Path) -> Manifest | None:
 
 
 def _alive(out: Path) -> bool:
-    "Whether the process that works on a run folder is there; if it is on another machine, whether it wrote within two minutes."
+    """Whether the process that works on a run folder is there; if it is on another machine, whether it wrote within two
+    minutes."""
     import psutil
 
     try:
@@ -1016,8 +1050,9 @@ def how_to_begin(
     now: Manifest,  # what is to be run there
     fresh: bool = False,  # start over, whatever is there
 ) -> tuple[str, str]:  # "done", "half" (goes on) or "new"; and that in words, empty where nothing was there
-    """What the same command does again. Raises ParameterError, which says what differs, where checkpoints of other settings would be mixed in or lost."""
-    before, kept, state = _begun(out), checkpoints(out), standing(out, now)
+    """What the same command does again. Raises ParameterError, which says what differs, where checkpoints of other
+    settings would be mixed in or lost."""
+    before, kept, state = begun_run(out), checkpoints(out), standing(out, now)
     if fresh:
         return "new", "starts over, as asked" if before or kept else ""
     if state == "done":
@@ -1028,7 +1063,8 @@ def how_to_begin(
         differs = apart(before, now) if before else []
     if differs and (now.parameters.get("resume") or kept and (before is None or before.status != "done")):
         raise ParameterError(
-            f"{out} holds an unfinished run with other settings{f', up to {kept[-1].name}' if kept else ''} ({'; '.join(differs)}): name another folder with --out, or start over with --fresh"
+            f"{out} holds an unfinished run with other settings{f', up to {kept[-1].name}' if kept else ''} "
+            f"({'; '.join(differs)}): name another folder with --out, or start over with --fresh"
         )
     if differs:
         return "new", f"starts over, for what was here had other settings: {'; '.join(differs)}"
@@ -1057,9 +1093,11 @@ def run(
     fresh: bool = False,  # start over, also where it is done or begun
     tell: Callable[[str], Any]
     | None = None,  # called with how it begins, see `how_to_begin`; None: a line on stderr, unless quiet
+    plugins: Iterable[str] = (),  # files and modules that each kernel loads first, see `find_plugin`
 ) -> RunResult:
-    """Execute a notebook in its own kernel and write a run folder; what is done is not done again, what was begun goes on. A parameter `out` that is not given gets the run folder.
-    Raises ParameterError or FolderBusy before anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
+    """Execute a notebook in its own kernel and write a run folder; what is done is not done again, what was begun goes
+    on. A parameter `out` that is not given gets the run folder. Raises ParameterError, PluginError or FolderBusy before
+    anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
     path, out, place = find_notebook(notebook), Path(out), find_place(ranks)
     if place.node:
         out = out / f"node{place.node}"  # the nodes may share a file system
@@ -1069,7 +1107,7 @@ def run(
     )
     values = check_parameters(given, declared, path.name)
     batch_text(values, place.world, path.name)
-    with claimed(out):
+    with plugins_named(plugins), claimed(out):
         now = start_manifest(path, values, out)
         state, words = how_to_begin(out, now, fresh)
         if tell:
@@ -1079,7 +1117,7 @@ def run(
         if state == "done":
             return load_run(out)
         if state == "new":
-            _begin_anew(out)
+            begin_anew(out)
         elif "resume" in declared:
             values["resume"] = True
         return _carry_out(
@@ -1092,8 +1130,8 @@ def run(
             ranks,
         )
 
-
-def _begin_anew(out: Path) -> None:
+# %% ../nbs/16_runs.ipynb #75873ca7
+def begin_anew(out: Path) -> None:
     "Remove what nothing may go on from, and what an earlier run said about itself."
     for left in checkpoints(out):
         shutil.rmtree(left)
@@ -1102,7 +1140,8 @@ def _begin_anew(out: Path) -> None:
 
 
 def _clear(out: Path) -> None:
-    "Remove what an earlier run said about itself, but for its manifest, which says with what settings its checkpoints were made."
+    """Remove what an earlier run said about itself, but for its manifest, which says with what settings its checkpoints
+    were made."""
     for name in ("parameters.json", "metrics.json", "inputs.json", "outputs.json", "report.html"):
         (out / name).unlink(missing_ok=True)
     for left in [*out.glob("notebook*.ipynb"), *out.glob("notebook*.log")]:
@@ -1116,7 +1155,7 @@ def _carry_out(
     values, start, watch = manifest.parameters, time.monotonic(), Watch(path.stem, quiet)
     manifest.save(out / "manifest.json")
     _clear(out)
-    _write_json(out / "parameters.json", values)
+    write_json(out / "parameters.json", values)
     _save_inputs(inputs_of(values, out, notebook_parameters(path)), out)
     to_html(path, out / "report.html")  # what that takes is loaded now: a failure is written down at once
     watch.start()
@@ -1210,7 +1249,8 @@ def is_measurement(
     "Whether a metric says how fast or how large the machine was, and not what came out."
     return bool(
         re.search(
-            r"second|memory|throughput|latency|elapsed|wall.?time|(?<![a-z])(mb|gb|mib|gib)(?![a-z])|(per_|/)(s|sec|min|minute|hour|h)$",
+            r"second|memory|throughput|latency|elapsed|wall.?time|(?<![a-z])(mb|gb|mib|gib)(?![a-z])"
+            r"|(per_|/)(s|sec|min|minute|hour|h)$",
             name.lower(),
         )
     )
@@ -1311,6 +1351,7 @@ def _told_apart(r: RunResult) -> dict[str, dict[str, Any]]:
         "notebook": {"sha256": m.notebook_sha256},
         "data": {name: d["sha256"] for name, d in m.data.items()},
         "code": {"sha256": m.code["sha256"]},
+        "plugins": {name: p["sha256"] for name, p in m.plugins.items()},
         "packages": m.packages,
         "threads": {k: v for k, v in m.environment.items() if "threads" in k.lower()},
         "ranks": {"ranks": m.ranks, "nodes": m.nodes} if m.ranks else {},
@@ -1332,7 +1373,8 @@ def verify(
     b: str | Path,  # another
     rtol: float = 0.0,  # relative difference up to which two metrics count as equal
 ) -> Comparison:
-    "Compare metrics, parameters, notebook, data, code, packages, threads, ranks and machine of two runs. Measurements of the machine are listed apart."
+    """Compare metrics, parameters, notebook, data, code, packages, threads, ranks and machine of two runs. Measurements
+    of the machine are listed apart."""
     left, right = load_run(a), load_run(b)
     x, y, found, notes = _told_apart(left), _told_apart(right), list[tuple[str, str, Any, Any]](), list[str]()
     for where in x:
@@ -1364,7 +1406,8 @@ def verify(
 
 
 def _data_apart(name: str, left: RunResult, right: RunResult, notes: list[str]) -> list[tuple[str, str, Any, Any]]:
-    "What differs in one input: its files, rows of a table, or the whole. What one run hashed in another way cannot be compared, which is noted."
+    """What differs in one input: its files, rows of a table, or the whole. What one run hashed in another way cannot be
+    compared, which is noted."""
     p, q = left.manifest.data.get(name), right.manifest.data.get(name)
     if p and q and p["by"] != q["by"]:
         notes.append(f"data {name} is not compared: one run went by {p['by']}, the other by {q['by']}")
@@ -1376,7 +1419,8 @@ def _data_apart(name: str, left: RunResult, right: RunResult, notes: list[str]) 
 def kept_notebook(
     r: RunResult,  # a finished run
 ) -> nbformat.NotebookNode:
-    "The notebook of a run as it was before it ran. Raises FileNotFoundError when neither the run folder nor the notebook's own place has it as it was."
+    """The notebook of a run as it was before it ran. Raises FileNotFoundError when neither the run folder nor the
+    notebook's own place has it as it was."""
     m, seen = r.manifest, []
     for path in (r.notebook, Path(m.origin)) if m.origin else (r.notebook,):
         try:
@@ -1399,7 +1443,8 @@ def _finished(r: RunResult) -> None:
     m, error = r.manifest, r.manifest.error or {}
     if m.status == "running":
         raise ValueError(
-            f"{r.out} {'is still running' if _alive(r.out) else 'was killed before it was done'}: only a finished run can be verified"
+            f"{r.out} {'is still running' if _alive(r.out) else 'was killed before it was done'}: only a "
+            "finished run can be verified"
         )
     if m.status != "done":
         raise ValueError(
@@ -1410,14 +1455,15 @@ def _finished(r: RunResult) -> None:
     if m.nodes > 1:
         raise ValueError(f"{r.out} ran on {m.nodes} nodes: run it there again, and compare the two folders")
 
-
+# %% ../nbs/16_runs.ipynb #d79ed146
 def rerun(
     a: str | Path,  # folder of a finished run
     out: str | Path,  # folder for the new one
     folder: str | Path | None = None,  # where its relative paths start; None: where it was run
     quiet: bool = False,  # do not show on stderr where the run is
 ) -> RunResult:
-    "Execute a run again, as it was. Raises ValueError for a run that did not finish, FileNotFoundError for what is gone, FileExistsError where `out` holds something else."
+    """Execute a run again, as it was. Raises ValueError for a run that did not finish, FileNotFoundError for what is
+    gone, FileExistsError where `out` holds something else."""
     r = load_run(a)
     _finished(r)
     m, nb, target = r.manifest, kept_notebook(r), Path(out).absolute()
@@ -1431,6 +1477,7 @@ def rerun(
         for name, d in m.data.items()
         if not (start / d["path"]).exists() and not shipped_checkpoint(d["path"])
     ]
+    gone += [f"plugin {p['path']}" for p in m.plugins.values() if not Path(p["path"]).exists()]
     if gone:
         raise FileNotFoundError(f"{r.out} cannot be run again: gone, seen from {start}: {', '.join(gone)}")
     if (
@@ -1449,6 +1496,7 @@ def rerun(
             m.parameters | anew,
             quiet=quiet,
             fresh=True,
+            plugins=[p["called"] for p in m.plugins.values()],
             ranks=m.ranks or 1 + len(list(r.out.glob("notebook.rank*.ipynb"))),
         )
 
@@ -1465,7 +1513,8 @@ class Step:
 
 
 def _fill(value: Any, names: dict[str, Any]) -> Any:
-    "Put names into a text, or into the texts of a list or dictionary; a text that is one placeholder becomes the value itself."
+    """Put names into a text, or into the texts of a list or dictionary; a text that is one placeholder becomes the
+    value itself."""
     if isinstance(value, dict):
         return {k: _fill(v, names) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -1474,7 +1523,7 @@ def _fill(value: Any, names: dict[str, Any]) -> Any:
         return value
     return names[value[1:-1]] if value[:1] + value[-1:] == "{}" and value[1:-1] in names else value.format(**names)
 
-
+# %% ../nbs/16_runs.ipynb #157b8999
 def run_steps(
     steps: Iterable[Step],  # in order
     out: str | Path,  # folder of the whole; each step gets a folder inside
@@ -1483,8 +1532,8 @@ def run_steps(
     tell=print,  # called with one line before and after each step
     fresh: bool = False,  # start over, also with what is done or begun
 ) -> dict[str, RunResult]:
-    """Run notebooks in order, each in its own kernel. A step that is done is skipped, one that was begun goes on. Stops at the first failure, with its RunFailed; raises FolderBusy
-    where another process works on the folder."""
+    """Run notebooks in order, each in its own kernel. A step that is done is skipped, one that was begun goes on. Stops
+    at the first failure, with its RunFailed; raises FolderBusy where another process works on the folder."""
     results: dict[str, RunResult] = {}
     steps = list(steps)
     Path(out).mkdir(parents=True, exist_ok=True)
@@ -1517,293 +1566,12 @@ def run_steps(
                 )
     return results
 
-# %% ../nbs/16_runs.ipynb #4e0be5e9
-def settings(
-    grid: Mapping[str, Iterable[Any]] | None = None,  # parameter → its values; every combination is run
-    rows: Iterable[Mapping[str, Any]] = (),  # or settings one by one, as from a table
-) -> list[dict[str, Any]]:
-    "The settings of a sweep, in order. ParameterError when there are none, or one twice."
-    import itertools
-
-    chosen = [dict(row) for row in rows]
-    for name, values in (grid or {}).items():
-        if isinstance(values, str) or not isinstance(values, Iterable):
-            raise ParameterError(f"{name} needs a list of values, not {values!r}")
-    if grid:
-        chosen += [dict(zip(grid, values)) for values in itertools.product(*(list(v) for v in grid.values()))]
-    if not chosen:
-        raise ParameterError("a sweep needs a grid of values or rows of settings")
-    for i, one in enumerate(chosen):
-        if one in chosen[:i]:
-            raise ParameterError(f"the setting {one} is there twice")
-    return chosen
-
-
-def setting_name(
-    setting: Mapping[str, Any],  # parameters and their values
-) -> str:  # a folder's name
-    """`lr=0.001,seed=1`; what a file system does not like becomes `_`. Where the name alone would not tell settings apart, because of such a character, of a text that
-    reads like a number or `None`, or of its length, it ends in a hash."""
-    name = ",".join(f"{k}={v}" for k, v in setting.items()) or "default"
-    tidy = re.sub(r"[^\w=.,+-]", "_", name)
-    clear = all(
-        v is None
-        or isinstance(v, (bool, int, float))
-        or (isinstance(v, str) and re.fullmatch(r"(?!None$|True$|False$)[^\W\d][\w.+-]*", v))
-        for v in setting.values()
-    )
-    if clear and len(name) <= 80:
-        return name
-    return f"{tidy[:70]}-{hashlib.sha256(repr(sorted(setting.items())).encode()).hexdigest()[:8]}"
-
-# %% ../nbs/16_runs.ipynb #6d784f05
-def run_setting(
-    job: str | Path,  # a JSON file written by `sweep`: notebook, out, parameters, ranks, timeout
-) -> RunResult:
-    """Run one setting of a sweep in this process, going on where it stopped if the notebook can. While another process works on it, wait; what that one finished
-    is the result."""
-    given = json.loads(Path(job).read_text(encoding="utf-8"))
-    while True:
-        try:
-            return run(
-                given["notebook"],
-                given["out"],
-                given["parameters"],
-                timeout=given["timeout"],
-                ranks=given["ranks"],
-                quiet=True,
-            )
-        except FolderBusy:
-            time.sleep(1)
-
-
-def _resolved(job: Mapping[str, Any], declared: Mapping[str, Parameter]) -> dict[str, Any]:
-    "Every parameter of a job with its value, as `run` will have it."
-    given = dict(job["parameters"]) | (
-        {"out": str(job["out"])} if "out" in declared and "out" not in job["parameters"] else {}
-    )
-    return check_parameters(given, declared, Path(job["notebook"]).name)
-
-# %% ../nbs/16_runs.ipynb #ead622eb
-def sweep(
-    notebook: str | Path,  # path of a notebook, or the name of an experiment
-    out: str | Path,  # folder of the sweep; each setting gets a folder inside
-    grid: Mapping[str, Iterable[Any]] | None = None,  # parameter → values
-    rows: Iterable[Mapping[str, Any]] = (),  # or settings one by one
-    parameters: Mapping[str, Any] | None = None,  # the same for all
-    parallel: int = 1,  # runs side by side
-    ranks: int = 1,  # kernels of each run
-    gpus: Iterable[int] | None = None,  # to share out, `ranks` to a run; None: those there are
-    timeout: float | None = None,  # seconds that one cell may take
-    executor: Any = None,  # a submitit executor that takes the runs instead: an array job on Slurm; None: processes on this machine
-    tell=print,  # called with one line when a run starts or ends
-    fresh: bool = False,  # start over, also with what is done or begun
-) -> dict[str, Any]:  # setting → its run; with an executor the jobs it submitted
-    """Run every setting that is not done yet. A failed run does not stop the others. Raises ParameterError before anything is written, and FolderBusy where another process
-    works on the folder."""
-    path, shares = find_notebook(notebook).resolve(), [] if executor else _shares_of_gpus(gpus, parallel, ranks)
-    jobs: dict[str, dict[str, Any]] = {
-        setting_name(s): {
-            "notebook": str(path),
-            "out": str((Path(out) / setting_name(s)).absolute()),
-            "parameters": p,
-            "ranks": ranks,
-            "timeout": timeout,
-        }
-        for s, p in _complete(settings(grid, rows), grid or {}, parameters or {})
-    }
-    values = _distinct(jobs, notebook_parameters(path))
-    batches = {name: batch_text(v, ranks, path.name) for name, v in values.items()}
-    planned = {name: start_manifest(path, v, Path(jobs[name]["out"])) for name, v in values.items()}
-    for name, job in jobs.items():
-        how_to_begin(job["out"], planned[name], fresh)  # what is refused is refused before anything is written
-    Path(out).mkdir(parents=True, exist_ok=True)
-    with claimed(out):
-        begins = {name: how_to_begin(job["out"], planned[name], fresh) for name, job in jobs.items()}
-        for name, (_, words) in begins.items():
-            if words:
-                tell(f"{name}: {words}")
-        todo = {name: jobs[name] for name, (state, _) in begins.items() if state != "done"}
-        for name in todo:
-            if begins[name][0] == "new":
-                _anew(Path(jobs[name]["out"]))
-        if executor:
-            return _submit(executor, todo, batches, tell)
-        with stoppable():
-            _work(todo, planned, shares, batches, tell)
-    return {name: _result(Path(job["out"]), planned[name]) for name, job in jobs.items()}
-
-
-def _anew(out: Path) -> None:
-    "Let a setting's folder say nothing of an earlier run."
-    if not out.is_dir():
-        return
-    with claimed(out):
-        _begin_anew(out)
-
-# %% ../nbs/16_runs.ipynb #9428ba1b
-def _complete(
-    chosen: list[dict[str, Any]], grid: Mapping[str, Any], common: Mapping[str, Any]
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    "Each setting, and with it what is the same for all. Raises ParameterError where the two contradict each other, or name the run folder."
-    if both := [name for name in grid if name in common]:
-        raise ParameterError(f"{both[0]} is in the grid and also set for all runs: leave one out")
-    if any("out" in one for one in [*chosen, common]):
-        raise ParameterError("out cannot be set in a sweep: each setting gets a folder of its own inside the sweep's")
-    return [(one, dict(common) | one) for one in chosen]
-
-
-def _distinct(jobs: Mapping[str, dict[str, Any]], declared: Mapping[str, Parameter]) -> dict[str, dict[str, Any]]:
-    "The parameters of each job with defaults. Raises ParameterError where two jobs are the same run."
-    values = {name: _resolved(job, declared) for name, job in jobs.items()}
-    seen: dict[str, str] = {}
-    for name, v in values.items():
-        key = json.dumps({k: x for k, x in v.items() if k != "out"}, sort_keys=True, default=str)
-        if key in seen:
-            raise ParameterError(
-                f"a setting is there twice: {seen[key]} and {name} are the same run once defaults are filled in"
-            )
-        seen[key] = name
-    return values
-
-# %% ../nbs/16_runs.ipynb #d3af7dd1
-def _shares_of_gpus(gpus: Iterable[int] | None, parallel: int, ranks: int) -> list[str | None]:
-    "CUDA_VISIBLE_DEVICES for each place at the table; None where there are no GPUs. ParameterError when they do not go round."
-    if gpus is None:
-        seen = (_ask("nvidia-smi", "--query-gpu=index", "--format=csv,noheader") or "").split()
-        gpus = [
-            int(g) for g in (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(seen)).split(",") if g.strip().isdigit()
-        ]
-    gpus = list(gpus)
-    if not gpus:
-        return [None] * parallel
-    if len(gpus) < parallel * ranks:
-        raise ParameterError(f"{parallel} runs of {ranks} ranks need {parallel * ranks} GPUs, there are {len(gpus)}")
-    return [",".join(map(str, gpus[k * ranks : (k + 1) * ranks])) for k in range(parallel)]
-
-
-def _written(job: dict[str, Any]) -> Path:
-    "The file of a job, in its run folder."
-    file = Path(job["out"]) / "job.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    _write_json(file, job)
-    return file
-
-
-def _submit(executor: Any, jobs: dict[str, dict[str, Any]], batches: dict[str, str], tell) -> dict[str, Any]:
-    "Hand the jobs to submitit as one array; it comes back at once."
-    if not jobs:
-        return {}
-    submitted = executor.map_array(run_setting, [str(_written(job)) for job in jobs.values()])
-    for name, job in zip(jobs, submitted):
-        tell(f"{name}: submitted as job {job.job_id}" + (f", {batches[name]}" if batches[name] else ""))
-    return dict(zip(jobs, submitted))
-
-# %% ../nbs/16_runs.ipynb #16b00007
-def _start(job: dict[str, Any], share: str | None) -> subprocess.Popen:
-    "A process that runs one setting; what it says goes into its folder."
-    Path(job["out"]).mkdir(parents=True, exist_ok=True)
-    with claimed(job["out"]):
-        if before := _begun(job["out"]):
-            replace(before, status="running", error=None).save(
-                Path(job["out"]) / "manifest.json"
-            )  # how it ended before is not how it ends now
-        file = _written(job)
-    env = (
-        process_env()
-        | ({} if share is None else {"CUDA_VISIBLE_DEVICES": share})
-        | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    )
-    line = f"from actrep_nb.process import end_with_parent; end_with_parent({os.getpid()}, {int(signal.SIGTERM)}); from actrep_nb.runs import run_setting; run_setting({str(file)!r})"
-    with open(file.with_name("process.log"), "wb") as log:
-        return subprocess.Popen([sys.executable, "-c", line], env=env, stdout=log, stderr=log)
-
-
-def _work(
-    jobs: dict[str, dict[str, Any]],
-    planned: dict[str, Manifest],
-    shares: list[str | None],
-    batches: dict[str, str],
-    tell,
-) -> None:
-    "Keep a process busy on each share until all jobs have ended. An interrupt ends them all."
-    busy: dict[str, tuple[subprocess.Popen, str | None]] = {}
-    waiting, free = list(jobs), list(shares)
-    try:
-        while waiting or busy:
-            while waiting and free:
-                name = waiting.pop(0)
-                busy[name] = _start(jobs[name], free[0]), free.pop(0)
-                tell(
-                    f"[{len(jobs) - len(waiting)}/{len(jobs)}] {name}: started"
-                    + (f" on GPU {busy[name][1]}" if busy[name][1] else "")
-                    + (f", {batches[name]}" if batches[name] else "")
-                )
-            time.sleep(0.2)
-            for name, (process, share) in list(busy.items()):
-                if process.poll() is None:
-                    continue
-                del busy[name]
-                free.append(share)
-                tell(f"{name}: {_ending(_result(Path(jobs[name]['out']), planned[name], process.returncode))}")
-    finally:
-        _end([process for process, _ in busy.values()])
-
-
-def _end(processes: list[subprocess.Popen], patience: float = 8.0) -> None:
-    "End processes: asked first, killed where they do not listen for so many seconds."
-    for process in processes:
-        process.terminate()
-    until = time.monotonic() + patience
-    for process in processes:
-        try:
-            process.wait(max(0.1, until - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-# %% ../nbs/16_runs.ipynb #8f0ff189
-def _result(out: Path, planned: Manifest, code: int | None = None) -> RunResult:
-    "The run of a job. One whose process ended before it could say how is failed, and so is one that is not the run that was planned."
-    try:
-        r = load_run(out)
-    except (FileNotFoundError, ValueError, TypeError):
-        r = RunResult(out, replace(planned, status="running"))
-    if r.manifest.status != "running" and fingerprint(r.manifest) == fingerprint(planned):
-        return r
-    log = out / "process.log"
-    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
-    if r.manifest.status != "running":
-        name, message = (
-            "OtherRun",
-            "the folder holds a run with other code, data or parameters than the sweep began with; run the sweep again",
-        )
-    else:
-        name, message = (
-            "Killed",
-            f"the process was killed or could not start{'' if code is None else f' (exit code {code})'}{f': {said[-1][:160]}' if said else ''}; see {log}",
-        )
-    return replace(
-        r,
-        manifest=replace(
-            r.manifest, status="failed", error={"cell": None, "name": name, "message": message, "traceback": []}
-        ),
-    )
-
-
-def _ending(r: RunResult) -> str:
-    "How a run ended, in a line."
-    error = r.manifest.error or {}
-    numbers = ", ".join(f"{n} {v:.4g}" for n, v in list(r.metrics.items())[:5] if isinstance(v, (int, float)))
-    if r.ok:
-        return f"done in {r.manifest.seconds:.0f} s" + (f", {numbers}" if numbers else "")
-    return f"{r.manifest.status}: {error.get('name')}: {str(error.get('message'))[:320]}"
-
 # %% ../nbs/16_runs.ipynb #1627e485
 def find_runs(
     folder: str | Path,  # looked through to any depth
 ) -> list[RunResult]:
-    "The runs below a folder, in order of their start. A manifest that cannot be read is left out, metrics that cannot are missing, each with a warning that names the file."
+    """The runs below a folder, in order of their start. A manifest that cannot be read is left out, metrics that cannot
+    are missing, each with a warning that names the file."""
     import warnings
 
     found = []
@@ -1821,11 +1589,12 @@ def find_runs(
         found.append(RunResult(path.parent, manifest, metrics))
     return sorted(found, key=lambda r: (r.manifest.started, str(r.out)))
 
-
+# %% ../nbs/16_runs.ipynb #5d457756
 def runs_table(
     runs: Iterable[RunResult],  # from `find_runs`
 ) -> Any:  # a pandas DataFrame, one row for each run
-    "Name, notebook, status, seconds so far, the parameters that differ, and the metrics that are numbers, NaN and infinity as the texts that `glue` keeps."
+    """Name, notebook, status, seconds so far, the parameters that differ, and the metrics that are numbers, NaN and
+    infinity as the texts that `glue` keeps."""
     import pandas as pd
 
     runs = list(runs)
@@ -1866,11 +1635,13 @@ def runs_table(
 def origins(
     runs: Iterable[RunResult],  # of the steps of a whole
 ) -> str:
-    "Where a result comes from, as a Markdown table: what each step took, its code and seed. A run that was killed says so."
+    """Where a result comes from, as a Markdown table: what each step took, its code and seed. A run that was killed
+    says so."""
     rows = ["| step | seconds | peak memory, MB | code | seed |", "|---|---|---|---|---|"]
     for r in runs:
         m = r.manifest
         rows.append(
-            f"| {m.notebook.removesuffix('.ipynb')} | {m.status if m.seconds is None else round(m.seconds)} | {round(m.peak_memory_mb or 0) or ''} | {m.code['sha256'][:10]} | {m.seed} |"
+            f"| {m.notebook.removesuffix('.ipynb')} | {m.status if m.seconds is None else round(m.seconds)} "
+            f"| {round(m.peak_memory_mb or 0) or ''} | {m.code['sha256'][:10]} | {m.seed} |"
         )
     return "\n".join(rows)

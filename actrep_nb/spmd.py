@@ -28,13 +28,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nbformat
+from fastcore.basics import patch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
+from .plugins import PluginError, loading_line
 from .process import kernel_command, process_env
 
 # %% ../nbs/15a_spmd.ipynb #4fba4743
@@ -86,10 +89,13 @@ def find_place(
     ranks: int | None = None,  # on this node; None: the variable ACTREP_RANKS, or 1
     env: Mapping[str, str] = os.environ,  # what a launcher of several nodes said
 ) -> Place:
-    "The place of this engine. ValueError in a rank, when a launcher started several engines on one node, or when it shows fewer GPUs than there are to be ranks."
+    """The place of this engine. ValueError in a rank, when a launcher started several engines on one node, or when it
+    shows fewer GPUs than there are to be ranks."""
     if rank := env.get("ACTREP_RANK"):
         raise ValueError(
-            f"this is rank {rank} of {env.get('WORLD_SIZE')}: a rank starts no run of its own, or there would be one for each. Call it in a terminal, or in a notebook with the kernel Python 3; in this notebook, call what the run would do"
+            f"this is rank {rank} of {env.get('WORLD_SIZE')}: a rank starts no run of its own, or there "
+            "would be one for each. Call it in a terminal, or in a notebook with the kernel Python 3; in "
+            "this notebook, call what the run would do"
         )
     ranks = int(env.get("ACTREP_RANKS") or 1) if ranks is None else ranks
     if ranks < 1:
@@ -97,7 +103,8 @@ def find_place(
     gpus = [gpu for gpu in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu.strip() not in ("", "-1")]
     if 0 < len(gpus) < ranks:
         raise ValueError(
-            f"{ranks} ranks and {len(gpus)} GPU{'s' * (len(gpus) > 1)}: CUDA_VISIBLE_DEVICES shows only {','.join(gpus)}; unset it, or start fewer ranks"
+            f"{ranks} ranks and {len(gpus)} GPU{'s' * (len(gpus) > 1)}: CUDA_VISIBLE_DEVICES shows only "
+            f"{','.join(gpus)}; unset it, or start fewer ranks"
         )
     slurm = (
         int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1
@@ -112,7 +119,8 @@ def find_place(
         return Place(ranks, port=free_port())
     if beside:
         raise ValueError(
-            "two engines on one node: start one on each (torchrun --nproc-per-node 1, srun --ntasks-per-node 1); it starts the ranks"
+            "two engines on one node: start one on each (torchrun --nproc-per-node 1, srun --ntasks-per-node "
+            "1); it starts the ranks"
         )
     if "MASTER_ADDR" not in env:
         raise ValueError("MASTER_ADDR is not set: export it, the address of the first node, before the command")
@@ -135,6 +143,9 @@ def kernel_env(
 class Watch(threading.Thread):
     "Shows where a run is on stderr and samples its kernels' memory, twice a second."
 
+    hear: ClassVar[Any]  # methods: see the next cells
+    close: ClassVar[Any]
+
     def __init__(
         self,
         name: str,  # shown in front of each line
@@ -155,7 +166,8 @@ class Watch(threading.Thread):
                 self.show()
 
     def sample(self) -> None:
-        "Measure once: resident memory of the kernels and their children, at least each kernel's own high-water mark where the system keeps one."
+        """Measure once: resident memory of the kernels and their children, at least each kernel's own high-water mark
+        where the system keeps one."""
         import psutil
 
         total = 0.0
@@ -184,22 +196,24 @@ class Watch(threading.Thread):
             flush=True,
         )
 
-    def hear(self, msg: dict[str, Any]) -> None:
-        "Take in a message from rank 0's kernel."
-        self.said = _last_words(msg) or self.said
-        content = msg.get("content", {})
-        for warning in (
-            re.findall(r"\bRunWarning: (.+)", content["text"])
-            if content.get("name") == "stderr" and not self.quiet
-            else ()
-        ):
-            print(("\r\x1b[K" if self.live else "") + f"{self.name_}  warning: {warning}", file=sys.stderr, flush=True)
+# %% ../nbs/15a_spmd.ipynb #066827f9
+@patch
+def hear(self: Watch, msg: dict[str, Any]) -> None:
+    "Take in a message from rank 0's kernel."
+    self.said = _last_words(msg) or self.said
+    content = msg.get("content", {})
+    for warning in (
+        re.findall(r"\bRunWarning: (.+)", content["text"]) if content.get("name") == "stderr" and not self.quiet else ()
+    ):
+        print(("\r\x1b[K" if self.live else "") + f"{self.name_}  warning: {warning}", file=sys.stderr, flush=True)
 
-    def close(self) -> None:
-        "Stop, and clear the line."
-        self.over.set()
-        if self.live:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+# %% ../nbs/15a_spmd.ipynb #1fade152
+@patch
+def close(self: Watch) -> None:
+    "Stop, and clear the line."
+    self.over.set()
+    if self.live:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 # %% ../nbs/15a_spmd.ipynb #2d1b6172
 def _last_words(msg: dict[str, Any]) -> str:
@@ -317,11 +331,16 @@ def start(
     client: RankClient,  # not started yet
     env: Mapping[str, str],  # of the kernel
 ) -> None:
-    "Start the kernel and wait until it answers."
+    "Start the kernel, wait until it answers, and let it load the plugins there are. Raises PluginError."
     client.reset_execution_trackers()
     log = client.stack.enter_context(open(client.log_path, "wb"))
     client.stack.enter_context(client.setup_kernel(env=dict(env), stdout=log, stderr=subprocess.STDOUT))
     client.pid = getattr(client.km.provisioner, "pid", 0)
+    if line := loading_line():
+        asked = client.kc.execute(line, silent=True, store_history=False)
+        said = client.wait_for_reply(asked)["content"]
+        if said["status"] == "error":
+            raise PluginError(f"rank {client.rank}: {said['evalue']}")
 
 
 def run_cell(
@@ -372,6 +391,8 @@ def kill(
 class Peers(threading.Thread):
     "Tells the engines of the other nodes of trouble here, and hears of theirs."
 
+    listen: ClassVar[Any]  # methods: see the next cells
+
     def __init__(
         self,
         place: Place,  # of this engine
@@ -400,18 +421,6 @@ class Peers(threading.Thread):
             if self.trouble:
                 return
 
-    def listen(self, beats: int) -> None:
-        "Beat, look for trouble, and look whether the others beat."
-        self.store.set(f"beat/{self.place.node}", str(beats))
-        if self.store.check(["trouble"]):
-            self.trouble = self.store.get("trouble").decode()
-        for node, (beat, when) in self.seen.items():
-            now = self.store.get(f"beat/{node}").decode() if self.store.check([f"beat/{node}"]) else ""
-            if now != beat:
-                self.seen[node] = (now, time.monotonic())
-            elif now != "done" and time.monotonic() - when > self.patience:
-                self.trouble = f"node {node} is lost: its engine has not been heard of for {self.patience:g} s"
-
     def close(self, trouble: str = "") -> None:
         "Say how it ended. Node 0 stays until the others have heard it."
         try:
@@ -431,12 +440,28 @@ class Peers(threading.Thread):
         except RuntimeError:
             pass  # node 0 was faster
 
+# %% ../nbs/15a_spmd.ipynb #13f47d8e
+@patch
+def listen(self: Peers, beats: int) -> None:
+    "Beat, look for trouble, and look whether the others beat."
+    self.store.set(f"beat/{self.place.node}", str(beats))
+    if self.store.check(["trouble"]):
+        self.trouble = self.store.get("trouble").decode()
+    for node, (beat, when) in self.seen.items():
+        now = self.store.get(f"beat/{node}").decode() if self.store.check([f"beat/{node}"]) else ""
+        if now != beat:
+            self.seen[node] = (now, time.monotonic())
+        elif now != "done" and time.monotonic() - when > self.patience:
+            self.trouble = f"node {node} is lost: its engine has not been heard of for {self.patience:g} s"
+
 # %% ../nbs/15a_spmd.ipynb #807518e7
 GRACE = 2.0  # seconds that the other ranks have after the first trouble
 
 
 class Ranks:
     "The kernels of one node, in lock step."
+
+    close: ClassVar[Any]  # methods: see the next cells
 
     def __init__(
         self,
@@ -484,17 +509,19 @@ class Ranks:
             min(troubles, key=lambda t: t.rank) if alike(troubles, len(self.clients)) else root_cause(troubles)
         )  # rank 0's is in its notebook already
 
-    def close(self, now: bool, trouble: str = "") -> None:
-        "End all kernels: politely, or now."
-        if self.peers:
-            self.peers.close(trouble)
-        for client in self.clients:
-            client.shutdown_kernel = "immediate" if now else "graceful"
-            if now:
-                kill(client)
-        wait(self.each(lambda client: client.stack.close()), timeout=20)
-        for thread in self.threads:
-            thread.shutdown(wait=False, cancel_futures=True)
+# %% ../nbs/15a_spmd.ipynb #0d8a8e46
+@patch  # type: ignore[no-redef]
+def close(self: Ranks, now: bool, trouble: str = "") -> None:
+    "End all kernels: politely, or now."
+    if self.peers:
+        self.peers.close(trouble)
+    for client in self.clients:
+        client.shutdown_kernel = "immediate" if now else "graceful"
+        if now:
+            kill(client)
+    wait(self.each(lambda client: client.stack.close()), timeout=20)
+    for thread in self.threads:
+        thread.shutdown(wait=False, cancel_futures=True)
 
 # %% ../nbs/15a_spmd.ipynb #6430653f
 def mark_failed(
@@ -558,12 +585,30 @@ def beside(
     return path.with_name(f"{path.stem}.rank{rank}{suffix}")
 
 
+def _clients(
+    nb: nbformat.NotebookNode, kept: str | None, place: Place, heard: Callable[[dict[str, Any]], None], **seconds: Any
+) -> list[RankClient]:
+    "A client for each local rank. The first one writes into the notebook that is kept, and is heard."
+    books = [nb if k == 0 else copy.deepcopy(nb) for k in range(place.ranks)]
+    return [
+        RankClient(
+            book,
+            place.first + k,
+            beside(kept, place.first + k, ".log"),
+            heard if k == 0 else lambda msg: None,
+            **seconds,
+        )
+        for k, book in enumerate(books)
+    ]
+
+# %% ../nbs/15a_spmd.ipynb #16844bc6
 class SpmdEngine:
     "Papermill engine `spmd`: one kernel for each rank, the same cells in lock step, honest about failures."
 
     @classmethod
     def execute_notebook(cls, *args, **kw):
-        "As papermill's engines do it. Not by inheritance: papermill imports this chapter while it is itself being imported."
+        """As papermill's engines do it. Not by inheritance: papermill imports this chapter while it is itself being
+        imported."""
         from papermill.engines import Engine
 
         return Engine.execute_notebook.__func__(cls, *args, **kw)
@@ -587,18 +632,7 @@ class SpmdEngine:
             watch.hear(msg)
             nb_man.autosave_cell()
 
-        books = [nb_man.nb if k == 0 else copy.deepcopy(nb_man.nb) for k in range(place.ranks)]
-        clients = [
-            RankClient(
-                nb,
-                place.first + k,
-                beside(kept, place.first + k, ".log"),
-                heard if k == 0 else lambda msg: None,
-                timeout=timeout,
-                startup_timeout=start_timeout,
-            )
-            for k, nb in enumerate(books)
-        ]
+        clients = _clients(nb_man.nb, kept, place, heard, timeout=timeout, startup_timeout=start_timeout)
         program, trouble, ended = Ranks(clients, place), None, False
         watch.cells = sum(c.cell_type == "code" and bool(c.source.strip()) for c in nb_man.nb.cells)
         try:
@@ -623,7 +657,8 @@ class SpmdEngine:
 
 # %% ../nbs/15a_spmd.ipynb #cb8f3895
 def numerics() -> dict[str, Any]:
-    "What decides how torch computes in this process; nothing where it was not imported. Its source is run in kernels, so it leans on nothing else."
+    """What decides how torch computes in this process; nothing where it was not imported. Its source is run in kernels,
+    so it leans on nothing else."""
     import sys
 
     torch = sys.modules.get("torch")
@@ -732,6 +767,78 @@ async def pass_questions(
     while True:
         rank.kc.input(await ask((await rank.kc.get_stdin_msg())["content"]))
 
+# %% ../nbs/15a_spmd.ipynb #7496b5d0
+async def _executed(kernel: Any, code: str, silent: bool, may_ask: bool) -> dict[str, Any]:
+    "What a cell comes to, in the words of Jupyter's protocol."
+    import asyncio
+
+    kernel.loop = asyncio.get_running_loop()
+    async with kernel.busy:
+        trouble = await _on_ranks(kernel, code, silent, may_ask)
+    if kernel.ended:
+        await _close(kernel)
+    if not trouble:
+        return {"status": "ok", "execution_count": kernel.execution_count, "payload": [], "user_expressions": {}}
+    content = {
+        "ename": trouble.name,
+        "evalue": trouble.message,
+        "traceback": trouble.traceback or [f"{trouble.name}: {trouble.message}"],
+    }
+    if not silent:
+        kernel.send_response(kernel.iopub_socket, "error", content)
+    return {"status": "error", "execution_count": kernel.execution_count} | content
+
+
+async def _close(kernel: Any) -> None:
+    "End the ranks once no cell runs any more."
+    async with kernel.busy:
+        for rank in kernel.ranks:
+            await end(rank)
+        kernel.ranks = []
+        kernel.stack.close()
+
+# %% ../nbs/15a_spmd.ipynb #7496b5d1
+async def _on_ranks(kernel: Any, code: str, silent: bool, may_ask: bool) -> Trouble | None:
+    "Run a cell on all ranks, which are started for the first one and load the plugins there are."
+    if not kernel.ranks and not kernel.ended:
+        kernel.ranks = await start_ranks(int(os.environ.get("ACTREP_RANKS", 2)), kernel.stack)
+        line = "" if kernel.ended else loading_line()
+        if line and (failed := await run_on_all(kernel.ranks, line, True, lambda msg: None)):
+            return failed
+    if kernel.ended:
+        return GONE  # perhaps since they began to start
+
+    def show(msg):
+        kernel.send_response(
+            kernel.iopub_socket,
+            msg["header"]["msg_type"],
+            msg["content"],
+            metadata=msg["metadata"],
+            buffers=msg.get("buffers"),
+        )
+
+    trouble = await run_on_all(kernel.ranks, code, silent, show, partial(_asked_there, kernel) if may_ask else None)
+    kernel.ended = kernel.ended or bool(trouble and trouble.died)
+    return trouble
+
+# %% ../nbs/15a_spmd.ipynb #7496b5d2
+async def _asked_there(kernel: Any, question: dict[str, Any]) -> str:
+    "Ask the frontend what rank 0 asks, and wait for the answer."
+    import asyncio
+
+    while kernel.stdin_socket.poll(0):
+        kernel.stdin_socket.recv_multipart()  # answers to what was interrupted
+    kernel.session.send(
+        kernel.stdin_socket,
+        "input_request",
+        question,
+        kernel.get_parent("shell"),
+        ident=kernel._parent_ident["shell"],
+    )
+    while not kernel.stdin_socket.poll(0):
+        await asyncio.sleep(0.05)
+    return kernel.session.recv(kernel.stdin_socket)[1]["content"]["value"]
+
 # %% ../nbs/15a_spmd.ipynb #7496b5df
 def ranks_kernel() -> type:
     "The class of the kernel; ipykernel is imported only where it is needed."
@@ -757,65 +864,8 @@ def ranks_kernel() -> type:
             self.stack, self.ended = ExitStack(), False
             self.loop, self.busy = None, asyncio.Lock()
 
-        async def do_execute(
-            self,
-            code,
-            silent,
-            store_history=True,
-            user_expressions=None,
-            allow_stdin=False,
-            *,
-            cell_meta=None,
-            cell_id=None,
-        ):
-            self.loop = asyncio.get_running_loop()
-            async with self.busy:
-                trouble = await self.on_ranks(code, silent, allow_stdin)
-            if self.ended:
-                await self.close()
-            if not trouble:
-                return {"status": "ok", "execution_count": self.execution_count, "payload": [], "user_expressions": {}}
-            content = {
-                "ename": trouble.name,
-                "evalue": trouble.message,
-                "traceback": trouble.traceback or [f"{trouble.name}: {trouble.message}"],
-            }
-            if not silent:
-                self.send_response(self.iopub_socket, "error", content)
-            return {"status": "error", "execution_count": self.execution_count} | content
-
-        async def on_ranks(self, code, silent, allow_stdin):
-            if not self.ranks and not self.ended:
-                self.ranks = await start_ranks(int(os.environ.get("ACTREP_RANKS", 2)), self.stack)
-            if self.ended:
-                return GONE  # perhaps since they began to start
-
-            def show(msg):
-                self.send_response(
-                    self.iopub_socket,
-                    msg["header"]["msg_type"],
-                    msg["content"],
-                    metadata=msg["metadata"],
-                    buffers=msg.get("buffers"),
-                )
-
-            trouble = await run_on_all(self.ranks, code, silent, show, self.ask if allow_stdin else None)
-            self.ended = self.ended or bool(trouble and trouble.died)
-            return trouble
-
-        async def ask(self, question):
-            while self.stdin_socket.poll(0):
-                self.stdin_socket.recv_multipart()  # answers to what was interrupted
-            self.session.send(
-                self.stdin_socket,
-                "input_request",
-                question,
-                self.get_parent("shell"),
-                ident=self._parent_ident["shell"],
-            )
-            while not self.stdin_socket.poll(0):
-                await asyncio.sleep(0.05)
-            return self.session.recv(self.stdin_socket)[1]["content"]["value"]
+        async def do_execute(self, code, silent, store=True, expressions=None, allow_stdin=False, **cell):
+            return await _executed(self, code, silent, allow_stdin)
 
         async def do_complete(self, code, cursor_pos):
             if not self.ranks:
@@ -831,21 +881,12 @@ def ranks_kernel() -> type:
             for rank in self.ranks:
                 interrupt(rank)
 
-        async def close(self):
-            async with self.busy:
-                for rank in self.ranks:
-                    await end(rank)
-                self.ranks = []
-                self.stack.close()
-
         async def do_shutdown(self, restart):
             self.ended = True
             for rank in self.ranks:
-                interrupt(
-                    rank, signal.SIGKILL
-                )  # this is heard in another thread than that of the cells; a cell that runs ends with its ranks
+                interrupt(rank, signal.SIGKILL)  # this is another thread than that of the cells: one that runs ends
             if self.loop:
-                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.close(), self.loop))
+                await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_close(self), self.loop))
             return {"status": "ok", "restart": restart}
 
     return RanksKernel

@@ -15,10 +15,11 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -92,7 +93,7 @@ def say_tempo(
             )
     return np.concatenate(said)
 
-
+# %% ../nbs/15b_windows.ipynb #4a55529e
 def _phases(model: Any, prompts: Sequence[EncodedPrompt], opening: Tensor, words: Tensor) -> np.ndarray:
     "Probability of each phase in each slot of a few windows."
     said, words = list[Tensor](), words.to(model.device)
@@ -133,7 +134,7 @@ MOMENT = 0.25  # seconds from moment to moment
 CHANGE, DRIFT = 4.0, 0.3  # nats × seconds: what it costs to change to any tempo, and to the next one of the grid
 NOTHING = -0.4  # evidence of a tempo, nats, below which nothing repeats
 
-
+# %% ../nbs/15b_windows.ipynb #92707eeb
 def tempo_evidence(
     looks: Sequence[
         tuple[float, np.ndarray, np.ndarray]
@@ -162,7 +163,7 @@ def tempo_evidence(
         weight, many = weight + shown / length, many + shown
     return grid, np.where(many > 0, total / np.maximum(weight, 1e-9) - 0.3 / np.sqrt(np.maximum(many, 1)), -20.0)
 
-
+# %% ../nbs/15b_windows.ipynb #ae84da57
 def tempo_path(
     evidence: np.ndarray,  # for each tempo at each moment [M, GRID]
 ) -> np.ndarray:  # number of the tempo at each moment [M], −1 where nothing repeats
@@ -191,7 +192,7 @@ class Stretch:
     period: float  # seconds of one repetition
     evidence: float  # mean log density
 
-
+# %% ../nbs/15b_windows.ipynb #cd76376b
 def stretches(
     grid: np.ndarray,  # tempos [GRID]
     evidence: np.ndarray,  # for each at each moment [M, GRID]
@@ -299,10 +300,7 @@ LEAST_SLOTS = 4.0  # slots of one repetition at the speed that its phases are re
 WHOLE, PIECE = 60.0, 40.0  # seconds: up to this a scene is asked for its tempos at once, else in pieces of about this
 FEWEST = 5  # pictures in which something can repeat
 EMPTY, MOVES = "nothing repeats", "the camera moves"
-STEADY = (
-    0.25,
-    0.0,
-)  # where phases add up to less than this part of what the tempo promises, and its evidence is more than this, the tempo alone counts
+STEADY = 0.25, 0.0  # phases that add up to less of what a tempo with more evidence promises: it alone counts
 
 
 @dataclass(frozen=True)
@@ -327,9 +325,10 @@ def _lengths(seconds: float, fps: float) -> list[float]:
     "Lengths of the windows in which so much film can be seen."
     return [seconds / speed for speed in SPEEDS if speed == 1 or seconds / speed * fps >= 0.95 * FRAMES]
 
-
+# %% ../nbs/15b_windows.ipynb #bbfc63c1
 def _widened(parts: Sequence[Stretch], seconds: float) -> list[tuple[float, float]]:
-    "Stretches with a repetition more on either side, where there is room between them: so that what begins and ends them is seen."
+    """Stretches with a repetition more on either side, where there is room between them: so that what begins and ends
+    them is seen."""
     edges = []
     for k, s in enumerate(parts):
         low, high = parts[k - 1].end if k else 0.0, parts[k + 1].start if k + 1 < len(parts) else seconds
@@ -363,6 +362,12 @@ def _doubts(pictures: np.ndarray, fps: float, parts: Sequence[Stretch], cycles: 
 class WindowCounter:
     "A model taught by drawings as a counter of film."
 
+    tempos: ClassVar[Any]  # methods: see the next cells
+    phases: ClassVar[Any]
+    listen: ClassVar[Any]
+    watch: ClassVar[Any]
+    _watched: ClassVar[Any]
+
     model: Any  # from `load_model`
     processor: Any  # the checkpoint's own
     fps: float = 30.0  # pictures looked at per second, at most
@@ -381,155 +386,6 @@ class WindowCounter:
         "One for each window."
         return window_prompts(unwrapped(self.model), self.processor, made, render_prompt("count"))
 
-    def tempos(
-        self,
-        pictures: np.ndarray,  # grey levels [T, 36, 36] at even times
-        fps: float,  # of the pictures
-    ) -> tuple[np.ndarray, np.ndarray]:
-        "What `tempo_evidence` makes of all that the model says of a scene."
-        moments, found = max(1, round(len(pictures) / fps / MOMENT)), []
-        edges = (
-            np.linspace(0, moments, 1 + (math.ceil(moments * MOMENT / PIECE) if moments * MOMENT > WHOLE else 1))
-            .round()
-            .astype(int)
-        )
-        for a, b in zip(edges, edges[1:]):
-            some = pictures[round(a * MOMENT * fps) : round(b * MOMENT * fps) if b < moments else len(pictures)]
-            cut = [(length, *windows_of(some, fps, length)) for length in _lengths(len(some) / fps, fps)]
-            looks = [
-                (length, starts, say_tempo(self.model, self.processor, self.prompts(made)))
-                for length, starts, made in cut
-            ]
-            found.append(tempo_evidence(looks, (b - a) * MOMENT, edges[1] * MOMENT))
-        return found[0][0], np.concatenate([evidence for _, evidence in found])
-
-    def phases(
-        self,
-        pictures: np.ndarray,  # grey levels [T, 36, 36] at even times
-        fps: float,  # of the pictures
-        period: float,  # seconds of one repetition
-    ) -> tuple[
-        np.ndarray, float, float
-    ]:  # repetitions in each slot; seconds of a slot; where in a repetition it begins, 0 to 1
-        "What the model says of a stretch whose tempo is known."
-        seconds = len(pictures) / fps
-        able = [length for length in _lengths(seconds, fps) if period / (length / (FRAMES // 2)) >= LEAST_SLOTS]
-        length = (
-            max(able)
-            if able
-            else min(*_lengths(seconds, fps), seconds, max(period * (FRAMES // 2) / LEAST_SLOTS, 0.95 * FRAMES / fps))
-        )
-        slot = length / (FRAMES // 2)
-        starts, made = windows_of(pictures, fps, length, overlap=3)
-        added, begun = joined_advance(
-            starts,
-            say_phases(self.model, self.processor, self.prompts(made), period / slot * TIME_STEP),
-            length,
-            seconds,
-        )
-        return added, slot, begun
-
-    def listen(
-        self,
-        pictures: np.ndarray,  # grey levels [T, 36, 36] at even times
-        fps: float,  # of the pictures
-    ) -> Heard:
-        "What the model says of a scene."
-        seconds, cycles = len(pictures) / fps, list[tuple[float, float]]()
-        grid, evidence = self.tempos(pictures, fps)
-        parts = stretches(grid, evidence)
-        times = np.arange(0.5 / fps, seconds, max(1 / fps, 0.02))
-        phase = np.full(len(times), -1.0)
-        for part, (a, b) in zip(parts, _widened(parts, seconds)):
-            some = pictures[round(a * fps) : round(b * fps)]
-            if len(some) < FEWEST:
-                continue
-            added, slot, begun = self.phases(some, fps, part.period)
-            if part.evidence > STEADY[1] and added.sum() < STEADY[0] * (part.end - part.start) / part.period:
-                added, begun = np.full(len(added), slot / part.period), 0.0
-            cycles += [(float(a + start), float(a + end)) for start, end in cycles_of(added, slot, begun)]
-            inside = (times >= a) & (times < b)
-            phase[inside] = np.interp(
-                (times[inside] - a) / slot, np.arange(len(added) + 1), begun + np.concatenate([[0.0], np.cumsum(added)])
-            )
-            phase[inside & (added[np.clip((times - a) / slot, 0, len(added) - 1).astype(int)] == 0)] = -1
-        return Heard(tuple(cycles), times, phase, tuple(parts), _doubts(pictures, fps, parts, cycles))
-
-    def watch(self, clip: Clip) -> Watched:
-        "Count one clip; raises what reading it raises."
-        began, trouble, heard = time.perf_counter(), list[str](), list[tuple[float, Heard]]()
-        fps = min(self.fps, probe(clip.video).fps)
-        grey, kept, start, end, short = (
-            list[np.ndarray](),
-            list[np.ndarray](),
-            0.0,
-            0.0,
-            0,
-        )  # a scene's pictures as they are, up to a minute of them; and small
-
-        def close() -> None:
-            nonlocal start, short
-            still, moves = steadied(np.stack(grey), fps) if FEWEST <= len(kept) == len(grey) else (grey, False)
-            if moves:
-                kept[:] = map(square, still)
-            if len(kept) >= FEWEST:
-                heard.append((start, self.listen(np.stack(kept), fps)))
-            else:
-                short += len(kept)
-            if moves and MOVES not in trouble:
-                trouble.append(MOVES)
-            kept.clear()
-            grey.clear()
-            start = end
-
-        for end, picture, cut in scenes(grey_pictures(clip.video, self.fps, 72, clip.window, trouble)):
-            if cut:
-                close()
-            if len(grey) == len(kept) < WHOLE * fps:
-                grey.append(picture)
-            kept.append(square(picture).astype(np.float16))
-        close()
-        if not heard:
-            raise ValueError(
-                f"{clip.video}: nothing can be seen to repeat in scenes of fewer than {FEWEST} pictures (there are {short} in all)"
-            )
-        if short:
-            trouble.append(f"{short / fps:.1f} s lie in scenes of fewer than {FEWEST} pictures, too short to count in")
-        return self._watched(clip, heard, trouble, began)
-
-    def _watched(
-        self, clip: Clip, heard: Sequence[tuple[float, Heard]], trouble: Sequence[str], began: float
-    ) -> Watched:
-        "Scenes and where they begin, as one film."
-        parts = [part for _, scene in heard for part in scene.stretches]
-        cycles = tuple((t + a, t + b) for t, scene in heard for a, b in scene.cycles)
-        sure = (
-            float(np.average([_sure(p.evidence) for p in parts], weights=[p.end - p.start for p in parts]))
-            if parts
-            else 0.0
-        )
-        period = max(parts, key=lambda p: p.end - p.start).period if parts else math.inf
-        doubts = tuple(
-            dict.fromkeys(
-                [*trouble, *(words for _, scene in heard for words in scene.doubts if words != EMPTY or not parts)]
-            )
-        )
-        phase = np.concatenate([scene.phase for _, scene in heard])
-        signal = np.where(phase < 0, 0.0, (1 - np.cos(2 * np.pi * phase)) / 2)
-        swings = Swings(np.concatenate([t + scene.times for t, scene in heard]), signal, period, sure, cycles, doubts)
-        return Watched(
-            Prediction(
-                clip.id,
-                len(cycles),
-                cycles,
-                doubts,
-                true=clip.count,
-                seconds=time.perf_counter() - began,
-                regularity=sure,
-            ),
-            swings,
-        )
-
     def count(self, clip: Clip) -> Prediction:
         "The same without what it rests on."
         return self.watch(clip).prediction
@@ -544,12 +400,165 @@ class WindowCounter:
         return {"checkpoint": self.path, "sees": str(spec_of(self.processor)), "windows": True, "fps": self.fps}
 
     def stream(self, clips: Iterable[Clip], progress: bool = True) -> Iterator[Prediction]:
-        "One prediction for each clip, in order, as they come; a clip that cannot be read has count None and the reason in `problems`."
+        """One prediction for each clip, in order, as they come; a clip that cannot be read has count None and the
+        reason in `problems`."""
         for clip in show_progress(list(clips), desc="watching windows") if progress else clips:
             yield from each_counted(self.count, [clip], "", progress=False)
 
     def predict(self, clips: Iterable[Clip], progress: bool = True) -> list[Prediction]:
         return list(self.stream(clips, progress))
+
+# %% ../nbs/15b_windows.ipynb #a05d5b50
+@patch
+def tempos(
+    self: WindowCounter,
+    pictures: np.ndarray,  # grey levels [T, 36, 36] at even times
+    fps: float,  # of the pictures
+) -> tuple[np.ndarray, np.ndarray]:
+    "What `tempo_evidence` makes of all that the model says of a scene."
+    moments, found = max(1, round(len(pictures) / fps / MOMENT)), []
+    edges = (
+        np.linspace(0, moments, 1 + (math.ceil(moments * MOMENT / PIECE) if moments * MOMENT > WHOLE else 1))
+        .round()
+        .astype(int)
+    )
+    for a, b in zip(edges, edges[1:]):
+        some = pictures[round(a * MOMENT * fps) : round(b * MOMENT * fps) if b < moments else len(pictures)]
+        cut = [(length, *windows_of(some, fps, length)) for length in _lengths(len(some) / fps, fps)]
+        looks = [
+            (length, starts, say_tempo(self.model, self.processor, self.prompts(made))) for length, starts, made in cut
+        ]
+        found.append(tempo_evidence(looks, (b - a) * MOMENT, edges[1] * MOMENT))
+    return found[0][0], np.concatenate([evidence for _, evidence in found])
+
+# %% ../nbs/15b_windows.ipynb #07e6e3c2
+@patch
+def phases(
+    self: WindowCounter,
+    pictures: np.ndarray,  # grey levels [T, 36, 36] at even times
+    fps: float,  # of the pictures
+    period: float,  # seconds of one repetition
+) -> tuple[np.ndarray, float, float]:  # repetitions in each slot; its seconds; where in one it begins, 0 to 1
+    "What the model says of a stretch whose tempo is known."
+    seconds = len(pictures) / fps
+    able = [length for length in _lengths(seconds, fps) if period / (length / (FRAMES // 2)) >= LEAST_SLOTS]
+    length = (
+        max(able)
+        if able
+        else min(*_lengths(seconds, fps), seconds, max(period * (FRAMES // 2) / LEAST_SLOTS, 0.95 * FRAMES / fps))
+    )
+    slot = length / (FRAMES // 2)
+    starts, made = windows_of(pictures, fps, length, overlap=3)
+    added, begun = joined_advance(
+        starts,
+        say_phases(self.model, self.processor, self.prompts(made), period / slot * TIME_STEP),
+        length,
+        seconds,
+    )
+    return added, slot, begun
+
+# %% ../nbs/15b_windows.ipynb #aec85dc3
+@patch
+def listen(
+    self: WindowCounter,
+    pictures: np.ndarray,  # grey levels [T, 36, 36] at even times
+    fps: float,  # of the pictures
+) -> Heard:
+    "What the model says of a scene."
+    seconds, cycles = len(pictures) / fps, list[tuple[float, float]]()
+    grid, evidence = self.tempos(pictures, fps)
+    parts = stretches(grid, evidence)
+    times = np.arange(0.5 / fps, seconds, max(1 / fps, 0.02))
+    phase = np.full(len(times), -1.0)
+    for part, (a, b) in zip(parts, _widened(parts, seconds)):
+        some = pictures[round(a * fps) : round(b * fps)]
+        if len(some) < FEWEST:
+            continue
+        added, slot, begun = self.phases(some, fps, part.period)
+        if part.evidence > STEADY[1] and added.sum() < STEADY[0] * (part.end - part.start) / part.period:
+            added, begun = np.full(len(added), slot / part.period), 0.0
+        cycles += [(float(a + start), float(a + end)) for start, end in cycles_of(added, slot, begun)]
+        inside = (times >= a) & (times < b)
+        phase[inside] = np.interp(
+            (times[inside] - a) / slot, np.arange(len(added) + 1), begun + np.concatenate([[0.0], np.cumsum(added)])
+        )
+        phase[inside & (added[np.clip((times - a) / slot, 0, len(added) - 1).astype(int)] == 0)] = -1
+    return Heard(tuple(cycles), times, phase, tuple(parts), _doubts(pictures, fps, parts, cycles))
+
+# %% ../nbs/15b_windows.ipynb #54024269
+@patch
+def watch(self: WindowCounter, clip: Clip) -> Watched:
+    "Count one clip; raises what reading it raises."
+    began, trouble, heard = time.perf_counter(), list[str](), list[tuple[float, Heard]]()
+    fps = min(self.fps, probe(clip.video).fps)
+    grey, kept = list[np.ndarray](), list[np.ndarray]()  # a scene's pictures, up to a minute of them; and small
+    start, end, short = 0.0, 0.0, 0
+
+    def close() -> None:
+        nonlocal start, short
+        still, moves = steadied(np.stack(grey), fps) if FEWEST <= len(kept) == len(grey) else (grey, False)
+        if moves:
+            kept[:] = map(square, still)
+        if len(kept) >= FEWEST:
+            heard.append((start, self.listen(np.stack(kept), fps)))
+        else:
+            short += len(kept)
+        if moves and MOVES not in trouble:
+            trouble.append(MOVES)
+        kept.clear()
+        grey.clear()
+        start = end
+
+    for end, picture, cut in scenes(grey_pictures(clip.video, self.fps, 72, clip.window, trouble)):
+        if cut:
+            close()
+        if len(grey) == len(kept) < WHOLE * fps:
+            grey.append(picture)
+        kept.append(square(picture).astype(np.float16))
+    close()
+    if not heard:
+        raise ValueError(
+            f"{clip.video}: nothing can be seen to repeat in scenes of fewer than {FEWEST} pictures (there "
+            f"are {short} in all)"
+        )
+    if short:
+        trouble.append(f"{short / fps:.1f} s lie in scenes of fewer than {FEWEST} pictures, too short to count in")
+    return self._watched(clip, heard, trouble, began)
+
+# %% ../nbs/15b_windows.ipynb #d282da2f
+@patch
+def _watched(
+    self: WindowCounter, clip: Clip, heard: Sequence[tuple[float, Heard]], trouble: Sequence[str], began: float
+) -> Watched:
+    "Scenes and where they begin, as one film."
+    parts = [part for _, scene in heard for part in scene.stretches]
+    cycles = tuple((t + a, t + b) for t, scene in heard for a, b in scene.cycles)
+    sure = (
+        float(np.average([_sure(p.evidence) for p in parts], weights=[p.end - p.start for p in parts]))
+        if parts
+        else 0.0
+    )
+    period = max(parts, key=lambda p: p.end - p.start).period if parts else math.inf
+    doubts = tuple(
+        dict.fromkeys(
+            [*trouble, *(words for _, scene in heard for words in scene.doubts if words != EMPTY or not parts)]
+        )
+    )
+    phase = np.concatenate([scene.phase for _, scene in heard])
+    signal = np.where(phase < 0, 0.0, (1 - np.cos(2 * np.pi * phase)) / 2)
+    swings = Swings(np.concatenate([t + scene.times for t, scene in heard]), signal, period, sure, cycles, doubts)
+    return Watched(
+        Prediction(
+            clip.id,
+            len(cycles),
+            cycles,
+            doubts,
+            true=clip.count,
+            seconds=time.perf_counter() - began,
+            regularity=sure,
+        ),
+        swings,
+    )
 
 # %% ../nbs/15b_windows.ipynb #0324a01d
 def as_it_watches(
@@ -560,6 +569,7 @@ def as_it_watches(
         return counter
     if len(counter.processor.tokenizer("Tempo:").input_ids) > 2:
         raise ValueError(
-            "this checkpoint was not taught by drawings (its vocabulary has no word for tempo): it cannot be shown likeness"
+            "this checkpoint was not taught by drawings (its vocabulary has no word for tempo): it cannot be "
+            "shown likeness"
         )
     return WindowCounter(counter.model, counter.processor, note=counter.note, path=counter.path)

@@ -1,4 +1,5 @@
-"""Models behind an API: whatever a server does, every clip is answered or listed with its reason, nothing is paid for twice, and the key is nowhere."""
+"""Models behind an API: whatever a server does, every clip is answered or listed with its reason, nothing is paid for
+twice, and the key is nowhere."""
 
 import json
 import re
@@ -138,7 +139,8 @@ def test_failures_that_last_are_named(clips, tmp_path):
 
 
 def test_answers_that_cannot_be_kept_are_used_and_told(clips, tmp_path):
-    "A disk that is full in the middle, and one that is only read: all answers are there, and the reader is told what the next run will pay for."
+    """A disk that is full in the middle, and one that is only read: all answers are there, and the reader is told what
+    the next run will pay for."""
     with served(upstream("<answer>2</answer>" + "." * 20_000)) as url:
         with small_disk(tmp_path / "full", "96k", least=10_000) as disk:
             with pytest.warns(
@@ -254,7 +256,8 @@ RUN = """
 import sys
 from actrep_nb.api import api_counter
 from actrep_nb.formats import load_clips
-run = api_counter("openai:m", base_url=sys.argv[1], folder=sys.argv[2], video="max_frames=4 fps=2", concurrency=3, say=print)
+run = api_counter("openai:m", base_url=sys.argv[1], folder=sys.argv[2], video="max_frames=4 fps=2",
+                  concurrency=3, say=print)
 print([p.count for p in run.predict(load_clips(sys.argv[3]), progress=True)])
 """
 
@@ -549,7 +552,8 @@ def test_a_teacher_is_asked_again_with_what_was_wrong(clips, tmp_path):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    "A file of three clips: two squats each, the cycles as `GOOD` lists them; and one whose film ends before its last cycle."
+    """A file of three clips: two squats each, the cycles as `GOOD` lists them; and one whose film ends before its last
+    cycle."""
     folder = tmp_path_factory.mktemp("drawn")
     d = draw_clip("squat", 2, seed=0, max_seconds=8)
     for k, name in enumerate(("a", "b", "late")):
@@ -869,7 +873,8 @@ def test_the_experiment_asks_a_teacher_and_knows_where_a_film_ends(drawn, tmp_pa
 
 @pytest.mark.slow
 def test_a_real_server_behind_a_faulty_proxy(clips, tmp_path):
-    "`transformers serve` with the tiny checkpoint: its own token counts, its own replies; the proxy in front spoils some."
+    """`transformers serve` with the tiny checkpoint: its own token counts, its own replies; the proxy in front spoils
+    some."""
     pytest.importorskip("fastapi", reason="needs what transformers serve needs")
     checkpoint = Path(__file__).parents[1] / "data/tiny_base"
     with served(proxy("http://127.0.0.1:9", {})) as url:
@@ -942,7 +947,8 @@ def test_a_real_server_behind_a_faulty_proxy(clips, tmp_path):
 
 
 def test_a_film_is_decoded_once_however_often_it_is_asked_about(clips, tmp_path, monkeypatch):
-    "The estimate, the request and every further answer look at the same frames; what was kept of them goes with the counter."
+    """The estimate, the request and every further answer look at the same frames; what was kept of them goes with the
+    counter."""
     import gc
 
     from actrep_nb import video

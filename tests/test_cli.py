@@ -1,4 +1,5 @@
-"""The command line: exit codes, one JSON object on the last line, bad files that do not stop good ones, a --help that is quick."""
+"""The command line: exit codes, one JSON object on the last line, bad files that do not stop good ones, a --help that
+is quick."""
 
 import csv
 import functools
@@ -19,9 +20,10 @@ import torch
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 from transformers.models.qwen3_vl_moe.modeling_qwen3_vl_moe import Qwen3VLMoeTextModel
 
-from actrep_nb.cli import SIZES, demo_steps, join_parameters, main
-from actrep_nb.families import FAMILIES
+from actrep_nb.cli import join_parameters, main
+from actrep_nb.cli_runs import SIZES, demo_steps
 from actrep_nb.models import load_model
+from actrep_nb.families import FAMILIES
 from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.runs import ParameterError, find_notebook, notebook_parameters
 from actrep_nb.synth import draw_clip, make_dataset
@@ -65,7 +67,10 @@ def test_help_is_quick_and_teaches():
     assert shown.returncode == 0 and all(
         c in shown.stdout for c in ("demo", "count", "run", "evaluate", "doctor", "audit")
     )
-    probe = "import sys; from actrep_nb.cli import main; main(['--help']); print(','.join(m for m in ('torch','transformers','matplotlib','pandas','numpy','papermill','av') if m in sys.modules))"
+    probe = (
+        "import sys; from actrep_nb.cli import main; main(['--help']); print(','.join(m for m in "
+        "('torch','transformers','matplotlib','pandas','numpy','papermill','av') if m in sys.modules))"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", probe], capture_output=True, text=True, timeout=60
     ).stdout.splitlines()[-1]
@@ -208,7 +213,8 @@ def test_what_count_writes_is_taken_over_when_it_goes_on(clip, here, capsys):
 
 
 def test_a_stream_is_counted_as_it_comes(here, capsys):
-    "A file played as a stream, from this machine and from none else: a square that rises eight times in twelve seconds."
+    """A file played as a stream, from this machine and from none else: a square that rises eight times in twelve
+    seconds."""
     pixels = np.full((300, 96, 96, 3), 225, np.uint8)
     for k, frame in enumerate(pixels):
         frame[(y := round(52 - 20 * (1 - np.cos(2 * np.pi * k / 37.5)))) : y + 24, 36:60] = (40, 70, 150)
@@ -233,7 +239,8 @@ def test_a_stream_is_counted_as_it_comes(here, capsys):
 
 
 def unlike_halves() -> np.ndarray:
-    "A square that goes from the left edge to the right and back every two seconds, a little higher on the way back, for twelve."
+    """A square that goes from the left edge to the right and back every two seconds, a little higher on the way back,
+    for twelve."""
     t = np.arange(300) / 25
     pixels = np.full((300, 96, 96, 3), 225, np.uint8)
     for frame, s in zip(pixels, t):
@@ -285,7 +292,8 @@ def test_an_example_may_be_in_another_film(clip, here, capsys):
 
 
 def test_look_again_leaves_out_what_hardly_moves(here, capsys):
-    "A lamp that goes on and off six times, and twice a third as bright: swings are made even before they are counted, and looking again tells them apart."
+    """A lamp that goes on and off six times, and twice a third as bright: swings are made even before they are counted,
+    and looking again tells them apart."""
     bright = np.repeat([100.0] * 6 + [35.0] * 2, 30)
     pixels = np.full((240, 96, 96, 3), 40, np.uint8)
     for k, frame in enumerate(pixels):
@@ -379,7 +387,10 @@ def mine(here, clip):
 def test_a_table_of_ones_own_becomes_one_of_ours_once(mine, here, capsys, monkeypatch):
     assert (
         main(["audit", "mine/my.csv"]) == 1
-        and "no column 'file' or 'action' or 'count'; did you mean --map file=clip,action=exercise,count=reps,cycles_s=times"
+        and (
+            "no column 'file' or 'action' or 'count'; did you mean --map "
+            "file=clip,action=exercise,count=reps,cycles_s=times"
+        )
         in capsys.readouterr().err
     )
     assert main(["audit", "mine/my.csv", "--map", mine, "--json"]) == 0
@@ -461,7 +472,8 @@ def book(here):
     cells = [
         nbformat.v4.new_code_cell("n: int = 3  # how many\nname: str = ''  # of it", metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell(
-            "from actrep_nb.show import glue\nprint('words')\nglue('twice', 2 * n)\nglue('name', name)\nassert n >= 0, 'too few'"
+            "from actrep_nb.show import glue\nprint('words')\nglue('twice', 2 * n)\nglue('name', "
+            "name)\nassert n >= 0, 'too few'"
         ),
     ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), here / "twice.ipynb")
@@ -588,7 +600,8 @@ def test_demo_steps_set_parameters_that_exist():
 
 
 def test_the_demo_says_what_was_counted_on_film(capsys):
-    from actrep_nb.cli import Output, _say_film
+    from actrep_nb.cli import Output
+    from actrep_nb.cli_runs import _say_film
 
     drawn = {"sft": {"obo": 0.5}, "grpo": {"obo": 0.625}}
     _say_film({"drawn": drawn, "films": {}, "unread": {}, "on_film": {}}, Output("demo", False))
@@ -639,7 +652,8 @@ PLANNED = "file,action,count,cycles_s\na.mp4,squat,2,0.0-1.0;1.0-3.0\nb.mp4,squa
 
 
 def test_plan_counts_the_clips_that_repeat_too_fast(here, capsys):
-    "Two repetitions in three seconds need more than 2.67 frames a second, one in twenty 0.2; the third clip's length is not known, and said so."
+    """Two repetitions in three seconds need more than 2.67 frames a second, one in twenty 0.2; the third clip's length
+    is not known, and said so."""
     (here / "clips.csv").write_text(PLANNED)
     assert main(["plan", "clips.csv", "--fps", "1,4", "--json"]) == 0
     data, err = last_json(capsys)
@@ -796,7 +810,7 @@ def test_plan_takes_the_size_and_depth_of_a_checkpoint(here, capsys):
 
 
 def test_what_an_experiment_would_refuse_is_refused_before_it_starts(here, capsys):
-    from actrep_nb.cli import _refuse_early
+    from actrep_nb.cli_runs import _refuse_early
 
     declared = {name: notebook_parameters(find_notebook(name)) for name in ("data", "grpo", "evaluate", "report")}
     (here / "log").mkdir()
@@ -823,3 +837,17 @@ def test_adapters_are_not_merged_into_a_folder_that_holds_something(here, capsys
         (here / folder).mkdir(parents=True)
     (here / "adapters/adapter_config.json").write_text("{}")
     assert main(["merge", "adapters", "--out", "run"]) == 2 and "something in it" in capsys.readouterr().err
+
+
+def test_a_command_that_fails_leaves_no_empty_folder_behind(here, capsys):
+    for line in (
+        ["evaluate", "gone.csv", "--baseline", "period", "--out", "a/judged"],
+        ["run", "grpo", "-p", "clips", "gone.csv", "--out", "b"],
+        ["count", "gone.mp4", "--model", "period", "--out", "c"],
+        ["cot", "gone.csv", "--out", "d"],
+    ):
+        assert main(line) in (1, 2), line
+    assert [name for name in "abcd" if (here / name).exists()] == []
+    (here / "e").mkdir()
+    assert main(["evaluate", "gone.csv", "--baseline", "period", "--out", "e"]) == 1
+    assert (here / "e").is_dir()  # it was there before

@@ -1,4 +1,5 @@
-"Every counter by its name: what names say, the same model asked in several ways, functions of one's own, answers that survive a kill."
+"""Every counter by its name: what names say, the same model asked in several ways, functions of one's own, answers
+that survive a kill."""
 
 import json
 import os
@@ -403,9 +404,9 @@ def test_results_are_there_whatever_stdout_does(place, tmp_path, broken):
     folder, clips = place
     (tmp_path / "动作.csv").write_text((folder / "clips.csv").read_text())
     line = (
-        f"{sys.executable} -m actrep_nb.cli evaluate 动作.csv --videos {folder / 'videos'} --baseline constant,class_median --fit 动作.csv --out judged"
-        + (" | true" if broken == "pipe" else "")
-    )
+        f"{sys.executable} -m actrep_nb.cli evaluate 动作.csv --videos {folder / 'videos'} --baseline "
+        "constant,class_median --fit 动作.csv --out judged"
+    ) + (" | true" if broken == "pipe" else "")
     done = subprocess.run(
         ["bash", "-c", line],
         cwd=tmp_path,

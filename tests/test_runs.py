@@ -1,4 +1,5 @@
-"""Runs: what papermill gets wrong must be a failure here, and a run folder must never claim a success that did not happen."""
+"""Runs: what papermill gets wrong must be a failure here, and a run folder must never claim a success that did not
+happen."""
 
 import json
 import os
@@ -132,7 +133,8 @@ def test_every_way_to_fail_is_recorded_where_it_happened(book, tmp_path, cell, t
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupt_is_recorded_and_leaves_no_kernel(book, tmp_path, sent):
     path = book("import os, pathlib, time\npathlib.Path('kernel.pid').write_text(str(os.getpid()))\ntime.sleep(600)")
-    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell's background jobs, these tests among them, may be deaf to it
+    # a shell's background jobs, these tests among them, may be deaf to it
+    start = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     child = subprocess.Popen(
         [sys.executable, "-c", f"{start}; from actrep_nb.runs import run; run({str(path)!r}, 'run', quiet=True)"],
         cwd=tmp_path,
@@ -241,7 +243,10 @@ def test_wrong_parameters_write_nothing(book, tmp_path):
 def test_parameters_cell_is_parsed_not_executed(book):
     declared = notebook_parameters(
         book(
-            parameters='lr: float = 1e-5  # a=b, "quoted" # twice\nmix: dict[str, float] = {"a": 3}\n\n# a comment\nneg: int = -1'
+            parameters=(
+                'lr: float = 1e-5  # a=b, "quoted" # twice\nmix: dict[str, float] = {"a": 3}\n\n# a '
+                'comment\nneg: int = -1'
+            )
         )
     )
     assert (
@@ -273,7 +278,10 @@ def test_a_parameters_cell_may_hold_magics_and_what_it_may_not_is_named(book):
             notebook_parameters(book(parameters=bad))
 
 
-BY_WAY_OF_A_TYPE = "[c for c in ().__class__.__base__.__subclasses__() if c.__name__ == '_wrap_close'][0].__init__.__globals__['system']('touch canary')"
+BY_WAY_OF_A_TYPE = (
+    "[c for c in ().__class__.__base__.__subclasses__() if c.__name__ == "
+    "'_wrap_close'][0].__init__.__globals__['system']('touch canary')"
+)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +366,10 @@ def test_progress_bars_do_not_fill_the_notebook(book, tmp_path):
 
 def test_what_a_run_warns_of_stays_on_the_terminal(book, tmp_path, capfd):
     "Among lines of progress that are overwritten; other warnings are the notebook's own."
-    warn = "import warnings\nfrom actrep_nb.show import RunWarning\nwarnings.warn('blind: 0 nats', RunWarning)\nwarnings.warn('a library is old')\nprint('on it goes')"
+    warn = (
+        "import warnings\nfrom actrep_nb.show import RunWarning\nwarnings.warn('blind: 0 nats', "
+        "RunWarning)\nwarnings.warn('a library is old')\nprint('on it goes')"
+    )
     run(book(warn), tmp_path / "run")
     said = capfd.readouterr().err
     assert "book  warning: blind: 0 nats\n" in said and "a library is old" not in said
@@ -367,7 +378,8 @@ def test_what_a_run_warns_of_stays_on_the_terminal(book, tmp_path, capfd):
 
 def test_report_needs_no_network_and_hides_code_when_asked(book, tmp_path):
     path = book(
-        "import matplotlib.pyplot as plt\nsecret_name = 3\nplt.plot([1, 2]);\nprint('shown')\nimport sys; print('a notice', file=sys.stderr)"
+        "import matplotlib.pyplot as plt\nsecret_name = 3\nplt.plot([1, 2]);\nprint('shown')\nimport sys; "
+        "print('a notice', file=sys.stderr)"
     )
     run(path, tmp_path / "run", quiet=True, no_input=True)
     html = (tmp_path / "run" / "report.html").read_text()

@@ -100,10 +100,10 @@ def test_every_exported_name_is_listed():
 def test_every_command_says_its_help():
     from typer.main import get_command
 
-    from actrep_nb.cli import app
+    from actrep_nb.cli import every_command
 
     page = commands_page()
-    for name in get_command(app).commands:
+    for name in get_command(every_command()).commands:
         assert f"## actrep {name}" in page, name
     assert "Usage: actrep count" in page and "\x1b" not in page
 

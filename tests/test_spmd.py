@@ -1,4 +1,5 @@
-"One notebook on several ranks: in lock step while all is well, and ended within seconds, with the right culprit and no process left, when anything fails."
+"""One notebook on several ranks: in lock step while all is well, and ended within seconds, with the right culprit and
+no process left, when anything fails."""
 
 import os
 import re
@@ -16,7 +17,8 @@ from actrep_nb.runs import Manifest, RunFailed, run
 from actrep_nb.spmd import Peers, Place, Trouble, find_place, free_port, root_cause
 
 MEET = (
-    "import os, time, pathlib, torch\nfrom torch import distributed as dist\ndist.init_process_group('gloo')\nrank = dist.get_rank()\n"
+    "import os, time, pathlib, torch\nfrom torch import distributed as "
+    "dist\ndist.init_process_group('gloo')\nrank = dist.get_rank()\n"
     "pathlib.Path(os.environ['PIDS'], str(os.getpid())).touch()"
 )
 WAIT = "dist.all_reduce(torch.ones(1))"
@@ -61,7 +63,8 @@ def first_error(out: Path, name="notebook.ipynb"):
 
 def test_ranks_meet_and_the_others_are_kept_beside(book, tmp_path):
     path = book(
-        "from actrep_nb.show import glue\nmine = torch.tensor([10.0 ** rank]); dist.all_reduce(mine)\nglue('sum', mine.item())",
+        "from actrep_nb.show import glue\nmine = torch.tensor([10.0 ** rank]); "
+        "dist.all_reduce(mine)\nglue('sum', mine.item())",
         "glue('env', {k: os.environ[k] for k in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'LOCAL_WORLD_SIZE')})",
         "print(f'I am {rank}')",
     )
@@ -146,11 +149,16 @@ def test_an_error_of_all_ranks_is_said_once(book, tmp_path):
 
 
 def test_of_progress_the_end_is_kept_and_of_rank_0_only(book, tmp_path):
-    "Two bars of the house, one drawn with carriage returns, a cell that fails while it draws, and a line so long that nothing may look at it twice."
+    """Two bars of the house, one drawn with carriage returns, a cell that fails while it draws, and a line so long that
+    nothing may look at it twice."""
     path = book(
-        "from actrep_nb.show import progress\nfor bar in ('first', 'second'):\n    for _ in progress(range(60), desc=bar): time.sleep(0.02)",
+        "from actrep_nb.show import progress\nfor bar in ('first', 'second'):\n    for _ in "
+        "progress(range(60), desc=bar): time.sleep(0.02)",
         "print('x' * 2**20)",
-        "for i in range(20000): print(f'\\r{i} of 20000', end='', flush=not i % 100)\nraise ValueError('in the middle')",
+        (
+            "for i in range(20000): print(f'\\r{i} of 20000', end='', flush=not i % 100)\nraise ValueError('in "
+            "the middle')"
+        ),
     )
     script = f"from actrep_nb.runs import run; run({str(path)!r}, {str(tmp_path / 'run')!r}, ranks=2, quiet=True)"
     done = subprocess.run(
@@ -205,7 +213,10 @@ def test_papermill_finds_the_engine_and_fails_with_it(book, tmp_path):
 
 def test_ctrl_c_ends_all_ranks(book, tmp_path):
     path = book("pathlib.Path(os.environ['PIDS'] + '.ready' + str(rank)).touch()\ntime.sleep(600)")
-    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from actrep_nb.runs import run; run({str(path)!r}, 'run', ranks=2, quiet=True)"
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from actrep_nb.runs import "
+        f"run; run({str(path)!r}, 'run', ranks=2, quiet=True)"
+    )
     child = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -224,9 +235,11 @@ def test_ctrl_c_ends_all_ranks(book, tmp_path):
 
 
 def test_an_error_on_one_node_ends_the_other(book, tmp_path):
-    "Two engines under torchrun as on two nodes, two ranks each. Node 0's ranks sleep, so that only the engines' own word can end them."
+    """Two engines under torchrun as on two nodes, two ranks each. Node 0's ranks sleep, so that only the engines' own
+    word can end them."""
     path = book(
-        f"if rank == 3:\n    open({str(tmp_path / 'failed')!r}, 'w').write(str(time.time()))\n    raise ValueError('on the second node')\ntime.sleep(600)"
+        f"if rank == 3:\n    open({str(tmp_path / 'failed')!r}, 'w').write(str(time.time()))\n    raise "
+        "ValueError('on the second node')\ntime.sleep(600)"
     )
     torchrun = [
         sys.executable,
@@ -242,7 +255,11 @@ def test_an_error_on_one_node_ends_the_other(book, tmp_path):
         f"127.0.0.1:{free_port()}",
         "--no-python",
     ]
-    code = f"import os, sys, time; from actrep_nb.runs import RunFailed, run\ntry: run({str(path)!r}, {str(tmp_path / 'run')!r}, ranks=2, quiet=True)\nexcept RunFailed as e:\n open({str(tmp_path / 'ended')!r} + os.environ['RANK'], 'w').write(str(time.time()))\n sys.exit(str(e))"
+    code = (
+        f"import os, sys, time; from actrep_nb.runs import RunFailed, run\ntry: run({str(path)!r}, "
+        f"{str(tmp_path / 'run')!r}, ranks=2, quiet=True)\nexcept RunFailed as e:\n "
+        f"open({str(tmp_path / 'ended')!r} + os.environ['RANK'], 'w').write(str(time.time()))\n sys.exit(str(e))"
+    )
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     nodes = [
         subprocess.Popen([*torchrun, sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, text=True)
@@ -284,7 +301,10 @@ def test_each_module_can_be_imported_first(module):
         [
             sys.executable,
             "-c",
-            f"import actrep_nb.{module}; from papermill.engines import papermill_engines; papermill_engines.get_engine('spmd')",
+            (
+                f"import actrep_nb.{module}; from papermill.engines import papermill_engines; "
+                "papermill_engines.get_engine('spmd')"
+            ),
         ],
         capture_output=True,
         text=True,
@@ -326,7 +346,8 @@ def test_places():
 
 
 def test_a_rank_starts_no_run_of_its_own(tmp_path, monkeypatch):
-    "It knows RANK and WORLD_SIZE as an engine under torchrun does, and would wait for the engine of another node for ever."
+    """It knows RANK and WORLD_SIZE as an engine under torchrun does, and would wait for the engine of another node for
+    ever."""
     for name, value in Place(2, port=29500).env(1).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="this is rank 1 of 2.*terminal"):
@@ -391,7 +412,10 @@ def test_a_kernel_in_front_of_two(fan):
     assert (
         ask(
             kc,
-            "import os, time, torch; from torch import distributed as dist; dist.init_process_group('gloo'); rank = dist.get_rank()\nprint(f'I am {rank}')",
+            (
+                "import os, time, torch; from torch import distributed as dist; dist.init_process_group('gloo'); "
+                "rank = dist.get_rank()\nprint(f'I am {rank}')"
+            ),
         )[0]
         == "I am 0\n"
     )

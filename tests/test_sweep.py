@@ -26,16 +26,15 @@ from actrep_nb.runs import (
     notebook_parameters,
     run,
     runs_table,
-    setting_name,
-    settings,
     start_manifest,
-    sweep,
 )
+from actrep_nb.sweeps import setting_name, settings, sweep
 
 
 @pytest.fixture
 def notebook(tmp_path, monkeypatch):
-    "Counts to twenty, a step every twentieth of a second, and remembers in its folder how far it came and how often it reached the end."
+    """Counts to twenty, a step every twentieth of a second, and remembers in its folder how far it came and how often
+    it reached the end."""
     monkeypatch.setenv("LOG", str(tmp_path / "log"))
     source = """import json, os, pathlib, time
 log = os.environ["LOG"]
@@ -49,7 +48,10 @@ from actrep_nb.show import glue
 glue("square", x * x)
 assert x != 13, "thirteen"
 """
-    parameters = 'x: int = 1  # a number\nout: str = ""  # run folder\nresume: bool = False  # go on\npause: float = 0.01  # seconds of a step'
+    parameters = (
+        'x: int = 1  # a number\nout: str = ""  # run folder\nresume: bool = False  # go on\npause: float = 0.01 '
+        ' # seconds of a step'
+    )
     nb = nbformat.v4.new_notebook(
         cells=[
             nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}),
@@ -120,9 +122,11 @@ def test_changed_parameters_or_notebook_are_another_run(notebook, tmp_path):
 
 
 def test_twelve_runs_killed_twice_are_twelve_runs(notebook, tmp_path):
-    "kill -9 of the sweep and all it started, and then of the sweep alone: nothing is lost, nothing ends twice, what was half goes on."
-    code = f"""from actrep_nb.runs import sweep
-sweep({str(notebook)!r}, {str(tmp_path / 's')!r}, {{'x': list(range(20, 32))}}, parameters={{'pause': 0.1}}, parallel=4)"""
+    """kill -9 of the sweep and all it started, and then of the sweep alone: nothing is lost, nothing ends twice, what
+    was half goes on."""
+    code = f"""from actrep_nb.sweeps import sweep
+sweep({str(notebook)!r}, {str(tmp_path / 's')!r}, {{'x': list(range(20, 32))}},
+    parameters={{'pause': 0.1}}, parallel=4)"""
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
 
     def done():
@@ -248,13 +252,16 @@ def test_what_an_earlier_run_left_is_no_result_of_this_one(notebook, tmp_path, m
 
 
 def test_a_second_sweep_of_a_folder_is_refused_and_its_processes_end_with_the_first(notebook, tmp_path):
-    "The first is killed: the run it started, that run's kernel and what the kernel forked end too, and the folder is free."
+    """The first is killed: the run it started, that run's kernel and what the kernel forked end too, and the folder is
+    free."""
     nb = nbformat.read(notebook, 4)
-    nb.cells[
-        1
-    ].source = "import os, pathlib, time\nfrom multiprocessing import get_context\nget_context('fork').Process(target=time.sleep, args=(600,)).start()\n(pathlib.Path(out) / 'ready').touch()\ntime.sleep(600)"
+    nb.cells[1].source = (
+        "import os, pathlib, time\nfrom multiprocessing import "
+        "get_context\nget_context('fork').Process(target=time.sleep, args=(600,)).start()\n(pathlib.Path(out) / "
+        "'ready').touch()\ntime.sleep(600)"
+    )
     nbformat.write(nb, notebook)
-    code = f"from actrep_nb.runs import sweep\nsweep({str(notebook)!r}, {str(tmp_path / 's')!r}, {{'x': [2]}})"
+    code = f"from actrep_nb.sweeps import sweep\nsweep({str(notebook)!r}, {str(tmp_path / 's')!r}, {{'x': [2]}})"
     first = in_background(code)
     while not (tmp_path / "s/x=2/ready").exists() and first.poll() is None:
         time.sleep(0.1)
@@ -274,7 +281,8 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone(notebook, tmp_path
     out = tmp_path / "r"
     first = run(notebook, out, {"x": 5}, quiet=True)
     holder = in_background(
-        f"from actrep_nb.runs import claimed\nimport time\nwith claimed({str(out)!r}):\n    print('mine', flush=True); time.sleep(60)"
+        f"from actrep_nb.runs import claimed\nimport time\nwith claimed({str(out)!r}):\n    print('mine', "
+        "flush=True); time.sleep(60)"
     )
     assert holder.stdout.readline() == "mine\n"
     with pytest.raises(FolderBusy, match=f"r: process {holder.pid} on "):

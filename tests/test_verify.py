@@ -1,4 +1,5 @@
-"""`actrep verify`: an untouched run comes out again; whatever was changed since is named; what cannot be run again is refused by name."""
+"""`actrep verify`: an untouched run comes out again; whatever was changed since is named; what cannot be run again is
+refused by name."""
 
 import json
 import os
@@ -24,7 +25,10 @@ glue("seconds_per_step", __import__("time").time())
 try: import pacemaker
 except ImportError: pacemaker = None
 glue("pace", pacemaker.PACE if pacemaker else 0)"""
-PARAMETERS = 'clips: str = "clips.csv"  # table\nout: str = ""  # where\nseed: int = 0  # of the draw\ncheckpoint: str = ""  # folder'
+PARAMETERS = (
+    'clips: str = "clips.csv"  # table\nout: str = ""  # where\nseed: int = 0  # of the draw\ncheckpoint: str = '
+    '""  # folder'
+)
 
 
 def write_book(path, *cells):
@@ -243,7 +247,10 @@ def test_data_differ_by_content_and_words_are_no_data(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
     for name in ("model/a", "weights/w", "frames/f"):
         (tmp_path / name).write_text(name)
-    parameters = 'engine: str = "model"  # who answers: the model itself, or "vllm"\ncheckpoint: str = ""  # folder\nothers: list[str] = []  # more, as "blind:weights"\nframes: str = ""  # read too'
+    parameters = (
+        'engine: str = "model"  # who answers: the model itself, or "vllm"\ncheckpoint: str = ""  # '
+        'folder\nothers: list[str] = []  # more, as "blind:weights"\nframes: str = ""  # read too'
+    )
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})])
     nbformat.write(nb, tmp_path / "book.ipynb")
     given = {
@@ -285,7 +292,10 @@ def test_a_run_of_before_is_compared_as_far_as_it_tells(copy):
 def test_a_kernel_says_what_torch_was_set_to(tmp_path):
     path = write_book(
         tmp_path / "book.ipynb",
-        "import torch\ntorch.set_num_threads(3)\ntorch.use_deterministic_algorithms(True)\ntorch.set_default_dtype(torch.float64)",
+        (
+            "import "
+            "torch\ntorch.set_num_threads(3)\ntorch.use_deterministic_algorithms(True)\ntorch.set_default_dtype(torch.float64)"
+        ),
     )
     said = run(path, tmp_path / "run", {"clips": ""}, quiet=True).manifest.environment
     assert (said["torch threads"], said["deterministic algorithms"], said["default dtype"]) == (

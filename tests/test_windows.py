@@ -81,7 +81,8 @@ def test_square_is_the_mean_over_cells():
 
 
 def looks_at(periods: list[float], seconds: float) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    "What a model would say that is right: `periods` at each quarter of a second, 0 where nothing repeats; a window with several says the one that fills most of it, not surely."
+    """What a model would say that is right: `periods` at each quarter of a second, 0 where nothing repeats; a window
+    with several says the one that fills most of it, not surely."""
     at = (np.arange(round(seconds / MOMENT)) + 0.5) * MOMENT
     looks = []
     for length in (seconds, seconds / 2, seconds / 4, seconds / 8, seconds / 12):

@@ -72,7 +72,7 @@ def commands_page() -> str:
     "What each command says to --help."
     import typer
 
-    from actrep_nb.cli import app
+    from actrep_nb.cli import every_command
 
     def help_of(command, name: str) -> str:
         context = typer.Context(command, info_name=name, terminal_width=100, max_content_width=100)
@@ -89,7 +89,7 @@ def commands_page() -> str:
             else:
                 out.append(f'## {name} {key}\n\n```text\n{help_of(inner, f"{name} {key}").strip()}\n```')
 
-    add(typer.main.get_command(app), 'actrep')
+    add(typer.main.get_command(every_command()), 'actrep')
     return '\n\n'.join(out) + '\n'
 
 

@@ -7,13 +7,12 @@ Docs: https://actrep.github.io/actrep_nb/grpo.html.md"""
 # %% auto #0
 __all__ = ['RECIPES', 'IDLE_STEPS', 'LEAST_ENTROPY', 'FEW_TOKENS', 'advantages', 'by_answer', 'by_token', 'by_budget', 'Recipe',
            'find_recipe', 'kl_k3', 'policy_loss', 'branch_mask', 'Branches', 'attend_branches', 'without_dropout',
-           'why_not_shared', 'share_prompts', 'shared_prefix_logprobs', 'overlong_penalty', 'judge', 'group_stats',
-           'RolloutBatch', 'Blocks', 'check_training', 'used', 'signs', 'why_idle', 'IdleWarning', 'reference_model',
-           'check_logps', 'GRPOTrainer', 'write_samples', 'train_grpo', 'bench_grpo', 'bench_trl']
+           'why_not_shared', 'share_prompts', 'shared_prefix_logprobs', 'overlong_penalty', 'score_groups',
+           'group_stats', 'RolloutBatch', 'Blocks', 'check_training', 'used', 'signs', 'why_idle', 'IdleWarning',
+           'reference_model', 'check_logps', 'check_choices', 'write_samples', 'GRPOTrainer', 'train_grpo']
 
 # %% ../nbs/13_grpo.ipynb #b19d2b22
 import json
-import tempfile
 import time
 import warnings
 from collections import defaultdict
@@ -23,9 +22,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache, partial
-from importlib.util import find_spec
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -42,14 +39,11 @@ from transformers.trainer_callback import PrinterCallback
 from .loading import Example, Examples, ReadyExamples
 from actrep_nb.models import (
     EncodedPrompt,
-    Sample,
     a_few,
     collate,
     device_of,
-    encode,
     family_of,
     load_model,
-    make_tiny_checkpoint,
     unwrapped,
     video_inputs,
 )
@@ -65,12 +59,11 @@ from actrep_nb.parallel import (
 )
 from .records import Clip
 from .rewards import combine
-from .rollout import Rollout, RolloutEngine, find_engine, placeholder_ids, sample_group, shuffle_slots
+from .rollout import Rollout, RolloutEngine, find_engine, placeholder_ids, shuffle_slots
 from .sampling import seed_for
-from .sft import JSONLLog, Pass, ResumableTrainer, finish, look_once, token_logprobs
+from .sft import JSONLLog, Pass, SharedTrainer, finish, look_once, token_logprobs
 from .show import NotFinite, RunWarning, append_line, plain, read_log, write_whole
 from .tasks import TASKS, Task
-from .video import Frames
 
 # %% ../nbs/13_grpo.ipynb #85fee9f0
 def advantages(
@@ -281,7 +274,7 @@ def share_prompts(
 def _pad(rows: Sequence[Tensor], value: float = 0) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
 
-
+# %% ../nbs/13_grpo.ipynb #gr000001
 def _stream_states(
     model: Any,  # unwrapped
     prompts: Sequence[EncodedPrompt],  # B prompts
@@ -312,7 +305,7 @@ def _stream_states(
     )
     return states.last_hidden_state[0, torch.cat(before).to(device)]
 
-
+# %% ../nbs/13_grpo.ipynb #gr000003
 def _row_states(
     model: Any,  # unwrapped
     prompts: Sequence[EncodedPrompt],  # B prompts
@@ -324,7 +317,7 @@ def _row_states(
     is_answer = batch.pop("labels")[:, 1:] != -100
     return model.model(**batch, use_cache=False).last_hidden_state[:, :-1][is_answer]
 
-
+# %% ../nbs/13_grpo.ipynb #gr000005
 def _check_answers(
     prompts: Sequence[EncodedPrompt],  # B prompts
     completions: Sequence[Sequence[Tensor]],  # token ids of the completions of each prompt
@@ -373,30 +366,29 @@ def overlong_penalty(
     return max(-1.0, min(0.0, (budget - zone - length) / zone)) if zone else 0.0
 
 # %% ../nbs/13_grpo.ipynb #6331f0e9
-def judge(
+def score_groups(
     groups: Sequence[Sequence[Rollout]],  # G completions of each prompt
     clips: Sequence[Clip],  # the truth, one for each group
     rewards: Mapping[str, float] | Task,  # weight of each reward, by name in REWARDS; or the task that has them
     scale: bool = False,  # see `advantages`
-    charges: Mapping[str, Sequence[float]]
-    | None = None,  # more components by name, one value for each completion, added as they are
+    penalties: Mapping[str, Sequence[float]] | None = None,  # more components, a value for each completion, unweighted
     **context: Any,  # passed on to every reward beside `lengths` (tokens of each completion) and `group_size`
 ) -> list[list[Rollout]]:
-    "Fill in rewards and advantages."
+    "The same completions with rewards and advantages filled in."
     score = rewards.reward if isinstance(rewards, Task) else partial(combine, rewards)
     flat, size = [r for group in groups for r in group], len(groups[0])
     told: dict[str, Any] = {"lengths": [len(r.ids) for r in flat], "group_size": size} | context
     totals, components = score(
         [r.text for r in flat], [clip for clip, group in zip(clips, groups) for _ in group], **told
     )
-    for name, values in (charges or {}).items():
+    for name, values in (penalties or {}).items():
         totals, components = [t + v for t, v in zip(totals, values)], components | {name: list(values)}
-    pulls = [a for i in range(0, len(flat), size) for a in advantages(totals[i : i + size], scale)]
-    judged = [
-        replace(r, rewards={k: v[i] for k, v in components.items()}, reward=totals[i], advantage=pulls[i])
+    gained = [a for i in range(0, len(flat), size) for a in advantages(totals[i : i + size], scale)]
+    scored = [
+        replace(r, rewards={k: v[i] for k, v in components.items()}, reward=totals[i], advantage=gained[i])
         for i, r in enumerate(flat)
     ]
-    return [judged[i : i + size] for i in range(0, len(flat), size)]
+    return [scored[i : i + size] for i in range(0, len(flat), size)]
 
 # %% ../nbs/13_grpo.ipynb #6dc7bf8e
 def group_stats(
@@ -605,7 +597,7 @@ class IdleWarning(TrainerCallback):
 # %% ../nbs/13_grpo.ipynb #d7e4b0c2
 def reference_model(
     model: Any,  # that is going to be trained; not wrapped yet
-    trainer: ResumableTrainer,  # that will train it
+    trainer: SharedTrainer,  # that will train it
 ) -> Any:
     "The model as it is now, to be kept so."
     if not shared_weights(model):
@@ -651,8 +643,38 @@ def check_logps(
             f"step {step}: log-probabilities of sampled tokens are not finite: {a_few(spoiled, 8)}. The model's weights or activations have overflowed: lower the learning rate, or compute in float32"
         )
 
+# %% ../nbs/13_grpo.ipynb #gr000011
+def check_choices(
+    shuffle: str,  # "slots" or "frames"
+    gather: str,  # "whole" or "layers"
+    data: Any,  # what is trained on
+) -> None:
+    "ValueError for a choice that there is not, or that these examples do not allow."
+    if shuffle not in ("slots", "frames"):
+        raise ValueError(f"shuffle={shuffle!r}: choose 'slots' or 'frames'")
+    if shuffle == "frames" and not hasattr(data, "shuffled"):
+        raise ValueError(
+            "shuffle='frames' needs clips to read frames from: use 'slots' with examples that are encoded already"
+        )
+    if gather not in ("whole", "layers"):
+        raise ValueError(f"gather={gather!r}: choose 'whole' or 'layers'")
+
+# %% ../nbs/13_grpo.ipynb #gr000032
+def write_samples(
+    path: Path,  # a samples.jsonl, appended to
+    step: int,  # when
+    clip: Clip,  # what was asked about
+    group: Sequence[Rollout],  # the judged answers
+) -> None:
+    "Keep one judged group for the reader."
+    samples = [
+        {"text": r.text, "reward": r.reward, "rewards": r.rewards, "advantage": r.advantage, "truncated": r.truncated}
+        for r in group
+    ]
+    append_line(path, plain({"step": step, "clip": clip.id, "true": clip.count, "samples": samples}))
+
 # %% ../nbs/13_grpo.ipynb #3ae32d61
-class GRPOTrainer(ResumableTrainer):
+class GRPOTrainer(SharedTrainer):
     "GRPO on video prompts. An example is a clip with its prompt; the batch size counts prompts."
 
     def __init__(
@@ -663,249 +685,258 @@ class GRPOTrainer(ResumableTrainer):
         args: TrainingArguments,  # see `training_arguments`; its batch size counts prompts
         rewards: Mapping[str, float] | None = None,  # weight of each reward, by name in REWARDS; None: the task's
         task: Task = TASKS["counting"],  # how answers are read and scored
-        group_size: int = 8,  # answers for each prompt
-        max_new_tokens: int = 128,  # token budget of an answer
+        group_size: int = 8,  # completions for each prompt
+        max_new_tokens: int = 128,  # token budget of a completion
         temperature: float = 1.0,  # of sampling
         top_p: float = 1.0,  # see `kept_tail`
         top_k: int = 0,  # see `kept_tail`
         stop_text: str = "",  # see `sample_group`
         recipe: str | Recipe = "ours",  # a name in RECIPES, or one of your own
-        updates: int = 1,  # optimiser steps for each batch of answers
-        shuffled_answers: int = 0,  # answers to the same prompt with its frames out of order, which rewards get as `shuffled`
-        shuffle: str = "slots",  # what of the video those shuffle: its "slots", or its "frames" before they are joined into slots, as published
-        engine: str | RolloutEngine = "model",  # who answers: a name in ENGINES, or one of your own
-        keep_samples: int = 20,  # write a judged group to samples.jsonl every so many steps; 0: never
-        gather: str = "whole",  # shared-out weights in the rollout: "whole" on each rank, or one of the "layers" at a time, all ranks in step
+        updates: int = 1,  # optimiser steps for each rollout (μ; TRL's `num_iterations`)
+        shuffled_answers: int = 0,  # completions for the prompt's frames out of order; rewards get them as `shuffled`
+        shuffle: str = "slots",  # what is shuffled: "slots", or "frames" before two make a slot, as published
+        engine: str | RolloutEngine = "model",  # what samples: a name in ENGINES, or one of your own
+        keep_samples: int = 20,  # write a scored group to samples.jsonl every so many steps; 0: never
+        gather: str = "whole",  # weights in the rollout: "whole" on each rank, or one of the "layers" at a time, in step
         **kwargs: Any,  # for Trainer
     ):
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=examples if hasattr(examples, "encoded") else ReadyExamples(examples),
-            data_collator=list,
-            **kwargs,
-        )
-        self.model_accepts_loss_kwargs = (
-            False  # the mean over accumulated micro-batches is taken for us, whatever wraps the model
-        )
+        data = examples if hasattr(examples, "encoded") else ReadyExamples(examples)
+        super().__init__(model=model, args=args, train_dataset=data, data_collator=list, **kwargs)
+        self.model_accepts_loss_kwargs = False  # the mean over passes is taken for us, whatever wraps the model
         check_training(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0, temperature)
-        if shuffle not in ("slots", "frames"):
-            raise ValueError(f"shuffle={shuffle!r}: choose 'slots' or 'frames'")
-        if shuffle == "frames" and not hasattr(self.train_dataset, "shuffled"):
-            raise ValueError(
-                "shuffle='frames' needs clips to read frames from: use 'slots' with examples that are encoded already"
-            )
-        if gather not in ("whole", "layers"):
-            raise ValueError(f"gather={gather!r}: choose 'whole' or 'layers'")
+        check_choices(shuffle, gather, data)
         without_dropout(model)
         self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
         self.task = replace(task, rewards=rewards) if rewards is not None else task
-        self.group_size, self.budget, self.temperature, self.updates, self.sampling = (
-            group_size,
-            max_new_tokens,
-            temperature,
-            updates,
-            {"top_p": top_p, "top_k": top_k, "stop_text": stop_text},
-        )
+        self.group_size, self.budget, self.temperature, self.updates = group_size, max_new_tokens, temperature, updates
+        self.sampling = {"top_p": top_p, "top_k": top_k, "stop_text": stop_text}
         self.shuffled_answers, self.shuffle, self.keep_samples = shuffled_answers, shuffle, keep_samples
         sampling = self.sampling | {"max_new_tokens": max_new_tokens, "temperature": temperature}
         self.engine = find_engine(engine)(model, processor, sampling) if isinstance(engine, str) else engine
         self.gather = gathered if gather == "whole" else left_shared
         if gather == "layers" and not self.engine.exact:
             raise ValueError("gather='layers' is for the engine 'model': another one takes over whole weights")
-        self.frozen = (
-            reference_model(model, self) if self.recipe.beta and not hasattr(model, "disable_adapter") else None
-        )
+        copied = self.recipe.beta and not hasattr(model, "disable_adapter")
+        self.frozen = reference_model(model, self) if copied else None
         self.watch = IdleWarning(
             lambda sign, row, length: why_idle(sign, row, max_new_tokens, group_size, temperature, length)
         )
         self.add_callback(self.watch)
         self.held: list[RolloutBatch] = []  # one for each pass of a step
-        self.tokens = 0.0  # of all their answers, on all ranks
+        self.tokens = 0.0  # of all their completions, on all ranks
         self.notes, self.clock = list[dict[str, float]](), defaultdict[str, float](float)
 
-    def get_batch_samples(self, *args):
-        batches, items = super().get_batch_samples(*args)
-        self.batches = [self.train_dataset.readable(batch) for batch in batches]  # of all passes of the coming step
-        self.place = 0  # of the next pass
-        return self.batches, items
+# %% ../nbs/13_grpo.ipynb #gr000014
+@patch
+def get_batch_samples(self: GRPOTrainer, *args):
+    batches, items = super(GRPOTrainer, self).get_batch_samples(*args)
+    self.batches = [self.train_dataset.readable(batch) for batch in batches]  # of all passes of the coming step
+    self.next_pass = 0  # its index
+    return self.batches, items
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        self.clock["began"] = self.clock["began"] or time.perf_counter()
-        if self.place == 0 and self.state.global_step % self.updates == 0:
-            with self.gather(model) as policy, self.autocast():
-                self.engine.update(policy)
-                self.held = [self.roll_out(batch) for batch in self.batches]
-            self.tokens = summed(sum(batch.tokens for batch in self.held), self.args.device)
-        batch, self.place = self.held[self.place], self.place + 1
-        k = next(
-            (k for k, clip in enumerate(batch.clips) if clip.count), 0
-        )  # of a clip in which nothing is repeated a blank one says the same
-        look_once(
-            self,
-            model,
-            lambda: collate(unwrapped(model), batch.prompts[k : k + 1], [batch.groups[k][0].ids], side="right"),
+# %% ../nbs/13_grpo.ipynb #gr000016
+@patch
+def compute_loss(self: GRPOTrainer, model, inputs, return_outputs=False, num_items_in_batch=None):
+    "Loss of the next pass of a step, with completions sampled before the first."
+    self.clock["began"] = self.clock["began"] or time.perf_counter()
+    if self.next_pass == 0 and self.state.global_step % self.updates == 0:
+        with self.gather(model) as policy, self.autocast():
+            self.engine.update(policy)
+            self.held = [self.roll_out(batch) for batch in self.batches]
+        self.tokens = summed(sum(batch.tokens for batch in self.held), self.args.device)
+    batch, self.next_pass = self.held[self.next_pass], self.next_pass + 1
+    # a clip in which nothing is repeated would look like a blank one, so another one is looked at
+    k = next((k for k, clip in enumerate(batch.clips) if clip.count), 0)
+    looked, said = batch.prompts[k : k + 1], [batch.groups[k][0].ids]
+    look_once(self, model, lambda: collate(unwrapped(model), looked, said, side="right"))
+    shares = len(self.held) * self.args.world_size  # passes and ranks, over which gradients are averaged
+    portion = batch.tokens * shares / self.tokens if self.recipe.weigh is by_token else 1.0
+    loss, parts = self.group_loss(model, batch.prompts, batch.groups, portion, batch.clips)
+    stats = group_stats(batch.groups, batch.clips, self.task)
+    self.notes.append(stats | {"used": used(batch.groups, self.recipe)} | parts)
+    return loss
+
+# %% ../nbs/13_grpo.ipynb #gr000018
+@patch
+def roll_out(self: GRPOTrainer, examples: list[Example]) -> RolloutBatch:
+    "Scored groups for the prompts of these examples, groups that teach nothing replaced where the recipe says so."
+    step = self.state.global_step
+    seeds = [seed_for(self.args.seed, step, e.index) for e in examples]
+    examples = self.train_dataset.encoded(self.model_wrapped, examples)
+    groups = self.complete(examples, seeds)
+    for _ in range(self.recipe.resample):
+        if not self.resample(examples, groups, seeds):
+            break
+    if self.keep_samples and self.args.process_index == 0 and step % self.keep_samples < self.updates:
+        write_samples(Path(self.args.output_dir) / "samples.jsonl", step, examples[0].clip, groups[0])
+    return RolloutBatch([e.clip for e in examples], [e.prompt for e in examples], groups)
+
+# %% ../nbs/13_grpo.ipynb #gr000020
+@patch
+def complete(self: GRPOTrainer, examples: list[Example], seeds: list[int]) -> list[list[Rollout]]:
+    "G scored completions for the prompt of each example. NotFinite for log-probabilities or rewards that are no number."
+    clips, prompts = [e.clip for e in examples], [e.prompt for e in examples]
+    context, penalties, began = {}, {}, time.perf_counter()
+    groups = self.engine.generate(prompts, self.group_size, seeds)
+    groups = groups if self.engine.exact else self.with_training_logps(prompts, groups)
+    check_logps(groups, clips, self.state.global_step + 1)
+    if self.shuffled_answers:
+        context["shuffled"] = self.complete_shuffled(examples, seeds)
+    everyone = [r for group in groups for r in group]
+    if self.recipe.overlong:
+        penalties["overlong"] = [overlong_penalty(len(r.ids), self.budget, self.recipe.overlong) for r in everyone]
+    self.clock["rollout"] += time.perf_counter() - began
+    self.clock["rollout tokens"] += sum(len(r.ids) for r in everyone)
+    began = time.perf_counter()
+    try:
+        groups = score_groups(groups, clips, self.task, self.recipe.scale, penalties, **context)
+    except NotFinite as e:
+        raise NotFinite(f"step {self.state.global_step + 1}: {e}") from None
+    self.clock["score"] += time.perf_counter() - began
+    return groups
+
+# %% ../nbs/13_grpo.ipynb #gr000021
+@patch
+def with_training_logps(
+    self: GRPOTrainer, prompts: list[EncodedPrompt], groups: list[list[Rollout]]
+) -> list[list[Rollout]]:
+    "The same completions with the log-probabilities that training computes."
+    completions = [[r.ids for r in group] for group in groups]
+    with torch.no_grad():
+        logps, _, mask = shared_prefix_logprobs(self.model, prompts, completions, temperature=self.temperature)
+    rows = (row[kept].cpu() for row, kept in zip(logps, mask))
+    return [[replace(r, logps=next(rows)) for r in group] for group in groups]
+
+# %% ../nbs/13_grpo.ipynb #gr000023
+@patch
+def complete_shuffled(self: GRPOTrainer, examples: list[Example], seeds: list[int]) -> list[list[str]]:
+    "Completions for the prompt of each example with its video out of order, as text."
+    orders = [seed_for(seed, "order") for seed in seeds]
+    if self.shuffle == "frames":
+        mixed = self.train_dataset.shuffled(self.model_wrapped, examples, orders)
+    else:
+        chance = [torch.Generator().manual_seed(order) for order in orders]
+        mixed = [shuffle_slots(e.prompt, generator) for e, generator in zip(examples, chance)]
+    again = [seed_for(seed, "shuffled") for seed in seeds]
+    return [[r.text for r in group] for group in self.engine.generate(mixed, self.shuffled_answers, again)]
+
+# %% ../nbs/13_grpo.ipynb #gr000025
+@patch
+def resample(
+    self: GRPOTrainer,
+    examples: list[Example],  # of a pass, changed in place
+    groups: list[list[Rollout]],  # their completions, changed in place
+    seeds: list[int],  # their seeds, changed in place
+) -> bool:  # False: there was nothing to replace
+    "Replace groups without an advantage, with their examples, by those of other prompts."
+    dull = [i for i, group in enumerate(groups) if not any(r.advantage for r in group)]
+    if not (largest(len(dull), self.args.device) if calls_count(self.model) else dull):
+        return False
+    for i in dull:
+        seeds[i] = seed_for(seeds[i], "another")
+    others = self.train_dataset.readable([self.train_dataset[seeds[i] % len(self.train_dataset)] for i in dull])
+    for i, other in zip(dull, self.train_dataset.encoded(self.model_wrapped, others)):
+        examples[i] = other
+    again = dull or [0]  # the other ranks expect this one; its completions are thrown away
+    for i, group in zip(dull, self.complete([examples[i] for i in again], [seeds[i] for i in again])):
+        groups[i] = group
+    return True
+
+# %% ../nbs/13_grpo.ipynb #gr000027
+@patch
+def group_loss(
+    self: GRPOTrainer,
+    model: Any,  # as the Trainer hands it to `compute_loss`
+    prompts: Sequence[EncodedPrompt],  # of a pass
+    groups: Sequence[Sequence[Rollout]],  # scored
+    portion: float = 1.0,  # of the step's tokens, times its passes and ranks
+    clips: Sequence[Clip] = (),  # to name where a number went wrong; none: no note is kept
+) -> tuple[Tensor, dict[str, float]]:
+    "Loss of scored groups, times their portion of the step, and what one wants to watch about it."
+    everyone = [r for group in groups for r in group]
+    written = _pad([torch.ones(len(r.ids), dtype=torch.bool) for r in everyone])
+    weights = portion * self.recipe.weigh(written, self.budget)
+    useful = [i for i, group in enumerate(groups) if self.recipe.beta or any(r.advantage for r in group)]
+    if self.args.world_size > 1:
+        useful = useful or [0]  # the other ranks expect this one in their collectives
+    rows = [k for k in range(len(everyone)) if k // self.group_size in useful]
+    if not rows:
+        return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0, {"entropy": float("nan")}
+    asked, said = [prompts[i] for i in useful], [[r.ids for r in groups[i]] for i in useful]
+    with self.autocast():
+        logps, entropy, mask = through(
+            model, lambda inner: shared_prefix_logprobs(inner, asked, said, temperature=self.temperature)
         )
-        shares = len(self.held) * self.args.world_size  # passes and ranks, over which gradients are averaged
-        portion = batch.tokens * shares / self.tokens if self.recipe.weigh is by_token else 1.0
-        loss, parts = self.group_loss(model, batch.prompts, batch.groups, portion, batch.clips)
-        self.notes.append(
-            group_stats(batch.groups, batch.clips, self.task) | {"used": used(batch.groups, self.recipe)} | parts
-        )
-        return loss
+    if clips:
+        self.passes.append(self.pass_of(logps, mask, clips, rows, asked, said))
+    reference = self.reference_logprobs(model, asked, said) if self.recipe.beta else None
+    chosen = [everyone[k] for k in rows]
+    learn = mask & ~torch.tensor([[r.truncated and self.recipe.mask_truncated] for r in chosen], device=mask.device)
+    old, advantage = _pad([r.logps for r in chosen]).to(logps), torch.tensor([r.advantage for r in chosen]).to(logps)
+    weights = weights[rows, : mask.shape[1]].to(logps)
+    loss, parts = policy_loss(logps, old, advantage, learn, weights, self.recipe, reference)
+    self.clock["update tokens"] += int(mask.sum())
+    return loss, parts | {"entropy": entropy[mask].mean().item()}
 
-    def roll_out(self, examples: list[Example]) -> RolloutBatch:
-        "Answer and judge the prompts of these examples; where the recipe says so, replace groups that teach nothing by groups of other prompts."
-        seeds = [seed_for(self.args.seed, self.state.global_step, e.index) for e in examples]
-        examples = self.train_dataset.encoded(self.model_wrapped, examples)
-        groups = self.answer(examples, seeds)
-        for _ in range(self.recipe.resample):
-            dull = [i for i, group in enumerate(groups) if not any(r.advantage for r in group)]
-            if not (largest(len(dull), self.args.device) if calls_count(self.model) else dull):
-                break
-            for i in dull:
-                seeds[i] = seed_for(seeds[i], "another")
-            others = self.train_dataset.readable([self.train_dataset[seeds[i] % len(self.train_dataset)] for i in dull])
-            for i, other in zip(dull, self.train_dataset.encoded(self.model_wrapped, others)):
-                examples[i] = other
-            again = dull or [0]  # the other ranks expect this one; what it answers is thrown away
-            for i, group in zip(dull, self.answer([examples[i] for i in again], [seeds[i] for i in again])):
-                groups[i] = group
-        if (
-            self.keep_samples
-            and self.args.process_index == 0
-            and self.state.global_step % self.keep_samples < self.updates
-        ):
-            write_samples(
-                Path(self.args.output_dir) / "samples.jsonl", self.state.global_step, examples[0].clip, groups[0]
-            )
-        return RolloutBatch([e.clip for e in examples], [e.prompt for e in examples], groups)
+# %% ../nbs/13_grpo.ipynb #gr000028
+@patch
+def reference_logprobs(
+    self: GRPOTrainer,
+    model: Any,  # as the Trainer hands it to `compute_loss`
+    prompts: Sequence[EncodedPrompt],  # of a pass
+    completions: Sequence[Sequence[Tensor]],  # token ids
+) -> Tensor:
+    "Log-probabilities under the model without its adapters, or under the copy made before training."
+    with torch.no_grad(), nullcontext() if self.frozen else self.model.disable_adapter(), self.autocast():
+        return through(
+            self.frozen or model,
+            lambda inner: shared_prefix_logprobs(inner, prompts, completions, temperature=self.temperature),
+        )[0]
 
-    def answer(self, examples: list[Example], seeds: list[int]) -> list[list[Rollout]]:
-        "G judged answers to the prompt of each example."
-        clips, prompts = [e.clip for e in examples], [e.prompt for e in examples]
-        context, charges, began = {}, {}, time.perf_counter()
-        groups = self.engine.generate(prompts, self.group_size, seeds)
-        groups = groups if self.engine.exact else self.scored(prompts, groups)
-        check_logps(groups, clips, self.state.global_step + 1)
-        if self.shuffled_answers:
-            orders = [seed_for(seed, "order") for seed in seeds]
-            if self.shuffle == "frames":
-                mixed = self.train_dataset.shuffled(self.model_wrapped, examples, orders)
-            else:
-                mixed = [
-                    shuffle_slots(prompt, torch.Generator().manual_seed(order))
-                    for prompt, order in zip(prompts, orders)
-                ]
-            asked_again = self.engine.generate(
-                mixed, self.shuffled_answers, [seed_for(seed, "shuffled") for seed in seeds]
-            )
-            context["shuffled"] = [[r.text for r in group] for group in asked_again]
-        if self.recipe.overlong:
-            charges["overlong"] = [
-                overlong_penalty(len(r.ids), self.budget, self.recipe.overlong) for group in groups for r in group
-            ]
-        self.clock["rollout"] += time.perf_counter() - began
-        self.clock["rollout tokens"] += sum(len(r.ids) for group in groups for r in group)
-        began = time.perf_counter()
-        try:
-            groups = judge(groups, clips, self.task, self.recipe.scale, charges, **context)
-        except NotFinite as e:
-            raise NotFinite(f"step {self.state.global_step + 1}: {e}") from None
-        self.clock["judge"] += time.perf_counter() - began
-        return groups
+# %% ../nbs/13_grpo.ipynb #gr000030
+@patch
+def pass_of(self: GRPOTrainer, logps, mask, clips, rows, asked, said) -> Pass:
+    "What is kept of a pass, to tell where a number went wrong; a row is a completion."
+    names = [f"completion {k % self.group_size} of {clips[k // self.group_size].id}" for k in rows]
+    return Pass(
+        [c.id for c in clips],
+        names,
+        (logps.detach().isfinite() | ~mask).all(1),
+        lambda model: shared_prefix_logprobs(model, asked, said, temperature=self.temperature),
+    )
 
-    @torch.no_grad()
-    def scored(self, prompts: list[EncodedPrompt], groups: list[list[Rollout]]) -> list[list[Rollout]]:
-        "The same answers with the log-probabilities that training computes."
-        logps, _, mask = shared_prefix_logprobs(
-            self.model, prompts, [[r.ids for r in group] for group in groups], temperature=self.temperature
-        )
-        rows = (row[kept].cpu() for row, kept in zip(logps, mask))
-        return [[replace(r, logps=next(rows)) for r in group] for group in groups]
 
-    def group_loss(
-        self,
-        model,
-        prompts: Sequence[EncodedPrompt],
-        groups: Sequence[Sequence[Rollout]],
-        portion: float = 1.0,
-        clips: Sequence[Clip] = (),
-    ) -> tuple[Tensor, dict[str, float]]:
-        "Loss of judged groups, times their portion of the step. Groups that pull nowhere cost no forward pass; their tokens still count in the average."
-        everyone = [r for group in groups for r in group]
-        weights = portion * self.recipe.weigh(
-            _pad([torch.ones(len(r.ids), dtype=torch.bool) for r in everyone]), self.budget
-        )
-        useful = [i for i, group in enumerate(groups) if self.recipe.beta or any(r.advantage for r in group)]
-        if self.args.world_size > 1:
-            useful = useful or [0]  # the other ranks expect this one in their collectives
-        rows = [k for k in range(len(everyone)) if k // self.group_size in useful]
-        if not rows:
-            return sum(p.sum() for p in model.parameters() if p.requires_grad) * 0.0, {"entropy": float("nan")}
-        asked, said = [prompts[i] for i in useful], [[r.ids for r in groups[i]] for i in useful]
-        with self.autocast():
-            logps, entropy, mask = through(
-                model, lambda inner: shared_prefix_logprobs(inner, asked, said, temperature=self.temperature)
-            )
-        if clips:
-            self.passes.append(self.pass_of(logps, mask, clips, rows, asked, said))
-        reference = self.reference_logprobs(model, asked, said) if self.recipe.beta else None
-        chosen = [everyone[k] for k in rows]
-        learn = mask & ~torch.tensor([[r.truncated and self.recipe.mask_truncated] for r in chosen], device=mask.device)
-        old, pull = _pad([r.logps for r in chosen]).to(logps), torch.tensor([r.advantage for r in chosen]).to(logps)
-        loss, parts = policy_loss(
-            logps, old, pull, learn, weights[rows, : mask.shape[1]].to(logps), self.recipe, reference
-        )
-        self.clock["update tokens"] += int(mask.sum())
-        return loss, parts | {"entropy": entropy[mask].mean().item()}
-
-    def pass_of(self, logps, mask, clips, rows, asked, said) -> Pass:
-        "What is kept of a pass, to tell where a number went wrong; a row is a completion."
-        names = [f"completion {k % self.group_size} of {clips[k // self.group_size].id}" for k in rows]
-        return Pass(
-            [c.id for c in clips],
-            names,
-            (logps.detach().isfinite() | ~mask).all(1),
-            lambda model: shared_prefix_logprobs(model, asked, said, temperature=self.temperature),
-        )
-
-    def settings(self) -> dict[str, Any]:
-        "What else decides, besides the training arguments."
-        recipe = {
-            f"recipe {name}": value.__name__ if callable(value) else value for name, value in vars(self.recipe).items()
-        }
-        return (
-            recipe
-            | self.sampling
-            | {
-                "rewards": str(self.task.rewards),
-                "group_size": self.group_size,
-                "max_new_tokens": self.budget,
-                "temperature": self.temperature,
-                "updates": self.updates,
-                "shuffled_answers": self.shuffled_answers,
-                "shuffle": self.shuffle,
-                "engine": type(self.engine).__name__,
-            }
-        )
-
-    @torch.no_grad()
-    def reference_logprobs(self, model, prompts, completions) -> Tensor:
-        "Under the model without its adapters, or under the copy made before training."
-        with nullcontext() if self.frozen else self.model.disable_adapter(), self.autocast():
-            return through(
-                self.frozen or model,
-                lambda inner: shared_prefix_logprobs(inner, prompts, completions, temperature=self.temperature),
-            )[0]
+@patch
+def settings(self: GRPOTrainer) -> dict[str, Any]:
+    "What else decides, besides the training arguments."
+    recipe = {
+        f"recipe {name}": value.__name__ if callable(value) else value for name, value in vars(self.recipe).items()
+    }
+    return {
+        **recipe,
+        **self.sampling,
+        "rewards": str(self.task.rewards),
+        "group_size": self.group_size,
+        "max_new_tokens": self.budget,
+        "temperature": self.temperature,
+        "updates": self.updates,
+        "shuffled_answers": self.shuffled_answers,
+        "shuffle": self.shuffle,
+        "engine": type(self.engine).__name__,
+    }
 
 # %% ../nbs/13_grpo.ipynb #d022a214
+def _mean(values: Sequence[float]) -> float:
+    known = [v for v in values if v == v]
+    return sum(known) / len(known) if known else float("nan")
+
+
 @patch
 def log(self: GRPOTrainer, logs, *args, **kwargs):
     "What the Trainer logs, with the means of what happened since."
     if "loss" in logs and self.notes:
         steps = len(self.notes) / self.args.gradient_accumulation_steps
-        seconds = {phase: self.clock[phase] / steps for phase in ("rollout", "judge")}
+        seconds = {phase: self.clock[phase] / steps for phase in ("rollout", "score")}
         seconds["update"] = (time.perf_counter() - self.clock["began"]) / steps - sum(seconds.values())
         speed = {
             f"tokens_per_second/{phase}": self.clock[f"{phase} tokens"] / steps / seconds[phase]
@@ -921,25 +952,6 @@ def log(self: GRPOTrainer, logs, *args, **kwargs):
         logs |= {f"warning/{sign}": 1.0 for sign in sorted(self.watch.note(logs, self.state.global_step))}
         self.notes, self.clock = [], defaultdict(float)
     super(GRPOTrainer, self).log(logs, *args, **kwargs)
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [v for v in values if v == v]
-    return sum(known) / len(known) if known else float("nan")
-
-
-def write_samples(
-    path: Path,  # a samples.jsonl, appended to
-    step: int,  # when
-    clip: Clip,  # what was asked about
-    group: Sequence[Rollout],  # the judged answers
-) -> None:
-    "Keep one judged group for the reader."
-    samples = [
-        {"text": r.text, "reward": r.reward, "rewards": r.rewards, "advantage": r.advantage, "truncated": r.truncated}
-        for r in group
-    ]
-    append_line(path, plain({"step": step, "clip": clip.id, "true": clip.count, "samples": samples}))
 
 # %% ../nbs/13_grpo.ipynb #f63d88a7
 @patch
@@ -990,194 +1002,3 @@ def train_grpo(
     trainer.train(resume_from_checkpoint=last)
     finish(trainer, checkpoint)
     return read_log(out / "log.jsonl")
-
-# %% ../nbs/13_grpo.ipynb #94ceeea6
-def _peak_bytes(
-    run: Callable[[], Any],  # what to watch
-    model: Any,  # its parameters and gradients do not count
-) -> int:
-    "Most bytes of activations and temporaries alive at one time."
-    from torch.distributed._tools.mem_tracker import MemTracker
-
-    tracker = MemTracker()
-    tracker.track_external(model)
-    again = model.register_forward_hook(
-        lambda *_: None if torch.is_grad_enabled() else tracker.reset_mod_stats()
-    )  # it refuses a model called twice, as in decoding
-    with tracker:
-        run()
-    again.remove()
-    peak = tracker.get_tracker_snapshot("peak")
-    return sum(
-        size
-        for kinds in peak.values()
-        for kind, size in kinds.items()
-        if str(kind).split(".")[-1] in ("ACT", "TEMP", "OTH")
-    )
-
-
-def _against(
-    ours: Callable[[], Any],  # one way of doing something
-    theirs: Callable[[], Any],  # the other way
-    models: tuple[Any, Any],  # of the one and of the other; their parameters are not counted as memory
-    repeats: int,  # the medians count
-    other: str,  # what the other way is called
-) -> dict[str, float]:
-    "Seconds and bytes of two ways, done in turn, and how many times less ours takes."
-    memory, seconds = (
-        [_peak_bytes(run, model) for run, model in zip((ours, theirs), models)],
-        [list[float](), list[float]()],
-    )
-    for _ in range(repeats):
-        for run, taken in zip((ours, theirs), seconds):
-            began = time.perf_counter()
-            run()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            taken.append(time.perf_counter() - began)
-    a, b = map(median, seconds)
-    return {
-        "seconds": a,
-        f"seconds_{other}": b,
-        "times_as_fast": b / a,
-        "bytes": memory[0],
-        f"bytes_{other}": memory[1],
-        "times_less_memory": memory[1] / memory[0],
-    }
-
-
-def bench_grpo(
-    prompt_tokens: int = 1040,  # about; video tokens for the most part
-    answer_tokens: int = 100,  # of the longest answer; the others are up to a quarter shorter
-    group_size: int = 8,  # answers
-    repeats: int = 3,  # the medians count
-    dtype: torch.dtype = torch.float32,  # of the model
-    **config: Any,  # for `make_tiny_checkpoint`
-) -> dict[
-    str, Any
-]:  # for each phase: seconds and bytes of both ways, and how many times less ours takes; the largest differences
-    "Prompts read once against repeated rows: time, memory and agreement in one run."
-    with tempfile.TemporaryDirectory() as folder:
-        model, processor = load_model(
-            make_tiny_checkpoint(folder, **{"hidden": 256, "vision_hidden": 128} | config), dtype=dtype
-        )
-    pixels = np.random.default_rng(0).integers(0, 255, (2 * (prompt_tokens // 16), 112, 112, 3)).astype(np.uint8)
-    prompt = encode(
-        model,
-        processor,
-        Sample(Clip("noise.mp4", "squat", 1), Frames(pixels, np.arange(len(pixels)) / 4, 4.0), "How many?"),
-    )
-    generator, least = torch.Generator().manual_seed(0), 3 * answer_tokens // 4
-    lengths = [answer_tokens, *torch.randint(least, answer_tokens + 1, (group_size - 1,), generator=generator).tolist()]
-    answers = [[torch.randint(300, 500, (n,), generator=generator) for n in lengths]]
-    pull, kept = torch.linspace(-1, 1, group_size), {}
-
-    def prefill(shared: bool):
-        batch = {k: v for k, v in collate(model, [prompt] * (1 if shared else group_size)).items() if k != "labels"}
-        with torch.no_grad():
-            model(**batch, use_cache=True, logits_to_keep=1).past_key_values.batch_repeat_interleave(
-                group_size if shared else 1
-            )
-
-    def score(shared: bool):
-        with torch.no_grad():
-            shared_prefix_logprobs(model, [prompt], answers, shared)
-
-    def update(shared: bool):
-        model.zero_grad(set_to_none=True)
-        logps, _, mask = shared_prefix_logprobs(model, [prompt], answers, shared)
-        loss, _ = policy_loss(logps, logps.detach() - 0.05, pull.to(logps), mask)
-        loss.backward()
-        kept[shared] = (
-            logps.detach(),
-            loss.detach(),
-            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]),
-        )
-
-    phases = {
-        name: _against(partial(run, True), partial(run, False), (model, model), repeats, "repeated")
-        for name, run in {"prefill": prefill, "log-probabilities": score, "update": update}.items()
-    }
-    apart = {
-        name: (a - b).abs().max().item()
-        for name, a, b in zip(("log-probabilities", "loss", "gradient"), kept[True], kept[False])
-    }
-    return {"prompt": len(prompt.input_ids), "answers": lengths, "phases": phases, "largest_difference": apart}
-
-# %% ../nbs/13_grpo.ipynb #e8c35b16
-def _with_trl(
-    folder: str,  # of a checkpoint
-    text: str,  # the prompt
-    answer_tokens: int,  # budget of an answer
-    group_size: int,  # answers
-) -> tuple[Any, Callable[[], Any], Callable[[], Any]]:  # model, rollout, update
-    "TRL's trainer on one text prompt."
-    import trl
-    from datasets import Dataset
-
-    model, processor = load_model(folder)
-    trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = (
-        model.config.text_config.vocab_size
-    )  # or it would keep logits for 32,768 tokens, most of which a tiny model lacks
-    args = trl.GRPOConfig(
-        output_dir=folder,
-        num_generations=group_size,
-        per_device_train_batch_size=group_size,
-        max_completion_length=answer_tokens,
-        gradient_checkpointing=False,
-        bf16=False,
-        report_to="none",
-        use_cpu=not torch.cuda.is_available(),
-    )
-    trainer = trl.GRPOTrainer(
-        model,
-        lambda completions, **_: list(range(len(completions))),
-        args,
-        Dataset.from_dict({"prompt": [text]}),
-        processing_class=processor,
-    )
-    trainer.current_gradient_accumulation_steps, held = 1, dict[str, Any]()
-
-    def rollout():
-        held.update(trainer._generate_and_score_completions([{"prompt": text}] * group_size))
-
-    def update():
-        trainer.model.zero_grad(set_to_none=True)
-        trainer.compute_loss(trainer.model.train(), dict(held)).backward()
-
-    return trainer.model, rollout, update
-
-
-def bench_trl(
-    prompt_tokens: int = 1040,  # about; of text
-    answer_tokens: int = 100,  # budget of an answer
-    group_size: int = 8,  # answers
-    repeats: int = 3,  # the medians count
-    **config: Any,  # for `make_tiny_checkpoint`
-) -> dict[str, Any]:  # for both phases: seconds and bytes of both, and how many times less ours takes
-    "This chapter against TRL's GRPOTrainer: time and memory of a rollout and of an update. ImportError where TRL is missing."
-    if not find_spec("trl"):
-        raise ImportError("comparing with TRL needs TRL: pip install trl")
-    with tempfile.TemporaryDirectory() as folder:
-        model, processor = load_model(make_tiny_checkpoint(folder, **{"hidden": 256, "vision_hidden": 128} | config))
-        text = " squat count" * (prompt_tokens // len(processor.tokenizer(" squat count").input_ids))
-        theirs, their_rollout, their_update = _with_trl(folder, text, answer_tokens, group_size)
-    ids, hidden = torch.tensor(processor.tokenizer(text).input_ids), model.config.text_config.hidden_size
-    prompt = EncodedPrompt(
-        ids, torch.arange(len(ids)).expand(3, -1), torch.zeros(3, dtype=torch.long), features=torch.zeros(0, hidden)
-    )
-    pull, held = torch.linspace(-1, 1, group_size), list[list[Rollout]]()
-
-    def rollout():
-        held[:] = sample_group(model, processor, [prompt], group_size, answer_tokens, seeds=[0])
-
-    def update():
-        model.zero_grad(set_to_none=True)
-        logps, _, mask = shared_prefix_logprobs(model, [prompt], [[r.ids for r in held[0]]])
-        policy_loss(logps, logps.detach(), pull.to(logps), mask)[0].backward()
-
-    phases = {
-        "rollout": _against(rollout, their_rollout, (model, theirs), repeats, "trl"),
-        "update": _against(update, their_update, (model, theirs), repeats, "trl"),
-    }
-    return {"prompt": len(ids), "answers": [len(r.ids) for r in held[0]], "phases": phases}

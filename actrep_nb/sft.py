@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/sft.html.md"""
 
 # %% auto #0
 __all__ = ['CHUNK', 'LEAST_EFFECT', 'SEAL', 'DECISIVE', 'sft_batch', 'token_logprobs', 'answer_logprobs', 'blanked',
-           'batch_effect', 'video_effect', 'why_blind', 'Pass', 'ResumableTrainer', 'look_once', 'first_spoiled',
+           'batch_effect', 'video_effect', 'why_blind', 'Pass', 'SharedTrainer', 'look_once', 'first_spoiled',
            'code_digest', 'weights_digest', 'what_decides', 'torn', 'differences', 'start_from', 'whole_checkpoint',
            'CountSFTTrainer', 'JSONLLog', 'steps_for', 'training_arguments', 'load_to_train', 'finish', 'train_sft']
 
@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
+# %% ../nbs/11_sft.ipynb #sf000001
 import actrep_nb
 from .loading import Example, Examples, ReadyExamples, sample_digest
 from actrep_nb.models import (
@@ -233,12 +234,14 @@ class Pass:
     again: Callable[[Any], Any]  # computes the log-probabilities once more, with this model
 
 
-class ResumableTrainer(Trainer):
-    "Hugging Face's Trainer, which refuses a model without trainable parts, stops where a number is not finite, and writes and reads checkpoints whole. Adapters and FSDP's shards are left to the Trainer."
+class SharedTrainer(Trainer):
+    """What the trainers of SFT and GRPO share: Hugging Face's Trainer, which refuses a model without trainable parts,
+    stops where a number is not finite, and writes and reads checkpoints whole. Adapters and FSDP's shards are left to
+    the Trainer."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.looked, self.notice = False, dict[str, Any]()  # see `look_once`; what the next row of the log says besides
+        self.looked, self.notice = False, dict[str, Any]()  # see `look_once`; what the log's next row says besides
         self.losses, self.passes = list[Tensor](), list[Pass]()  # of the step that is being computed, on this rank
         self.run = dict[str, Any]()  # see `what_decides`
         self.part: str | None = None  # where a checkpoint is being written
@@ -254,46 +257,52 @@ class ResumableTrainer(Trainer):
         self.check_step(norm)
         return norm
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        model = model or self.model
-        if self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        model.load_state_dict(
-            whole_model(type(model), resume_from_checkpoint, dtype=torch.float32).state_dict()
-        )  # bfloat16 is read exactly, too
-
     def _run_epoch(self, *args, **kwargs):
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)  # else it was complete, and one more step would be taken
 
-    def autocast(self) -> AbstractContextManager:
-        "Mixed precision for whatever is computed inside; DeepSpeed and FSDP2 have their own."
-        mixed = self.args.bf16 and not self.is_deepspeed_enabled and not self.is_fsdp_enabled
-        return torch.autocast(self.args.device.type, torch.bfloat16) if mixed else nullcontext()
+# %% ../nbs/11_sft.ipynb #sf000003
+@patch
+def _load_from_checkpoint(self: SharedTrainer, resume_from_checkpoint, model=None):
+    model = model or self.model
+    if self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
+        return super(SharedTrainer, self)._load_from_checkpoint(resume_from_checkpoint, model)
+    kept = whole_model(type(model), resume_from_checkpoint, dtype=torch.float32)  # bfloat16 is read exactly, too
+    model.load_state_dict(kept.state_dict())
 
-    def _prepare_for_training(self, *args):
-        prepared = super()._prepare_for_training(*args)
-        if self.is_fsdp_enabled and hasattr(self.model, "peft_config"):
-            averaged_gradients(self.model)
-        return prepared
 
-    def _get_output_dir(self, trial=None):
-        return self.part or super()._get_output_dir(trial)
+@patch
+def _get_output_dir(self: SharedTrainer, trial=None):
+    return self.part or super(SharedTrainer, self)._get_output_dir(trial)
 
-    def _save(self, output_dir=None, state_dict=None):
-        if self.is_deepspeed_enabled and hasattr(
-            self.model, "peft_config"
-        ):  # adapters as they learn, in float32; it would save what it computes with
-            from deepspeed.utils import safe_get_full_fp32_param
 
-            state_dict = {
-                name: safe_get_full_fp32_param(p).cpu() for name, p in self.model.named_parameters() if p.requires_grad
-            }
-        super()._save(output_dir, state_dict)
+@patch
+def _save(self: SharedTrainer, output_dir=None, state_dict=None):
+    if self.is_deepspeed_enabled and hasattr(self.model, "peft_config"):
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        learned = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        state_dict = {name: safe_get_full_fp32_param(p).cpu() for name, p in learned.items()}
+    super(SharedTrainer, self)._save(output_dir, state_dict)
+
+# %% ../nbs/11_sft.ipynb #sf000005
+@patch
+def autocast(self: SharedTrainer) -> AbstractContextManager:
+    "Mixed precision for whatever is computed inside; DeepSpeed and FSDP2 have their own."
+    mixed = self.args.bf16 and not self.is_deepspeed_enabled and not self.is_fsdp_enabled
+    return torch.autocast(self.args.device.type, torch.bfloat16) if mixed else nullcontext()
+
+
+@patch
+def _prepare_for_training(self: SharedTrainer, *args):
+    prepared = super(SharedTrainer, self)._prepare_for_training(*args)
+    if self.is_fsdp_enabled and hasattr(self.model, "peft_config"):
+        averaged_gradients(self.model)
+    return prepared
 
 # %% ../nbs/11_sft.ipynb #7f2c8ad4
 def look_once(
-    trainer: ResumableTrainer,  # in training
+    trainer: SharedTrainer,  # in training
     model: Any,  # as it hands it to `compute_loss`
     batch: Callable[[], dict[str, Any]],  # makes a batch with answers
 ) -> None:
@@ -352,7 +361,7 @@ def first_spoiled(
 
 # %% ../nbs/11_sft.ipynb #nf00py03
 def _where(
-    trainer: ResumableTrainer,  # before the optimiser's step
+    trainer: SharedTrainer,  # before the optimiser's step
     spoiled: Sequence[Pass],  # passes whose log-probabilities are not finite
 ) -> str:
     "The first thing that is not finite, as far as this rank can tell."
@@ -367,7 +376,7 @@ def _where(
 
 
 def _wrong_here(
-    trainer: ResumableTrainer,  # before the optimiser's step
+    trainer: SharedTrainer,  # before the optimiser's step
     norm: float | None,  # of the gradient; None: not known
 ) -> str:  # empty where all is finite
     "What is not finite on this rank."
@@ -385,9 +394,9 @@ def _wrong_here(
     )
     return f"{what} (clips: {a_few(rows, 8)}; first seen in {_where(trainer, spoiled)})"
 
-
+# %% ../nbs/11_sft.ipynb #sf000007
 def _stop(
-    trainer: ResumableTrainer,  # of this rank
+    trainer: SharedTrainer,  # of this rank
     when: str,  # "step 3"
     wrong: str,  # on this rank; empty where all is right
 ) -> None:
@@ -407,7 +416,7 @@ def _stop(
 
 @patch
 def check_step(
-    self: ResumableTrainer,
+    self: SharedTrainer,
     norm: Tensor | float | None,  # of the gradient, over all ranks
 ) -> None:
     "NotFinite on all ranks before the optimiser takes a step that it must not take."
@@ -418,7 +427,7 @@ def check_step(
 
 @patch
 def check_weights(
-    self: ResumableTrainer,
+    self: SharedTrainer,
 ) -> None:
     "NotFinite on all ranks for weights that must not be saved."
     names = not_finite(self.model)
@@ -463,7 +472,7 @@ def weights_digest(
 
 
 def what_decides(
-    trainer: ResumableTrainer,  # before its training
+    trainer: SharedTrainer,  # before its training
     code: str,  # from `code_digest`
 ) -> dict[str, Any]:
     "What decides which weights come out: arguments, model, data and code."
@@ -506,7 +515,27 @@ def differences(
         if then.get(name) != now.get(name)
     ]
 
+# %% ../nbs/11_sft.ipynb #sf000009
+def _same_run(folder: Path, run: Mapping[str, Any] | None, named: bool) -> None:
+    "Raises FileExistsError for a checkpoint that belongs to a run with other settings."
+    apart = differences(json.loads((folder / SEAL).read_text(encoding="utf-8"))["run"], run) if run is not None else []
+    if named and apart and all(text.startswith("code: ") for text in apart):
+        return warnings.warn(
+            f"{folder} was written by other code of this package; going on all the same, as it was named",
+            RunWarning,
+            stacklevel=3,
+        )
+    if apart:
+        raise FileExistsError(
+            f"{folder} belongs to a run with other settings ({'; '.join(apart)}): give those, name another folder, or delete the checkpoints to begin anew"
+            + (
+                "; named itself, it is gone on from with other code"
+                if len(apart) == 1 and apart[0].startswith("code: ")
+                else ""
+            )
+        )
 
+# %% ../nbs/11_sft.ipynb #sf000010
 def start_from(
     out: str | Path,  # run folder
     resume: bool | str = False,  # from the newest whole checkpoint there, if there is one, or from this one
@@ -538,30 +567,10 @@ def start_from(
             return str(folder)
     return None
 
-
-def _same_run(folder: Path, run: Mapping[str, Any] | None, named: bool) -> None:
-    "Raises FileExistsError for a checkpoint that belongs to a run with other settings."
-    apart = differences(json.loads((folder / SEAL).read_text(encoding="utf-8"))["run"], run) if run is not None else []
-    if named and apart and all(text.startswith("code: ") for text in apart):
-        return warnings.warn(
-            f"{folder} was written by other code of this package; going on all the same, as it was named",
-            RunWarning,
-            stacklevel=3,
-        )
-    if apart:
-        raise FileExistsError(
-            f"{folder} belongs to a run with other settings ({'; '.join(apart)}): give those, name another folder, or delete the checkpoints to begin anew"
-            + (
-                "; named itself, it is gone on from with other code"
-                if len(apart) == 1 and apart[0].startswith("code: ")
-                else ""
-            )
-        )
-
 # %% ../nbs/11_sft.ipynb #ckpt0002
 @contextmanager
 def whole_checkpoint(
-    trainer: ResumableTrainer,  # in training, or after it
+    trainer: SharedTrainer,  # in training, or after it
     path: str | Path,  # where the checkpoint goes; what is there is replaced
     sealed: bool = False,  # whether training is to go on from it
 ) -> Iterator[Path]:
@@ -585,14 +594,14 @@ def whole_checkpoint(
                 write_whole(part / SEAL, json.dumps({"files": files, "run": trainer.run}, indent=1) + "\n")
     trainer.accelerator.wait_for_everyone()
 
-
+# %% ../nbs/11_sft.ipynb #sf000012
 @patch
-def _save_checkpoint(self: ResumableTrainer, model, trial=None):
+def _save_checkpoint(self: SharedTrainer, model, trial=None):
     name = f"checkpoint-{self.state.global_step}"
     with whole_checkpoint(self, Path(self.args.output_dir) / name, sealed=True) as part:
         self.part = str(part)
         try:
-            super(ResumableTrainer, self)._save_checkpoint(model, trial)
+            super(SharedTrainer, self)._save_checkpoint(model, trial)
         finally:
             self.part = None
         self.accelerator.wait_for_everyone()
@@ -605,14 +614,14 @@ def _save_checkpoint(self: ResumableTrainer, model, trial=None):
 
 
 @patch
-def settings(self: ResumableTrainer) -> dict[str, Any]:
+def settings(self: SharedTrainer) -> dict[str, Any]:
     "What else decides, besides the training arguments."
     return {}
 
 
 @patch
 def begin(
-    self: ResumableTrainer,
+    self: SharedTrainer,
     resume: bool | str,  # see `start_from`
 ) -> str | None:  # a checkpoint; None: from the start
     "Note what decides in this run, if there are or will be checkpoints, and find out where it goes on."
@@ -632,7 +641,7 @@ def _pass_of(examples: Sequence[Example], logps: Tensor, mask: Tensor) -> Pass:
     )
 
 
-class CountSFTTrainer(ResumableTrainer):
+class CountSFTTrainer(SharedTrainer):
     "Hugging Face's Trainer with the loss taken on answer tokens only, averaged over all of an optimiser step."
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -692,11 +701,11 @@ class JSONLLog(TrainerCallback):
 
 # %% ../nbs/11_sft.ipynb #9d41f6a8
 @patch
-def log(self: ResumableTrainer, logs, *args, **kwargs):
+def log(self: SharedTrainer, logs, *args, **kwargs):
     "What the Trainer logs, with what there is to notice."
     if "loss" in logs:
         logs, self.notice = logs | self.notice, {}
-    super(ResumableTrainer, self).log(logs, *args, **kwargs)
+    super(SharedTrainer, self).log(logs, *args, **kwargs)
     self.state.log_history[-1] = plain(self.state.log_history[-1])
 
 # %% ../nbs/11_sft.ipynb #a19901c9
@@ -801,7 +810,7 @@ def load_to_train(
 
 # %% ../nbs/11_sft.ipynb #09d6d0d1
 def finish(
-    trainer: ResumableTrainer,  # after its training
+    trainer: SharedTrainer,  # after its training
     checkpoint: str | Path | None,  # where the model goes; None: nowhere
 ) -> None:
     "Save the trained model whole, wherever its weights are kept, and wait until rank 0 has written. NotFinite for weights that must not be saved."

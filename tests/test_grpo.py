@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback, TrainerState
 
+from actrep_nb.bench_grpo import _peak_bytes, bench_grpo, bench_trl
 from actrep_nb.grpo import (
     IDLE_STEPS,
     RECIPES,
@@ -23,21 +24,18 @@ from actrep_nb.grpo import (
     GRPOTrainer,
     IdleWarning,
     Recipe,
-    _peak_bytes,
     _say_once,
     advantages,
-    bench_grpo,
-    bench_trl,
     by_answer,
     by_budget,
     by_token,
     check_training,
     find_recipe,
     group_stats,
-    judge,
     kl_k3,
     overlong_penalty,
     policy_loss,
+    score_groups,
     shared_prefix_logprobs,
     token_logprobs,
     train_grpo,
@@ -186,10 +184,10 @@ def test_each_group_is_its_own_yardstick():
     clips = [Clip(video="a.mp4", action="", count=2), Clip(video="b.mp4", action="", count=5)]
     answer = "<think>\n</think>\n<answer>{}</answer>".format
     groups = [[said(answer(2)), said(answer(9))], [said(answer(5)), said(answer(5))]]
-    judged = judge(groups, clips, {"exact": 2.0})
+    judged = score_groups(groups, clips, {"exact": 2.0})
     assert [[r.advantage for r in g] for g in judged] == [[1.0, -1.0], [0.0, 0.0]]
     assert [[r.rewards["exact"] for r in g] for g in judged] == [[1, 0], [1, 1]]
-    by_task = judge(groups, clips, replace(TASKS["counting"], rewards={"exact": 2.0}))
+    by_task = score_groups(groups, clips, replace(TASKS["counting"], rewards={"exact": 2.0}))
     assert [[r.reward for r in g] for g in by_task] == [[r.reward for r in g] for g in judged]
     stats = group_stats(judged, clips)
     assert stats["group/mixed"] == stats["group/all_right"] == stats["group/zero_std"] == 0.5
@@ -551,7 +549,7 @@ def test_every_recipe_trains_and_logs(name, tiny, tmp_path, letters):
         "group/mixed",
         "group/zero_std",
         "seconds/rollout",
-        "seconds/judge",
+        "seconds/score",
         "seconds/update",
         "tokens_per_second/rollout",
         "tokens_per_second/update",
@@ -999,7 +997,7 @@ def test_the_bench_meets_trl_on_a_text_prompt():
 def test_without_trl_the_bench_says_what_to_install(monkeypatch, capsys):
     from actrep_nb.cli import main
 
-    monkeypatch.setattr("actrep_nb.grpo.find_spec", lambda name: None)
+    monkeypatch.setattr("actrep_nb.bench_grpo.find_spec", lambda name: None)
     assert main(["bench", "grpo", "--trl"]) == 1
     assert "pip install trl" in capsys.readouterr().err
     assert main(["bench", "video", "--trl"]) == 2

@@ -208,7 +208,7 @@ def bench_trl(
     repeats: int = 3,  # the medians count
     **config: Any,  # for `make_tiny_checkpoint`
 ) -> dict[str, Any]:  # for both phases: seconds and bytes of both, and how many times less ours takes
-    """Our rollout and update against those of TRL's GRPOTrainer: seconds and bytes. ImportError where TRL is missing."""
+    "Our rollout and update against TRL's GRPOTrainer: seconds and bytes. ImportError where TRL is missing."
     if not find_spec("trl"):
         raise ImportError("comparing with TRL needs TRL: pip install trl")
     with tempfile.TemporaryDirectory() as folder:

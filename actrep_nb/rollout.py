@@ -1,4 +1,4 @@
-"""Sampling several answers to one video while reading the video once
+"""Sampling several completions about one video while reading the video once
 
 Docs: https://actrep.github.io/actrep_nb/rollout.html.md"""
 
@@ -124,13 +124,15 @@ class RoomyLayer(DynamicLayer):
 def stop_ids(
     model: Any,  # unwrapped
 ) -> set[int]:
-    "Tokens that end an answer: all that its generation settings name, else the one of its configuration. ValueError where neither names one."
+    """Tokens that end a completion: all that the generation settings name, else the one of the configuration.
+    ValueError where neither names one."""
     named = model.generation_config.eos_token_id
     if named is None:
         named = model.config.text_config.eos_token_id
     if named is None:
         raise ValueError(
-            "neither generation_config.json nor config.json names a token that ends an answer (eos_token_id): it would never end"
+            "neither generation_config.json nor config.json names a token that ends an answer (eos_token_id): "
+            "it would never end"
         )
     return set(named if isinstance(named, list) else [named])
 
@@ -139,7 +141,8 @@ def stop_ids(
 def answering(
     model: Any,  # unwrapped
 ) -> Iterator[None]:
-    "Dropout and activation checkpointing off, and afterwards as they were: the one would blur the log-probabilities, the other empties the cache."
+    """Dropout and activation checkpointing off, and afterwards as they were: the one would blur the log-probabilities,
+    the other empties the cache."""
     trained = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -269,7 +272,7 @@ def sample_tokens(
 def ignored_settings(
     model: Any,  # possibly wrapped
 ) -> dict[str, Any]:
-    "What a checkpoint's generation settings ask for and is not done here, where it would change an answer."
+    "What a checkpoint's generation settings ask for and is ignored here, though it would change a completion."
     settings = unwrapped(model).generation_config.to_diff_dict()
     neutral = {
         "do_sample": False,
@@ -309,7 +312,7 @@ def token_budget(
     clips: Sequence[Clip],  # what will be asked about, or clips like them
     spare: float = 1.25,  # times the longest text
 ) -> int:
-    "Most tokens that an answer should be allowed. ValueError where no text can be written about any of the clips."
+    "Most tokens that a completion should be allowed. ValueError where no text can be written about any of the clips."
     timed = [
         clip
         if clip.cycles is not None or task.write
@@ -319,15 +322,11 @@ def token_budget(
     written = [text for _, text in task.texts(timed, getattr(processor.video_processor, "time_step", 0.1)).kept]
     if not written:
         raise ValueError(
-            f"no text can be written about any of these {len(timed)} clips, so their annotation does not say how long answers are: give max_new_tokens"
+            f"no text can be written about any of these {len(timed)} clips, so their annotation does not say "
+            "how long answers are: give max_new_tokens"
         )
-    return math.ceil(
-        spare
-        * max(
-            len(processor.tokenizer(text, add_special_tokens=False).input_ids)
-            for text in sorted(written, key=len)[-20:]
-        )
-    )
+    tokenizer, longest = processor.tokenizer, sorted(written, key=len)[-20:]
+    return math.ceil(spare * max(len(tokenizer(text, add_special_tokens=False).input_ids) for text in longest))
 
 # %% ../nbs/12_rollout.ipynb #343d8613
 def whole_text(
@@ -335,7 +334,7 @@ def whole_text(
     prompt: EncodedPrompt,  # what was asked
     ids: Tensor,  # what the model wrote
 ) -> str:
-    "A completion as it is read and judged: with what the question had opened of it, without special tokens."
+    "A completion as it is read: with the part that the prompt had opened already, without special tokens."
     return processor.tokenizer.decode(
         ids if prompt.opened is None else torch.cat([prompt.opened, ids.cpu()]), skip_special_tokens=True
     )
@@ -351,9 +350,9 @@ def sample_group(
     seeds: Sequence[int] | None = None,  # of each prompt's draws; None: from torch's own generator
     top_p: float = 1.0,  # see `kept_tail`
     top_k: int = 0,  # see `kept_tail`
-    stop_text: str = "",  # ends an answer too; empty: only the end-of-turn token does
+    stop_text: str = "",  # ends a completion, too; empty: only the end-of-turn token does
 ) -> list[list[Rollout]]:
-    "G completions for each prompt, the video read once per prompt. ValueError for numbers with which nothing can be drawn."
+    "G completions for each prompt, its video read once. ValueError for numbers with which nothing can be drawn."
     check_sampling(group_size, max_new_tokens, temperature, top_p, top_k)
     if seeds is not None and len(seeds) != len(prompts):
         raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts; each prompt has its own")
@@ -367,15 +366,12 @@ def sample_group(
     groups = sample_tokens(
         model, prompts, group_size, max_new_tokens, temperature, seeds, top_p, top_k, ended if stop_text else None
     )
-    return [
-        [
-            Rollout(
-                ids, logps, whole_text(processor, prompt, ids), truncated=int(ids[-1]) not in stop and not ended(ids)
-            )
-            for ids, logps in group
-        ]
-        for prompt, group in zip(prompts, groups)
-    ]
+
+    def rollout(prompt: EncodedPrompt, ids: Tensor, logps: Tensor) -> Rollout:
+        whole = int(ids[-1]) in stop or ended(ids)
+        return Rollout(ids, logps, whole_text(processor, prompt, ids), truncated=not whole)
+
+    return [[rollout(prompt, *drawn) for drawn in group] for prompt, group in zip(prompts, groups)]
 
 # %% ../nbs/12_rollout.ipynb #07692d8e
 def shuffle_slots(
@@ -387,11 +383,9 @@ def shuffle_slots(
     order = torch.randperm(slots, generator=generator)
 
     def shuffled(x: Tensor | None, tokens: int = 0) -> Tensor | None:
-        return (
-            None
-            if x is None
-            else x.unflatten(tokens, (slots, -1)).index_select(tokens, order).flatten(tokens, tokens + 1)
-        )
+        if x is None:
+            return None
+        return x.unflatten(tokens, (slots, -1)).index_select(tokens, order).flatten(tokens, tokens + 1)
 
     return replace(
         prompt,
@@ -402,12 +396,12 @@ def shuffle_slots(
 
 # %% ../nbs/12_rollout.ipynb #766563f9
 class RolloutEngine(Protocol):
-    "Whatever can answer prompts on a trainer's behalf."
+    "Whatever can sample completions on a trainer's behalf."
 
     exact: bool  # its log-probabilities are those that training computes
 
     def generate(self, prompts: Sequence[EncodedPrompt], group_size: int, seeds: Sequence[int]) -> list[list[Rollout]]:
-        "G completions for each prompt, with the log-probability of every token. Same weights and seeds, same completions."
+        "G completions for each prompt with their log-probabilities. Same weights and seeds, same completions."
         ...
 
     def update(self, model: Any) -> None:
@@ -417,7 +411,7 @@ class RolloutEngine(Protocol):
 
 @dataclass
 class ModelEngine:
-    "The model that is trained answers, by `sample_group`."
+    "The model that is trained samples, by `sample_group`."
 
     model: Any
     processor: Any
@@ -434,7 +428,8 @@ class ModelEngine:
 def merged_weights(
     model: Any,  # possibly with LoRA adapters
 ) -> Iterator[tuple[str, Tensor]]:
-    "Weights by the names they have in a checkpoint, adapters added in. The model stays as it is: merged and taken apart again, it would have been rounded."
+    """Weights by the names they have in a checkpoint, adapters added in. The model stays as it is: merging
+    adapters into it and taking them out again would round its weights."""
     model = unwrapped(model)
     for name, weight in model.named_parameters(remove_duplicate=False):  # a head that is the embedding has both names
         path, adapted, _ = name.partition(".base_layer.")
@@ -556,7 +551,8 @@ ENGINES: dict[str, Callable[..., RolloutEngine]] = {"model": ModelEngine, "vllm"
 def find_engine(
     name: str,  # in ENGINES
 ) -> Callable[..., RolloutEngine]:  # (model, processor, options for `sample_group`) → engine
-    "An engine by its name. ValueError with the nearest name for one that ENGINES lacks, ImportError for one whose package is missing."
+    """An engine by its name. ValueError with the nearest name for one that ENGINES lacks, ImportError for one whose
+    package is missing."""
     if name not in ENGINES:
         near = get_close_matches(name, ENGINES, 1)
         raise ValueError(
@@ -607,57 +603,42 @@ class FeatureStore:
             size = sum(x.nbytes for x in (p.features, p.deepstack) if x is not None)
             if self.held + size <= self.most_bytes:
                 self.kept[names[k]], self.held = (p.features, p.deepstack), self.held + size
-        return [
-            seen.get(k)
-            or (
-                p
-                if p.features is not None
-                else replace(p, pixels=None, features=self.kept[names[k]][0], deepstack=self.kept[names[k]][1])
-            )
-            for k, p in enumerate(prompts)
-        ]
+        return [seen.get(k) or self._filled(p, names[k]) for k, p in enumerate(prompts)]
+
+    def _filled(self, prompt: EncodedPrompt, name: Any) -> EncodedPrompt:
+        "The prompt with what is kept under this name, unless it has features of its own."
+        if prompt.features is not None:
+            return prompt
+        features, deepstack = self.kept[name]
+        return replace(prompt, pixels=None, features=features, deepstack=deepstack)
 
 # %% ../nbs/12_rollout.ipynb #b6eee387
 def sample_answers(
     model: Any,  # a Qwen-VL model
     processor: Any,  # the checkpoint's own
     samples: Sequence[Sample],  # what is asked
-    group_size: int = 1,  # G answers for each
-    max_new_tokens: int = 128,  # token budget of an answer
+    group_size: int = 1,  # G completions for each
+    max_new_tokens: int = 128,  # token budget of a completion
     temperature: float = 0.0,  # 0 is greedy
     seeds: Sequence[int] | None = None,  # of each sample's draws; None: from torch's own generator
-    batch_size: int = 32,  # answers decoded side by side, fewer where prompts are long
+    batch_size: int = 32,  # completions decoded side by side, fewer where prompts are long
     batch_tokens: int = 65_536,  # most prompt tokens side by side
     store: FeatureStore | None = None,  # keeps what is seen
     show_progress: bool = True,  # a bar
 ) -> list[list[str]]:
-    "G answers for each sample, in order. No more than a batch is in memory as pixels."
+    "G completions for each sample, as text, in order. No more than a batch is in memory as pixels."
     model.eval()
     answers, keep = dict[int, list[str]](), store or FeatureStore(0)
-    order = sorted(
-        range(len(samples)), key=lambda i: (0, i) if (seen := samples[i].frames) is None else (seen.pixels.size, i)
-    )
-    listed, left, spec = (
-        progress(order, desc="answering") if show_progress else order,
-        iter(order),
-        str(spec_of(processor)),
-    )
-    for batch in batches_of(
-        (encode(model, processor, samples[i]) for i in listed),
-        max(1, batch_size // group_size),
-        max(1, batch_tokens // group_size),
-    ):
+    sizes = [0 if sample.frames is None else sample.frames.pixels.size for sample in samples]
+    order = sorted(range(len(samples)), key=lambda i: (sizes[i], i))
+    listed = progress(order, desc="answering") if show_progress else order
+    left, spec = iter(order), str(spec_of(processor))
+    prompts = (encode(model, processor, samples[i]) for i in listed)
+    for batch in batches_of(prompts, max(1, batch_size // group_size), max(1, batch_tokens // group_size)):
         which = list(islice(left, len(batch)))
         names = [(samples[i].clip.video, samples[i].clip.window, spec) for i in which]
-        groups = sample_group(
-            model,
-            processor,
-            keep.see(unwrapped(model), batch, names),
-            group_size,
-            max_new_tokens,
-            temperature,
-            None if seeds is None else [seeds[i] for i in which],
-        )
+        seen, drawn = keep.see(unwrapped(model), batch, names), None if seeds is None else [seeds[i] for i in which]
+        groups = sample_group(model, processor, seen, group_size, max_new_tokens, temperature, drawn)
         answers |= {i: [rollout.text for rollout in group] for i, group in zip(which, groups)}
     return [answers[i] for i in range(len(samples))]
 
@@ -666,8 +647,8 @@ def generate_answers(
     model: Any,  # a Qwen-VL model
     processor: Any,  # the checkpoint's own
     samples: Sequence[Sample],  # what is asked
-    max_new_tokens: int = 128,  # token budget of an answer
+    max_new_tokens: int = 128,  # token budget of a completion
     **options: Any,  # for `sample_answers`
 ) -> list[str]:
-    "Greedy answers, one per sample, in order."
+    "Greedy completions as text, one per sample, in order."
     return [only for (only,) in sample_answers(model, processor, samples, max_new_tokens=max_new_tokens, **options)]

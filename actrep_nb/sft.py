@@ -80,7 +80,7 @@ def sft_batch(
     model: Any,  # for its device, type and padding token
     examples: Sequence[Example],  # encoded
 ) -> dict[str, Any]:
-    "Examples padded into a batch in which only answer tokens that are learned have labels."
+    "Examples padded into a batch in which only the tokens to be learned have labels."
     batch = collate(model, [e.prompt for e in examples], [e.answer for e in examples], side="right")
     for ids, labels, example in zip(batch["input_ids"], batch["labels"], examples):
         said = labels != -100
@@ -139,7 +139,8 @@ def answer_logprobs(
     model: Any,  # of a known family
     batch: dict[str, Any],  # from `collate`, padded on the right, with `labels`
 ) -> tuple[Tensor, Tensor, Tensor]:
-    "Log-probability and entropy of every answer token [B, A] and the mask [B, A] of real ones, A being the longest answer."
+    """Log-probability and entropy (nats) of every answer token [B, A] and the mask [B, A] of real ones, A being the
+    longest answer."""
     labels = batch["labels"]
     model = unwrapped(model)
     hidden = model.model(**{k: v for k, v in batch.items() if k != "labels"}, use_cache=False).last_hidden_state
@@ -160,7 +161,8 @@ def _alike(
 def blanked(
     batch: dict[str, Any],  # from `collate`
 ) -> dict[str, Any]:
-    "The same batch with nothing to see: grey pixels, or features that are alike everywhere. Without a video it is as it was."
+    """The same batch with nothing to see: grey pixels, or features that are alike everywhere. Without a video it is
+    as it was."""
     if "pixel_values_videos" in batch:
         pixels = batch["pixel_values_videos"]
         return batch | {"pixel_values_videos": torch.full_like(pixels, pixels.float().mean().item())}
@@ -193,7 +195,8 @@ def batch_effect(
     model: Any,  # as the Trainer hands it to `compute_loss`
     batch: dict[str, Any],  # from `collate`, with answers
 ) -> float:  # nats per token; 0: it does not look
-    "Mean absolute change of the answer tokens' log-probabilities when the videos of a batch are blanked. On several ranks all must call it."
+    """Mean absolute change of the answer tokens' log-probabilities when the videos of a batch are blanked. On several
+    ranks all must call it."""
     with _steady(model):
         seen, _, mask = through(model, lambda inner: answer_logprobs(inner, batch))
         blind, _, _ = through(model, lambda inner: answer_logprobs(inner, blanked(batch)))
@@ -205,7 +208,8 @@ def video_effect(
     prompt: EncodedPrompt,  # what is asked, with pixels or features
     answer: Tensor,  # token ids
 ) -> float:  # nats per token; 0: it does not look
-    "How much of an answer depends on the video: mean absolute change of its tokens' log-probabilities when the video is blanked."
+    """How much of an answer depends on the video: mean absolute change of its tokens' log-probabilities when the video
+    is blanked."""
     return batch_effect(model, collate(unwrapped(model), [prompt], [answer], side="right"))
 
 # %% ../nbs/11_sft.ipynb #196dfa83
@@ -219,8 +223,10 @@ def why_blind(
     if effect >= LEAST_EFFECT:
         return ""
     return (
-        f"the model does not look at the video: without it, the answer's log-probabilities change by {effect:.2g} nats per token (a model that looks: above {LEAST_EFFECT:g}). "
-        "Check that video tokens stand in the prompt and are replaced by features, that the frames are not all alike, and that the vision tower's weights are the checkpoint's"
+        "the model does not look at the video: without it, the answer's log-probabilities change by "
+        f"{effect:.2g} nats per token (a model that looks: above {LEAST_EFFECT:g}). "
+        "Check that video tokens stand in the prompt and are replaced by features, that the frames are not all alike, "
+        "and that the vision tower's weights are the checkpoint's"
     )
 
 # %% ../nbs/11_sft.ipynb #c7349a0c
@@ -322,7 +328,8 @@ def first_spoiled(
     model: Any,  # unwrapped
     call: Callable[[Any], tuple[Tensor, ...]],  # computes log-probabilities with it, and what not
 ) -> str:  # empty where all are finite
-    "The first layer, in the order of computation, whose output holds NaN or infinity; else the first one, on the way back, whose gradient does."
+    """The first layer, in the order of computation, whose output holds NaN or infinity; else the first one, in the
+    backward pass, whose gradient does."""
     found = list[str]()
 
     def look(name: str) -> Callable:
@@ -347,10 +354,8 @@ def first_spoiled(
         module.register_forward_hook(look(name)) for name, module in model.named_modules() if not any(module.children())
     ]
     try:
-        with (
-            torch.enable_grad(),
-            suppress(RuntimeError),
-        ):  # a pass that cannot be computed again tells as much as it can
+        # a pass that cannot be computed again tells as much as it can
+        with torch.enable_grad(), suppress(RuntimeError):
             logps = call(model)[0]
             if not found:
                 torch.autograd.grad(logps.sum(), [p for p in model.parameters() if p.requires_grad], allow_unused=True)
@@ -456,7 +461,7 @@ DECISIVE = (
 
 
 def code_digest() -> str:
-    "One word for this package's code."
+    "A digest of this package's code."
     digest = hashlib.sha256()
     for path in sorted(Path(actrep_nb.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -466,7 +471,8 @@ def code_digest() -> str:
 def weights_digest(
     model: Any,  # of a known family, possibly with adapters; where ranks share out its weights, all of them must call
 ) -> str:
-    "One word for a model's weights and for which of them are trained. Where adapters start is left out: it is drawn at random, and nothing yet."
+    """A digest of a model's weights and of which are trained. Adapters' random start is left out, as it changes nothing
+    yet."""
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
     return sample_digest((f"{name} {trained[name]}", w) for name, w in whole_weights(model) if "lora_A" not in name)
 
@@ -526,13 +532,11 @@ def _same_run(folder: Path, run: Mapping[str, Any] | None, named: bool) -> None:
             stacklevel=3,
         )
     if apart:
+        only_code = len(apart) == 1 and apart[0].startswith("code: ")
         raise FileExistsError(
-            f"{folder} belongs to a run with other settings ({'; '.join(apart)}): give those, name another folder, or delete the checkpoints to begin anew"
-            + (
-                "; named itself, it is gone on from with other code"
-                if len(apart) == 1 and apart[0].startswith("code: ")
-                else ""
-            )
+            f"{folder} belongs to a run with other settings ({'; '.join(apart)}): give those, name another folder, "
+            "or delete the checkpoints to begin anew"
+            + ("; named itself, it is gone on from with other code" if only_code else "")
         )
 
 # %% ../nbs/11_sft.ipynb #sf000010
@@ -541,30 +545,26 @@ def start_from(
     resume: bool | str = False,  # from the newest whole checkpoint there, if there is one, or from this one
     run: Mapping[str, Any] | None = None,  # what decides in this run; None: not compared
 ) -> str | None:  # a checkpoint; None: from the start
-    """Where to go on. FileExistsError for a new run among an older one's checkpoints, and for checkpoints of a run with other settings; ValueError for a named checkpoint that is torn.
-    Code that changed is allowed, with a warning, where the checkpoint is named."""
+    """Where to go on. FileExistsError for a new run among an older one's checkpoints, and for checkpoints of a run with
+    other settings; ValueError for a named checkpoint that is torn. Code that changed is allowed, with a warning, where
+    the checkpoint is named."""
     named = isinstance(resume, str)
-    found = (
-        [Path(str(resume))]
-        if named
-        else sorted(
-            Path(out).glob("checkpoint-[0-9]*"), key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True
-        )
-    )
+    kept = sorted(Path(out).glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    found = [Path(str(resume))] if named else kept
     if found and not resume:
         raise FileExistsError(
-            f"{out} holds checkpoints of an earlier run, up to {found[0].name}: go on from them with resume=True, name another folder, or delete them (on the command line: --fresh)"
+            f"{out} holds checkpoints of an earlier run, up to {found[0].name}: go on from them with resume=True, "
+            "name another folder, or delete them (on the command line: --fresh)"
         )
     for folder in found:
-        if problem := torn(folder):
-            if named:
-                raise ValueError(
-                    f"{folder} is not whole: {problem}. Name another one, or go on from the last whole one with resume=True"
-                )
-            warnings.warn(f"{folder} is not whole and is passed over: {problem}", RunWarning, stacklevel=2)
-        else:
+        problem = torn(folder)
+        if not problem:
             _same_run(folder, run, named)
             return str(folder)
+        if named:
+            cure = "Name another one, or go on from the last whole one with resume=True"
+            raise ValueError(f"{folder} is not whole: {problem}. {cure}")
+        warnings.warn(f"{folder} is not whole and is passed over: {problem}", RunWarning, stacklevel=2)
     return None
 
 # %% ../nbs/11_sft.ipynb #ckpt0002
@@ -574,7 +574,8 @@ def whole_checkpoint(
     path: str | Path,  # where the checkpoint goes; what is there is replaced
     sealed: bool = False,  # whether training is to go on from it
 ) -> Iterator[Path]:
-    "A folder for all ranks to write into, which takes its place when it is whole. NotFinite for weights that must not be saved."
+    """A folder for all ranks to write into, which takes its place when it is whole. NotFinite for weights that must not
+    be saved."""
     trainer.check_weights()
     writes = trainer.args.should_save
     with whole_folder(path) if writes else nullcontext() as mine:
@@ -651,26 +652,24 @@ class CountSFTTrainer(SharedTrainer):
     def get_batch_samples(self, *args):
         batches, _ = super().get_batch_samples(*args)
         batches = [self.train_dataset.readable(batch) for batch in batches]
-        return batches, summed(
-            sum(len(e.answer) if e.learned is None else int(e.learned.sum()) for batch in batches for e in batch),
-            self.args.device,
-        )  # answer tokens of the step, on all ranks
+        learned = [len(e.answer) if e.learned is None else int(e.learned.sum()) for batch in batches for e in batch]
+        return batches, summed(sum(learned), self.args.device)  # answer tokens of the step, on all ranks
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         examples = self.train_dataset.encoded(model, inputs)
         look_once(self, model, lambda: sft_batch(unwrapped(model), examples))
         with self.autocast():
             logps, _, mask = through(model, lambda inner: answer_logprobs(inner, sft_batch(inner, examples)))
-        loss = (
-            -logps[mask].sum() * self.accelerator.num_processes / num_items_in_batch
-        )  # gradients are averaged over ranks
+        shares = self.accelerator.num_processes  # gradients are averaged over ranks
+        loss = -logps[mask].sum() * shares / num_items_in_batch
         if model.training:
             self.passes.append(_pass_of(examples, logps, mask))
         return (loss, {"logps": logps.detach()}) if return_outputs else loss
 
 # %% ../nbs/11_sft.ipynb #79f01ab7
 class JSONLLog(TrainerCallback):
-    "Appends what the Trainer logs to a file, one JSON object per step with null for what is no number, and shows progress."
+    """Appends what the Trainer logs to a file, one JSON object per step with null for what is no number, and shows
+    progress."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -678,14 +677,11 @@ class JSONLLog(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            done = (
-                [row for row in read_log(self.path) if row["step"] <= state.global_step] if self.path.exists() else []
-            )
+            rows = read_log(self.path) if self.path.exists() else []
+            done = [row for row in rows if row["step"] <= state.global_step]
             write_whole(self.path, "".join(json.dumps(plain(row)) + "\n" for row in done))
-            self.began, self.steps = (
-                time.time(),
-                iter(progress(range(state.max_steps - state.global_step), desc="training")),
-            )
+            self.began = time.time()
+            self.steps = iter(progress(range(state.max_steps - state.global_step), desc="training"))
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -693,10 +689,8 @@ class JSONLLog(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
-            row = {
-                "step": state.global_step,
-                **{{"learning_rate": "lr"}.get(k, k): v for k, v in logs.items() if k != "epoch"},
-            }
+            named = {{"learning_rate": "lr"}.get(k, k): v for k, v in logs.items() if k != "epoch"}
+            row = {"step": state.global_step, **named}
             append_line(self.path, plain(row))
 
 # %% ../nbs/11_sft.ipynb #9d41f6a8
@@ -714,7 +708,7 @@ def steps_for(
     examples: int,  # how many there are
     batch: int,  # of one step, all ranks together
 ) -> int:
-    "Optimiser steps of so many epochs, the last batch of which may go on into the next one. ValueError for less than a step."
+    """Optimiser steps of so many epochs; the last batch may go on into the next one. ValueError for no training."""
     if not (0 < epochs < math.inf and examples > 0 and batch > 0):
         raise ValueError(
             f"epochs={epochs:g} over {examples} examples, {batch} to a step, is no training: all three must be above 0"
@@ -734,7 +728,8 @@ def training_arguments(
     precision: str = "",  # "mixed", "float32", "bfloat16"; empty: mixed on a GPU, float32 on a CPU
     **more: Any,  # anything else TrainingArguments takes (report_to, save_strategy, …)
 ) -> TrainingArguments:
-    "TrainingArguments with the defaults of this book: cosine schedule, clipping at 1, a log line per step, no checkpoints unless asked for."
+    """TrainingArguments with the defaults of this book: cosine schedule, clipping at 1, a log line per step, no
+    checkpoints unless asked for. ValueError for no step and for a learning rate below 0."""
     if steps < 1 or not lr >= 0:
         raise ValueError(f"steps={steps}, lr={lr:g}: there must be one step at least, and a learning rate of 0 or more")
     defaults = dict(
@@ -771,23 +766,18 @@ def load_to_train(
     lora_rank: int = 0,  # of adapters on the language model, trained in place of its weights; 0: the weights
     precision: str = "",  # "mixed", "float32", "bfloat16"; empty: mixed on a GPU, float32 on a CPU
     attention: str = "",  # see `load_model`; empty: what transformers prefers
-    args: TrainingArguments
-    | None = None,  # what it will be trained with: the strategy decides how it is loaded; None: whole
+    args: TrainingArguments | None = None,  # the strategy in it decides how the model is loaded; None: whole
 ) -> tuple[Any, Any]:
     "Model and processor, with what is to be trained requiring gradients. ValueError where that would be nothing."
     path = checkpoint_folder(path)
-    mixed, adapters = (
-        find_precision(precision) == "mixed",
-        bool(lora_rank) or (Path(path) / "adapter_config.json").exists(),
-    )
+    mixed = find_precision(precision) == "mixed"
+    adapters = bool(lora_rank) or (Path(path) / "adapter_config.json").exists()
     zero, fsdp = args is not None and bool(args.deepspeed), args is not None and bool(args.fsdp) and world_size() > 1
-    half = (
-        find_precision(precision) == "bfloat16" or mixed and (adapters or zero)
-    )  # DeepSpeed keeps float32 beside these
+    # DeepSpeed keeps float32 copies beside bfloat16 weights
+    half = find_precision(precision) == "bfloat16" or mixed and (adapters or zero)
     parts_of = fsdp2_loading(path, mixed and not adapters) if fsdp else {}
-    model, processor = load_model(
-        path, dtype=torch.bfloat16 if half else torch.float32, attention=attention or None, **parts_of
-    )
+    dtype = torch.bfloat16 if half else torch.float32
+    model, processor = load_model(path, dtype=dtype, attention=attention or None, **parts_of)
     if hasattr(model, "peft_config"):
         for name, p in model.named_parameters():
             p.requires_grad_("lora_" in name)
@@ -800,9 +790,8 @@ def load_to_train(
     if fsdp:
         handed_over(model, args)
     if zero:
-        vars(unwrapped(model)).pop(
-            "_weight_conversions", None
-        )  # under ZeRO-3 transformers 5.23 notes renamings that it did not make, and would save by them
+        # under ZeRO-3 transformers 5.23 notes renamings that it did not make, and would save by them
+        vars(unwrapped(model)).pop("_weight_conversions", None)
     for p in model.parameters():
         if mixed and not fsdp and not p.requires_grad:
             p.data = p.data.to(torch.bfloat16)
@@ -813,10 +802,10 @@ def finish(
     trainer: SharedTrainer,  # after its training
     checkpoint: str | Path | None,  # where the model goes; None: nowhere
 ) -> None:
-    "Save the trained model whole, wherever its weights are kept, and wait until rank 0 has written. NotFinite for weights that must not be saved."
-    unwrapped(
-        trainer.model
-    ).config.use_cache = True  # the Trainer turned it off, and a saved model would decode without
+    """Save the trained model whole, wherever its weights are kept, and wait until rank 0 has written. NotFinite for
+    weights that must not be saved."""
+    # the Trainer turned the cache off, and a saved model would decode without one
+    unwrapped(trainer.model).config.use_cache = True
     if not checkpoint:
         return trainer.check_weights()
     with whole_checkpoint(trainer, checkpoint) as part:
@@ -832,7 +821,8 @@ def train_sft(
     checkpoint: str | Path | None = None,  # where the trained model goes; None: nowhere
     resume: bool | str = False,  # go on from the run folder's last checkpoint, if there is one, or from this one
 ) -> list[dict[str, float]]:
-    "Fine-tune on examples and return the log. With `save_strategy=\"steps\"` in its arguments a run that was cut off can be resumed: it ends with the same weights."
+    """Fine-tune on examples and return the log. With `save_strategy="steps"` in its arguments an interrupted run can be
+    resumed, and ends with the same weights."""
     from transformers.trainer_callback import PrinterCallback
 
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)

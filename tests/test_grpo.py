@@ -26,7 +26,7 @@ from actrep_nb.grpo import (
     Recipe,
     _say_once,
     advantages,
-    by_answer,
+    by_completion,
     by_budget,
     by_token,
     check_training,
@@ -344,7 +344,7 @@ def test_what_cannot_be_shown_exact_is_repeated_and_said_once(tiny, tmp_path, wh
         return
     prompts = [p for _, p in noise_pairs(model, processor)]
     _say_once.cache_clear()
-    with pytest.warns(UserWarning, match="once per answer"):
+    with pytest.warns(UserWarning, match="once per completion"):
         repeated = shared_prefix_logprobs(model, prompts, answers())[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -488,7 +488,7 @@ def test_advantages_are_trls():
 
 def test_weights_of_the_recipes_by_hand():
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
-    assert by_answer(mask, 9)[:, 0].tolist() == [1 / 8, 1 / 4] and by_token(mask, 9)[1].tolist() == pytest.approx(
+    assert by_completion(mask, 9)[:, 0].tolist() == [1 / 8, 1 / 4] and by_token(mask, 9)[1].tolist() == pytest.approx(
         [1 / 6, 1 / 6, 0, 0]
     )
     assert by_budget(mask, 9)[1].tolist() == pytest.approx([1 / 18, 1 / 18, 0, 0])
@@ -803,8 +803,8 @@ def test_log_probabilities_of_no_answers_are_refused(loaded):
     for prompts, answers, message in (
         ([], [], "at least one"),
         ([first], [], "1 prompts and 0 groups"),
-        ([first, second], [[answer], []], "prompt 1 has no answers"),
-        ([first], [[answer, answer[:0]]], "prompt 0 has an answer without tokens"),
+        ([first, second], [[answer], []], "prompt 1 has no completions"),
+        ([first], [[answer, answer[:0]]], "prompt 0 has a completion without tokens"),
     ):
         for shared in (True, False):
             with pytest.raises(ValueError, match=message):
@@ -1145,7 +1145,7 @@ def test_a_run_whose_answers_are_all_cut_off_says_so(tmp_path, capfd):
         max_new_tokens=4,
     )
     done = run("05_grpo", tmp_path / "run", given)
-    said = r"(all|9\d% of the) answers were cut off at max_new_tokens=4: nothing was learned.* \(2 of 2 steps, up to step 2\)"
+    said = r"(all|9\d% of the) completions were cut off at max_new_tokens=4: nothing was learned.* \(2 of 2 steps, up to step 2\)"
     for text in (capfd.readouterr().err, done.notebook.read_text(), done.report.read_text()):
         assert re.search(said, text)
     log = strict(tmp_path / "out" / "log.jsonl")
@@ -1247,7 +1247,7 @@ def test_what_a_row_shows_and_what_to_do_about_it(sign):
     assert signs(USUAL, 40.0) == set() and signs(row, 40.0) == {sign}
     said = why_idle(sign, row, 4, 8, 0.5, 40.0)
     assert {
-        "cut off": "all answers were cut off at max_new_tokens=4: none came to its end. Raise max_new_tokens",
+        "cut off": "all completions were cut off at max_new_tokens=4: none came to its end. Raise max_new_tokens",
         "all right": "reward stands at its maximum (1.2): nothing was left to learn. Choose harder clips",
         "all the same": "earned the same (1.2): nothing was learned with group_size=8, temperature=0.5",
         "too short": "shrunk to 9 tokens, from 40",
@@ -1259,7 +1259,7 @@ def test_signs_at_their_edges():
     def shown(length=40.0, **given):
         return signs(USUAL | given, length)
 
-    assert "75% of the answers were cut off at max_new_tokens=4: nothing was learned" in why_idle(
+    assert "75% of the completions were cut off at max_new_tokens=4: nothing was learned" in why_idle(
         "cut off", USUAL | {"truncated": 0.75, "used": 0.0}, 4, 8, 0.5
     )
     assert (

@@ -717,7 +717,7 @@ def _bench_grpo(videos: Path | None, limit: int, trl: bool, model: str, say: Out
     trainer."""
     if videos or limit:
         raise Usage("--videos and --limit are for `actrep bench video`; `actrep bench grpo` makes its own")
-    from actrep_nb.grpo import bench_grpo, bench_trl
+    from actrep_nb.bench_grpo import bench_grpo, bench_trl
 
     if trl:
         result = bench_trl()

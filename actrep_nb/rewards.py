@@ -1,4 +1,4 @@
-"""What to reward when a model counts, drawn as landscapes before anything is trained on them.
+"""What to reward when a model counts, drawn as landscapes before anything is trained on them
 
 Docs: https://actrep.github.io/actrep_nb/rewards.html.md"""
 
@@ -54,7 +54,7 @@ def count_hybrid(
     pred: int | None,  # the answer; None when it could not be read
     true: int,  # the annotated count y
 ) -> float:  # 0 to 1.5
-    "ActRep-R1 `count_reward.py`, as implemented (its docstring tells of an exact-match bonus that the code does not have)."
+    "ActRep-R1's `count_reward.py` as implemented: its docstring promises an exact-match bonus that the code lacks."
     error = _error(pred, true)
     if error is None:
         return 0.0
@@ -100,7 +100,8 @@ def tiou(
     a: tuple[float, float],  # start, end
     b: tuple[float, float],  # start, end, in the same unit
 ) -> float:  # 0 (apart) to 1 (the same)
-    "Temporal intersection over union of two intervals. One that is not finite, or does not end after it starts, overlaps nothing."
+    """Temporal intersection over union of two intervals. One that is not finite, or does not end after it starts,
+    overlaps nothing."""
     if not (-math.inf < a[0] < a[1] < math.inf and -math.inf < b[0] < b[1] < math.inf):
         return 0.0
     shared = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
@@ -165,16 +166,15 @@ def cycle_f1(
 # %% ../nbs/07_rewards.ipynb #605d31d9
 Reward = Callable[..., list[float | None]]  # (completions: list[str], clips: list[Clip], **context)
 
-COUNTED: set[str] = {
-    "counting",
-    "dvd_counting",
-}  # what a clip asks for (`extra["task"]`) where the answer is a count; add your own
+# what a clip asks for (`extra["task"]`) where the answer is a count; add your own
+COUNTED: set[str] = {"counting", "dvd_counting"}
 
 
 def asks_count(
     clip: Clip,  # any clip
 ) -> bool:
-    "Is the answer its `count`? A clip that asks for something else has one all the same, 0 for a choice, 1 for a moment: it must not be scored."
+    """Is the answer its `count`? A clip that asks for something else has one all the same, 0 for a choice, 1 for a
+    moment: it must not be scored."""
     return clip.extra.get("task", "counting") in COUNTED
 
 
@@ -206,7 +206,8 @@ def count_reward(
     score: Callable[[int | None, int], float],  # a scalar reward of prediction and truth
     legacy: str | None = None,  # read counts as a published parser does, a key of `answers.LEGACY`
 ) -> Reward:
-    "The reward that parses each completion and scores its count against the nearest accepted one; None where the clip asks for something else."
+    """The reward that parses each completion and scores its count against the nearest accepted one; None where the clip
+    asks for something else."""
 
     @checked
     def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
@@ -224,7 +225,8 @@ def count_reward(
 def format_reward(
     form: str = "count",  # a key of `answers.FORMS`: what should stand in the answer tags
 ) -> Reward:
-    "The reward that is 1 where the whole completion is reasoning in `<think>` and one bare answer in `<answer>`, or what the prompt's `style` wants, else 0."
+    """The reward that is 1 where the whole completion is reasoning in `<think>` and one bare answer in `<answer>`, or
+    what the prompt's `style` wants, else 0."""
 
     @checked
     def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
@@ -238,8 +240,8 @@ def format_reward(
 def search_format(
     tag: str = "think",  # "thinking" for the tags of ActRep-R1's larger models
 ) -> Reward:
-    """The reward that is 1 where `<think>.*?</think>\\s*<answer>.*?</answer>` is found anywhere: ActRep-R1's check, with the same verdicts as its `re.search`
-    but in linear time."""
+    """The reward that is 1 where `<think>.*?</think>\\s*<answer>.*?</answer>` is found anywhere: ActRep-R1's check,
+    with the same verdicts as its `re.search` but in linear time."""
 
     @checked
     def reward(completions: Sequence[str], clips: Sequence[Clip], **context) -> list[float | None]:
@@ -269,7 +271,8 @@ def tag_format(
     clips: Sequence[Clip],  # not looked at
     **context,
 ) -> list[float | None]:
-    "1 where the whole text matches `<think>.*?</think>\\s*<answer>.*?</answer>`: the check of Video-R1 and of Temporal-R1's general questions, in linear time."
+    """1 where the whole text matches `<think>.*?</think>\\s*<answer>.*?</answer>`: the check of Video-R1 and of
+    Temporal-R1's general questions, in linear time."""
     return [
         float(text.startswith("<think>") and text.endswith("</answer>") and _finds_published_format(text))
         for text in completions
@@ -282,7 +285,8 @@ def count_interval(
     clips: Sequence[Clip],  # not looked at
     **context,
 ) -> list[float | None]:
-    "Is the list as long as the answer? 1, else half the ratio of the two; 0 without a list or an answer. ActRep-R1's self-consistency: it needs no truth."
+    """Is the list as long as the answer? 1, else half the ratio of the two; 0 without a list or an answer. ActRep-R1's
+    self-consistency: it needs no truth."""
 
     def score(text: str) -> float:
         said = parse_answer(text)
@@ -300,7 +304,8 @@ def cycle_reward(
     clips: Sequence[Clip],  # with their annotated cycles
     **context,
 ) -> list[float | None]:
-    "`cycle_f1` of the listed repetitions against the clip's; None where the clip has no annotated cycles or asks for something else."
+    """`cycle_f1` of the listed repetitions against the clip's; None where the clip has no annotated cycles or asks for
+    something else."""
 
     def score(text: str, clip: Clip) -> float | None:
         truth = () if clip.cycles is None and clip.count == 0 else clip.cycles
@@ -328,7 +333,8 @@ def tiou_reward(
     clips: Sequence[Clip],  # each with the moment it asks for as its one cycle, seconds
     **context,
 ) -> list[float | None]:
-    "`tiou` of the answered interval with the clip's; 0 where it could not be read, None where the clip asks for none or has none. `ValueError` for a clip with several."
+    """`tiou` of the answered interval with the clip's; 0 where it could not be read, None where the clip asks for
+    none or has none. `ValueError` for a clip with several."""
 
     def score(text: str, clip: Clip) -> float | None:
         if clip.extra.get("task") != "grounding" or not clip.cycles:
@@ -350,7 +356,8 @@ DUAL = {"tiou": 0.5, "format_interval": 0.5}  # Temporal-R1's weights
 def solution_letter(
     clip: Clip,  # that asks for an option
 ) -> str:
-    "The letter of the right option, its solution read as an answer is. `ValueError`, naming the clip, for a solution that is no option."
+    """The letter of the right option, its solution read as an answer is. `ValueError`, naming the clip, for a solution
+    that is no option."""
     right, problem = read_choice(str(clip.extra.get("solution", "")), clip.extra.get("options"))
     if right is None:
         raise ValueError(f"clip {clip.id!r}: its solution is {problem}")
@@ -408,7 +415,8 @@ def mean_relative_accuracy(
     said: str,  # the answer
     true: str,  # the solution
 ) -> float:  # 0, 0.1, … 1
-    "The share of θ = 0.5, 0.55, …, 0.95 with |ŷ − y|/|y| < 1 − θ (VSI-Bench, arXiv 2412.14171, eq. 1; Video-R1 `eval_bench.py`)."
+    """The share of θ = 0.5, 0.55, …, 0.95 with |ŷ − y|/|y| < 1 − θ (VSI-Bench, arXiv 2412.14171, eq. 1; Video-R1
+    `eval_bench.py`)."""
     _solution(true)
     if read_number(said) is None:
         return 0.0
@@ -468,7 +476,7 @@ def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
 def text_reward(
     score: Callable[[str, str], float],  # of the answer's text and the solution's
 ) -> Reward:
-    "The reward that scores what stands in the answer tags against `extra[\"solution\"]`; 0 where there is no one answer."
+    "The reward that scores what the answer tags hold against `extra[\"solution\"]`; 0 where there is no one answer."
 
     def one(text: str, clip: Clip) -> float:
         try:
@@ -546,7 +554,8 @@ def video_r1_accuracy(
     clips: Sequence[Clip],  # with `extra["task"]` and `extra["solution"]`; the first one's task goes for all
     **context,
 ) -> list[float | None]:
-    "Video-R1's accuracy as published, but for ROUGE's stemming: the first answer wherever it stands, scored by the first clip's kind of question."
+    """Video-R1's accuracy as published, but for ROUGE's stemming: the first answer wherever it stands, scored by the
+    first clip's kind of question."""
     score = _PUBLISHED.get(clips[0].extra.get("task", "") if clips else "", lambda said, true: 0.0)
     return [
         score((tagged(text) or [""])[0].strip(), str(clip.extra.get("solution", "")).strip())
@@ -555,7 +564,7 @@ def video_r1_accuracy(
 
 # %% ../nbs/07_rewards.ipynb #c966b3a3
 def _groups(n: int, group_size: int | None) -> list[slice]:
-    "Where each group of answers stands among `n` completions."
+    "Where each group stands among `n` completions."
     size = n if group_size is None else group_size
     if n and (size < 1 or n % size):
         raise ValueError(f"{n} completions are no whole number of groups of {size}")
@@ -563,12 +572,13 @@ def _groups(n: int, group_size: int | None) -> list[slice]:
 
 # %% ../nbs/07_rewards.ipynb #91a83cc9
 def temporal_bonus(
-    accuracy: Reward = accuracy,  # what decides whether an answer is right
-    bonus: float = 0.3,  # for each answer that is not wrong
+    accuracy: Reward = accuracy,  # what decides whether a completion is right
+    bonus: float = 0.3,  # for each completion that is not wrong
     ratio: float = 0.8,  # the group must reach this part of the accuracy on shuffled frames
-    least: float = 0.1,  # an answer above this accuracy is not wrong
+    least: float = 0.1,  # a completion above this accuracy is not wrong
 ) -> Reward:
-    "Video-R1's T-GRPO: a bonus where the answers are no worse in the frames' own order. None where nothing was answered on shuffled frames."
+    """Video-R1's T-GRPO: a bonus where completions are no worse in the frames' own order. None where nothing was
+    sampled on shuffled frames."""
 
     @checked
     def reward(
@@ -601,13 +611,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 # %% ../nbs/07_rewards.ipynb #048c75a9
 def length_bonus(
-    accuracy: Reward = accuracy,  # what decides whether an answer is right
-    bonus: float = 0.2,  # for each answer of the right length that is not wrong
+    accuracy: Reward = accuracy,  # what decides whether a completion is right
+    bonus: float = 0.2,  # for each completion of the right length that is not wrong
     shortest: int = 320,  # tokens
     longest: int = 512,  # tokens
-    least: float = 0.1,  # an answer above this accuracy is not wrong
+    least: float = 0.1,  # a completion above this accuracy is not wrong
 ) -> Reward:
-    "Video-R1's length reward: a bonus for a length within the window, in groups with two answers or more that are not wrong."
+    """Video-R1's length reward: a bonus for a length within the window, in groups with two completions or more that are
+    not wrong."""
 
     @checked
     def reward(
@@ -695,10 +706,8 @@ def published_tiou(
         said, true = parse_answer(text, "temporal-r1").interval, clip.cycles[0]
         if said is None:
             return 0.0
-        shared, hull = (
-            max(min(said[1], true[1]) - max(said[0], true[0]), 0.0),
-            max(said[1], true[1]) - min(said[0], true[0]),
-        )
+        shared = max(min(said[1], true[1]) - max(said[0], true[0]), 0.0)
+        hull = max(said[1], true[1]) - min(said[0], true[0])
         return max(0.0, shared / hull) if hull else 0.0  # NaN, too, is 0 to `max`
 
     return [score(text, clip) for text, clip in zip(completions, clips, strict=True)]
@@ -706,7 +715,8 @@ def published_tiou(
 
 _QUOTED = r'"([\d.]+)"'
 _MOMENT = re.compile(
-    rf'<think>.*?</think>\s*<answer>\s*{{\s*"start_time"\s*:\s*{_QUOTED}\s*,\s*"end_time"\s*:\s*{_QUOTED}\s*}}\s*</answer>',
+    r"<think>.*?</think>\s*<answer>"
+    rf'\s*{{\s*"start_time"\s*:\s*{_QUOTED}\s*,\s*"end_time"\s*:\s*{_QUOTED}\s*}}\s*</answer>',
     re.S,
 )
 
@@ -748,13 +758,9 @@ def _weights(names: str | Sequence[str] | Mapping[str, float]) -> dict[str, floa
     "Names of rewards with their weights (1 each for a list), checked against `REWARDS`."
     if names is None:
         raise ValueError(f"no reward was named; REWARDS has {sorted(REWARDS)}")
-    weights = (
-        {names: 1.0}
-        if isinstance(names, str)
-        else dict(names)
-        if isinstance(names, Mapping)
-        else dict.fromkeys(names, 1.0)
-    )
+    if isinstance(names, str):
+        names = [names]
+    weights = dict(names) if isinstance(names, Mapping) else dict.fromkeys(names, 1.0)
     if not weights:
         raise ValueError(f"no reward was named; REWARDS has {sorted(REWARDS)}")
     for name, weight in weights.items():
@@ -805,19 +811,15 @@ def combine(
     clips: Sequence[Clip],  # the clip of each
     normalise: bool = False,  # standardise each reward within its group before it is weighted
     **context,  # passed on to every reward: `lengths`, `group_size`, `shuffled`
-) -> tuple[
-    list[float], dict[str, list[float | None]]
-]:  # weighted totals; unweighted values by name, as the rewards gave them
-    """Weighted sum of rewards. A part that is None for a completion is left out of its sum; a completion that no part scores is an error.
-    Raises `ValueError` for unknown names and for rewards that return the wrong number of values or a value that is not finite."""
+) -> tuple[list[float], dict[str, list[float | None]]]:  # weighted totals; unweighted values by name
+    """Weighted sum of rewards. A part that is None for a completion is left out of its sum; a completion that no part
+    scores is an error. `ValueError` for unknown names and for rewards that return the wrong number of values;
+    `NotFinite` for a value that is not finite."""
     weights = _weights(names)
     _check_answers(completions, clips)
     parts = {name: _run(name, completions, clips, context) for name in weights}
-    summed = (
-        {name: _standardised(values, context.get("group_size")) for name, values in parts.items()}
-        if normalise
-        else parts
-    )
+    size = context.get("group_size")
+    summed = {name: _standardised(values, size) for name, values in parts.items()} if normalise else parts
     totals = []
     for i, clip in enumerate(clips):
         scored = [weights[name] * value for name, values in summed.items() if (value := values[i]) is not None]

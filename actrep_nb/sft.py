@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/sft.html.md"""
 
 # %% auto #0
 __all__ = ['CHUNK', 'LEAST_EFFECT', 'SEAL', 'DECISIVE', 'sft_batch', 'token_logprobs', 'answer_logprobs', 'blanked',
-           'batch_effect', 'video_effect', 'why_blind', 'Pass', 'ResumableTrainer', 'look_once', 'first_spoiled',
+           'batch_effect', 'video_effect', 'why_blind', 'Pass', 'SharedTrainer', 'look_once', 'first_spoiled',
            'code_digest', 'weights_digest', 'what_decides', 'torn', 'differences', 'start_from', 'whole_checkpoint',
            'CountSFTTrainer', 'JSONLLog', 'steps_for', 'training_arguments', 'load_to_train', 'finish', 'train_sft']
 
@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import rotate_checkpoints
 
+# %% ../nbs/11_sft.ipynb #sf000001
 import actrep_nb
 from .loading import Example, Examples, ReadyExamples, sample_digest
 from actrep_nb.models import (
@@ -79,7 +80,7 @@ def sft_batch(
     model: Any,  # for its device, type and padding token
     examples: Sequence[Example],  # encoded
 ) -> dict[str, Any]:
-    "Examples padded into a batch in which only answer tokens that are learned have labels."
+    "Examples padded into a batch in which only the tokens to be learned have labels."
     batch = collate(model, [e.prompt for e in examples], [e.answer for e in examples], side="right")
     for ids, labels, example in zip(batch["input_ids"], batch["labels"], examples):
         said = labels != -100
@@ -138,7 +139,8 @@ def answer_logprobs(
     model: Any,  # of a known family
     batch: dict[str, Any],  # from `collate`, padded on the right, with `labels`
 ) -> tuple[Tensor, Tensor, Tensor]:
-    "Log-probability and entropy of every answer token [B, A] and the mask [B, A] of real ones, A being the longest answer."
+    """Log-probability and entropy (nats) of every answer token [B, A] and the mask [B, A] of real ones, A being the
+    longest answer."""
     labels = batch["labels"]
     model = unwrapped(model)
     hidden = model.model(**{k: v for k, v in batch.items() if k != "labels"}, use_cache=False).last_hidden_state
@@ -159,7 +161,8 @@ def _alike(
 def blanked(
     batch: dict[str, Any],  # from `collate`
 ) -> dict[str, Any]:
-    "The same batch with nothing to see: grey pixels, or features that are alike everywhere. Without a video it is as it was."
+    """The same batch with nothing to see: grey pixels, or features that are alike everywhere. Without a video it is
+    as it was."""
     if "pixel_values_videos" in batch:
         pixels = batch["pixel_values_videos"]
         return batch | {"pixel_values_videos": torch.full_like(pixels, pixels.float().mean().item())}
@@ -192,7 +195,8 @@ def batch_effect(
     model: Any,  # as the Trainer hands it to `compute_loss`
     batch: dict[str, Any],  # from `collate`, with answers
 ) -> float:  # nats per token; 0: it does not look
-    "Mean absolute change of the answer tokens' log-probabilities when the videos of a batch are blanked. On several ranks all must call it."
+    """Mean absolute change of the answer tokens' log-probabilities when the videos of a batch are blanked. On several
+    ranks all must call it."""
     with _steady(model):
         seen, _, mask = through(model, lambda inner: answer_logprobs(inner, batch))
         blind, _, _ = through(model, lambda inner: answer_logprobs(inner, blanked(batch)))
@@ -204,7 +208,8 @@ def video_effect(
     prompt: EncodedPrompt,  # what is asked, with pixels or features
     answer: Tensor,  # token ids
 ) -> float:  # nats per token; 0: it does not look
-    "How much of an answer depends on the video: mean absolute change of its tokens' log-probabilities when the video is blanked."
+    """How much of an answer depends on the video: mean absolute change of its tokens' log-probabilities when the video
+    is blanked."""
     return batch_effect(model, collate(unwrapped(model), [prompt], [answer], side="right"))
 
 # %% ../nbs/11_sft.ipynb #196dfa83
@@ -218,8 +223,10 @@ def why_blind(
     if effect >= LEAST_EFFECT:
         return ""
     return (
-        f"the model does not look at the video: without it, the answer's log-probabilities change by {effect:.2g} nats per token (a model that looks: above {LEAST_EFFECT:g}). "
-        "Check that video tokens stand in the prompt and are replaced by features, that the frames are not all alike, and that the vision tower's weights are the checkpoint's"
+        "the model does not look at the video: without it, the answer's log-probabilities change by "
+        f"{effect:.2g} nats per token (a model that looks: above {LEAST_EFFECT:g}). "
+        "Check that video tokens stand in the prompt and are replaced by features, that the frames are not all alike, "
+        "and that the vision tower's weights are the checkpoint's"
     )
 
 # %% ../nbs/11_sft.ipynb #c7349a0c
@@ -233,12 +240,14 @@ class Pass:
     again: Callable[[Any], Any]  # computes the log-probabilities once more, with this model
 
 
-class ResumableTrainer(Trainer):
-    "Hugging Face's Trainer, which refuses a model without trainable parts, stops where a number is not finite, and writes and reads checkpoints whole. Adapters and FSDP's shards are left to the Trainer."
+class SharedTrainer(Trainer):
+    """What the trainers of SFT and GRPO share: Hugging Face's Trainer, which refuses a model without trainable parts,
+    stops where a number is not finite, and writes and reads checkpoints whole. Adapters and FSDP's shards are left to
+    the Trainer."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.looked, self.notice = False, dict[str, Any]()  # see `look_once`; what the next row of the log says besides
+        self.looked, self.notice = False, dict[str, Any]()  # see `look_once`; what the log's next row says besides
         self.losses, self.passes = list[Tensor](), list[Pass]()  # of the step that is being computed, on this rank
         self.run = dict[str, Any]()  # see `what_decides`
         self.part: str | None = None  # where a checkpoint is being written
@@ -254,46 +263,52 @@ class ResumableTrainer(Trainer):
         self.check_step(norm)
         return norm
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        model = model or self.model
-        if self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
-            return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        model.load_state_dict(
-            whole_model(type(model), resume_from_checkpoint, dtype=torch.float32).state_dict()
-        )  # bfloat16 is read exactly, too
-
     def _run_epoch(self, *args, **kwargs):
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)  # else it was complete, and one more step would be taken
 
-    def autocast(self) -> AbstractContextManager:
-        "Mixed precision for whatever is computed inside; DeepSpeed and FSDP2 have their own."
-        mixed = self.args.bf16 and not self.is_deepspeed_enabled and not self.is_fsdp_enabled
-        return torch.autocast(self.args.device.type, torch.bfloat16) if mixed else nullcontext()
+# %% ../nbs/11_sft.ipynb #sf000003
+@patch
+def _load_from_checkpoint(self: SharedTrainer, resume_from_checkpoint, model=None):
+    model = model or self.model
+    if self.is_fsdp_enabled or not isinstance(model, PreTrainedModel):
+        return super(SharedTrainer, self)._load_from_checkpoint(resume_from_checkpoint, model)
+    kept = whole_model(type(model), resume_from_checkpoint, dtype=torch.float32)  # bfloat16 is read exactly, too
+    model.load_state_dict(kept.state_dict())
 
-    def _prepare_for_training(self, *args):
-        prepared = super()._prepare_for_training(*args)
-        if self.is_fsdp_enabled and hasattr(self.model, "peft_config"):
-            averaged_gradients(self.model)
-        return prepared
 
-    def _get_output_dir(self, trial=None):
-        return self.part or super()._get_output_dir(trial)
+@patch
+def _get_output_dir(self: SharedTrainer, trial=None):
+    return self.part or super(SharedTrainer, self)._get_output_dir(trial)
 
-    def _save(self, output_dir=None, state_dict=None):
-        if self.is_deepspeed_enabled and hasattr(
-            self.model, "peft_config"
-        ):  # adapters as they learn, in float32; it would save what it computes with
-            from deepspeed.utils import safe_get_full_fp32_param
 
-            state_dict = {
-                name: safe_get_full_fp32_param(p).cpu() for name, p in self.model.named_parameters() if p.requires_grad
-            }
-        super()._save(output_dir, state_dict)
+@patch
+def _save(self: SharedTrainer, output_dir=None, state_dict=None):
+    if self.is_deepspeed_enabled and hasattr(self.model, "peft_config"):
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        learned = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        state_dict = {name: safe_get_full_fp32_param(p).cpu() for name, p in learned.items()}
+    super(SharedTrainer, self)._save(output_dir, state_dict)
+
+# %% ../nbs/11_sft.ipynb #sf000005
+@patch
+def autocast(self: SharedTrainer) -> AbstractContextManager:
+    "Mixed precision for whatever is computed inside; DeepSpeed and FSDP2 have their own."
+    mixed = self.args.bf16 and not self.is_deepspeed_enabled and not self.is_fsdp_enabled
+    return torch.autocast(self.args.device.type, torch.bfloat16) if mixed else nullcontext()
+
+
+@patch
+def _prepare_for_training(self: SharedTrainer, *args):
+    prepared = super(SharedTrainer, self)._prepare_for_training(*args)
+    if self.is_fsdp_enabled and hasattr(self.model, "peft_config"):
+        averaged_gradients(self.model)
+    return prepared
 
 # %% ../nbs/11_sft.ipynb #7f2c8ad4
 def look_once(
-    trainer: ResumableTrainer,  # in training
+    trainer: SharedTrainer,  # in training
     model: Any,  # as it hands it to `compute_loss`
     batch: Callable[[], dict[str, Any]],  # makes a batch with answers
 ) -> None:
@@ -313,7 +328,8 @@ def first_spoiled(
     model: Any,  # unwrapped
     call: Callable[[Any], tuple[Tensor, ...]],  # computes log-probabilities with it, and what not
 ) -> str:  # empty where all are finite
-    "The first layer, in the order of computation, whose output holds NaN or infinity; else the first one, on the way back, whose gradient does."
+    """The first layer, in the order of computation, whose output holds NaN or infinity; else the first one, in the
+    backward pass, whose gradient does."""
     found = list[str]()
 
     def look(name: str) -> Callable:
@@ -338,10 +354,8 @@ def first_spoiled(
         module.register_forward_hook(look(name)) for name, module in model.named_modules() if not any(module.children())
     ]
     try:
-        with (
-            torch.enable_grad(),
-            suppress(RuntimeError),
-        ):  # a pass that cannot be computed again tells as much as it can
+        # a pass that cannot be computed again tells as much as it can
+        with torch.enable_grad(), suppress(RuntimeError):
             logps = call(model)[0]
             if not found:
                 torch.autograd.grad(logps.sum(), [p for p in model.parameters() if p.requires_grad], allow_unused=True)
@@ -352,7 +366,7 @@ def first_spoiled(
 
 # %% ../nbs/11_sft.ipynb #nf00py03
 def _where(
-    trainer: ResumableTrainer,  # before the optimiser's step
+    trainer: SharedTrainer,  # before the optimiser's step
     spoiled: Sequence[Pass],  # passes whose log-probabilities are not finite
 ) -> str:
     "The first thing that is not finite, as far as this rank can tell."
@@ -367,7 +381,7 @@ def _where(
 
 
 def _wrong_here(
-    trainer: ResumableTrainer,  # before the optimiser's step
+    trainer: SharedTrainer,  # before the optimiser's step
     norm: float | None,  # of the gradient; None: not known
 ) -> str:  # empty where all is finite
     "What is not finite on this rank."
@@ -385,9 +399,9 @@ def _wrong_here(
     )
     return f"{what} (clips: {a_few(rows, 8)}; first seen in {_where(trainer, spoiled)})"
 
-
+# %% ../nbs/11_sft.ipynb #sf000007
 def _stop(
-    trainer: ResumableTrainer,  # of this rank
+    trainer: SharedTrainer,  # of this rank
     when: str,  # "step 3"
     wrong: str,  # on this rank; empty where all is right
 ) -> None:
@@ -407,7 +421,7 @@ def _stop(
 
 @patch
 def check_step(
-    self: ResumableTrainer,
+    self: SharedTrainer,
     norm: Tensor | float | None,  # of the gradient, over all ranks
 ) -> None:
     "NotFinite on all ranks before the optimiser takes a step that it must not take."
@@ -418,7 +432,7 @@ def check_step(
 
 @patch
 def check_weights(
-    self: ResumableTrainer,
+    self: SharedTrainer,
 ) -> None:
     "NotFinite on all ranks for weights that must not be saved."
     names = not_finite(self.model)
@@ -447,7 +461,7 @@ DECISIVE = (
 
 
 def code_digest() -> str:
-    "One word for this package's code."
+    "A digest of this package's code."
     digest = hashlib.sha256()
     for path in sorted(Path(actrep_nb.__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
@@ -457,13 +471,14 @@ def code_digest() -> str:
 def weights_digest(
     model: Any,  # of a known family, possibly with adapters; where ranks share out its weights, all of them must call
 ) -> str:
-    "One word for a model's weights and for which of them are trained. Where adapters start is left out: it is drawn at random, and nothing yet."
+    """A digest of a model's weights and of which are trained. Adapters' random start is left out, as it changes nothing
+    yet."""
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
     return sample_digest((f"{name} {trained[name]}", w) for name, w in whole_weights(model) if "lora_A" not in name)
 
 
 def what_decides(
-    trainer: ResumableTrainer,  # before its training
+    trainer: SharedTrainer,  # before its training
     code: str,  # from `code_digest`
 ) -> dict[str, Any]:
     "What decides which weights come out: arguments, model, data and code."
@@ -506,39 +521,7 @@ def differences(
         if then.get(name) != now.get(name)
     ]
 
-
-def start_from(
-    out: str | Path,  # run folder
-    resume: bool | str = False,  # from the newest whole checkpoint there, if there is one, or from this one
-    run: Mapping[str, Any] | None = None,  # what decides in this run; None: not compared
-) -> str | None:  # a checkpoint; None: from the start
-    """Where to go on. FileExistsError for a new run among an older one's checkpoints, and for checkpoints of a run with other settings; ValueError for a named checkpoint that is torn.
-    Code that changed is allowed, with a warning, where the checkpoint is named."""
-    named = isinstance(resume, str)
-    found = (
-        [Path(str(resume))]
-        if named
-        else sorted(
-            Path(out).glob("checkpoint-[0-9]*"), key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True
-        )
-    )
-    if found and not resume:
-        raise FileExistsError(
-            f"{out} holds checkpoints of an earlier run, up to {found[0].name}: go on from them with resume=True, name another folder, or delete them (on the command line: --fresh)"
-        )
-    for folder in found:
-        if problem := torn(folder):
-            if named:
-                raise ValueError(
-                    f"{folder} is not whole: {problem}. Name another one, or go on from the last whole one with resume=True"
-                )
-            warnings.warn(f"{folder} is not whole and is passed over: {problem}", RunWarning, stacklevel=2)
-        else:
-            _same_run(folder, run, named)
-            return str(folder)
-    return None
-
-
+# %% ../nbs/11_sft.ipynb #sf000009
 def _same_run(folder: Path, run: Mapping[str, Any] | None, named: bool) -> None:
     "Raises FileExistsError for a checkpoint that belongs to a run with other settings."
     apart = differences(json.loads((folder / SEAL).read_text(encoding="utf-8"))["run"], run) if run is not None else []
@@ -549,23 +532,50 @@ def _same_run(folder: Path, run: Mapping[str, Any] | None, named: bool) -> None:
             stacklevel=3,
         )
     if apart:
+        only_code = len(apart) == 1 and apart[0].startswith("code: ")
         raise FileExistsError(
-            f"{folder} belongs to a run with other settings ({'; '.join(apart)}): give those, name another folder, or delete the checkpoints to begin anew"
-            + (
-                "; named itself, it is gone on from with other code"
-                if len(apart) == 1 and apart[0].startswith("code: ")
-                else ""
-            )
+            f"{folder} belongs to a run with other settings ({'; '.join(apart)}): give those, name another folder, "
+            "or delete the checkpoints to begin anew"
+            + ("; named itself, it is gone on from with other code" if only_code else "")
         )
+
+# %% ../nbs/11_sft.ipynb #sf000010
+def start_from(
+    out: str | Path,  # run folder
+    resume: bool | str = False,  # from the newest whole checkpoint there, if there is one, or from this one
+    run: Mapping[str, Any] | None = None,  # what decides in this run; None: not compared
+) -> str | None:  # a checkpoint; None: from the start
+    """Where to go on. FileExistsError for a new run among an older one's checkpoints, and for checkpoints of a run with
+    other settings; ValueError for a named checkpoint that is torn. Code that changed is allowed, with a warning, where
+    the checkpoint is named."""
+    named = isinstance(resume, str)
+    kept = sorted(Path(out).glob("checkpoint-[0-9]*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    found = [Path(str(resume))] if named else kept
+    if found and not resume:
+        raise FileExistsError(
+            f"{out} holds checkpoints of an earlier run, up to {found[0].name}: go on from them with resume=True, "
+            "name another folder, or delete them (on the command line: --fresh)"
+        )
+    for folder in found:
+        problem = torn(folder)
+        if not problem:
+            _same_run(folder, run, named)
+            return str(folder)
+        if named:
+            cure = "Name another one, or go on from the last whole one with resume=True"
+            raise ValueError(f"{folder} is not whole: {problem}. {cure}")
+        warnings.warn(f"{folder} is not whole and is passed over: {problem}", RunWarning, stacklevel=2)
+    return None
 
 # %% ../nbs/11_sft.ipynb #ckpt0002
 @contextmanager
 def whole_checkpoint(
-    trainer: ResumableTrainer,  # in training, or after it
+    trainer: SharedTrainer,  # in training, or after it
     path: str | Path,  # where the checkpoint goes; what is there is replaced
     sealed: bool = False,  # whether training is to go on from it
 ) -> Iterator[Path]:
-    "A folder for all ranks to write into, which takes its place when it is whole. NotFinite for weights that must not be saved."
+    """A folder for all ranks to write into, which takes its place when it is whole. NotFinite for weights that must not
+    be saved."""
     trainer.check_weights()
     writes = trainer.args.should_save
     with whole_folder(path) if writes else nullcontext() as mine:
@@ -585,14 +595,14 @@ def whole_checkpoint(
                 write_whole(part / SEAL, json.dumps({"files": files, "run": trainer.run}, indent=1) + "\n")
     trainer.accelerator.wait_for_everyone()
 
-
+# %% ../nbs/11_sft.ipynb #sf000012
 @patch
-def _save_checkpoint(self: ResumableTrainer, model, trial=None):
+def _save_checkpoint(self: SharedTrainer, model, trial=None):
     name = f"checkpoint-{self.state.global_step}"
     with whole_checkpoint(self, Path(self.args.output_dir) / name, sealed=True) as part:
         self.part = str(part)
         try:
-            super(ResumableTrainer, self)._save_checkpoint(model, trial)
+            super(SharedTrainer, self)._save_checkpoint(model, trial)
         finally:
             self.part = None
         self.accelerator.wait_for_everyone()
@@ -605,14 +615,14 @@ def _save_checkpoint(self: ResumableTrainer, model, trial=None):
 
 
 @patch
-def settings(self: ResumableTrainer) -> dict[str, Any]:
+def settings(self: SharedTrainer) -> dict[str, Any]:
     "What else decides, besides the training arguments."
     return {}
 
 
 @patch
 def begin(
-    self: ResumableTrainer,
+    self: SharedTrainer,
     resume: bool | str,  # see `start_from`
 ) -> str | None:  # a checkpoint; None: from the start
     "Note what decides in this run, if there are or will be checkpoints, and find out where it goes on."
@@ -632,7 +642,7 @@ def _pass_of(examples: Sequence[Example], logps: Tensor, mask: Tensor) -> Pass:
     )
 
 
-class CountSFTTrainer(ResumableTrainer):
+class CountSFTTrainer(SharedTrainer):
     "Hugging Face's Trainer with the loss taken on answer tokens only, averaged over all of an optimiser step."
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -642,26 +652,24 @@ class CountSFTTrainer(ResumableTrainer):
     def get_batch_samples(self, *args):
         batches, _ = super().get_batch_samples(*args)
         batches = [self.train_dataset.readable(batch) for batch in batches]
-        return batches, summed(
-            sum(len(e.answer) if e.learned is None else int(e.learned.sum()) for batch in batches for e in batch),
-            self.args.device,
-        )  # answer tokens of the step, on all ranks
+        learned = [len(e.answer) if e.learned is None else int(e.learned.sum()) for batch in batches for e in batch]
+        return batches, summed(sum(learned), self.args.device)  # answer tokens of the step, on all ranks
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         examples = self.train_dataset.encoded(model, inputs)
         look_once(self, model, lambda: sft_batch(unwrapped(model), examples))
         with self.autocast():
             logps, _, mask = through(model, lambda inner: answer_logprobs(inner, sft_batch(inner, examples)))
-        loss = (
-            -logps[mask].sum() * self.accelerator.num_processes / num_items_in_batch
-        )  # gradients are averaged over ranks
+        shares = self.accelerator.num_processes  # gradients are averaged over ranks
+        loss = -logps[mask].sum() * shares / num_items_in_batch
         if model.training:
             self.passes.append(_pass_of(examples, logps, mask))
         return (loss, {"logps": logps.detach()}) if return_outputs else loss
 
 # %% ../nbs/11_sft.ipynb #79f01ab7
 class JSONLLog(TrainerCallback):
-    "Appends what the Trainer logs to a file, one JSON object per step with null for what is no number, and shows progress."
+    """Appends what the Trainer logs to a file, one JSON object per step with null for what is no number, and shows
+    progress."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -669,14 +677,11 @@ class JSONLLog(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            done = (
-                [row for row in read_log(self.path) if row["step"] <= state.global_step] if self.path.exists() else []
-            )
+            rows = read_log(self.path) if self.path.exists() else []
+            done = [row for row in rows if row["step"] <= state.global_step]
             write_whole(self.path, "".join(json.dumps(plain(row)) + "\n" for row in done))
-            self.began, self.steps = (
-                time.time(),
-                iter(progress(range(state.max_steps - state.global_step), desc="training")),
-            )
+            self.began = time.time()
+            self.steps = iter(progress(range(state.max_steps - state.global_step), desc="training"))
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
@@ -684,19 +689,17 @@ class JSONLLog(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero and logs and "train_runtime" not in logs:
-            row = {
-                "step": state.global_step,
-                **{{"learning_rate": "lr"}.get(k, k): v for k, v in logs.items() if k != "epoch"},
-            }
+            named = {{"learning_rate": "lr"}.get(k, k): v for k, v in logs.items() if k != "epoch"}
+            row = {"step": state.global_step, **named}
             append_line(self.path, plain(row))
 
 # %% ../nbs/11_sft.ipynb #9d41f6a8
 @patch
-def log(self: ResumableTrainer, logs, *args, **kwargs):
+def log(self: SharedTrainer, logs, *args, **kwargs):
     "What the Trainer logs, with what there is to notice."
     if "loss" in logs:
         logs, self.notice = logs | self.notice, {}
-    super(ResumableTrainer, self).log(logs, *args, **kwargs)
+    super(SharedTrainer, self).log(logs, *args, **kwargs)
     self.state.log_history[-1] = plain(self.state.log_history[-1])
 
 # %% ../nbs/11_sft.ipynb #a19901c9
@@ -705,7 +708,7 @@ def steps_for(
     examples: int,  # how many there are
     batch: int,  # of one step, all ranks together
 ) -> int:
-    "Optimiser steps of so many epochs, the last batch of which may go on into the next one. ValueError for less than a step."
+    """Optimiser steps of so many epochs; the last batch may go on into the next one. ValueError for no training."""
     if not (0 < epochs < math.inf and examples > 0 and batch > 0):
         raise ValueError(
             f"epochs={epochs:g} over {examples} examples, {batch} to a step, is no training: all three must be above 0"
@@ -725,7 +728,8 @@ def training_arguments(
     precision: str = "",  # "mixed", "float32", "bfloat16"; empty: mixed on a GPU, float32 on a CPU
     **more: Any,  # anything else TrainingArguments takes (report_to, save_strategy, …)
 ) -> TrainingArguments:
-    "TrainingArguments with the defaults of this book: cosine schedule, clipping at 1, a log line per step, no checkpoints unless asked for."
+    """TrainingArguments with the defaults of this book: cosine schedule, clipping at 1, a log line per step, no
+    checkpoints unless asked for. ValueError for no step and for a learning rate below 0."""
     if steps < 1 or not lr >= 0:
         raise ValueError(f"steps={steps}, lr={lr:g}: there must be one step at least, and a learning rate of 0 or more")
     defaults = dict(
@@ -762,23 +766,18 @@ def load_to_train(
     lora_rank: int = 0,  # of adapters on the language model, trained in place of its weights; 0: the weights
     precision: str = "",  # "mixed", "float32", "bfloat16"; empty: mixed on a GPU, float32 on a CPU
     attention: str = "",  # see `load_model`; empty: what transformers prefers
-    args: TrainingArguments
-    | None = None,  # what it will be trained with: the strategy decides how it is loaded; None: whole
+    args: TrainingArguments | None = None,  # the strategy in it decides how the model is loaded; None: whole
 ) -> tuple[Any, Any]:
     "Model and processor, with what is to be trained requiring gradients. ValueError where that would be nothing."
     path = checkpoint_folder(path)
-    mixed, adapters = (
-        find_precision(precision) == "mixed",
-        bool(lora_rank) or (Path(path) / "adapter_config.json").exists(),
-    )
+    mixed = find_precision(precision) == "mixed"
+    adapters = bool(lora_rank) or (Path(path) / "adapter_config.json").exists()
     zero, fsdp = args is not None and bool(args.deepspeed), args is not None and bool(args.fsdp) and world_size() > 1
-    half = (
-        find_precision(precision) == "bfloat16" or mixed and (adapters or zero)
-    )  # DeepSpeed keeps float32 beside these
+    # DeepSpeed keeps float32 copies beside bfloat16 weights
+    half = find_precision(precision) == "bfloat16" or mixed and (adapters or zero)
     parts_of = fsdp2_loading(path, mixed and not adapters) if fsdp else {}
-    model, processor = load_model(
-        path, dtype=torch.bfloat16 if half else torch.float32, attention=attention or None, **parts_of
-    )
+    dtype = torch.bfloat16 if half else torch.float32
+    model, processor = load_model(path, dtype=dtype, attention=attention or None, **parts_of)
     if hasattr(model, "peft_config"):
         for name, p in model.named_parameters():
             p.requires_grad_("lora_" in name)
@@ -791,9 +790,8 @@ def load_to_train(
     if fsdp:
         handed_over(model, args)
     if zero:
-        vars(unwrapped(model)).pop(
-            "_weight_conversions", None
-        )  # under ZeRO-3 transformers 5.23 notes renamings that it did not make, and would save by them
+        # under ZeRO-3 transformers 5.23 notes renamings that it did not make, and would save by them
+        vars(unwrapped(model)).pop("_weight_conversions", None)
     for p in model.parameters():
         if mixed and not fsdp and not p.requires_grad:
             p.data = p.data.to(torch.bfloat16)
@@ -801,13 +799,13 @@ def load_to_train(
 
 # %% ../nbs/11_sft.ipynb #09d6d0d1
 def finish(
-    trainer: ResumableTrainer,  # after its training
+    trainer: SharedTrainer,  # after its training
     checkpoint: str | Path | None,  # where the model goes; None: nowhere
 ) -> None:
-    "Save the trained model whole, wherever its weights are kept, and wait until rank 0 has written. NotFinite for weights that must not be saved."
-    unwrapped(
-        trainer.model
-    ).config.use_cache = True  # the Trainer turned it off, and a saved model would decode without
+    """Save the trained model whole, wherever its weights are kept, and wait until rank 0 has written. NotFinite for
+    weights that must not be saved."""
+    # the Trainer turned the cache off, and a saved model would decode without one
+    unwrapped(trainer.model).config.use_cache = True
     if not checkpoint:
         return trainer.check_weights()
     with whole_checkpoint(trainer, checkpoint) as part:
@@ -823,7 +821,8 @@ def train_sft(
     checkpoint: str | Path | None = None,  # where the trained model goes; None: nowhere
     resume: bool | str = False,  # go on from the run folder's last checkpoint, if there is one, or from this one
 ) -> list[dict[str, float]]:
-    "Fine-tune on examples and return the log. With `save_strategy=\"steps\"` in its arguments a run that was cut off can be resumed: it ends with the same weights."
+    """Fine-tune on examples and return the log. With `save_strategy="steps"` in its arguments an interrupted run can be
+    resumed, and ends with the same weights."""
     from transformers.trainer_callback import PrinterCallback
 
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)

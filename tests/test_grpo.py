@@ -16,6 +16,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback, TrainerState
 
+from actrep_nb.bench_grpo import _peak_bytes, bench_grpo, bench_trl
 from actrep_nb.grpo import (
     IDLE_STEPS,
     RECIPES,
@@ -23,21 +24,18 @@ from actrep_nb.grpo import (
     GRPOTrainer,
     IdleWarning,
     Recipe,
-    _peak_bytes,
     _say_once,
     advantages,
-    bench_grpo,
-    bench_trl,
-    by_answer,
+    by_completion,
     by_budget,
     by_token,
     check_training,
     find_recipe,
     group_stats,
-    judge,
     kl_k3,
     overlong_penalty,
     policy_loss,
+    score_groups,
     shared_prefix_logprobs,
     train_grpo,
     used,
@@ -176,10 +174,10 @@ def test_each_group_is_its_own_yardstick():
     clips = [Clip(video="a.mp4", action="", count=2), Clip(video="b.mp4", action="", count=5)]
     answer = "<think>\n</think>\n<answer>{}</answer>".format
     groups = [[said(answer(2)), said(answer(9))], [said(answer(5)), said(answer(5))]]
-    judged = judge(groups, clips, {"exact": 2.0})
+    judged = score_groups(groups, clips, {"exact": 2.0})
     assert [[r.advantage for r in g] for g in judged] == [[1.0, -1.0], [0.0, 0.0]]
     assert [[r.rewards["exact"] for r in g] for g in judged] == [[1, 0], [1, 1]]
-    by_task = judge(groups, clips, replace(TASKS["counting"], rewards={"exact": 2.0}))
+    by_task = score_groups(groups, clips, replace(TASKS["counting"], rewards={"exact": 2.0}))
     assert [[r.reward for r in g] for g in by_task] == [[r.reward for r in g] for g in judged]
     stats = group_stats(judged, clips)
     assert stats["group/mixed"] == stats["group/all_right"] == stats["group/zero_std"] == 0.5
@@ -336,7 +334,7 @@ def test_what_cannot_be_shown_exact_is_repeated_and_said_once(tiny, tmp_path, wh
         return
     prompts = [p for _, p in noise_pairs(model, processor)]
     _say_once.cache_clear()
-    with pytest.warns(UserWarning, match="once per answer"):
+    with pytest.warns(UserWarning, match="once per completion"):
         repeated = shared_prefix_logprobs(model, prompts, answers())[0]
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -480,7 +478,7 @@ def test_advantages_are_trls():
 
 def test_weights_of_the_recipes_by_hand():
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
-    assert by_answer(mask, 9)[:, 0].tolist() == [1 / 8, 1 / 4] and by_token(mask, 9)[1].tolist() == pytest.approx(
+    assert by_completion(mask, 9)[:, 0].tolist() == [1 / 8, 1 / 4] and by_token(mask, 9)[1].tolist() == pytest.approx(
         [1 / 6, 1 / 6, 0, 0]
     )
     assert by_budget(mask, 9)[1].tolist() == pytest.approx([1 / 18, 1 / 18, 0, 0])
@@ -541,7 +539,7 @@ def test_every_recipe_trains_and_logs(name, tiny, tmp_path, letters):
         "group/mixed",
         "group/zero_std",
         "seconds/rollout",
-        "seconds/judge",
+        "seconds/score",
         "seconds/update",
         "tokens_per_second/rollout",
         "tokens_per_second/update",
@@ -795,8 +793,8 @@ def test_log_probabilities_of_no_answers_are_refused(loaded):
     for prompts, answers, message in (
         ([], [], "at least one"),
         ([first], [], "1 prompts and 0 groups"),
-        ([first, second], [[answer], []], "prompt 1 has no answers"),
-        ([first], [[answer, answer[:0]]], "prompt 0 has an answer without tokens"),
+        ([first, second], [[answer], []], "prompt 1 has no completions"),
+        ([first], [[answer, answer[:0]]], "prompt 0 has a completion without tokens"),
     ):
         for shared in (True, False):
             with pytest.raises(ValueError, match=message):
@@ -989,7 +987,7 @@ def test_the_bench_meets_trl_on_a_text_prompt():
 def test_without_trl_the_bench_says_what_to_install(monkeypatch, capsys):
     from actrep_nb.cli import main
 
-    monkeypatch.setattr("actrep_nb.grpo.find_spec", lambda name: None)
+    monkeypatch.setattr("actrep_nb.bench_grpo.find_spec", lambda name: None)
     assert main(["bench", "grpo", "--trl"]) == 1
     assert "pip install trl" in capsys.readouterr().err
     assert main(["bench", "video", "--trl"]) == 2
@@ -1137,7 +1135,7 @@ def test_a_run_whose_answers_are_all_cut_off_says_so(tmp_path, capfd):
         max_new_tokens=4,
     )
     done = run("05_grpo", tmp_path / "run", given)
-    said = r"(all|9\d% of the) answers were cut off at max_new_tokens=4: nothing was learned.* \(2 of 2 steps, up to step 2\)"
+    said = r"(all|9\d% of the) completions were cut off at max_new_tokens=4: nothing was learned.* \(2 of 2 steps, up to step 2\)"
     for text in (capfd.readouterr().err, done.notebook.read_text(), done.report.read_text()):
         assert re.search(said, text)
     log = strict(tmp_path / "out" / "log.jsonl")
@@ -1239,7 +1237,7 @@ def test_what_a_row_shows_and_what_to_do_about_it(sign):
     assert signs(USUAL, 40.0) == set() and signs(row, 40.0) == {sign}
     said = why_idle(sign, row, 4, 8, 0.5, 40.0)
     assert {
-        "cut off": "all answers were cut off at max_new_tokens=4: none came to its end. Raise max_new_tokens",
+        "cut off": "all completions were cut off at max_new_tokens=4: none came to its end. Raise max_new_tokens",
         "all right": "reward stands at its maximum (1.2): nothing was left to learn. Choose harder clips",
         "all the same": "earned the same (1.2): nothing was learned with group_size=8, temperature=0.5",
         "too short": "shrunk to 9 tokens, from 40",
@@ -1251,7 +1249,7 @@ def test_signs_at_their_edges():
     def shown(length=40.0, **given):
         return signs(USUAL | given, length)
 
-    assert "75% of the answers were cut off at max_new_tokens=4: nothing was learned" in why_idle(
+    assert "75% of the completions were cut off at max_new_tokens=4: nothing was learned" in why_idle(
         "cut off", USUAL | {"truncated": 0.75, "used": 0.0}, 4, 8, 0.5
     )
     assert (

@@ -567,12 +567,8 @@ def _cot(
     options = teaching | (api if asks else {})
     try:
         if asks and dry_run:
-            plan = find_teacher(
-                teacher,
-                out / "replies",
-                connect=False,
-                **{k: v for k, v in options.items() if k not in ("tries", "hints")},
-            )
+            settings = {k: v for k, v in options.items() if k not in ("tries", "hints")}
+            plan = find_teacher(teacher, out / "replies", connect=False, **settings)
             assert isinstance(plan, APITeacher)
             planned = plan.dry_run(list(chosen), teaching["tries"], max(0.5, step), lengths, teaching["hints"])
             for line in planned.lines():

@@ -551,7 +551,7 @@ ENGINES.update(model=ModelEngine, vllm=VllmEngine)
 def find_engine(
     name: str,  # in ENGINES
 ) -> Callable[..., RolloutEngine]:  # (model, processor, options for `sample_group`) → engine
-    "An engine by its name. ValueError with the nearest name for one that ENGINES lacks, ImportError for one whose package is missing."
+    "An engine by its name. ValueError for one that ENGINES lacks, ImportError for one whose package is missing."
     engine = ENGINES[name]
     if name == "vllm" and not find_spec("vllm"):
         raise ImportError("the engine 'vllm' needs vLLM: pip install vllm, or actrep_nb[vllm]")

@@ -60,7 +60,8 @@ class VideoSpec:
             raise ValueError(f"pictures={self.pictures}: one of {', '.join(PICTURES)}")
         if self.pictures != "frames" and (isinstance(self.fps, str) or not self.frame_size):
             raise ValueError(
-                f"pictures={self.pictures} has pictures of one size, played at one rate: give frame_size and a number as fps"
+                f"pictures={self.pictures} has pictures of one size, played at one rate: "
+                "give frame_size and a number as fps"
             )
         if self.pictures == "likeness" and tuple(self.frame_size or ()) != (28, 28):
             raise ValueError(f"pictures=likeness: its pictures are 28x28, not {self.frame_size}")
@@ -68,7 +69,8 @@ class VideoSpec:
             raise ValueError(f"fps={self.fps}: a number above 0, or motion")
         if self.max_pixels_per_frame < MIN_FRAME_TOKENS * 28 * 28:
             raise ValueError(
-                f"max_pixels_per_frame={self.max_pixels_per_frame}: a frame of fewer than {MIN_FRAME_TOKENS * 28 * 28} pixels shows nothing"
+                f"max_pixels_per_frame={self.max_pixels_per_frame}: a frame of fewer than "
+                f"{MIN_FRAME_TOKENS * 28 * 28} pixels shows nothing"
             )
         if min(numbers) < 1 or self.max_frames < 2:
             raise ValueError(f"{self}: limits must be above 0, and max_frames 2 or more")
@@ -145,7 +147,7 @@ def plan_video(
     slot: int = 2,  # frames that the model fuses
     window: tuple[float, float] | None = None,  # part of the file, seconds
 ) -> FramePlan:  # never over the token limit
-    "Plan the frames that a model sees of a video. VideoError where the picture does not fit, ValueError where no picture would."
+    "Plan the frames that a model sees. VideoError where the picture does not fit, ValueError where no picture would."
     side = spec.frame_size or (token, token)
     if side[0] % token or side[1] % token:
         raise ValueError(f"frame_size={side[1]}x{side[0]} is not made of whole tokens of {token} pixels")
@@ -179,9 +181,9 @@ def blocks(
     pictures: np.ndarray,  # grey [T, H, W]
     fps: float,  # of the pictures
     side: int = 3,  # of a block, pixels
-    smooth: float = 0.05,  # seconds (standard deviation); a film that shows each picture twice repeats itself many times a second
+    smooth: float = 0.05,  # seconds (standard deviation); some films show each picture twice
 ) -> np.ndarray:  # [T, blocks, pixels of one]
-    "Pictures in small blocks, smoothed a little in time. What does not fill a block at the right and lower edge is left out."
+    "Pictures in small blocks, smoothed a little in time. Part blocks at the right and lower edge are left out."
     T, height, width = len(pictures), pictures.shape[1] // side, pictures.shape[2] // side
     x = gaussian_filter1d(
         pictures[:, : height * side, : width * side].astype(np.float32), smooth * fps, axis=0, mode="nearest"
@@ -272,7 +274,7 @@ def measured_period(
     window: tuple[float, float] | None = None,  # part of the file, seconds
     cache: FrameCache | None = None,  # remembers it
 ) -> float:  # seconds
-    "The period to plan a video's frames for, measured at 30 frames a second, or the film's own rate. Raises VideoError."
+    "The period to plan a video's frames for, measured at 30 frames a second or the film's rate. Raises VideoError."
 
     def find() -> dict:
         info = cache.info(path) if cache else probe(path)
@@ -356,10 +358,10 @@ def plan_table(
     rates: Sequence[float] = (1, 2, 4, 8),  # frames per second to compare
     token: int = 28,  # side of one token, pixels
     slot: int = 2,  # frames that the model fuses
-    hub: str = "",  # a name in `FRAME_RULES`: also what that family's processor makes of those clips that it takes; empty: leave that out
+    hub: str = "",  # a name in `FRAME_RULES`: also what that family's processor makes of the clips; empty: without
     kv_bytes: int = 0,  # of keys and values that a model keeps for each token
 ) -> list[dict]:  # one line for each rate, then the hub's, then the spec as it is
-    "Frames, size, tokens, share of clips above Nyquist, and memory, at each rate. Patches are 32-bit; the cache holds bytes."
+    "Frames, size, tokens, share of clips above Nyquist, and memory, at each rate; 32-bit patches, a cache of bytes."
     if not motions:
         raise ValueError("there is no clip to plan for")
 

@@ -325,7 +325,7 @@ def unwhole(source: str, chapter: str) -> list[str]:
     return [
         call
         for call in calls
-        if not re.search(r"\((part|str\(part\)|file|picture)\b", call)
+        if not re.search(r"\(\s*(part|str\(part\)|file|picture)\b", call)
         and not any(known in call for known in ELSEWHERE.get(chapter, ()))
     ]
 

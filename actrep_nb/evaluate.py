@@ -25,9 +25,10 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import pandas as pd
 from fastcore.basics import patch
 
 from actrep_nb.metrics import (
@@ -49,9 +50,6 @@ from .tasks import TASKS
 from .text import html_text
 from .video import FrameCache, Frames
 from .film import VideoError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # %% ../nbs/15_evaluate.ipynb #0595c230
 class Counter(Protocol):
@@ -338,9 +336,8 @@ COLUMNS = {
 
 def _rows(
     sets: Mapping[str, Mapping[str, Mapping[str, float]]], metrics: Iterable[str], sign: str = ""
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     "Each metric as `value [lo, hi]`; with a sign, a star marks an interval without 0."
-    import pandas as pd
 
     def cell(m):
         if m["value"] != m["value"]:
@@ -391,7 +388,7 @@ class Evaluation:
 def table(
     self: Evaluation,
     also: Sequence[str] = (),  # more metrics, as "r2", "modal_share"
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     "Counters and their metrics, each as `value [lo, hi]` with a 95 % interval."
     names = {name: name + (f" ({n} not asked)" if (n := len(self.not_asked(name))) else "") for name in self.models}
     return _rows(
@@ -411,7 +408,7 @@ def not_asked(
 
 # %% ../nbs/15_evaluate.ipynb #c4abce02
 @patch
-def differences(self: Evaluation) -> "pd.DataFrame":
+def differences(self: Evaluation) -> pd.DataFrame:
     "Paired differences with 95 % intervals; a star marks an interval without 0."
     names = list(self.predictions)
     return _rows(
@@ -425,10 +422,8 @@ def differences(self: Evaluation) -> "pd.DataFrame":
 def protocols(
     self: Evaluation,
     name: str = "",  # a key of `metrics.PROTOCOLS`: all that it prints; empty: OBO and MAE under each
-) -> "pd.DataFrame":
+) -> pd.DataFrame:
     "Counts: what other code would print for these predictions. ValueError for a name that is none."
-    import pandas as pd
-
     if name:
         lookup(PROTOCOLS, name, "protocol")
     found = {counter: under_protocols(ps, self.clips) for counter, ps in self.predictions.items()}

@@ -708,7 +708,7 @@ class LagCounter:
         return each_counted(self.count, clips, "lag", progress)
 
 # %% ../nbs/14_baselines.ipynb #f3d0e752
-COUNTERS = Registry[Callable[..., Any]]("counter")
+COUNTERS = Registry[Callable[..., Any]]("counter", Callable)
 COUNTERS |= {
     "constant": ConstantCounter,
     "class_median": ClassMedianCounter,

@@ -590,8 +590,30 @@ def _refuse_early(given: dict[str, Any], declared: dict[str, Any], notebook: str
         if given["strategy"] not in STRATEGIES:
             hint = did_you_mean(given["strategy"], STRATEGIES)
             problems.append(f"strategy {given['strategy']!r} does not exist; there are {', '.join(STRATEGIES)}{hint}")
+    problems += _unknown_names(given)
     if problems:
         raise ParameterError(f"{notebook}: " + "; ".join(problems))
+
+
+def _unknown_names(given: dict[str, Any]) -> list[str]:
+    "What is wrong with the names of rewards, a recipe and an engine, before a notebook loads what they stand for."
+    problems = []
+    try:
+        if given.get("rewards"):
+            from actrep_nb.rewards import parse_weights
+
+            parse_weights(given["rewards"])
+        if given.get("recipe"):
+            from actrep_nb.grpo import find_recipe
+
+            find_recipe(given["recipe"])
+        if given.get("engine"):
+            from actrep_nb.rollout import find_engine
+
+            find_engine(given["engine"])
+    except (ValueError, ImportError) as e:
+        problems.append(str(e))
+    return problems
 
 # %% ../nbs/18a_cli_runs.ipynb #90acebf6
 def _stamp() -> str:

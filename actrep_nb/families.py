@@ -43,7 +43,7 @@ class Family:
     shares_prompt: bool = True  # whether one reading of a prompt serves several answers exactly (chapter on GRPO)
 
 
-FAMILIES = Registry[Family]("family")  # by `model_type`
+FAMILIES = Registry[Family]("family", Family)  # by `model_type`
 
 
 def _family(name: str) -> Family:

@@ -153,7 +153,7 @@ class Format:
     expand: Callable[[dict[str, Any], Path], list[dict[str, Any]]] = lambda entry, path: [entry]  # an entry's rows
 
 
-FORMATS = Registry[Format]("format")
+FORMATS = Registry[Format]("format", Format)
 
 # %% ../nbs/01a_formats.ipynb #b59094e4
 def _text(row: dict[str, Any], *names: str) -> str:

@@ -39,7 +39,6 @@ from transformers.trainer_callback import PrinterCallback
 from .loading import Example, Examples, ReadyExamples
 from .families import family_of
 from .models import EncodedPrompt, a_few, collate, device_of, load_model, unwrapped, video_inputs
-from .families import family_of
 from .tiny_base import make_tiny_checkpoint
 from actrep_nb.parallel import (
     calls_count,
@@ -109,7 +108,7 @@ class Recipe:
     resample: int = 0  # how often a group that teaches nothing is replaced by one of another prompt
 
 
-RECIPES = Registry[Recipe]("recipe")
+RECIPES = Registry[Recipe]("recipe", Recipe)
 RECIPES |= {
     "grpo": Recipe(by_completion, scale=True, beta=0.04),
     "dapo": Recipe(by_token, scale=True, epsilon_high=0.28, overlong=0.2, resample=3),

@@ -725,7 +725,7 @@ class Protocol:
     reader: str | None = None  # how it reads completions, a key of `answers.LEGACY`; None: as we do
 
 
-PROTOCOLS = Registry[Protocol]("protocol")
+PROTOCOLS = Registry[Protocol]("protocol", Protocol)
 PROTOCOLS |= {
     "ours": Protocol(ours, "this chapter"),
     "ActRep-R1": Protocol(actrep_r1, "ActRep-R1 eval.py", "actrep-r1"),

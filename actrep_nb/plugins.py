@@ -52,6 +52,8 @@ def find_plugin(
     if path.suffix == ".py" or path.is_file():
         if not path.is_file():
             raise PluginError(f"plugin {called}: there is no such file")
+        if path.suffix != ".py":
+            raise PluginError(f"plugin {called}: a plugin is a Python file, whose name ends in .py")
         return Plugin(path.stem, str(path.resolve()), _hash([path]), str(path.resolve()))
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # last: nothing here stands before what is installed

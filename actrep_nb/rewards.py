@@ -314,7 +314,7 @@ def cycle_reward(
     return [score(text, clip) for text, clip in zip(completions, clips, strict=True)]
 
 # %% ../nbs/07_rewards.ipynb #a903fe2a
-REWARDS = Registry[Reward]("reward")
+REWARDS = Registry[Reward]("reward", Callable)
 REWARDS |= {
     "count": count_reward(count_gaussian),
     "count_hybrid": count_reward(count_hybrid),
@@ -794,10 +794,19 @@ def parse_weights(
 # %% ../nbs/07_rewards.ipynb #0e9f3b06
 def _run(name: str, completions: Sequence[str], clips: Sequence[Clip], context: dict) -> list[float | None]:
     "One reward over all completions, with what it returned checked."
-    values = list(REWARDS[name](completions, clips, **context))
+    reward = REWARDS[name]
+    try:
+        values = list(reward(completions, clips, **context))
+    except TypeError as e:
+        raise TypeError(
+            f"reward {name!r}: {e}. A reward is def {name.split('/')[-1]}(completions, clips, **context), and returns a "
+            "list with a number or None for each completion"
+        ) from e
     if len(values) != len(completions):
         raise ValueError(f"reward {name!r} gave {len(values)} values for {len(completions)} completions")
     for i, value in enumerate(values):
+        if not (value is None or isinstance(value, (int, float, np.integer, np.floating))):
+            raise TypeError(f"reward {name!r} gave {value!r} for completion {i}, which is no number")
         if value is not None and not math.isfinite(value):
             raise NotFinite(
                 f"reward {name!r} gave {value!r} for completion {i} (clip {clips[i].id!r}): {completions[i][:80]!r}"

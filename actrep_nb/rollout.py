@@ -544,7 +544,7 @@ class VllmEngine:
         return [[vllm_rollout(self.processor, p, said) for said in group] for p, group in zip(prompts, groups)]
 
 # %% ../nbs/12_rollout.ipynb #d94f07a6
-ENGINES = Registry[Callable[..., RolloutEngine]]("engine")
+ENGINES = Registry[Callable[..., RolloutEngine]]("engine", Callable)
 ENGINES.update(model=ModelEngine, vllm=VllmEngine)
 
 

@@ -592,14 +592,30 @@ def lookup(
 
 # %% ../nbs/00_show.ipynb #043a57a5
 class Registry(dict[str, V]):
-    "Name → what it stands for. A name that is not there raises `NoSuchName`, which is a ValueError and a KeyError."
+    """Name → what it stands for. A name that is not there raises `NoSuchName`, which is a ValueError and a KeyError;
+    what does not belong into it is refused with a TypeError when it is put there."""
 
     def __init__(
         self,
         what: str,  # what it holds, in the singular: "reward"
+        of: Any = object,  # what each must be, as `isinstance` takes it: a class, or Callable
     ):
         super().__init__()
-        self.what = what
+        self.what, self.of = what, of
+
+    def __setitem__(self, name: str, value: V) -> None:
+        if not isinstance(value, of := getattr(self, "of", object)):  # it has none yet while it is unpickled
+            wanted = "a function" if of is Callable else f"a {of.__name__}"
+            raise TypeError(f"{self.what} {name!r}: {wanted} is wanted, not {type(value).__name__}")
+        super().__setitem__(name, value)
+
+    def update(self, *others: Any, **named: V) -> None:
+        for name, value in dict(*others, **named).items():
+            self[name] = value
+
+    def __ior__(self, other: Any) -> "Registry[V]":  # type: ignore[override, misc]
+        self.update(other)
+        return self
 
     def __missing__(self, name: str) -> V:
         return lookup(dict(self), name, self.what)

@@ -201,7 +201,7 @@ def counting_metrics(
     return table | {"cycles": found if found["n"] else None}
 
 # %% ../nbs/09_tasks.ipynb #a1532acc
-TASKS = Registry[Task]("task")
+TASKS = Registry[Task]("task", Task)
 TASKS |= {
     "counting": Task(
         "counting",

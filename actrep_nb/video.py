@@ -323,7 +323,7 @@ def _resize_all(frames: int, height: int, width: int, token: int, min_pixels: in
     return _grid(frames, round(frames / 2) * 2, height, width, token, min_pixels, max_pixels)
 
 
-FRAME_RULES = Registry[FrameRule]("family")
+FRAME_RULES = Registry[FrameRule]("family", FrameRule)
 FRAME_RULES |= {
     "qwen2_vl": FrameRule(28, 56 * 56, 16384 * 28 * 28, _sample_even, _resize_each),
     "qwen2_5_vl": FrameRule(28, 56 * 56, 16384 * 28 * 28, _sample_even, _resize_each),

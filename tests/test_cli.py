@@ -6,6 +6,7 @@ import functools
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -851,3 +852,17 @@ def test_a_command_that_fails_leaves_no_empty_folder_behind(here, capsys):
     (here / "e").mkdir()
     assert main(["evaluate", "gone.csv", "--baseline", "period", "--out", "e"]) == 1
     assert (here / "e").is_dir()  # it was there before
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ("rewards=formt=1", r"no reward 'formt', did you mean 'format'\?"),
+        ("rewards=format", "'format' has no weight"),
+        ("recipe=dap", r"no recipe 'dap', did you mean 'dapo'\?"),
+        ("engine=modl", r"no engine 'modl', did you mean 'model'\?"),
+    ],
+)
+def test_names_of_grpo_are_looked_up_before_a_notebook_runs(tmp_path, capsys, given, said):
+    assert main(["run", "grpo", "-p", given, "--out", str(tmp_path / "run")]) == 2
+    assert re.search(said, capsys.readouterr().err) and not (tmp_path / "run").exists()

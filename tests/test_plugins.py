@@ -206,3 +206,9 @@ def test_grpo_trains_on_a_reward_of_a_plugin(here):
     ]
     actrep("run", "grpo", "--plugin", "mine.py", "--out", "run", *pairs, *given)
     assert 0 < load_run("run").metrics["reward"] < 1
+
+
+def test_a_file_that_is_no_python_is_refused(here):
+    Path("wrong.csv").write_text("clip,reps\n")
+    said = actrep("audit", "gym.csv", "--plugin", "wrong.csv", code=1)
+    assert "wrong.csv: a plugin is a Python file, whose name ends in .py" in said

@@ -920,3 +920,17 @@ def test_a_list_of_a_hundred_thousand_digits_is_read_at_once():
     assert REWARDS["actrep_r1/count_interval"](
         [f"<think>reps {'9' * 5000}-{'9' * 5000}: </think><answer>1</answer>"], [CLIP]
     ) == [0]  # where `int` refuses
+
+
+@pytest.mark.parametrize(
+    "reward, said",
+    [
+        (lambda completions, clips: [1.0], "unexpected keyword argument"),
+        (lambda completions, clips, **context: 1.0, "not iterable"),
+        (lambda completions, clips, **context: ["good"], "gave 'good' for completion 0, which is no number"),
+    ],
+)
+def test_a_reward_that_is_written_wrong_is_named(monkeypatch, reward, said):
+    monkeypatch.setitem(REWARDS, "mine", reward)
+    with pytest.raises(TypeError, match=f"reward 'mine'.*{said}"):
+        combine("mine", ["<answer>2</answer>"], [Clip("a.mp4", "squat", 2)], group_size=1)

@@ -240,3 +240,19 @@ def test_names_are_matched_in_one_place():
     "By `nearest`; formats guess what columns hold, which is another question."
     found = {p.name for p in Path(show.__file__).parent.glob("*.py") if "get_close_matches" in p.read_text("utf-8")}
     assert found == {"show.py", "formats.py"}
+
+
+def test_what_does_not_belong_into_a_registry_is_refused_when_it_is_put_there():
+    from actrep_nb.formats import FORMATS
+    from actrep_nb.rewards import REWARDS
+
+    before = dict(FORMATS), dict(REWARDS)
+    with pytest.raises(TypeError, match="format 'mine': a Format is wanted, not function"):
+        FORMATS["mine"] = lambda row: row
+    with pytest.raises(TypeError, match="reward 'three': a function is wanted, not int"):
+        REWARDS["three"] = 3
+    with pytest.raises(TypeError, match="reward 'three'"):
+        REWARDS.update(three=3)
+    with pytest.raises(TypeError, match="reward 'three'"):
+        REWARDS |= {"three": 3}
+    assert (dict(FORMATS), dict(REWARDS)) == before

@@ -263,7 +263,7 @@ def find_notebook(
     hint = did_you_mean(path.name, beside) or did_you_mean(stem, [*known, *short])
     where = ", ".join(map(str, shipped("nbs/experiments"))) or "no folder nbs/experiments near here or in the package"
     raise FileNotFoundError(
-        f"no notebook {str(name)!r}{hint}. Experiments: {', '.join(sorted(known)) or 'none'} (in {where})"
+        f"no notebook {str(name)!r}{hint or '.'} Experiments: {', '.join(sorted(known)) or 'none'} (in {where})"
     )
 
 # %% ../nbs/16_runs.ipynb #025ee05d

@@ -553,6 +553,27 @@ READ = (
     "none",
 )  # parameters of the experiments that name what must be there, where they are texts
 
+# %% ../nbs/18a_cli_runs.ipynb #un0kn0wn
+def _unknown_names(given: dict[str, Any]) -> list[str]:
+    "What is wrong with the names of rewards, a recipe and an engine, before a notebook loads what they stand for."
+    problems = []
+    try:
+        if given.get("rewards"):
+            from actrep_nb.rewards import parse_weights
+
+            parse_weights(given["rewards"])
+        if given.get("recipe"):
+            from actrep_nb.grpo import find_recipe
+
+            find_recipe(given["recipe"])
+        if given.get("engine"):
+            from actrep_nb.rollout import find_engine
+
+            find_engine(given["engine"])
+    except (ValueError, ImportError) as e:
+        problems.append(str(e))
+    return problems
+
 # %% ../nbs/18a_cli_runs.ipynb #6124bc82
 def _refuse_early(given: dict[str, Any], declared: dict[str, Any], notebook: str) -> None:
     """Raises ParameterError for what an experiment would refuse when its libraries are loaded: paths that lead nowhere,
@@ -593,27 +614,6 @@ def _refuse_early(given: dict[str, Any], declared: dict[str, Any], notebook: str
     problems += _unknown_names(given)
     if problems:
         raise ParameterError(f"{notebook}: " + "; ".join(problems))
-
-
-def _unknown_names(given: dict[str, Any]) -> list[str]:
-    "What is wrong with the names of rewards, a recipe and an engine, before a notebook loads what they stand for."
-    problems = []
-    try:
-        if given.get("rewards"):
-            from actrep_nb.rewards import parse_weights
-
-            parse_weights(given["rewards"])
-        if given.get("recipe"):
-            from actrep_nb.grpo import find_recipe
-
-            find_recipe(given["recipe"])
-        if given.get("engine"):
-            from actrep_nb.rollout import find_engine
-
-            find_engine(given["engine"])
-    except (ValueError, ImportError) as e:
-        problems.append(str(e))
-    return problems
 
 # %% ../nbs/18a_cli_runs.ipynb #90acebf6
 def _stamp() -> str:

@@ -799,8 +799,8 @@ def _run(name: str, completions: Sequence[str], clips: Sequence[Clip], context: 
         values = list(reward(completions, clips, **context))
     except TypeError as e:
         raise TypeError(
-            f"reward {name!r}: {e}. A reward is def {name.split('/')[-1]}(completions, clips, **context), and returns a "
-            "list with a number or None for each completion"
+            f"reward {name!r}: {e}. A reward is def mine(completions, clips, **context), "
+            "and returns a list with a number or None for each completion"
         ) from e
     if len(values) != len(completions):
         raise ValueError(f"reward {name!r} gave {len(values)} values for {len(completions)} completions")

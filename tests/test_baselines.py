@@ -520,7 +520,7 @@ def test_registry():
         and set(fitted) <= set(COUNTERS)
         and fitted["constant"].k == 4
     )
-    with pytest.raises(ValueError, match="'perod' is unknown"):
+    with pytest.raises(ValueError, match="no counter 'perod', did you mean 'period'"):
         fitted_counters(clips([1]), ["perod"])
 
 

@@ -507,11 +507,18 @@ def no_checkpoint(folder: Path) -> None:
         raise Unmet('a final checkpoint was written')
 
 
+BRIEF = '''from actrep_nb.rewards import REWARDS
+REWARDS["brief"] = lambda completions, clips, **context: [1 / (1 + len(text)) for text in completions]
+'''  # a reward under which completions that are cut off differ, so that there is something to learn
+
+
 def diverges(name: str, *more: str) -> Callable[[Path], str]:
     def play(place: Path) -> str:
         copied(place, *before(name))
+        (place / 'brief.py').write_text(BRIEF)
+        pays = ('-p', 'rewards=brief=1', '-p', 'recipe=grpo', '--plugin', 'brief.py') if name == 'grpo' else ()
         said = refused(
-            actrep(place, *STEPS[name].command(name, 'lr=1e3'), *more),
+            actrep(place, *STEPS[name].command(name, 'lr=1e3'), *pays, *more),
             'NaN|nan|infinit|not finite|no number',
             'step',
             'checkpoint|lr',
@@ -566,7 +573,7 @@ def rank_killed(place: Path) -> str:
     good(undone, *command)
     process = begin(place, *command)
     under_way(place, 'sft', process)
-    kernels = [pid for pid in alive(place.parent.name) if b'ipykernel' in Path(f'/proc/{pid}/cmdline').read_bytes()]
+    kernels = [pid for pid in alive(place.parent.name) if b"['kernel']" in Path(f'/proc/{pid}/cmdline').read_bytes()]
     if len(kernels) < 2:
         raise Unmet(f'{len(kernels)} kernels ran')
     os.kill(max(kernels), signal.SIGKILL)

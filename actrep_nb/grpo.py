@@ -39,7 +39,6 @@ from transformers.trainer_callback import PrinterCallback
 from .loading import Example, Examples, ReadyExamples
 from .families import family_of
 from .models import EncodedPrompt, a_few, collate, device_of, load_model, unwrapped, video_inputs
-from .tiny_base import make_tiny_checkpoint
 from actrep_nb.parallel import (
     calls_count,
     fsdp2_loading,

@@ -653,7 +653,7 @@ SIZES: dict[str, dict[str, Any]] = {  # what `--size` changes
 # %% ../nbs/18a_cli_runs.ipynb #2823eab0
 def _steps_to_train(n: dict[str, Any], base: str) -> list[Any]:
     "Draw clips, write reasoning, fine-tune, train with rewards."
-    from actrep_nb.runs import Step
+    from actrep_nb.sweeps import Step
 
     def quarter(steps):
         return -(-steps // 4)  # a run that is killed goes on from there
@@ -703,9 +703,9 @@ def _steps_to_train(n: dict[str, Any], base: str) -> list[Any]:
     ]
 
 # %% ../nbs/18a_cli_runs.ipynb #2823eab1
-def _steps_to_judge(n: dict[str, Any], base: str, film: str, videos: str) -> list[Any]:
-    "Judge all of them, write the report, and do the same for film."
-    from actrep_nb.runs import Step
+def _steps_to_judge(n: dict[str, Any], base: str) -> list[Any]:
+    "Judge all of them, and write the report."
+    from actrep_nb.sweeps import Step
 
     return [
         Step(
@@ -738,21 +738,28 @@ def _steps_to_judge(n: dict[str, Any], base: str, film: str, videos: str) -> lis
             "put pictures and tables together",
             no_input=True,
         ),
-        Step(
-            "film",
-            "08_film",
-            {
-                "base": film,
-                "sft_steps": n["film_sft"],
-                "grpo_steps": n["film_grpo"],
-                "held_out": n["windows"],
-                "checkpoints": 4,
-                "videos": videos,
-                "seed": "{seed}",
-            },
-            "the same stages on drawn motion, for film" + (", which is counted" if videos else ""),
-        ),
     ]
+
+
+def _film_step(n: dict[str, Any], film: str, videos: str) -> Any:
+    "The same stages on drawn motion: they need nothing of the others, and run beside them."
+    from actrep_nb.sweeps import Step
+
+    return Step(
+        "film",
+        "08_film",
+        {
+            "base": film,
+            "sft_steps": n["film_sft"],
+            "grpo_steps": n["film_grpo"],
+            "held_out": n["windows"],
+            "checkpoints": 4,
+            "videos": videos,
+            "seed": "{seed}",
+        },
+        "the same stages on drawn motion, for film" + (", which is counted" if videos else ""),
+        beside=True,
+    )
 
 # %% ../nbs/18a_cli_runs.ipynb #2823eab2
 def demo_steps(
@@ -761,9 +768,9 @@ def demo_steps(
     film: str,  # the one to start from for film
     videos: str = "",  # films to count at the end; empty: none
 ) -> list[Any]:
-    "The demo as steps for `runs.run_steps`."
+    "The demo as steps for `sweeps.run_steps`."
     n = SIZES[size]
-    return [*_steps_to_train(n, base), *_steps_to_judge(n, base, film, videos)]
+    return [_film_step(n, film, videos), *_steps_to_train(n, base), *_steps_to_judge(n, base)]
 
 # %% ../nbs/18a_cli_runs.ipynb #40115186
 _DemoSize = Annotated[
@@ -852,7 +859,8 @@ def demo(
             raise Usage(f"no size {size!r}; there are {', '.join(SIZES)}")
         from actrep_nb.counters import find_checkpoint
         from actrep_nb.formats import load_clips
-        from actrep_nb.runs import run_steps, shipped
+        from actrep_nb.runs import shipped
+        from actrep_nb.sweeps import run_steps
 
         start = base or next(map(str, shipped("data/tiny_base")), None)
         output_folder(out, say)

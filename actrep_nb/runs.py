@@ -12,7 +12,7 @@ __all__ = ['ABOUT', 'WRITTEN', 'NUMERIC', 'TABLES', 'REFUSALS', 'ParameterError'
            'to_html', 'RunResult', 'load_run', 'FolderBusy', 'RunFailed', 'batch_text', 'claimed', 'decisive',
            'fingerprint', 'apart', 'standing', 'begun_run', 'checkpoints', 'how_to_begin', 'run', 'begin_anew',
            'Comparison', 'is_measurement', 'results_of', 'alike_values', 'changed_rows', 'changed_files', 'verify',
-           'kept_notebook', 'rerun', 'Step', 'run_steps', 'find_runs', 'runs_table', 'origins']
+           'kept_notebook', 'rerun', 'find_runs', 'runs_table', 'origins']
 
 # %% ../nbs/16_runs.ipynb #11986c20
 import ast
@@ -47,7 +47,7 @@ from papermill.exceptions import PapermillExecutionError
 
 import actrep_nb
 from .plugins import find_plugins, plugins_named
-from .process import stoppable
+from .process import stoppable, variables
 from .show import altered_files, did_you_mean, disk_errors, read_glue, write_whole
 from .spmd import SpmdEngine, Watch, find_place
 from .text import html_policy, markdown_text
@@ -1462,7 +1462,7 @@ def rerun(
     folder: str | Path | None = None,  # where its relative paths start; None: where it was run
     quiet: bool = False,  # do not show on stderr where the run is
 ) -> RunResult:
-    """Execute a run again, as it was. Raises ValueError for a run that did not finish, FileNotFoundError for what is
+    """Execute a run again, as it was, with as many threads. Raises ValueError for a run that did not finish, FileNotFoundError for what is
     gone, FileExistsError where `out` holds something else."""
     r = load_run(a)
     _finished(r)
@@ -1488,7 +1488,8 @@ def rerun(
     ):
         raise FileExistsError(f"{out} holds something else: name another folder")
     anew = {name: value for name, value in {"out": str(target), "resume": False}.items() if name in m.parameters}
-    with tempfile.TemporaryDirectory() as place, chdir(start):
+    threads = {name: value for name, value in m.environment.items() if name.endswith("_NUM_THREADS")}
+    with tempfile.TemporaryDirectory() as place, chdir(start), variables(threads):
         nbformat.write(nb, Path(place) / m.notebook)
         return run(
             Path(place) / m.notebook,
@@ -1499,72 +1500,6 @@ def rerun(
             plugins=[p["called"] for p in m.plugins.values()],
             ranks=m.ranks or 1 + len(list(r.out.glob("notebook.rank*.ipynb"))),
         )
-
-# %% ../nbs/16_runs.ipynb #c22ae043
-@dataclass(frozen=True)
-class Step:
-    "One run in a list of runs."
-
-    name: str  # of its run folder, inside the folder of the whole
-    notebook: str  # as for `run`
-    parameters: dict[str, Any]  # text values may hold {out} and {seed}; "{seed}" alone becomes the number
-    says: str = ""  # one line for a reader: what this step does
-    no_input: bool = False  # leave the code out of its report
-
-
-def _fill(value: Any, names: dict[str, Any]) -> Any:
-    """Put names into a text, or into the texts of a list or dictionary; a text that is one placeholder becomes the
-    value itself."""
-    if isinstance(value, dict):
-        return {k: _fill(v, names) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_fill(v, names) for v in value]
-    if not isinstance(value, str):
-        return value
-    return names[value[1:-1]] if value[:1] + value[-1:] == "{}" and value[1:-1] in names else value.format(**names)
-
-# %% ../nbs/16_runs.ipynb #157b8999
-def run_steps(
-    steps: Iterable[Step],  # in order
-    out: str | Path,  # folder of the whole; each step gets a folder inside
-    seed: int = 0,  # for "{seed}"
-    timeout: float | None = None,  # seconds that one cell may take
-    tell=print,  # called with one line before and after each step
-    fresh: bool = False,  # start over, also with what is done or begun
-) -> dict[str, RunResult]:
-    """Run notebooks in order, each in its own kernel. A step that is done is skipped, one that was begun goes on. Stops
-    at the first failure, with its RunFailed; raises FolderBusy where another process works on the folder."""
-    results: dict[str, RunResult] = {}
-    steps = list(steps)
-    Path(out).mkdir(parents=True, exist_ok=True)
-    with claimed(out):
-        for k, step in enumerate(steps, 1):
-            said: list[str] = []
-
-            def begin(words, k=k, step=step, said=said):
-                said.append(words)
-                tell(f"[{k}/{len(steps)}] {step.name}: {words or step.says}")
-
-            results[step.name] = r = run(
-                step.notebook,
-                Path(out) / step.name,
-                _fill(step.parameters, {"out": str(out), "seed": seed}),
-                timeout=timeout,
-                no_input=step.no_input,
-                fresh=fresh,
-                tell=begin,
-            )
-            numbers = ", ".join(
-                f"{n} {v:.3g}" if isinstance(v, float) else f"{n} {v}"
-                for n, v in list(r.metrics.items())[:5]
-                if isinstance(v, (int, float, str))
-            )
-            if not said[0].endswith("skipped"):
-                tell(
-                    f"      {r.manifest.seconds or 0:.0f} s, {r.manifest.peak_memory_mb or 0:.0f} MB"
-                    + (f": {numbers}" if numbers else "")
-                )
-    return results
 
 # %% ../nbs/16_runs.ipynb #1627e485
 def find_runs(

@@ -279,8 +279,8 @@ def _play(
     background = Image.fromarray(scene["background"])
     scale, width = scene["scale"], scene["width"]
     ground = {"feet": 0.92, "toes": 0.90, "hip": 0.80 if action == "sit_up" else 0.62, "hands": 0.10}[act.anchor] * size
-    frames = []
-    for i in range(max(2, int(script[-1].end * fps))):
+    frames = np.empty((max(2, int(script[-1].end * fps)), size, size, 3), np.uint8)
+    for i in range(len(frames)):
         t = i / fps
         u, seg, phase = _displacement(script, t, scene["gamma"], scene["reach"])
         pose = {k: act.rest[k] + u * (act.extreme[k] - act.rest[k]) for k in _LIMBS}
@@ -319,8 +319,8 @@ def _play(
             (pen.ellipse if scene["distractor"] == "ball" else pen.rectangle)(
                 [x - q, y - q, x + q, y + q], fill=scene["tint"]
             )
-        frames.append(np.asarray(image)[:, ::-1] if scene["mirror"] else np.asarray(image))
-    return np.stack(frames)
+        frames[i] = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if scene["mirror"] else image
+    return frames
 
 # %% ../nbs/03_synth.ipynb #9da16f7d
 def draw_clip(

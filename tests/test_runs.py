@@ -22,7 +22,6 @@ from actrep_nb.runs import (
     Manifest,
     ParameterError,
     RunFailed,
-    Step,
     claimed,
     files_of,
     find_notebook,
@@ -33,7 +32,6 @@ from actrep_nb.runs import (
     read_recipe,
     read_value,
     run,
-    run_steps,
     to_html,
     verify,
 )
@@ -400,36 +398,6 @@ def test_report_needs_no_network_and_hides_code_when_asked(book, tmp_path):
 def test_odd_folder_names(book, tmp_path):
     out = tmp_path / "läufe {x} 1"
     assert run(book("n"), out, quiet=True).ok and Manifest.load(out).status == "done"
-
-
-def test_steps_stop_at_the_first_failure(book, tmp_path):
-    said = []
-    steps = [
-        Step("one", str(book("n", name="a.ipynb")), {"n": "{seed}"}),
-        Step("two", str(book("1 / 0", name="b.ipynb")), {}),
-        Step("three", str(book("n", name="c.ipynb")), {}),
-    ]
-    with pytest.raises(RunFailed, match="b.ipynb failed in cell 3"):
-        run_steps(steps, tmp_path / "all", seed=7, tell=said.append)
-    assert json.loads((tmp_path / "all" / "one" / "parameters.json").read_text()) == {"n": 7}
-    assert not (tmp_path / "all" / "three").exists() and said[0].startswith("[1/3] one")
-
-
-def test_steps_that_are_done_are_skipped_and_a_folder_has_one_owner(book, tmp_path):
-    steps = [
-        Step("one", str(book("n", name="a.ipynb")), {}, "first"),
-        Step("two", str(book("n", name="b.ipynb")), {}, "second"),
-    ]
-    said = []
-    run_steps(steps[:1], tmp_path / "all", tell=said.append)
-    run_steps(steps, tmp_path / "all", tell=said.append)
-    assert [line for line in said if line.startswith("[")] == [
-        "[1/1] one: first",
-        "[1/2] one: done before, skipped",
-        "[2/2] two: second",
-    ]
-    with claimed(tmp_path / "all"), pytest.raises(FolderBusy, match=f"all: process {os.getpid()} on "):
-        run_steps(steps, tmp_path / "all", tell=said.append)
 
 
 def test_verify_names_what_differs(book, tmp_path):

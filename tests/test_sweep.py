@@ -18,6 +18,7 @@ import pytest
 from actrep_nb.runs import (
     FolderBusy,
     ParameterError,
+    RunFailed,
     batch_text,
     claimed,
     find_notebook,
@@ -28,7 +29,7 @@ from actrep_nb.runs import (
     runs_table,
     start_manifest,
 )
-from actrep_nb.sweeps import setting_name, settings, sweep
+from actrep_nb.sweeps import Step, run_steps, setting_name, settings, sweep
 
 
 @pytest.fixture
@@ -496,3 +497,90 @@ def test_nan_and_infinity_are_told_apart_from_a_metric_that_is_missing(tmp_path,
     assert main(["runs", str(tmp_path / "s"), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["runs"]
     assert {r["run"]: r["loss"] for r in rows} == {"a": "nan", "b": "-inf", "c": 0.5, "d": None}
+
+
+def _book(folder, name, source):
+    "A notebook of a parameter n and one cell."
+    nb = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("n: int = 3  # how many", metadata={"tags": ["parameters"]}),
+            nbformat.v4.new_code_cell(source),
+        ]
+    )
+    nbformat.write(nb, folder / f"{name}.ipynb")
+    return folder / f"{name}.ipynb"
+
+
+def test_steps_stop_at_the_first_failure(tmp_path):
+    said = []
+    steps = [
+        Step("one", str(_book(tmp_path, "a", "n")), {"n": "{seed}"}),
+        Step("two", str(_book(tmp_path, "b", "1 / 0")), {}),
+        Step("three", str(_book(tmp_path, "c", "n")), {}),
+    ]
+    with pytest.raises(RunFailed, match="b.ipynb failed in cell"):
+        run_steps(steps, tmp_path / "all", seed=7, tell=said.append)
+    assert json.loads((tmp_path / "all" / "one" / "parameters.json").read_text()) == {"n": 7}
+    assert not (tmp_path / "all" / "three").exists() and said[0].startswith("[1/3] one")
+
+
+def test_steps_that_are_done_are_skipped_and_a_folder_has_one_owner(tmp_path):
+    steps = [
+        Step("one", str(_book(tmp_path, "a", "n")), {}, "first"),
+        Step("two", str(_book(tmp_path, "b", "n")), {}, "second"),
+    ]
+    said = []
+    run_steps(steps[:1], tmp_path / "all", tell=said.append)
+    run_steps(steps, tmp_path / "all", tell=said.append)
+    assert [line for line in said if line.startswith("[")] == [
+        "[1/1] one: first",
+        "[1/2] one: done before, skipped",
+        "[2/2] two: second",
+    ]
+    with claimed(tmp_path / "all"), pytest.raises(FolderBusy, match=f"all: process {os.getpid()} on "):
+        run_steps(steps, tmp_path / "all", tell=said.append)
+
+
+def test_a_step_beside_the_others_ends_with_a_step_that_fails_and_goes_on_later(notebook, tmp_path, monkeypatch):
+    "Both have half of the cores; nothing of the one beside is done twice."
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    wait = "import os, time\nwhile not os.path.exists(os.environ['LOG']):\n    time.sleep(0.1)\n"
+    bad = _book(tmp_path, "bad", wait + "1 / 0")
+    beside = Step("beside", str(notebook), {"x": 5, "pause": 0.4}, "counts", beside=True)
+    said = []
+    with pytest.raises(RunFailed, match="bad.ipynb failed in cell"):
+        run_steps([Step("bad", str(bad), {}), beside], tmp_path / "all", tell=said.append)
+    assert said[0] == "[2/2] beside: counts, beside the others"
+    assert load_run(tmp_path / "all/beside").manifest.status in ("interrupted", "running")
+    nbformat.write(nbformat.read(_book(tmp_path, "good", "n"), 4), bad)
+    done = run_steps([Step("bad", str(bad), {}), beside], tmp_path / "all", tell=said.append)
+    assert list(done) == ["bad", "beside"] and done["beside"].metrics["square"] == 25
+    share = str(max(1, os.cpu_count() // 2))
+    assert [r.manifest.environment["OMP_NUM_THREADS"] for r in done.values()] == [share, share]
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert Path(os.environ["LOG"]).read_text().count("end") == 1
+
+
+def test_a_step_beside_the_others_that_fails_stops_them(tmp_path):
+    slow = _book(tmp_path, "slow", "import time; time.sleep(3)")
+    steps = [Step("beside", str(_book(tmp_path, "bad", "1 / 0")), {}, beside=True)]
+    steps += [Step(name, str(slow), {}) for name in ("one", "two")]
+    with pytest.raises(RunFailed, match="bad.ipynb failed in cell"):
+        run_steps(steps, tmp_path / "all", tell=lambda line: None)
+    assert not (tmp_path / "all/two/manifest.json").exists()
+
+
+def test_a_step_beside_the_others_ends_with_the_program_that_is_killed(notebook, tmp_path):
+    code = (
+        "from actrep_nb.sweeps import Step, run_steps\n"
+        f"step = Step('a', {str(notebook)!r}, {{'pause': 30.0}}, beside=True)\n"
+        f"run_steps([step, Step('b', {str(notebook)!r}, {{'x': 2, 'pause': 30.0}})], {str(tmp_path / 's')!r})"
+    )
+    first = in_background(code)
+    while not ((log := Path(os.environ["LOG"])).exists() and log.read_text().count("from 0") == 2):
+        assert first.poll() is None
+        time.sleep(0.1)
+    family = psutil.Process(first.pid).children(recursive=True)
+    first.kill()
+    first.wait()
+    assert len(family) >= 3 and psutil.wait_procs(family, 60)[1] == []

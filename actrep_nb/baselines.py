@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import av
+import av.video.reformatter
 import numpy as np
 from scipy.linalg import eigh
 from scipy.ndimage import uniform_filter1d
@@ -303,6 +304,7 @@ def grey_pictures(
     step, scale = 1 / min(fps, info.fps), side / min(info.height, info.width)
     height, width = (min(6 * round(length * scale / 6), 4 * side) for length in (info.height, info.width))
     container, stream = _open(path)
+    converter = av.video.reformatter.VideoReformatter()  # one for all frames: making it costs more than using it
     with container:
         due, until, orientation = 0.0, 0.0, None  # seconds from the window's start
         for start, until, frame in _decode(container, stream, trouble):
@@ -311,7 +313,7 @@ def grey_pictures(
             picture = None
             orientation = orientation or _orientation(frame)  # asked once: asking keeps a frame in memory for a while
             while begin + due < min(until, end) - 1e-6:
-                picture = _grey(frame, height, width, *orientation) if picture is None else picture
+                picture = _grey(converter, frame, height, width, *orientation) if picture is None else picture
                 yield due, picture
                 due += step
     if not due:
@@ -325,13 +327,12 @@ def grey_pictures(
         trouble.append(f"the video ends at {until:.2f} s instead of {min(end, info.duration):.2f} s")
 
 
-def _grey(frame: Any, height: int, width: int, rotation: int, mirrored: bool) -> np.ndarray:
+def _grey(converter: Any, frame: Any, height: int, width: int, rotation: int, mirrored: bool) -> np.ndarray:
     "One small grey picture, as a viewer would show it."
     if rotation % 180:
         height, width = width, height
-    return _upright(
-        frame.reformat(width, height, "gray", interpolation="AREA").to_ndarray().astype(np.float32), rotation, mirrored
-    )
+    grey = converter.reformat(frame, width, height, "gray", interpolation="AREA", threads=1)
+    return _upright(grey.to_ndarray().astype(np.float32), rotation, mirrored)
 
 # %% ../nbs/14_baselines.ipynb #34f4cd52
 WHOLE, PIECE = 60.0, 20.0  # seconds: up to this a film is looked at at once; else in pieces of this
@@ -505,6 +506,7 @@ def live_pictures(
         if not container.streams.video:
             raise VideoError(f"{source} gives no film")
         first, due, orientation = None, 0.0, None
+        converter = av.video.reformatter.VideoReformatter()
         for frame in container.decode(container.streams.video[0]):
             if frame.time is None:
                 continue
@@ -517,7 +519,7 @@ def live_pictures(
             )
             picture = None
             while due <= frame.time - first + 1e-6:
-                picture = _grey(frame, height, width, *orientation) if picture is None else picture
+                picture = _grey(converter, frame, height, width, *orientation) if picture is None else picture
                 yield due, picture
                 due += 1 / fps
 

@@ -10,6 +10,7 @@ __all__ = ['Timeout', 'Fresh', 'kernels', 'READ', 'SIZES', 'SUSPECTS', 'run', 'k
 
 # %% ../nbs/18a_cli_runs.ipynb #18a00003
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -699,6 +700,7 @@ def _steps_to_train(n: dict[str, Any], base: str) -> list[Any]:
                 "seed": "{seed}",
             },
             "train on other clips, rewarded for right counts",
+            ranks=n["ranks"],
         ),
     ]
 
@@ -722,6 +724,7 @@ def _steps_to_judge(n: dict[str, Any], base: str) -> list[Any]:
                 "seed": "{seed}",
             },
             "judge all of them on held-out clips",
+            ranks=n["ranks"],
         ),
         Step(
             "report",
@@ -769,7 +772,11 @@ def demo_steps(
     videos: str = "",  # films to count at the end; empty: none
 ) -> list[Any]:
     "The demo as steps for `sweeps.run_steps`."
-    n = SIZES[size]
+    import torch
+
+    # on a CPU two ranks are faster than two threads; with GPUs, or where somebody says so, ACTREP_RANKS decides
+    alone = torch.cuda.is_available() or "ACTREP_RANKS" in os.environ or os.cpu_count() == 1
+    n = SIZES[size] | {"ranks": None if alone else 2}
     return [_film_step(n, film, videos), *_steps_to_train(n, base), *_steps_to_judge(n, base)]
 
 # %% ../nbs/18a_cli_runs.ipynb #40115186

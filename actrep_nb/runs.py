@@ -1462,8 +1462,8 @@ def rerun(
     folder: str | Path | None = None,  # where its relative paths start; None: where it was run
     quiet: bool = False,  # do not show on stderr where the run is
 ) -> RunResult:
-    """Execute a run again, as it was, with as many threads. Raises ValueError for a run that did not finish, FileNotFoundError for what is
-    gone, FileExistsError where `out` holds something else."""
+    """Execute a run again, as it was, with as many threads. Raises ValueError for a run that did not finish,
+    FileNotFoundError for what is gone, FileExistsError where `out` holds something else."""
     r = load_run(a)
     _finished(r)
     m, nb, target = r.manifest, kept_notebook(r), Path(out).absolute()

@@ -353,6 +353,7 @@ class Step:
     says: str = ""  # one line for a reader: what this step does
     no_input: bool = False  # leave the code out of its report
     beside: bool = False  # it needs nothing of the others: it runs beside them, in a process of its own
+    ranks: int | None = None  # kernels that share its work; None: the variable ACTREP_RANKS, or 1
 
 
 def _fill(value: Any, names: dict[str, Any]) -> Any:
@@ -425,7 +426,7 @@ def _job(step: Step, out: Path, seed: int, timeout: float | None) -> dict[str, A
         "notebook": str(find_notebook(step.notebook).resolve()),
         "out": str((out / step.name).absolute()),
         "parameters": _fill(step.parameters, {"out": str(out), "seed": seed}),
-        "ranks": None,
+        "ranks": step.ranks,
         "timeout": timeout,
         "plugins": [p.called for p in find_plugins()],
         "no_input": step.no_input,
@@ -476,6 +477,7 @@ def run_steps(
                     job["parameters"],
                     timeout,
                     step.no_input,
+                    ranks=step.ranks,
                     fresh=fresh,
                     tell=lambda words, step=step, said=said: begin(step, said.append(words) or words),
                 )

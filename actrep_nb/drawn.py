@@ -27,7 +27,7 @@ from .cot import cot_from_cycles
 from .likeness import LIKENESS_SIDE, likeness
 from .loading import Example, answer_ids
 from .families import family_of
-from .models import EncodedPrompt, Sample, encode, spec_of
+from .models import EncodedPrompt, Sample, encode
 from .tiny_base import PHASES, make_tiny_checkpoint, phase_at
 from .motion import FRAMES, RATE, SECONDS, MotionStyle, Rhythm, cycles_seen, draw_motion, write_rhythm
 from .records import Clip

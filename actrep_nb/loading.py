@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import time
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress

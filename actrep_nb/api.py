@@ -394,7 +394,7 @@ class Server(Protocol):
 
 
 def _address(url: str | None) -> str:
-    "An address that may be shown. ValueError for one with a password, and for one that is no address of the web."
+    "An address that may be shown. ValueError for one with a password, or without http:// or https://."
     if re.match(r"\w+://[^/]*@", url or ""):
         raise ValueError(
             "the server's address holds a user name or password, which would be written down with every "
@@ -488,7 +488,7 @@ def _openai_reply(text: str) -> Reply:
 
 
 def _openai_failure(error: Exception, timeout: float, key: str) -> Failure:
-    "The failure that an error of OpenAI's client without a status stands for."
+    "An error of OpenAI's client that has no status, as a Failure."
     import openai
 
     reached = not _unreached(error.__cause__)
@@ -736,7 +736,7 @@ def _locked(file: int, place: int) -> Iterator[None]:
 # %% ../nbs/15c_api.ipynb #e7032369
 @patch
 def get(self: Replies, key: str) -> dict[str, Any] | None:
-    "The row of a reply; None: there is none. ValueError for a file that something else has damaged."
+    "The row of a reply, or None. ValueError for a damaged file."
     if key in self.unkept:
         return self.unkept[key]
     try:
@@ -802,7 +802,7 @@ def price_of(
     given: str = "",  # "IN/OUT", as "0.25/2"
     url: str = "",  # of the server; a price list is its maker's
 ) -> Price | None:  # None: unknown
-    "The price of a model. ValueError for a text that is none."
+    "The price of a model. ValueError for a text that is no price."
     if given:
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", given)
         if not found:
@@ -1556,7 +1556,7 @@ class LocalTeacher:
     def __call__(self, clip: Clip, turns: Sequence[str]) -> str:
         "What it writes about a clip, given the turns so far; the first is the question. Raises VideoError."
         from actrep_nb.models import Sample, frames_for
-        from actrep_nb.rollout import generate_answers
+        from actrep_nb.rollout import generate_completions
 
         counter = self.counter
         own = self.own and turns[0] == teacher_prompt(clip)  # a question of the caller's own stays
@@ -1569,7 +1569,7 @@ class LocalTeacher:
         with self.replies.only(request.key):
             if known := self.replies.get(request.key):
                 return known["reply"]["text"]
-            text = generate_answers(
+            text = generate_completions(
                 counter.model,
                 counter.processor,
                 [Sample(clip, frames, "\n\n".join(said))],
@@ -1607,7 +1607,7 @@ def find_teacher(
     name: str,  # "openai:MODEL", "gemini:MODEL", or a checkpoint's folder
     folder: str | Path,  # where its answers are kept
     max_tokens: int = 1024,  # token budget of an answer
-    video: str = "",  # what it sees, where that changes, see `parse_spec`
+    video: str = "",  # changes to what it sees, see `parse_spec`
     native: bool = False,  # Gemini: films, not frames
     device: str | None = None,  # of a checkpoint, see `load_model`
     **asking: Any,  # of an API, see `api_asker`

@@ -89,7 +89,7 @@ def hub_name(
     )
 
 # %% ../nbs/16a_cards.ipynb #6897321d
-SHOWN_PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "av")  # of which the version is told
+SHOWN_PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "av")  # whose versions are listed
 
 
 def provenance(

@@ -158,7 +158,7 @@ class FunctionCounter:
         return {"function": self.text}
 
     def count(self, clip: Clip) -> Prediction:
-        "Ask about one clip. Raises what the function raises, and ValueError for something that is no count."
+        "Ask about one clip. Raises what the function raises, and ValueError for a result that is no count."
         asked = {k: v for k, v in clip.extra.items() if k in ("problem", "options", "task")}
         said = self.function(replace(clip, count=0, cycles=None, extra=asked))
         if isinstance(said, Prediction):

@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/evaluate.html.md"""
 
 # %% auto #0
 __all__ = ['COMPARED', 'COLUMNS', 'UNFINISHED', 'Counter', 'unreadable', 'on_true_clock', 'vote', 'LocalCounter', 'compare',
-           'Evaluation', 'judge', 'about_counter', 'kept_answers', 'predict_shared', 'evaluate', 'load_predictions',
+           'Evaluation', 'judge', 'about_counter', 'kept_predictions', 'predict_shared', 'evaluate', 'load_predictions',
            'bench_answers', 'checkpoints_in', 'LoadedWhenAsked', 'best_of', 'telling_clips']
 
 # %% ../nbs/15_evaluate.ipynb #ec1f55aa
@@ -119,8 +119,8 @@ class LocalCounter:
         workers: int = 2,  # videos decoded at once
         hidden: str = "",  # "video": asked without it; "pictures": as many as there are, all black
         samples: int = 1,  # answers to each question that vote; 1: one greedy answer
-        temperature: float = 1.0,  # of answers that vote
-        seed: int = 0,  # of their draws
+        temperature: float = 1.0,  # of sampling, where answers vote
+        seed: int = 0,  # of sampling
         store: Any = None,  # a `FeatureStore` of this model: what its tower has seen
     ):
         from actrep_nb.models import prompt_of
@@ -194,12 +194,12 @@ def answer(
 ) -> list[Prediction]:
     "One prediction for each clip of a batch."
     from actrep_nb.models import Sample
-    from actrep_nb.rollout import sample_answers
+    from actrep_nb.rollout import sample_completions
 
     start = time.perf_counter()
     samples = [Sample(c, f, self.task.ask(c)) for c, f in zip(clips, frames) if not isinstance(f, Exception)]
     texts = iter(
-        sample_answers(
+        sample_completions(
             self.model,
             self.processor,
             samples,
@@ -526,7 +526,7 @@ def _save(e: Evaluation, folder: Path) -> Path:
     ]
     write_whole(folder / "predictions.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     write_whole(folder / "results.json", json.dumps(e.results(), indent=1, ensure_ascii=False) + "\n")
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # see `kept_answers`: all of it is in the predictions now
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # predictions.jsonl holds all of it now
     return folder / "results.json"
 
 # %% ../nbs/15_evaluate.ipynb #ff271ee3
@@ -600,7 +600,7 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def kept_answers(
+def kept_predictions(
     counter: Any,  # one with `stream`
     clips: Sequence[Clip],  # what is asked about
     folder: Path,  # of the unfinished evaluation; made where missing
@@ -649,7 +649,7 @@ def evaluate(
     seed: int = 0,  # of the bootstrap
     progress: bool = True,  # show how far each counter is
     task: str = "counting",  # a name in TASKS: what is asked; the counters ask it too
-    folder: str | Path | None = None,  # where it will be saved, and is continued: see `kept_answers`; None: nowhere
+    folder: str | Path | None = None,  # where it will be saved, and is continued: see `kept_predictions`; None: nowhere
     source: str = "",  # file of the clips, for the record
 ) -> Evaluation:
     "Ask every counter about every clip, on all ranks together. ValueError without clips, or for one of another task."
@@ -662,7 +662,7 @@ def evaluate(
         about[name] = about_counter(ready)
         alone = folder is not None and int(os.environ.get("WORLD_SIZE", 1)) == 1
         predictions[name] = (
-            kept_answers(ready, clips, Path(folder or "") / UNFINISHED, task, progress)
+            kept_predictions(ready, clips, Path(folder or "") / UNFINISHED, task, progress)
             if alone and hasattr(ready, "stream")
             else predict_shared(ready, clips, progress)
         )

@@ -133,7 +133,7 @@ def _declared(node: ast.stmt, comments: dict[int, str]) -> Parameter:
             f"{node.target.id}: expected a literal, not {ast.unparse(node.value)[:80]}: the cell is read, not run"
         ) from None
     if not fits(default, kind):
-        raise TypeError(f"{node.target.id} is declared as {type_name(kind)}, its default {default!r} is none")
+        raise TypeError(f"{node.target.id} is declared as {type_name(kind)}, but its default is {default!r}")
     return Parameter(node.target.id, kind, default, comments.get(node.end_lineno or node.lineno, ""))
 
 
@@ -991,7 +991,7 @@ def _lost(out: Path) -> list[str]:
 
 
 def begun_run(out: str | Path) -> Manifest | None:
-    "The manifest in a folder; None where there is none that can be read."
+    "The manifest in a folder, or None where no manifest can be read."
     try:
         return Manifest.load(out)
     except (OSError, ValueError, TypeError):
@@ -1161,7 +1161,7 @@ def _carry_out(
 
 # %% ../nbs/16_runs.ipynb #16b00005
 def _keep_out(warning: str) -> None:
-    "Silence a warning, by its first words, in kernels yet to start: what they write last is shown as their progress."
+    "Silence a warning, by its first words, in kernels that start later: their last line is shown as progress."
     before = os.environ.get("PYTHONWARNINGS", "")
     if warning not in before:
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, f"ignore:{warning}"]))

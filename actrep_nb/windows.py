@@ -317,7 +317,7 @@ def _sure(evidence: float) -> float:
 
 
 def _lengths(seconds: float, fps: float) -> list[float]:
-    "Lengths of the windows in which so much film can be seen."
+    "Lengths of the windows, seconds, in which that much film can be watched."
     return [seconds / speed for speed in SPEEDS if speed == 1 or seconds / speed * fps >= 0.95 * FRAMES]
 
 # %% ../nbs/15b_windows.ipynb #bbfc63c1

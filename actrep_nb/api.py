@@ -82,9 +82,8 @@ def scrub(
                 hidden[found.start() : found.end()] = b"\1" * 8
         text = re.sub("\0+", "[key]", "".join("\0" if h else c for c, h in zip(text, hidden)))
         masked = lambda m: "[key]" if key[:3] in m[1] or key[-4:] in m[3] else m[0]
-        text = re.sub(
-            r"(?<![\w\-])([\w\-]*+)([*.…•]{2,}+)([\w\-]*+)", masked, text
-        )  # whole words only, or a page of dots would take hours
+        # whole words only, or a page of dots would take hours
+        text = re.sub(r"(?<![\w\-])([\w\-]*+)([*.…•]{2,}+)([\w\-]*+)", masked, text)
         text = re.sub(rf"(end(?:s|ing) (?:in|with) ){re.escape(key[-4:])}", r"\1[key]", text)
     return _KEY_LIKE.sub("[key]", text)
 
@@ -261,7 +260,7 @@ def guess_tokens(
     model: str,  # its name
     parts: Sequence[Part],  # what it is sent
 ) -> int:
-    "What an input may be in tokens."
+    "The tokens of an input, estimated."
     rule = next(rule for start, rule in PICTURE_TOKENS.items() if re.match(start, model))
 
     def one(part: Part) -> float:
@@ -306,10 +305,7 @@ class Failure(RuntimeError):
         kind: str,  # of `PASSING`, of `FINAL`, or another: this request cannot be answered
         why: str,  # in words, without the key
         wait: float | None = None,  # seconds that the server asks for
-        tokens: tuple[int | None, int | None] = (
-            None,
-            None,
-        ),  # in and out, as the server counts an answer that says nothing
+        tokens: tuple[int | None, int | None] = (None, None),  # in and out, as the server counts an empty answer
         arrived: bool = True,  # False: no server was reached
     ):
         super().__init__(f"{kind}: {why}")
@@ -334,7 +330,7 @@ def duration_of(
 def asked_to_wait(
     headers: Mapping[str, str],  # of a reply or an error, names in lower case
 ) -> float | None:  # seconds; None: the server does not say
-    "How long the server wants to be left alone."
+    "How long the server asks to wait."
     if (ms := duration_of(headers.get("retry-after-ms", ""))) is not None:
         return ms / 1000
     if (after := headers.get("retry-after")) and (seconds := duration_of(after)) is not None:
@@ -348,7 +344,7 @@ def asked_to_wait(
 def used_up(
     headers: Mapping[str, str],  # of any reply
 ) -> float | None:  # seconds; None: something remains, or the server does not say
-    "When a limit of which nothing remains begins anew."
+    "When a used-up limit is reset."
     left = [
         duration_of(headers.get(f"x-ratelimit-reset-{what}", ""))
         for what in ("requests", "tokens")
@@ -398,7 +394,7 @@ class Server(Protocol):
 
 
 def _address(url: str | None) -> str:
-    "An address that may be shown. ValueError for one with a password, and for one that is no address of the web."
+    "An address that may be shown. ValueError for one with a password, or without http:// or https://."
     if re.match(r"\w+://[^/]*@", url or ""):
         raise ValueError(
             "the server's address holds a user name or password, which would be written down with every "
@@ -413,7 +409,7 @@ def _address(url: str | None) -> str:
 
 
 def _unreached(error: BaseException | None) -> bool:
-    "Whether no connection came about, so that nothing was sent."
+    "Whether no connection was made, so that nothing was sent."
     return type(error).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout")
 
 
@@ -435,7 +431,7 @@ def changed_settings(
     settings: Mapping[str, Any],  # that were refused
     message: str,  # why
 ) -> dict[str, Any] | None:  # None: it was about something else
-    "Settings that the server may take instead."
+    "Other settings, which the server may accept."
     if "max_tokens" in settings and re.search(r"max_tokens", message) and "max_completion_tokens" in message:
         return {k.replace("max_tokens", "max_completion_tokens"): v for k, v in settings.items()}
     if "temperature" in settings and "temperature" in message:
@@ -492,7 +488,7 @@ def _openai_reply(text: str) -> Reply:
 
 
 def _openai_failure(error: Exception, timeout: float, key: str) -> Failure:
-    "The failure that an error of OpenAI's client without a status stands for."
+    "An error of OpenAI's client that has no status, as a Failure."
     import openai
 
     reached = not _unreached(error.__cause__)
@@ -740,7 +736,7 @@ def _locked(file: int, place: int) -> Iterator[None]:
 # %% ../nbs/15c_api.ipynb #e7032369
 @patch
 def get(self: Replies, key: str) -> dict[str, Any] | None:
-    "The row of a reply; None: there is none. ValueError for a file that something else has damaged."
+    "The row of a reply, or None. ValueError for a damaged file."
     if key in self.unkept:
         return self.unkept[key]
     try:
@@ -806,7 +802,7 @@ def price_of(
     given: str = "",  # "IN/OUT", as "0.25/2"
     url: str = "",  # of the server; a price list is its maker's
 ) -> Price | None:  # None: unknown
-    "The price of a model. ValueError for a text that is none."
+    "The price of a model. ValueError for a text that is no price."
     if given:
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*/\s*(\d+(?:\.\d+)?)\s*", given)
         if not found:
@@ -838,7 +834,7 @@ class Budget:
             return most
 
     def settle(self, reserved: float, cost: float) -> None:
-        "What it did cost."
+        "Replace a reserved amount by the true cost."
         with self._changed:
             self.reserved, self.spent = (
                 (0.0 if abs(self.reserved - reserved) < 1e-12 else self.reserved - reserved),
@@ -848,7 +844,7 @@ class Budget:
 
 # %% ../nbs/15c_api.ipynb #f39ffc38
 class Measured:
-    "How a model counts tokens, from its replies: what guesses are multiplied with, and how long answers are."
+    "How a model counts tokens, from its replies: the factor for estimates, and the mean length of answers."
 
     def __init__(self, longest: int):  # token budget of an answer
         self.longest, self.n, self.guessed, self.tokens_in, self.tokens_out = longest, 0, 0, 0, 0
@@ -898,7 +894,7 @@ def pause_after(
 
 # %% ../nbs/15c_api.ipynb #3024f21b
 class Asker:
-    "Asks one server, with everything that makes a run survive."
+    "Asks one server, with stored replies, retries, a gate for rate limits, and a budget."
 
     def __init__(
         self,
@@ -948,7 +944,7 @@ class Asker:
 
 # %% ../nbs/15c_api.ipynb #2ae3ba34
 def _send(asker: Asker, request: Request) -> Reply:
-    "One attempt, paid for and kept. Raises Failure."
+    "One attempt: its cost is counted and its reply kept. Raises Failure."
     asker.gate.wait(asker.stopped)
     if asker.stopped.is_set():
         raise Failure("not-asked", asker.reason)
@@ -995,8 +991,8 @@ def _send(asker: Asker, request: Request) -> Reply:
 
 # %% ../nbs/15c_api.ipynb #cc7bf351
 def _charged(asker: Asker, failure: Failure, guess: float) -> float:
-    """Dollars for a request that ended so: what the server counted; else what it may have read, and written where a
-    reply came."""
+    """Dollars for a request that failed: by the tokens that the server counted, else by an estimate of its input, and
+    of its output where a reply came."""
     if failure.kind not in ("timeout", "connection", "malformed-reply", "empty-reply") or not failure.arrived:
         return 0.0
     tokens_in, tokens_out = failure.tokens
@@ -1012,7 +1008,7 @@ def _charged(asker: Asker, failure: Failure, guess: float) -> float:
 
 
 def _attempt(asker: Asker, request: Request) -> Reply:
-    "One attempt; one at a time until one was answered."
+    "One attempt. Until a first request is answered, attempts go one at a time."
     if not asker.answered:
         with asker._first:
             if not asker.answered:
@@ -1144,9 +1140,7 @@ SAID_WRONG = 200  # tokens of a turn that says what is wrong with a text, guesse
 def plan_requests(
     asker: Asker,  # of a server
     clips: Sequence[Clip],  # what is asked about
-    request: Callable[
-        [Clip], Request
-    ],  # what is sent about one; raises VideoError, OSError or ValueError where it cannot be shown
+    request: Callable[[Clip], Request],  # raises VideoError, OSError or ValueError for a clip that cannot be shown
     samples: int = 1,  # answers about each clip, numbered from the request's own
     tries: int = 1,  # how often a clip may be asked, each time with all that was said before
 ) -> RequestPlan:
@@ -1197,8 +1191,8 @@ def plan_requests(
 
 # %% ../nbs/15c_api.ipynb #c2bd44cb
 def _for_this_run() -> FrameCache | None:
-    """Frames of the last clips, 2 GB of them: the estimate, several answers and second questions look at the same ones.
-    They go when the run ends."""
+    """A cache for the frames of the last clips, up to 2 GB, removed when the run ends. The estimate, several answers
+    and second questions need the same frames."""
     try:
         folder = tempfile.mkdtemp()
     except OSError:
@@ -1211,7 +1205,7 @@ def _for_this_run() -> FrameCache | None:
 def _frames_of(
     clip: Clip, video: VideoSpec, cache: FrameCache | None, native: bool
 ) -> tuple[list[Part], tuple[str, ...]]:
-    "What is shown of a clip, and what its file did not deliver."
+    "What is shown of a clip, and what was missing from its file."
     if native:
         return [film_part(clip, video)], ()
     plan = plan_file(video, clip.video, clip.window, slot=1, cache=cache)
@@ -1246,7 +1240,7 @@ class APICounter:
         self.concurrency, self.sample, self.blind, self.say = concurrency, sample, blind, say
 
     def request(self, clip: Clip) -> tuple[Request, tuple[str, ...]]:
-        "What is sent about a clip, and what its file did not deliver. Raises VideoError, OSError, ValueError."
+        "What is sent about a clip, and what was missing from its file. Raises VideoError, OSError, ValueError."
         parts, problems = ([], ()) if self.blind else _frames_of(clip, self.video, self.cache, self.native)
         return self.asker.server.request(
             [("user", [*parts, Part("text", self.task.ask(clip))])], self.spec.system, self.sample
@@ -1309,7 +1303,7 @@ def dry_run(
 # %% ../nbs/15c_api.ipynb #a692b072
 @patch
 def answers(self: APICounter, clips: Sequence[Clip], progress: bool = True) -> list[Prediction]:
-    "The same, without a word about what it costs."
+    "The predictions, one per clip, without the lines about cost."
     return _answers(self, list(clips), progress)
 
 # %% ../nbs/15c_api.ipynb #78e92193
@@ -1332,7 +1326,7 @@ def drawn(
     self: APICounter,
     sample: int,  # number of this answer among several of the same question
 ) -> "APICounter":
-    "The same, for another answer to the same questions, out of the same purse."
+    "The same counter for another answer to the same questions, on the same budget."
     other = copy(self)
     other.sample = sample
     return other
@@ -1400,7 +1394,7 @@ def report_lines(
 
 # %% ../nbs/15c_api.ipynb #6c58626d
 def _answers(counter: APICounter, clips: list[Clip], progress: bool) -> list[Prediction]:
-    "The answers; nothing more is asked after an interruption."
+    "The predictions. After an interruption nothing more is asked."
     asker = counter.asker
 
     def so_far() -> str:
@@ -1435,8 +1429,8 @@ def api_counter(
     say: Callable[[str], None] = lambda text: None,  # told the estimate, what was learned, and the total
     **asking: Any,  # base_url, timeout, max_tokens, temperature; max_cost, retries, pause, connect
 ) -> APICounter:
-    """A counter of a name. ValueError for a name, a price, a spec or a prompt that is none, and where the key is
-    missing; ImportError where the client is."""
+    """The counter of a name. ValueError for a name, price, spec or prompt that cannot be read and for a missing key;
+    ImportError for a missing client."""
     asker = api_asker(name, folder, price, **asking)
     if native and asker.server.kind != "gemini":
         raise ValueError(f"{name}: only gemini: takes films; frames are sent to others")
@@ -1456,7 +1450,7 @@ def api_asker(
     connect: bool = True,  # False: for a plan only, which needs no key
     **server: Any,  # base_url, timeout, temperature
 ) -> Asker:
-    "Raises what `api_counter` does."
+    "The asker for a named model. Raises what `api_counter` raises."
     kind, _, model = name.partition(":")
     if kind not in SERVERS or not model:
         raise ValueError(
@@ -1470,7 +1464,7 @@ def api_asker(
 
 
 def is_api(name: str) -> bool:
-    "Whether a model's name is one of a model behind an API."
+    "Whether a name is that of a model behind an API."
     return name.partition(":")[0] in SERVERS and ":" in name
 
 # %% ../nbs/15c_api.ipynb #042c6e0f
@@ -1496,7 +1490,7 @@ class APITeacher:
         return replace(self.asker.server.request(said), before=len(turns) // 2)
 
     def __call__(self, clip: Clip, turns: Sequence[str]) -> str:
-        "Its text about a clip, after turns that begin with the question. Raises Failure."
+        "What it writes about a clip, given the turns so far; the first is the question. Raises Failure."
         if self.asker.stopped.is_set():
             raise Failure("not-asked", self.asker.reason)
         reply = ask(self.asker, self.request(clip, turns))
@@ -1529,8 +1523,8 @@ def pending(
     tries: int = 1,  # how often to ask
     **checks: Any,  # tolerance, duration, hints, see `ask_teacher`
 ) -> Request:
-    """What is sent next about a clip: answers that are there are taken. What was sent last, where nothing is missing.
-    Raises what `request` raises."""
+    """The next request about a clip, given the answers on disk; the last one, if no answer is missing. Raises what
+    `request` raises."""
     made: list[Request] = [self.request(clip, [teacher_prompt(clip)])]
 
     def known(turns: Sequence[str]) -> str:
@@ -1560,14 +1554,12 @@ class LocalTeacher:
         self.counter, self.name, self.replies, self.own = counter, name, replies, own
 
     def __call__(self, clip: Clip, turns: Sequence[str]) -> str:
-        "Its text about a clip, after turns that begin with the question. Raises VideoError."
+        "What it writes about a clip, given the turns so far; the first is the question. Raises VideoError."
         from actrep_nb.models import Sample, frames_for
-        from actrep_nb.rollout import generate_answers
+        from actrep_nb.rollout import generate_completions
 
-        counter, own = (
-            self.counter,
-            self.own and turns[0] == teacher_prompt(clip),
-        )  # a question of the caller's own stays
+        counter = self.counter
+        own = self.own and turns[0] == teacher_prompt(clip)  # a question of the caller's own stays
         said = [counter.task.ask(clip), *turns[1:]] if own else list(turns)
         frames = frames_for(counter.processor, clip, counter.cache)
         shown = hashlib.sha256(frames.pixels.tobytes() + frames.times.tobytes()).hexdigest()
@@ -1577,7 +1569,7 @@ class LocalTeacher:
         with self.replies.only(request.key):
             if known := self.replies.get(request.key):
                 return known["reply"]["text"]
-            text = generate_answers(
+            text = generate_completions(
                 counter.model,
                 counter.processor,
                 [Sample(clip, frames, "\n\n".join(said))],
@@ -1615,12 +1607,12 @@ def find_teacher(
     name: str,  # "openai:MODEL", "gemini:MODEL", or a checkpoint's folder
     folder: str | Path,  # where its answers are kept
     max_tokens: int = 1024,  # token budget of an answer
-    video: str = "",  # what it sees, where that changes, see `parse_spec`
+    video: str = "",  # changes to what it sees, see `parse_spec`
     native: bool = False,  # Gemini: films, not frames
     device: str | None = None,  # of a checkpoint, see `load_model`
     **asking: Any,  # of an API, see `api_asker`
 ) -> Callable[[Clip, Sequence[str]], str]:  # clip, turns → text: an `APITeacher` or a `LocalTeacher`
-    "A teacher of a name. Raises what `api_counter` or `load_model` raises."
+    "The teacher of a name. Raises what `api_counter` or `load_model` raises."
     if is_api(name):
         return APITeacher(
             api_asker(name, folder, max_tokens=max_tokens, **asking),
@@ -1631,9 +1623,8 @@ def find_teacher(
     from actrep_nb.models import choose_spec, load_model
 
     model, processor = load_model(name, device=device)
-    own = any(
-        hasattr(processor.video_processor, kept) for kept in ("prompt_spec", "video_spec")
-    )  # written where a model was trained
+    # written where a model was trained
+    own = any(hasattr(processor.video_processor, kept) for kept in ("prompt_spec", "video_spec"))
     choose_spec(processor, video)
     counter = LocalCounter(model, processor, max_new_tokens=max_tokens)
     weights = (

@@ -23,7 +23,7 @@ from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard,
 from .audit import split_table
 from .formats import load_clips
 from .records import Clip, ClipSet
-from .runs import RunResult, hash_path, load_run, notebook_parameters
+from .runs import RunResult, hash_path, load_run
 from .show import read_json, write_whole
 from .text import markdown_text, one_line
 
@@ -31,7 +31,7 @@ from .text import markdown_text, one_line
 def brief(
     value: Any,  # of a manifest
 ) -> str:
-    "A value as it stands in a table."
+    "A value as a table shows it."
     if value is None or value == "":
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
@@ -44,7 +44,7 @@ def table(
     head: Sequence[str],  # of the columns
     rows: Iterable[Sequence[Any]],  # cells
 ) -> str:
-    "A table in Markdown; a word instead of an empty one."
+    "A table in Markdown, or `Unknown.` where there are no rows."
     lines = ["| " + " | ".join(map(brief, row)) + " |" for row in rows]
     return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines]) if lines else "Unknown."
 
@@ -64,7 +64,7 @@ def checkpoint_of(
 
 def lineage(
     r: RunResult,  # of training
-) -> list[str]:  # the nearest first; the last one is where it all began, as far as it is written down
+) -> list[str]:  # the nearest first; the last is the earliest that a manifest names
     "What a checkpoint was trained from, from run to run."
     found, seen = list[str](), {r.out.resolve()}
     while base := r.manifest.parameters.get("model"):
@@ -81,7 +81,7 @@ def lineage(
 def hub_name(
     name: str,  # of a base
 ) -> bool:
-    "Whether a name can be one of the hub's, and is no folder here."
+    "Whether a name can be one on the hub and is not a folder here."
     return (
         bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name))
         and not Path(name).exists()
@@ -89,7 +89,7 @@ def hub_name(
     )
 
 # %% ../nbs/16a_cards.ipynb #6897321d
-SHOWN_PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "av")  # of which the version is told
+SHOWN_PACKAGES = ("torch", "transformers", "peft", "accelerate", "deepspeed", "av")  # whose versions are listed
 
 
 def provenance(
@@ -121,7 +121,7 @@ def provenance(
         (
             name,
             d["path"],
-            str(d["sha256"])[:12] + ("" if d.get("by") == "contents" else " (by names, sizes and times)"),
+            str(d["sha256"])[:12] + ("" if d.get("by") == "contents" else f" (by {d.get('by') or 'unknown means'})"),
             d.get("files"),
             d.get("bytes"),
         )
@@ -149,7 +149,7 @@ def judged_as(
     name: str = "",  # of the model in it; empty: found by its hash
 ) -> tuple[str, str]:  # its name there, and how that is known
     """Which of the judged models a checkpoint is. Raises FileNotFoundError for a folder without results, ValueError
-    where it is none of them."""
+    when it is none of them."""
     if not (evaluation / "results.json").is_file():
         raise FileNotFoundError(f"{evaluation} holds no evaluation (no results.json)")
     results = read_json(evaluation / "results.json", "judge again, or restore it")
@@ -207,7 +207,7 @@ def eval_results(
     name: str,  # of the model in it
     clips: str,  # annotation file that it was judged on; empty: unknown
 ) -> list[EvalResult]:
-    "An evaluation as the hub's model index has it; the intervals stand in the metrics' names."
+    "An evaluation in the form of the hub's model index; the metrics' names hold the intervals."
     task = "counting" if "task" not in results else str(results["task"])
     made = []
     for metric, label in SHOWN_METRICS.items():
@@ -234,7 +234,7 @@ def limits(
     alarms: Mapping[str, Any] | None = None,  # none.json: answers to clips without a repetition
     worst: int = 3,  # classes that are named
 ) -> list[str]:  # sentences
-    "Where a model failed, as an evaluation saw it."
+    "Where a model failed in an evaluation."
     said, without = [], results.get("without_count", results.get("without_answer", {})).get(name)
     if without is not None:
         said.append(
@@ -379,7 +379,7 @@ def model_card(
 
 # %% ../nbs/16a_cards.ipynb #78768227
 def _checked(kind: Any, text: str) -> str:
-    "A card that the hub's own reader reads; ValueError otherwise."
+    "The text of a card, checked with the hub's own reader. ValueError where that cannot read it."
     card = kind(text)
     if not card.data.to_dict() or MARK not in card.text:
         raise ValueError("the card's heading cannot be read back")
@@ -389,7 +389,7 @@ def _checked(kind: Any, text: str) -> str:
 def annotation_files(
     out: Path,  # a run folder
 ) -> dict[str, ClipSet]:
-    "The annotation files in a folder, with their clips; what is none is passed over."
+    "The annotation files in a folder, with their clips; other files are passed over."
     found: dict[str, ClipSet] = {}
     for path in sorted([*out.glob("*.csv"), *out.glob("*.jsonl")]):
         try:

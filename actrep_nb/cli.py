@@ -549,8 +549,10 @@ def count(
 # %% ../nbs/18_cli.ipynb #d1346d1f
 def _check_count(kinds: Any, every: str, files: list[Path] | None, camera: str, look_again: bool) -> None:
     "Raises Usage for options that do not go together."
-    if wrong := set(kinds) - set(KINDS):
-        raise Usage(f"--write: no {', '.join(sorted(wrong))}; there are {', '.join(KINDS)}")
+    from actrep_nb.show import lookup
+
+    for kind in kinds:
+        lookup(dict.fromkeys(KINDS), kind, "kind of file", lambda text: Usage(f"--write: {text}"))
     if every not in ("", "exercise"):
         raise Usage(f"--every {every}: only exercise is there")
     if bool(files) == bool(camera):
@@ -1891,11 +1893,12 @@ def _planned(model: str, video: str) -> dict[str, Any]:
     elif model not in FRAME_RULES:
         quiet_libraries()
         from actrep_nb.parallel import PUBLISHED
+        from actrep_nb.show import did_you_mean
 
         if model not in PUBLISHED:
             raise Usage(
-                f"no model {model!r}: name a family ({', '.join(FRAME_RULES)}), a folder with a config.json, "
-                f"or one of {', '.join(PUBLISHED)}"
+                f"no model {model!r}{did_you_mean(model, [*FRAME_RULES, *PUBLISHED]) or '.'} Name a family "
+                f"({', '.join(FRAME_RULES)}), a folder with a config.json, or one of {', '.join(PUBLISHED)}"
             )
         config = PUBLISHED[model]
     if (family := config["model_type"]) not in FRAME_RULES:
@@ -2158,14 +2161,15 @@ def _memory(model: str, gpus: int, frozen: str, strategy: str | None, say: Outpu
         rollout_bytes,
         state_bytes,
     )
-    from actrep_nb.show import lookup
+    from actrep_nb.show import did_you_mean, lookup
 
     if strategy:
         lookup(STRATEGIES, strategy, "strategy", Usage)
     if model not in PUBLISHED and not (Path(model) / "config.json").exists():
         raise Usage(
-            f"--model {model}: what training keeps depends on a model's size; name a folder with a "
-            f"config.json, or one of {', '.join(PUBLISHED)}"
+            f"--model {model}: what training keeps depends on a model's size, and its size is not known"
+            f"{did_you_mean(model, PUBLISHED) or '.'} Name a folder with a config.json, or one of "
+            f"{', '.join(PUBLISHED)}"
         )
     weights, trained = parameter_counts(model, *[part for part in frozen.split(",") if part])
     say.say(

@@ -601,10 +601,11 @@ def _teacher(name: str) -> str:
     """A teacher's name, of a checkpoint its folder. Raises Usage for a counter that is none, FileNotFoundError where
     there is no such checkpoint."""
     from actrep_nb.api import is_api
-    from actrep_nb.counters import find_checkpoint, parse_counter
+    from actrep_nb.counters import APIS, find_checkpoint, near_counter, parse_counter
+    from actrep_nb.show import did_you_mean
 
     who = (
-        "a teacher is openai:MODEL, gemini:MODEL, or a checkpoint: a folder written by save_pretrained, a run's "
+        "A teacher is openai:MODEL, gemini:MODEL, or a checkpoint: a folder written by save_pretrained, a run's "
         "folder, a name on the hub"
     )
     if is_api(name):
@@ -613,15 +614,16 @@ def _teacher(name: str) -> str:
     try:
         kind = "checkpoint" if folder else parse_counter(name).kind
     except ValueError as e:
-        raise Usage(f"--teacher {e}; {who}") from None
+        raise Usage(f"--teacher {e}. {who}") from None
     if kind != "checkpoint":
-        raise Usage(f"--teacher {name}: {who}; this one writes no texts")
+        meant = did_you_mean(name, [f"{api}:{name.partition(':')[2]}" for api in APIS] if ":" in name else [])
+        raise Usage(f"--teacher {name} writes no texts{meant or '.'} {who}")
     try:
         return find_checkpoint(name)
     except FileNotFoundError:
         if folder:
             raise
-        raise FileNotFoundError(f"no teacher {name!r}: {who}") from None
+        raise FileNotFoundError(f"no teacher {name!r}{near_counter(name) or '.'} {who}") from None
 
 # %% ../nbs/18b_cli_more.ipynb #eb60fa60
 def _check_teaching(chosen: Any, lengths: Any, say: Output, asks: Any, api: dict[str, Any], dry_run: bool) -> None:
@@ -777,9 +779,9 @@ def bench(
       actrep bench answers --model runs/demo/grpo
     """
     with command("bench", as_json) as say:
-        if what not in BENCHES:
-            raise Usage(f"nothing to measure called {what!r}; there is {', '.join(BENCHES)}")
-        BENCHES[what](videos, limit, trl, model, say)
+        from actrep_nb.show import lookup
+
+        lookup(BENCHES, what, "benchmark", Usage)(videos, limit, trl, model, say)
 
 # %% ../nbs/18b_cli_more.ipynb #9e1ac0c8
 @dataclass(frozen=True)

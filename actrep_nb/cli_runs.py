@@ -862,13 +862,13 @@ def demo(
     under way from its last whole checkpoint.
     """
     with command("demo", as_json, plugin) as say:
-        if size not in SIZES:
-            raise Usage(f"no size {size!r}; there are {', '.join(SIZES)}")
         from actrep_nb.counters import find_checkpoint
         from actrep_nb.formats import load_clips
         from actrep_nb.runs import shipped
+        from actrep_nb.show import lookup
         from actrep_nb.sweeps import run_steps
 
+        lookup(SIZES, size, "size", Usage)
         start = base or next(map(str, shipped("data/tiny_base")), None)
         output_folder(out, say)
         if start is None:
@@ -908,7 +908,7 @@ def _say_demo(out: Path, seed: int, say: Output, size: str, results: Any) -> Non
     alarms = json.loads((out / "evaluate" / "none.json").read_text())
     quiet = ", ".join(f"{name} {said['false alarms']}" for name, said in alarms.items())
     say.say(
-        f"{learned.to_string()}\n\nFalse alarms on {SIZES[size]['none']} clips without a repetition: "
+        f"{learned.to_string()}\n\nFalse alarms on {SIZES[size]['none']} clips without a repetition:\n"
         f"{quiet}\n\nresults: {out / 'evaluate' / 'results.json'}\nreport:  {results['report'].report}"
     )
     say.data["out"] = out

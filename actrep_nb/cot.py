@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .answers import Answer, cycle_problems, listed_reps, parse_answer, render_prompt
+from .answers import Answer, listed_reps, parse_answer, render_prompt
 from .formats import find_videos, load_clips
 from .records import Clip, Cycles, Rejected, canonical_action
 from .show import read_lines, write_whole

@@ -25,9 +25,9 @@ from torch.utils.data import Dataset
 from .answers import render_prompt
 from .cot import cot_from_cycles
 from .likeness import LIKENESS_SIDE, likeness
-from .loading import Example, answer_ids
+from .loading import Example, completion_ids
 from .families import family_of
-from .models import EncodedPrompt, Sample, encode, spec_of
+from .models import EncodedPrompt, Sample, encode
 from .tiny_base import PHASES, make_tiny_checkpoint, phase_at
 from .motion import FRAMES, RATE, SECONDS, MotionStyle, Rhythm, cycles_seen, draw_motion, write_rhythm
 from .records import Clip
@@ -164,7 +164,7 @@ class DrawnWindows(Dataset):
         seen = tuple(cycles_seen(drawn.cycles))
         clip = Clip(video="drawn", action="", count=len(seen), cycles=seen, id=f"drawn-{self.seed}-{index}")
         frames = Frames(likeness(drawn.pictures), np.arange(FRAMES) / RATE, RATE)
-        answer = answer_ids(self.processor, self.say(drawn.cycles)) if self.say else None
+        answer = completion_ids(self.processor, self.say(drawn.cycles)) if self.say else None
         rng = np.random.default_rng([*seed, 2])
         if answer is None:
             return Example(None, None, clip, index, frames)

@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/evaluate.html.md"""
 
 # %% auto #0
 __all__ = ['COMPARED', 'COLUMNS', 'UNFINISHED', 'Counter', 'unreadable', 'on_true_clock', 'vote', 'LocalCounter', 'compare',
-           'Evaluation', 'judge', 'about_counter', 'kept_answers', 'predict_shared', 'evaluate', 'load_predictions',
+           'Evaluation', 'judge', 'about_counter', 'kept_predictions', 'predict_shared', 'evaluate', 'load_predictions',
            'bench_answers', 'checkpoints_in', 'LoadedWhenAsked', 'best_of', 'telling_clips']
 
 # %% ../nbs/15_evaluate.ipynb #ec1f55aa
@@ -33,7 +33,6 @@ from fastcore.basics import patch
 
 from actrep_nb.metrics import (
     PROTOCOLS,
-    bootstrap_ci,
     clip_metrics,
     count_metrics,
     cycle_metrics,
@@ -49,7 +48,6 @@ from .spec import VideoSpec
 from .tasks import TASKS
 from .text import html_text
 from .video import FrameCache, Frames
-from .film import VideoError
 
 # %% ../nbs/15_evaluate.ipynb #0595c230
 class Counter(Protocol):
@@ -87,8 +85,8 @@ def on_true_clock(
 def vote(
     said: Sequence[Prediction],  # about one clip, in the order in which they were drawn
 ) -> Prediction:
-    """The answer that most agree on; of equally frequent ones the one drawn first. One that cannot be read has no vote,
-    and still is one of those that did not agree."""
+    """The most frequent answer; among equally frequent ones the one drawn first. An answer that cannot be read has no
+    vote, but counts among those that did not agree."""
     if len(said) == 1:
         return said[0]
     answers = [p.choice if p.choice is not None else p.count for p in said]
@@ -121,8 +119,8 @@ class LocalCounter:
         workers: int = 2,  # videos decoded at once
         hidden: str = "",  # "video": asked without it; "pictures": as many as there are, all black
         samples: int = 1,  # answers to each question that vote; 1: one greedy answer
-        temperature: float = 1.0,  # of answers that vote
-        seed: int = 0,  # of their draws
+        temperature: float = 1.0,  # of sampling, where answers vote
+        seed: int = 0,  # of sampling
         store: Any = None,  # a `FeatureStore` of this model: what its tower has seen
     ):
         from actrep_nb.models import prompt_of
@@ -154,12 +152,12 @@ def from_pretrained(
     cls: LocalCounter,
     path: str | Path,  # folder, or a name on the Hugging Face hub
     device: str | None = None,  # "cpu", "cuda:1", "auto": spread over all GPUs, then the CPU's memory; None picks
-    video: str = "",  # what it sees, where that is not what it was trained on, see `parse_spec`
-    prompt: str = "",  # how it is asked, where that is not how it was trained, see `parse_prompt`
+    video: str = "",  # changes to the video settings of its training, see `parse_spec`
+    prompt: str = "",  # another prompt than that of its training, see `parse_prompt`
     **options,  # for the constructor
 ) -> "LocalCounter":
-    """Load a checkpoint, to be judged on what it was trained on unless told otherwise. Raises what `load_model` raises,
-    ValueError for a text that is no spec or no prompt."""
+    """Load a checkpoint with the video settings and prompt of its training, unless others are given. Raises what
+    `load_model` raises, and ValueError for a text that is no spec or no prompt."""
     from actrep_nb.models import choose_prompt, choose_spec, load_model
 
     model, processor = load_model(path, device=device)
@@ -192,16 +190,16 @@ def about(self: LocalCounter) -> dict[str, Any]:
 def answer(
     self: LocalCounter,
     clips: Sequence[Clip],  # one batch
-    frames: Sequence[Frames | Exception | None],  # of each, or why there are none; None: it is not looked at
+    frames: Sequence[Frames | Exception | None],  # of each clip, or why it cannot be read; None: it is not shown
 ) -> list[Prediction]:
     "One prediction for each clip of a batch."
     from actrep_nb.models import Sample
-    from actrep_nb.rollout import sample_answers
+    from actrep_nb.rollout import sample_completions
 
     start = time.perf_counter()
     samples = [Sample(c, f, self.task.ask(c)) for c, f in zip(clips, frames) if not isinstance(f, Exception)]
     texts = iter(
-        sample_answers(
+        sample_completions(
             self.model,
             self.processor,
             samples,
@@ -402,7 +400,7 @@ def not_asked(
     self: Evaluation,
     name: str,  # of a counter
 ) -> list[str]:
-    """Clips that a counter was never asked about, since it stopped: at a limit of cost, or a quota. They count as
+    """Clips that a counter was never asked about, because it had stopped at a cost limit or a quota. They count as
     misses."""
     return [p.id for p in self.predictions[name] if any(problem.startswith("not-asked") for problem in p.problems)]
 
@@ -423,7 +421,7 @@ def protocols(
     self: Evaluation,
     name: str = "",  # a key of `metrics.PROTOCOLS`: all that it prints; empty: OBO and MAE under each
 ) -> pd.DataFrame:
-    "Counts: what other code would print for these predictions. ValueError for a name that is none."
+    "For counts: what the code of other papers would print for these predictions. ValueError for an unknown name."
     if name:
         lookup(PROTOCOLS, name, "protocol")
     found = {counter: under_protocols(ps, self.clips) for counter, ps in self.predictions.items()}
@@ -528,7 +526,7 @@ def _save(e: Evaluation, folder: Path) -> Path:
     ]
     write_whole(folder / "predictions.jsonl", "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     write_whole(folder / "results.json", json.dumps(e.results(), indent=1, ensure_ascii=False) + "\n")
-    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # see `kept_answers`: all of it is in the predictions now
+    shutil.rmtree(folder / UNFINISHED, ignore_errors=True)  # predictions.jsonl holds all of it now
     return folder / "results.json"
 
 # %% ../nbs/15_evaluate.ipynb #ff271ee3
@@ -577,13 +575,13 @@ def judge(
     )
 
 # %% ../nbs/15_evaluate.ipynb #a637c8f5
-UNFINISHED = "unfinished"  # folder of answers of an evaluation that has not been saved
+UNFINISHED = "unfinished"  # folder for the predictions of an evaluation that is not saved yet
 
 
 def about_counter(
     counter: Any,  # any counter
 ) -> dict[str, Any]:
-    "What a counter's answers depend on, beside the clips: what it says itself, else its class and its plain settings."
+    "What a counter's answers depend on, beside the clips: its own `about`, or else its class and plain settings."
     told = getattr(counter, "about", None)
     if isinstance(told, Mapping):
         return dict(told)
@@ -602,14 +600,14 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def kept_answers(
+def kept_predictions(
     counter: Any,  # one with `stream`
     clips: Sequence[Clip],  # what is asked about
-    folder: Path,  # of what is unfinished; made where missing
+    folder: Path,  # of the unfinished evaluation; made where missing
     task: str = "counting",  # what is asked
     progress: bool = True,  # show how far it is
 ) -> list[Prediction]:
-    "A counter's predictions, each written down when it comes; those that are there already are not asked for again."
+    "A counter's predictions, each written to a file as it comes. Those in the file already are not asked for again."
     about = about_counter(counter)
     path = folder / f"{_hash([about, task, _file_state(str(about.get('checkpoint', '')))])}.jsonl"
     keys = [_hash([c.id, c.video, c.window, c.action, c.extra, _file_state(c.video)]) for c in clips]
@@ -635,7 +633,7 @@ def predict_shared(
     clips: Sequence[Clip],  # what is asked about, the same on every rank
     progress: bool = True,  # show how far it is
 ) -> list[Prediction]:  # one per clip, in order, on every rank
-    "A counter's predictions; of several ranks each asks about its share of the clips, whole batches of it."
+    "A counter's predictions. On several ranks each asks about its share of the clips, in whole batches."
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return counter.predict(clips, progress=progress)
     from actrep_nb.parallel import shared_out  # brings torch, which a baseline does not need
@@ -651,12 +649,10 @@ def evaluate(
     seed: int = 0,  # of the bootstrap
     progress: bool = True,  # show how far each counter is
     task: str = "counting",  # a name in TASKS: what is asked; the counters ask it too
-    folder: str
-    | Path
-    | None = None,  # where it will be saved, and a killed one's answers are, see `kept_answers`; None: nothing is kept
+    folder: str | Path | None = None,  # where it will be saved, and is continued: see `kept_predictions`; None: nowhere
     source: str = "",  # file of the clips, for the record
 ) -> Evaluation:
-    "Ask every counter about every clip, on all ranks together. Raises ValueError for a clip that asks something else."
+    "Ask every counter about every clip, on all ranks together. ValueError without clips, or for one of another task."
     if not len(clips):
         raise ValueError("no clips to evaluate on")
     TASKS[task].check(clips)
@@ -666,7 +662,7 @@ def evaluate(
         about[name] = about_counter(ready)
         alone = folder is not None and int(os.environ.get("WORLD_SIZE", 1)) == 1
         predictions[name] = (
-            kept_answers(ready, clips, Path(folder or "") / UNFINISHED, task, progress)
+            kept_predictions(ready, clips, Path(folder or "") / UNFINISHED, task, progress)
             if alone and hasattr(ready, "stream")
             else predict_shared(ready, clips, progress)
         )
@@ -676,7 +672,7 @@ def evaluate(
 def load_predictions(
     path: str | Path,  # predictions.jsonl, or the folder it lies in
 ) -> dict[str, list[Prediction]]:
-    "Predictions by counter, in the order they were saved. ValueError names file and line of what is none."
+    "Predictions by counter, in the order they were saved. ValueError names the file and the row that is no prediction."
     path, out = Path(path), dict[str, list[Prediction]]()
     path = path / "predictions.jsonl" if path.is_dir() else path
     for k, row in enumerate(read_lines(path, cure="judge again, or restore it"), 1):
@@ -710,10 +706,8 @@ def bench_answers(
     clips: Sequence[Clip],  # to answer about
     sizes: Sequence[int] = (1, 8, 32),  # answers side by side, the first is what others are compared with
     repeats: int = 3,  # passes; medians are given
-) -> dict[
-    str, Any
-]:  # clips, repeats, sizes → times_as_fast, seconds, differ: answers that are not those of the first size
-    "Answers side by side against one by one, on the same clips in one run. The videos are read once before."
+) -> dict[str, Any]:  # clips, repeats; by size: times_as_fast, seconds, differ (answers unlike the first size's)
+    "Speed of answering in batches against one by one, on the same clips in one run. Videos are decoded beforehand."
     other, taken, texts = copy(counter), {size: list[float]() for size in sizes}, dict[int, list[str | None]]()
     with tempfile.TemporaryDirectory() as folder:
         other.cache = FrameCache(folder)
@@ -758,12 +752,10 @@ class LoadedWhenAsked:
 
 # %% ../nbs/15_evaluate.ipynb #15a0c004
 def best_of(
-    models: Mapping[
-        str, Mapping[str, Mapping[str, float]]
-    ],  # counter → metric → value, lo, hi, as in `Evaluation.models`
+    models: Mapping[str, Mapping[str, Mapping[str, float]]],  # counter → metric → value, lo, hi: `Evaluation.models`
     names: Sequence[str],  # those to choose from, in the order of training
 ) -> str:  # empty: they are all alike
-    "The best of several counters."
+    "The best of several counters: highest OBO (or overlap, or accuracy), then smallest MAE, then earliest."
     first = next(m for m in ("obo", "miou", "accuracy") if m in models[names[0]])
     worth = {name: (models[name][first]["value"], -models[name].get("mae", {"value": 0.0})["value"]) for name in names}
     return max(names, key=lambda name: worth[name]) if len(names) == 1 or len(set(worth.values())) > 1 else ""
@@ -774,7 +766,7 @@ def telling_clips(
     b: Sequence[Prediction],  # of the one it became, same clips, same order
     k: int = 4,  # how many
 ) -> list[str]:
-    """Ids of clips, for half of them b gained most on a, then where it lost most, then where both are far off; no clip
+    """Ids of clips: for half of them b gained most over a, then b lost most, then both are far off. No clip appears
     twice."""
     miss = lambda p: abs((p.count or 0) - (p.true or 0)) + (p.count is None)
     gain = sorted(range(len(a)), key=lambda i: (miss(b[i]) - miss(a[i]), -(a[i].true or 0), a[i].id))

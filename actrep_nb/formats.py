@@ -1310,7 +1310,7 @@ def _renamed(
     if strange:
         raise ClipFormatError(
             f"{path}: the mapping gives {', '.join(strange)}, which is no column of ours; there are {', '.join(_OURS)}"
-            + (": write ours=yours" if set(strange) & columns else "")
+            + (": write ours=yours" if set(strange) & columns else _near(strange, _OURS))
         )
     if absent:
         raise ClipFormatError(

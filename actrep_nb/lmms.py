@@ -193,14 +193,12 @@ def _completion(row: dict[str, Any]) -> str:
 # %% ../nbs/15d_lmms.ipynb #ff6827cb
 def load_samples(
     path: str | Path,  # see `find_log`
-    clips: Sequence[
-        Clip
-    ],  # what was asked about, in the order of the task's documents unless its lines name their clips
+    clips: Sequence[Clip],  # what was asked about; in the order of the documents, unless the lines name their clips
     task: str = "counting",  # a name in TASKS: how answers are read
     reader: str | None = None,  # read counts as a published reader does, a key of `answers.LEGACY`
 ) -> list[Prediction]:  # one per clip, in the clips' order
-    """The answers in a log of lmms-eval. ValueError for a line that is none, is about no clip of these, or has another
-    target than the clip."""
+    """The answers in a log of lmms-eval. ValueError for a line that is not JSON, that is about none of these clips, or
+    whose target is not that of its clip."""
     file, by_id = find_log(path), {clip.id: clip for clip in clips}
     said: dict[str, Prediction] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").split("\n"), 1):
@@ -269,7 +267,7 @@ def side_by_side(
     clips: Sequence[Clip],  # see `load_samples`
     task: str = "counting",  # a name in TASKS
 ) -> dict[str, dict[str, float]]:  # metric → lmms-eval's value and ours, for those that both have
-    "Their scores and ours of the same answers."
+    "lmms-eval's scores and ours for the same answers."
     predictions, theirs = load_samples(path, clips, task), load_scores(path)
     ours = TASKS[task].scores(predictions, clips)
     return {
@@ -290,7 +288,7 @@ def save_samples(
     import time
 
     stamp, judged = stamp or time.strftime("%Y%m%d_%H%M%S"), TASKS[task]
-    judged.judge(predictions, clips)  # says what does not fit
+    judged.judge(predictions, clips)  # raises ValueError where they do not fit
     scores = judged.scores(predictions, clips)
     kept = [metric for metric in SCORED if metric in scores]
     rows = [

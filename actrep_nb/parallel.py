@@ -9,7 +9,7 @@ __all__ = ['STRATEGIES', 'PRECISIONS', 'PUBLISHED', 'strategy_arguments', 'save_
            'state_bytes', 'parameter_counts', 'world_size', 'this_rank', 'rank_share', 'through', 'zero3_of',
            'shared_weights', 'calls_count', 'whole_weights', 'left_shared', 'gathered', 'collected_at_once',
            'rollout_bytes', 'fsdp2_loading', 'handed_over', 'averaged_gradients', 'summed', 'largest', 'share',
-           'from_all', 'shared_out', 'rank_answers', 'joined_answers']
+           'from_all', 'shared_out', 'rank_completions', 'joined_completions']
 
 # %% ../nbs/10a_parallel.ipynb #46f08866
 import copy
@@ -30,7 +30,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import TrainingArguments
 
 from .models import freeze, from_checkpoint, unwrapped
-from .sampling import read_answers, write_answers
+from .sampling import read_completions, write_completions
 from .show import did_you_mean, write_whole
 
 # %% ../nbs/10a_parallel.ipynb #8ef78e7b
@@ -590,31 +590,31 @@ def shared_out(
     return whole
 
 # %% ../nbs/10a_parallel.ipynb #062d9406
-def rank_answers(
-    path: str | Path,  # the file of answers
+def rank_completions(
+    path: str | Path,  # the file of completions
 ) -> Path:
-    "The file that this rank adds its answers to."
+    "The file that this rank adds its completions to."
     return Path(path) if world_size() == 1 else Path(path).with_suffix(f".rank{this_rank()}.jsonl")
 
 
-def joined_answers(
-    path: str | Path,  # the file of answers
-    settings: dict[str, Any],  # what they depend on, see `read_answers`
-) -> dict[str, list[str]]:  # clip id → answers
-    """All answers there are, put into the one file by rank 0.
+def joined_completions(
+    path: str | Path,  # the file of completions
+    settings: dict[str, Any],  # what they depend on, see `read_completions`
+) -> dict[str, list[str]]:  # clip id → completions
+    """All completions of all ranks, put into the one file by rank 0.
 
-    Every rank must call it; ValueError as from `read_answers`.
+    Every rank must call it; ValueError as from `read_completions`.
     """
     path = Path(path)
     from_all(None)  # nobody adds to a file any more
     if this_rank() == 0:
         parts = sorted(path.parent.glob(f"{path.stem}.rank*.jsonl"))
         if parts:
-            write_answers(
+            write_completions(
                 path,
-                {name: said for file in [path, *parts] for name, said in read_answers(file, settings).items()},
+                {name: said for file in [path, *parts] for name, said in read_completions(file, settings).items()},
                 settings,
             )
         for file in parts:
             file.unlink()
-    return from_all(read_answers(path, settings) if this_rank() == 0 else {})[0]
+    return from_all(read_completions(path, settings) if this_rank() == 0 else {})[0]

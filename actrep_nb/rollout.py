@@ -8,8 +8,8 @@ Docs: https://actrep.github.io/actrep_nb/rollout.html.md"""
 __all__ = ['ENGINES', 'Rollout', 'placeholder_ids', 'kept_tail', 'choose_tokens', 'RoomyLayer', 'stop_ids', 'answering', 'draws',
            'Decoding', 'prefill', 'sample_tokens', 'ignored_settings', 'check_sampling', 'token_budget', 'whole_text',
            'sample_group', 'shuffle_slots', 'RolloutEngine', 'ModelEngine', 'merged_weights', 'vllm_prompt',
-           'vllm_sampling', 'vllm_rollout', 'VllmEngine', 'find_engine', 'batches_of', 'FeatureStore', 'sample_answers',
-           'generate_answers']
+           'vllm_sampling', 'vllm_rollout', 'VllmEngine', 'find_engine', 'batches_of', 'FeatureStore',
+           'sample_completions', 'generate_completions']
 
 # %% ../nbs/12_rollout.ipynb #64260501
 import math
@@ -606,7 +606,7 @@ class FeatureStore:
         return replace(prompt, pixels=None, features=features, deepstack=deepstack)
 
 # %% ../nbs/12_rollout.ipynb #b6eee387
-def sample_answers(
+def sample_completions(
     model: Any,  # a Qwen-VL model
     processor: Any,  # the checkpoint's own
     samples: Sequence[Sample],  # what is asked
@@ -636,12 +636,12 @@ def sample_answers(
     return [answers[i] for i in range(len(samples))]
 
 
-def generate_answers(
+def generate_completions(
     model: Any,  # a Qwen-VL model
     processor: Any,  # the checkpoint's own
     samples: Sequence[Sample],  # what is asked
     max_new_tokens: int = 128,  # token budget of a completion
-    **options: Any,  # for `sample_answers`
+    **options: Any,  # for `sample_completions`
 ) -> list[str]:
     "Greedy completions as text, one per sample, in order."
-    return [only for (only,) in sample_answers(model, processor, samples, max_new_tokens=max_new_tokens, **options)]
+    return [only for (only,) in sample_completions(model, processor, samples, max_new_tokens=max_new_tokens, **options)]

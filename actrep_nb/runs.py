@@ -100,15 +100,11 @@ def type_name(
 
 # %% ../nbs/16_runs.ipynb #5cfa3988
 _TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict, "tuple": tuple, "Any": Any}
-_TOO_DEEP = (
-    ValueError,
-    RecursionError,
-    MemoryError,
-)  # what `ast` raises for brackets by the thousand, and for null characters
+_TOO_DEEP = (ValueError, RecursionError, MemoryError)  # `ast` raises them for null characters and thousands of brackets
 
 
 def _kind(node: ast.AST) -> Any:
-    "The type that an annotation states. ValueError for what is none: it is read, never evaluated."
+    "The type that an annotation states. It is read, never evaluated. ValueError for anything but a type."
     if isinstance(node, ast.Name) and node.id in _TYPES:
         return _TYPES[node.id]
     if isinstance(node, ast.Constant) and node.value in (None, ...):
@@ -137,7 +133,7 @@ def _declared(node: ast.stmt, comments: dict[int, str]) -> Parameter:
             f"{node.target.id}: expected a literal, not {ast.unparse(node.value)[:80]}: the cell is read, not run"
         ) from None
     if not fits(default, kind):
-        raise TypeError(f"{node.target.id} is declared as {type_name(kind)}, its default {default!r} is none")
+        raise TypeError(f"{node.target.id} is declared as {type_name(kind)}, but its default is {default!r}")
     return Parameter(node.target.id, kind, default, comments.get(node.end_lineno or node.lineno, ""))
 
 
@@ -329,16 +325,15 @@ def read_recipe(
     check_parameters({name: None for name in shared if name not in everywhere}, everywhere, f"{path}, all")
     for name, section in sections.items():
         if name != "all":
-            _as_declared(
-                section, notebook_parameters(others[name]), f"{path}, {name}"
-            )  # a typo is told at once, not hours later
+            # a typo in another section is told at once, not hours later
+            _as_declared(section, notebook_parameters(others[name]), f"{path}, {name}")
     given = plain | {k: v for k, v in shared.items() if k in declared} | sections.get(_short(notebook.stem), {})
     return _as_declared(given, declared, f"{path}, {notebook.name}")
 
 
 def _as_declared(given: Mapping[str, Any], declared: Mapping[str, Parameter], where: str) -> dict[str, Any]:
-    """Values of a YAML file, which takes 1e-5 for a text. Raises ParameterError that lists all that no notebook would
-    take."""
+    """Values of a YAML file, for which 1e-5 is a text, by their declared types. Raises ParameterError that lists all
+    that do not fit."""
     values = dict(given)
     for name, value in given.items():
         if name not in declared or not isinstance(value, str) or fits(value, declared[name].type):
@@ -351,15 +346,15 @@ def _as_declared(given: Mapping[str, Any], declared: Mapping[str, Parameter], wh
 # %% ../nbs/16_runs.ipynb #97e8e093
 ABOUT = re.compile(
     r"(manifest|parameters|inputs|outputs|job)\.json|report\.html|process|process\.log|notebook.*\.(ipynb|log)"
-)  # what a run says about itself
+)  # a run's own records
 
 
 def files_of(
     path: Path,  # file or folder
     without: Iterable[Path] = (),  # folders inside that do not count
 ) -> list[Path]:
-    """What belongs to an input: a file itself; of a folder all files but README.md, which tells about the others, what
-    a run says about itself, and parts of files."""
+    """The files of an input: the file itself, or all files in a folder except README.md, a run's own records and
+    unfinished files."""
     if not path.is_dir():
         return [path]
     left_out = [inside for folder in without if path.resolve() in (inside := folder.resolve()).parents]
@@ -383,14 +378,13 @@ def hash_path(
     limit: int = 2**30,  # bytes up to which all is read
     without: Iterable[Path] = (),  # folders inside that do not count
 ) -> dict[str, Any]:
-    """SHA-256, size in bytes and number of files; `by` says whether contents were read or, above `limit`, of each file
-    above a megabyte its size and blocks of 16 KB, three and one more for each 64 MB. When a file was changed or copied
-    does not count, and a folder's README.md does not either."""
+    """SHA-256, size in bytes and number of files; `by` says what was hashed. Up to `limit` that is all contents. Above
+    it, of a file over a megabyte only its size and blocks of 16 KB: three, and one more for each 64 MB. Modification
+    times do not count, and neither does a folder's README.md."""
     files = files_of(Path(path), without)
     stats = tuple((str(p), s.st_size, s.st_mtime_ns, s.st_ctime_ns) for p in files for s in (p.stat(),))
-    settled = all(
-        time.time_ns() - changed > 2 * 10**9 for *_, changed in stats
-    )  # else it may change again in the same tick of the file system's clock
+    # a newer file may change again in the same tick of the file system's clock
+    settled = all(time.time_ns() - changed > 2 * 10**9 for *_, changed in stats)
     size, digest = sum(s for _, s, *_ in stats), (_digest if settled else _digest.__wrapped__)(str(path), limit, stats)
     return {
         "sha256": digest,
@@ -497,9 +491,7 @@ class Manifest:
     folder: str = ""  # where it was run: relative paths among the parameters start here
     ranks: int | None = None  # kernels that ran it together, on all nodes
     nodes: int = 1  # machines they were on
-    environment: dict[str, Any] = field(
-        default_factory=dict
-    )  # what else changes numbers: variables, and what torch was set to (see `numerics`)
+    environment: dict[str, Any] = field(default_factory=dict)  # variables and `numerics`, which change numbers too
     plugins: dict[str, Any] = field(default_factory=dict)  # name → path and hash of each plugin, see `Plugin`
 
     def save(
@@ -561,7 +553,7 @@ def is_choice(
 
 # %% ../nbs/16_runs.ipynb #16a00007
 def _named(text: str) -> Path | None:
-    """The path that an entry of a list names: itself, what follows `name=` or `kind:`, or what is before `:function`;
+    """The path in an entry of a list: the entry itself, what follows `name=` or `kind:`, or what is before `:function`;
     also a checkpoint that comes with the book."""
     rest = re.sub(r"^\w+=", "", text)
     for part in (text, rest, rest.partition(":")[2], rest.rpartition(":")[0]):
@@ -575,11 +567,10 @@ def _named(text: str) -> Path | None:
 def inputs_of(
     parameters: Mapping[str, Any],  # resolved
     out: Path,  # the run folder, which is no input
-    declared: Mapping[str, Parameter]
-    | None = None,  # from `notebook_parameters`: tells words from paths; None: all that is there is a path
+    declared: Mapping[str, Parameter] | None = None,  # from `notebook_parameters`: tells choices from paths
 ) -> dict[str, Path]:
-    """The files and folders that parameters name, in lists too, a checkpoint that comes with the book and a folder
-    `videos` beside an annotation file among them."""
+    """The files and folders that parameters name, also in lists, with checkpoints that come with the book and a folder
+    `videos` beside an annotation file."""
 
     def is_path(name, v):
         word = re.fullmatch(r"[\w,-]+", v) and declared and name in declared and is_choice(declared[name])
@@ -637,10 +628,10 @@ TABLES = (".csv", ".jsonl", ".json", ".txt", ".tsv", ".yaml")  # kept in `inputs
 
 def input_files(
     path: Path,  # file or folder
-    most: int = 20_000,  # files that are told apart
+    most: int = 20_000,  # files that are listed
 ) -> dict[str, Any]:  # name → hash; a small table → its text
-    """What one can later tell of the files of an input. Of an input above a gigabyte large files are sampled, see
-    `hash_path`."""
+    """The text of small tables and the hash of every other file of an input. Above a gigabyte large files are sampled,
+    see `hash_path`."""
     files = files_of(path)
     limit = 2**26 if sum(p.stat().st_size for p in files) <= 2**30 else 0
 
@@ -739,7 +730,7 @@ def load_run(
 
 
 def _metrics(path: Path) -> dict[str, Any]:
-    "What a run measured; nothing where it did not get that far. ValueError names the file."
+    "The metrics of a run; empty where it did not get that far. ValueError names a file that cannot be read."
     if not path.exists():
         return {}
     try:
@@ -755,14 +746,8 @@ class FolderBusy(OSError):
     "Another process works on this run folder."
 
 
-REFUSALS = (
-    "ClipFormatError",
-    "FileExistsError",
-    "FileNotFoundError",
-    "NotFinite",
-    "ParameterError",
-    "VideoError",
-)  # say all there is to say: no traceback on the terminal
+# errors whose message says it all: no traceback on the terminal
+REFUSALS = ("ClipFormatError", "FileExistsError", "FileNotFoundError", "NotFinite", "ParameterError", "VideoError")
 
 # %% ../nbs/16_runs.ipynb #492b5cd5
 class RunFailed(RuntimeError):
@@ -832,7 +817,7 @@ def _cell_error(path: Path) -> dict[str, Any]:
 
 
 def _drop_torn(path: Path) -> None:
-    "Remove a kept notebook that a full disk cut short: nobody can read it, and the manifest needs the space to say so."
+    "Remove a notebook that a full disk cut short: nobody can read it, and the manifest needs the space."
     try:
         nbformat.read(path, as_version=4)
     except FileNotFoundError:
@@ -901,8 +886,8 @@ def _opened(path: Path) -> Any:
 
 
 def _sign(file: int, text: str) -> None:
-    """Write into a lock file, past the buffer of an open file: what a full disk does not take would be tried again when
-    it is closed."""
+    """Write into a lock file without Python's buffer: text that a full disk refused would be written again when the
+    file is closed."""
     os.ftruncate(file, 0)
     os.write(file, text.encode())
 
@@ -964,7 +949,7 @@ def apart(
     before: Manifest,  # of a run that was
     now: Manifest,  # of one that is to be
 ) -> list[str]:
-    "In what two runs that would have other results differ: `lr 0.001, now 0.002`, `code`."
+    "What gives two runs different results, in words: `lr 0.001, now 0.002`, `code`. Empty where nothing does."
     x, y = ({k: json.loads(json.dumps(v, default=str)) for k, v in decisive(m).items()} for m in (before, now))
     words = {"notebook": "the notebook's cells", "code": "the code of this package"}
 
@@ -987,8 +972,8 @@ def standing(
     out: str | Path,  # a run folder
     now: Manifest,  # what would be run
 ) -> str:  # "done", "running", "half" (begun with the same settings, not finished) or "new"
-    """Where a run stands. What was begun with other code, data or parameters is new, and what is done but not whole any
-    more is half."""
+    """Where a run stands. A run that was begun with other code, data or parameters counts as new, a finished one that
+    has lost files as half."""
     before = begun_run(out)
     if before is None or apart(before, now):
         return "new"
@@ -998,7 +983,7 @@ def standing(
 
 
 def _lost(out: Path) -> list[str]:
-    "What is missing or has another size of the files that a finished run made."
+    "The files of a finished run that are missing or have another size."
     try:
         return altered_files(out, json.loads((out / "outputs.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -1006,7 +991,7 @@ def _lost(out: Path) -> list[str]:
 
 
 def begun_run(out: str | Path) -> Manifest | None:
-    "The manifest in a folder; None where there is none that can be read."
+    "The manifest in a folder, or None where no manifest can be read."
     try:
         return Manifest.load(out)
     except (OSError, ValueError, TypeError):
@@ -1050,7 +1035,7 @@ def how_to_begin(
     now: Manifest,  # what is to be run there
     fresh: bool = False,  # start over, whatever is there
 ) -> tuple[str, str]:  # "done", "half" (goes on) or "new"; and that in words, empty where nothing was there
-    """What the same command does again. Raises ParameterError, which says what differs, where checkpoints of other
+    """What a run in this folder would do. Raises ParameterError that says what differs, where checkpoints of other
     settings would be mixed in or lost."""
     before, kept, state = begun_run(out), checkpoints(out), standing(out, now)
     if fresh:
@@ -1091,13 +1076,12 @@ def run(
     quiet: bool = False,  # do not show on stderr where the run is
     ranks: int | None = None,  # kernels that run the notebook together; None: the variable ACTREP_RANKS, or 1
     fresh: bool = False,  # start over, also where it is done or begun
-    tell: Callable[[str], Any]
-    | None = None,  # called with how it begins, see `how_to_begin`; None: a line on stderr, unless quiet
+    tell: Callable[[str], Any] | None = None,  # is told how it begins, see `how_to_begin`; None: says it on stderr
     plugins: Iterable[str] = (),  # files and modules that each kernel loads first, see `find_plugin`
 ) -> RunResult:
-    """Execute a notebook in its own kernel and write a run folder; what is done is not done again, what was begun goes
-    on. A parameter `out` that is not given gets the run folder. Raises ParameterError, PluginError or FolderBusy before
-    anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
+    """Execute a notebook in its own kernel and write a run folder. A finished run is not repeated, an unfinished one
+    continues. A parameter `out` that is not given gets the run folder. Raises ParameterError, PluginError or FolderBusy
+    before anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
     path, out, place = find_notebook(notebook), Path(out), find_place(ranks)
     if place.node:
         out = out / f"node{place.node}"  # the nodes may share a file system
@@ -1132,7 +1116,7 @@ def run(
 
 # %% ../nbs/16_runs.ipynb #75873ca7
 def begin_anew(out: Path) -> None:
-    "Remove what nothing may go on from, and what an earlier run said about itself."
+    "Remove an earlier run's checkpoints and records."
     for left in checkpoints(out):
         shutil.rmtree(left)
     _clear(out)
@@ -1140,8 +1124,8 @@ def begin_anew(out: Path) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Remove what an earlier run said about itself, but for its manifest, which says with what settings its checkpoints
-    were made."""
+    """Remove an earlier run's records, except its manifest, which says with what settings its checkpoints were
+    made."""
     for name in ("parameters.json", "metrics.json", "inputs.json", "outputs.json", "report.html"):
         (out / name).unlink(missing_ok=True)
     for left in [*out.glob("notebook*.ipynb"), *out.glob("notebook*.log")]:
@@ -1151,13 +1135,13 @@ def _clear(out: Path) -> None:
 def _carry_out(
     path: Path, out: Path, manifest: Manifest, timeout: float | None, no_input: bool, quiet: bool, ranks: int | None
 ) -> RunResult:
-    "Execute the notebook in a folder that is ours, and write down how it ended."
+    "Execute the notebook in a folder that this process owns, and write down how it ended."
     values, start, watch = manifest.parameters, time.monotonic(), Watch(path.stem, quiet)
     manifest.save(out / "manifest.json")
     _clear(out)
     write_json(out / "parameters.json", values)
     _save_inputs(inputs_of(values, out, notebook_parameters(path)), out)
-    to_html(path, out / "report.html")  # what that takes is loaded now: a failure is written down at once
+    to_html(path, out / "report.html")  # loads nbconvert now, so that a failure is written down at once
     watch.start()
     try:
         with stoppable():
@@ -1177,7 +1161,7 @@ def _carry_out(
 
 # %% ../nbs/16_runs.ipynb #16b00005
 def _keep_out(warning: str) -> None:
-    "Silence a warning, by its first words, in kernels yet to start: what they write last is shown as their progress."
+    "Silence a warning, by its first words, in kernels that start later: their last line is shown as progress."
     before = os.environ.get("PYTHONWARNINGS", "")
     if warning not in before:
         os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, f"ignore:{warning}"]))
@@ -1213,14 +1197,10 @@ class Comparison:
 
     a: str
     b: str
-    differences: list[
-        tuple[str, str, Any, Any]
-    ]  # where ("metrics", "parameters", …), name, value in a, value in b; the likeliest causes first
+    differences: list[tuple[str, str, Any, Any]]  # where, name, value in a, value in b; the likeliest causes first
     compared: int = 0  # metrics that were compared
     notes: tuple[str, ...] = ()  # what a reader has to know besides
-    measured: tuple[
-        tuple[str, Any, Any], ...
-    ] = ()  # what says how fast and how large the machine was: name, value in a, value in b
+    measured: tuple[tuple[str, Any, Any], ...] = ()  # measurements of the machine: name, value in a, value in b
     unfinished: tuple[str, ...] = ()  # those of the two that did not end well, and how they ended
 
     @property
@@ -1246,7 +1226,7 @@ class Comparison:
 def is_measurement(
     name: str,  # of a metric
 ) -> bool:
-    "Whether a metric says how fast or how large the machine was, and not what came out."
+    "Whether a metric measures the machine, its speed or memory, and is no result."
     return bool(
         re.search(
             r"second|memory|throughput|latency|elapsed|wall.?time|(?<![a-z])(mb|gb|mib|gib)(?![a-z])"
@@ -1294,9 +1274,7 @@ def changed_rows(
     a: str,  # its text in one run
     b: str,  # and in the other
     most: int = 10,  # rows that are shown
-) -> list[
-    tuple[str, str | None, str | None]
-]:  # "table, row 3", what it was, what it is; rows count from 0, the heading
+) -> list[tuple[str, str | None, str | None]]:  # "table, row 3", in one, in the other; row 0 is the heading
     "The rows in which two tables differ."
     x, y = a.splitlines(), b.splitlines()
     pairs: list[tuple[int, str | None, str | None]]
@@ -1341,7 +1319,7 @@ def changed_files(
 
 # %% ../nbs/16_runs.ipynb #15aa9da1
 def _told_apart(r: RunResult) -> dict[str, dict[str, Any]]:
-    "Everything about a run that may differ, by where; what most likely explains other numbers first."
+    "Everything about a run that may differ, by where; what most likely explains different numbers comes first."
     m = r.manifest
     computed = {k: v for k, v in m.environment.items() if "threads" not in k.lower()}
     return {
@@ -1406,8 +1384,8 @@ def verify(
 
 
 def _data_apart(name: str, left: RunResult, right: RunResult, notes: list[str]) -> list[tuple[str, str, Any, Any]]:
-    """What differs in one input: its files, rows of a table, or the whole. What one run hashed in another way cannot be
-    compared, which is noted."""
+    """What differs in one input: its files, rows of a table, or the whole. If the two runs hashed it in different ways,
+    it cannot be compared, and a note says so."""
     p, q = left.manifest.data.get(name), right.manifest.data.get(name)
     if p and q and p["by"] != q["by"]:
         notes.append(f"data {name} is not compared: one run went by {p['by']}, the other by {q['by']}")
@@ -1463,7 +1441,7 @@ def rerun(
     quiet: bool = False,  # do not show on stderr where the run is
 ) -> RunResult:
     """Execute a run again, as it was, with as many threads. Raises ValueError for a run that did not finish,
-    FileNotFoundError for what is gone, FileExistsError where `out` holds something else."""
+    FileNotFoundError for missing files, FileExistsError where `out` holds something else."""
     r = load_run(a)
     _finished(r)
     m, nb, target = r.manifest, kept_notebook(r), Path(out).absolute()
@@ -1570,8 +1548,8 @@ def runs_table(
 def origins(
     runs: Iterable[RunResult],  # of the steps of a whole
 ) -> str:
-    """Where a result comes from, as a Markdown table: what each step took, its code and seed. A run that was killed
-    says so."""
+    """Where a result comes from, as a Markdown table: seconds, memory, code and seed of each step, or how it
+    ended."""
     rows = ["| step | seconds | peak memory, MB | code | seed |", "|---|---|---|---|---|"]
     for r in runs:
         m = r.manifest

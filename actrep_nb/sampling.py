@@ -7,8 +7,8 @@ Docs: https://actrep.github.io/actrep_nb/sampling.html.md"""
 # %% auto #0
 __all__ = ['STRATA', 'KEPT', 'Scores', 'SELECTIONS', 'count_histogram', 'crop_to_cycles', 'idle_stretches',
            'random_count_sampling', 'curriculum', 'Fate', 'measure_scores', 'variance_selection', 'select_by_variance',
-           'seed_for', 'difficulty_window', 'gaussian_selection', 'random_selection', 'read_answers', 'write_answers',
-           'repeated_answers', 'plot_selection']
+           'seed_for', 'difficulty_window', 'gaussian_selection', 'random_selection', 'read_completions',
+           'write_completions', 'repeated_completions', 'plot_selection']
 
 # %% ../nbs/04_sampling.ipynb #29866d84
 import math
@@ -215,7 +215,7 @@ if TYPE_CHECKING:
 
 # %% ../nbs/04_sampling.ipynb #a0ae644c
 KEPT = "kept"
-Scores = Mapping[str, Sequence[float | None]]  # clip id → scores of its answers; None: not scored
+Scores = Mapping[str, Sequence[float | None]]  # clip id → scores of its completions; None: not scored
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class Fate:
     "What a selection did with one clip, and why."
 
     id: str  # the clip's
-    scored: int  # how many answers have a score
+    scored: int  # how many completions have a score
     mean: float | None  # of these scores; None without any
     std: float | None  # their population standard deviation
     reason: str = KEPT  # or why the clip was left out
@@ -245,7 +245,7 @@ def measure_scores(
         if values:
             fates.append(Fate(name, len(values), statistics.fmean(values), statistics.pstdev(values)))
         else:
-            fates.append(Fate(name, 0, None, None, "no answer could be scored"))
+            fates.append(Fate(name, 0, None, None, "no completion could be scored"))
     return fates
 
 # %% ../nbs/04_sampling.ipynb #b38e215d
@@ -273,17 +273,17 @@ def variance_selection(
     scores: Scores,  # by clip
     n: int | None = None,  # keep at most this many, the most divided; None: all that are divided
     min_std: float = 1e-6,  # a clip whose scores spread no more than this teaches nothing
-    min_mean: float = -math.inf,  # nor does one whose answers are poorer than this
+    min_mean: float = -math.inf,  # nor does one whose completions are poorer than this
 ) -> list[Fate]:  # one per clip, in the order given
-    "Keep clips whose answers disagree (Temporal-R1, see above)."
+    "Keep clips whose completions disagree (Temporal-R1, see above)."
     _whole(n)
-    fates = _leave_out(measure_scores(scores), lambda f: (f.std or 0) <= min_std, "all answers score alike")
+    fates = _leave_out(measure_scores(scores), lambda f: (f.std or 0) <= min_std, "all completions score alike")
     fates = _leave_out(fates, lambda f: (f.mean or 0) < min_mean, f"mean score below {min_mean:g}")
     return _keep_first(fates, n, lambda f: -(f.std or 0), "others are more divided")
 
 # %% ../nbs/04_sampling.ipynb #c3b1dc58
 def select_by_variance(
-    rewards_by_clip: Scores,  # clip id → rewards of its sampled answers; None: not scored
+    rewards_by_clip: Scores,  # clip id → rewards of its sampled completions; None: not scored
     n: int | None = None,  # keep at most this many
     min_std: float = 1e-6,  # a clip whose rewards spread no more than this teaches nothing
 ) -> list[str]:  # ids, most divided first; ties in the order given
@@ -361,11 +361,11 @@ SELECTIONS: dict[str, Callable[[Scores, int | None, int], list[Fate]]] = {  # sc
 }
 
 # %% ../nbs/04_sampling.ipynb #2ed9af73
-def read_answers(
-    path: str | Path,  # JSONL: settings, then a clip's id and answers a line
-    settings: Mapping[str, Any],  # what the answers depend on
-) -> dict[str, list[str]]:  # clip id → answers; empty when there is no such file
-    "Answers of an earlier run, but for a last line that was cut short. ValueError if drawn under other settings."
+def read_completions(
+    path: str | Path,  # JSONL: settings, then a clip's id and completions a line
+    settings: Mapping[str, Any],  # what the completions depend on
+) -> dict[str, list[str]]:  # clip id → completions; empty when there is no such file
+    "Completions of an earlier run, without a last line that was cut short. ValueError if drawn under other settings."
     if not Path(path).exists():
         return {}
     try:
@@ -375,43 +375,43 @@ def read_answers(
         was, rows = dict(whole[0]["settings"]), {row["id"]: row["answers"] for row in whole[1:]}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} does not hold answers, a JSON object a line ({error}): write to another file"
+            f"{path} does not hold completions, a JSON object a line ({error}): write to another file"
         ) from error
     now = json.loads(json.dumps(dict(settings)))
     if other := [k for k in sorted({*was, *now}) if was.get(k) != now.get(k)]:
         told = "; ".join(f"{k} was {was.get(k)!r}, is {now.get(k)!r}" for k in other)
         raise ValueError(
-            f"{path} holds answers drawn under other settings ({told}): delete it, or write to another file"
+            f"{path} holds completions drawn under other settings ({told}): delete it, or write to another file"
         )
     return rows
 
 
-def write_answers(
+def write_completions(
     path: str | Path,  # replaced in one step: a reader sees the old file or the new one
-    answers: Mapping[str, Sequence[str]],  # clip id → answers
+    completions: Mapping[str, Sequence[str]],  # clip id → completions
     settings: Mapping[str, Any],  # what they depend on
 ) -> None:
-    "Write answers as `read_answers` reads them."
-    rows = [{"settings": dict(settings)}, *({"id": name, "answers": list(said)} for name, said in answers.items())]
-    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
+    "Write completions as `read_completions` reads them."
+    rows = [{"id": name, "answers": list(said)} for name, said in completions.items()]
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in [{"settings": dict(settings)}, *rows]))
 
 # %% ../nbs/04_sampling.ipynb #5a3745ed
-def repeated_answers(
+def repeated_completions(
     clips: Iterable[Clip],  # what is asked about
-    answer: Callable[[Clip, int], Sequence[str]],  # a clip and its seed → its answers, or one text: why there are none
+    complete: Callable[[Clip, int], Sequence[str]],  # clip, seed → completions, or one text: why there are none
     path: str | Path,  # JSONL to which they are appended as they come
-    settings: Mapping[str, Any],  # all that the answers depend on: model, temperature, …
-    seed: int = 0,  # same seed, same answers
-) -> dict[str, list[str] | str]:  # clip id → answers, or why there are none, in the clips' order
-    "Ask about every clip that the file does not hold yet. One without answers is asked about again next time."
+    settings: Mapping[str, Any],  # all that the completions depend on: model, temperature, …
+    seed: int = 0,  # same seed, same completions
+) -> dict[str, list[str] | str]:  # clip id → completions, or why there are none, in the clips' order
+    "Ask about every clip that the file does not hold yet. A clip without completions is asked about again next time."
     clips, path, settings = list(clips), Path(path), {**settings, "seed": seed}
     if len({c.id for c in clips}) < len(clips):
         raise ValueError("two clips have the same id: make them unique with records.unique_ids")
-    done: dict[str, list[str] | str] = {**read_answers(path, settings)}
+    done: dict[str, list[str] | str] = {**read_completions(path, settings)}
     if not done:
-        write_answers(path, {}, settings)  # its first line
+        write_completions(path, {}, settings)  # its first line
     for clip in progress([c for c in clips if c.id not in done], desc="asking"):
-        said = answer(clip, seed_for(seed, clip.id))
+        said = complete(clip, seed_for(seed, clip.id))
         done[clip.id] = said if isinstance(said, str) else list(said)
         if not isinstance(said, str):
             append_line(path, {"id": clip.id, "answers": done[clip.id]})

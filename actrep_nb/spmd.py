@@ -60,7 +60,7 @@ class Place:
         return self.nodes * self.ranks
 
     def env(self, local: int) -> dict[str, str]:
-        "What torchrun would tell the process of this local rank."
+        "The variables that torchrun would set for this local rank."
         if self.world == 1:
             return {}
         rank = self.first + local
@@ -89,26 +89,25 @@ def find_place(
     ranks: int | None = None,  # on this node; None: the variable ACTREP_RANKS, or 1
     env: Mapping[str, str] = os.environ,  # what a launcher of several nodes said
 ) -> Place:
-    """The place of this engine. ValueError in a rank, when a launcher started several engines on one node, or when it
-    shows fewer GPUs than there are to be ranks."""
+    """The place of this engine. ValueError inside a rank, when a launcher started several engines on one node, or when
+    fewer GPUs are visible than ranks are wanted."""
     if rank := env.get("ACTREP_RANK"):
         raise ValueError(
-            f"this is rank {rank} of {env.get('WORLD_SIZE')}: a rank starts no run of its own, or there "
-            "would be one for each. Call it in a terminal, or in a notebook with the kernel Python 3; in "
-            "this notebook, call what the run would do"
+            f"this is rank {rank} of {env.get('WORLD_SIZE')}: a rank cannot start a run, because every rank "
+            "would start one. Start it in a terminal, or in a notebook with the kernel Python 3; in this "
+            "notebook, call the functions that the run would call"
         )
     ranks = int(env.get("ACTREP_RANKS") or 1) if ranks is None else ranks
     if ranks < 1:
-        raise ValueError(f"ranks={ranks}: one kernel at least")
+        raise ValueError(f"ranks={ranks}: it must be 1 or more")
     gpus = [gpu for gpu in env.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu.strip() not in ("", "-1")]
     if 0 < len(gpus) < ranks:
         raise ValueError(
             f"{ranks} ranks and {len(gpus)} GPU{'s' * (len(gpus) > 1)}: CUDA_VISIBLE_DEVICES shows only "
             f"{','.join(gpus)}; unset it, or start fewer ranks"
         )
-    slurm = (
-        int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1
-    )  # of this srun; a batch script knows SLURM_NTASKS, and is itself no task
+    # of this srun; a batch script, which is no task itself, knows SLURM_NTASKS
+    slurm = int(env.get("SLURM_STEP_NUM_TASKS", 1)) > 1
     node, nodes = (
         (int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]))
         if slurm
@@ -141,7 +140,7 @@ def kernel_env(
 
 # %% ../nbs/15a_spmd.ipynb #72de4a59
 class Watch(threading.Thread):
-    "Shows where a run is on stderr and samples its kernels' memory, twice a second."
+    "Shows on stderr where a run is, and samples the memory of its kernels twice a second."
 
     hear: ClassVar[Any]  # methods: see the next cells
     close: ClassVar[Any]
@@ -243,7 +242,7 @@ class Trouble:
 def root_cause(
     troubles: list[Trouble],  # at least one
 ) -> Trouble:
-    "The trouble to show: of the ranks that died the first noticed, else the first of all."
+    "The failure to show: the first noticed death of a rank, or else the first failure."
     return min(troubles, key=lambda t: (not t.died, t.at))
 
 
@@ -265,9 +264,9 @@ def _last_log(path: Path) -> str:
 # %% ../nbs/15a_spmd.ipynb #efe8b3a2
 def this_python(
     km: Any,  # a kernel manager, not started
-    stack: ExitStack,  # on leaving it, the sockets go
+    stack: ExitStack,  # the sockets are removed when it is left
 ) -> Any:  # the manager
-    "Let the kernel run the Python that this is, and talk through a folder of its own."
+    "Let the kernel run the same Python as this process, and talk through a folder of its own."
     from jupyter_client.kernelspec import KernelSpec
 
     km._kernel_spec = KernelSpec(
@@ -318,7 +317,7 @@ def _quiet_log():
 def joined_streams(
     outputs: list[Any],  # of a cell; changed in place
 ) -> list[Any]:
-    "Outputs with all text of a stream in one, and without what a carriage return overwrote."
+    "The outputs, each stream joined into one and without text that a carriage return overwrote."
     streams: dict[str, Any] = {}
     kept = [o for o in outputs if o.output_type != "stream" or streams.setdefault(o.name, o) is o]
     for name, first in streams.items():
@@ -331,7 +330,7 @@ def start(
     client: RankClient,  # not started yet
     env: Mapping[str, str],  # of the kernel
 ) -> None:
-    "Start the kernel, wait until it answers, and let it load the plugins there are. Raises PluginError."
+    "Start the kernel, wait until it answers, and load the plugins in it. Raises PluginError."
     client.reset_execution_trackers()
     log = client.stack.enter_context(open(client.log_path, "wb"))
     client.stack.enter_context(client.setup_kernel(env=dict(env), stdout=log, stderr=subprocess.STDOUT))
@@ -347,7 +346,7 @@ def run_cell(
     client: RankClient,  # started
     index: int,  # of the cell
 ) -> Trouble | None:
-    "Run one cell to its end."
+    "Run one cell to its end. Returns what went wrong, or None."
     cell = client.nb.cells[index]
 
     def trouble(name, message, **kw):
@@ -389,7 +388,7 @@ def kill(
 
 # %% ../nbs/15a_spmd.ipynb #31fd351c
 class Peers(threading.Thread):
-    "Tells the engines of the other nodes of trouble here, and hears of theirs."
+    "Tells the engines of other nodes about failures here, and learns of theirs."
 
     listen: ClassVar[Any]  # methods: see the next cells
 
@@ -422,7 +421,7 @@ class Peers(threading.Thread):
                 return
 
     def close(self, trouble: str = "") -> None:
-        "Say how it ended. Node 0 stays until the others have heard it."
+        "Tell the others how it ended. Node 0 waits until they have read it."
         try:
             self.store.set("trouble", trouble) if trouble and not self.trouble else None
             self.over.set()
@@ -443,7 +442,7 @@ class Peers(threading.Thread):
 # %% ../nbs/15a_spmd.ipynb #13f47d8e
 @patch
 def listen(self: Peers, beats: int) -> None:
-    "Beat, look for trouble, and look whether the others beat."
+    "Write a heartbeat, look for reported failures, and check the others' heartbeats."
     self.store.set(f"beat/{self.place.node}", str(beats))
     if self.store.check(["trouble"]):
         self.trouble = self.store.get("trouble").decode()
@@ -489,7 +488,7 @@ class Ranks:
             self.peers.start()
 
     def run_cell(self, index: int) -> Trouble | None:
-        "Run one cell on every rank; what went wrong first, when anything did. After trouble all kernels are dead."
+        "Run one cell on every rank. Returns the first failure, after which all kernels are dead, or None."
         running, troubles, first = set(self.each(run_cell, index)), [], 0.0
         while running:
             done, running = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -505,14 +504,14 @@ class Ranks:
         for client in self.clients:
             kill(client)
         wait(running, timeout=10)
-        return (
-            min(troubles, key=lambda t: t.rank) if alike(troubles, len(self.clients)) else root_cause(troubles)
-        )  # rank 0's is in its notebook already
+        if alike(troubles, len(self.clients)):
+            return min(troubles, key=lambda t: t.rank)  # rank 0's, which is in its notebook already
+        return root_cause(troubles)
 
 # %% ../nbs/15a_spmd.ipynb #0d8a8e46
 @patch  # type: ignore[no-redef]
 def close(self: Ranks, now: bool, trouble: str = "") -> None:
-    "End all kernels: politely, or now."
+    "Shut all kernels down; with `now`, kill them."
     if self.peers:
         self.peers.close(trouble)
     for client in self.clients:
@@ -529,9 +528,9 @@ def mark_failed(
     index: int,  # of the cell
     trouble: Trouble,  # what to show in it
     place: Place,  # to say how many ranks there are
-    count: int,  # number of the code cell, for cells that never came to have one
+    count: int,  # execution count for a cell that did not get one
 ) -> None:
-    "Write the trouble into the cell, before whatever this rank had to say of it, and mark the cell failed."
+    "Put the failure into the cell, before this rank's own outputs, and mark the cell failed."
     cell = nb_man.nb.cells[index]
     own = trouble.rank == place.first and any(o.output_type == "error" for o in cell.get("outputs", []))
     if cell.cell_type == "code" and not own:
@@ -550,7 +549,7 @@ def run_notebook(
     ranks: Ranks,  # started
     watch: "Watch",  # shows where it is
 ) -> Trouble | None:
-    "Run the cells in order until one fails."
+    "Run the cells in order until one fails. Returns the failure, or None."
     for index, cell in enumerate(nb_man.nb.cells):
         if cell.cell_type == "code" and cell.source.strip():
             watch.cell, watch.said = watch.cell + 1, ""
@@ -607,7 +606,7 @@ class SpmdEngine:
 
     @classmethod
     def execute_notebook(cls, *args, **kw):
-        """As papermill's engines do it. Not by inheritance: papermill imports this chapter while it is itself being
+        """Papermill's own method. It is not inherited, because papermill imports this chapter while it is itself being
         imported."""
         from papermill.engines import Engine
 
@@ -657,8 +656,8 @@ class SpmdEngine:
 
 # %% ../nbs/15a_spmd.ipynb #cb8f3895
 def numerics() -> dict[str, Any]:
-    """What decides how torch computes in this process; nothing where it was not imported. Its source is run in kernels,
-    so it leans on nothing else."""
+    """The torch settings that change numbers in this process; empty where torch is not imported. Kernels run its source
+    alone, so it uses no other name of this module."""
     import sys
 
     torch = sys.modules.get("torch")
@@ -690,7 +689,7 @@ def _finish(client: RankClient) -> None:
 
 
 def _asked(client: RankClient) -> dict[str, Any]:
-    "What `numerics` says in the kernel, after its last cell; nothing where it cannot be asked."
+    "What `numerics` returns in the kernel after its last cell; empty where the kernel cannot be asked."
     asked = client.kc.execute(
         f"from typing import Any\n{inspect.getsource(numerics)}",
         silent=True,
@@ -702,7 +701,7 @@ def _asked(client: RankClient) -> dict[str, Any]:
 
 
 def _leave(client: RankClient, kept: str | None, place: Place) -> None:
-    "Save the notebook of a rank that is not the kept one; jupyter's own farewell is not worth a log file."
+    "Save the notebook of a rank other than the kept one, and remove a log with nothing but Jupyter's own lines."
     if kept and client.rank != place.first:
         nbformat.write(client.nb, beside(kept, client.rank, ".ipynb"))
     log = client.log_path
@@ -712,13 +711,8 @@ def _leave(client: RankClient, kept: str | None, place: Place) -> None:
         log.unlink()
 
 # %% ../nbs/15a_spmd.ipynb #f0e021d7
-SHOWN = (
-    "stream",
-    "display_data",
-    "update_display_data",
-    "execute_result",
-    "clear_output",
-)  # messages of rank 0 that are passed on; errors are sorted first
+# messages of rank 0 that are passed on as they are
+SHOWN = ("stream", "display_data", "update_display_data", "execute_result", "clear_output")
 
 
 @dataclass
@@ -763,13 +757,13 @@ async def pass_questions(
     rank: Rank,  # whose
     ask: Callable[[dict[str, Any]], Awaitable[str]],  # gets the answer to one
 ) -> None:
-    "Hand on what a rank asks, and what is answered, until it is cancelled."
+    "Pass a rank's questions on, and the answers back, until it is cancelled."
     while True:
         rank.kc.input(await ask((await rank.kc.get_stdin_msg())["content"]))
 
 # %% ../nbs/15a_spmd.ipynb #7496b5d0
 async def _executed(kernel: Any, code: str, silent: bool, may_ask: bool) -> dict[str, Any]:
-    "What a cell comes to, in the words of Jupyter's protocol."
+    "Run a cell and return the reply that Jupyter's protocol wants."
     import asyncio
 
     kernel.loop = asyncio.get_running_loop()
@@ -799,7 +793,7 @@ async def _close(kernel: Any) -> None:
 
 # %% ../nbs/15a_spmd.ipynb #7496b5d1
 async def _on_ranks(kernel: Any, code: str, silent: bool, may_ask: bool) -> Trouble | None:
-    "Run a cell on all ranks, which are started for the first one and load the plugins there are."
+    "Run a cell on all ranks. The first cell starts them and loads the plugins."
     if not kernel.ranks and not kernel.ended:
         kernel.ranks = await start_ranks(int(os.environ.get("ACTREP_RANKS", 2)), kernel.stack)
         line = "" if kernel.ended else loading_line()
@@ -912,9 +906,8 @@ async def start_ranks(
         ranks[-1].kc.start_channels()
     for rank in ranks:
         await rank.kc.wait_for_ready(timeout=60)
-        rank.kc.execute(
-            "import sys; sys.breakpointhook = sys.__breakpointhook__", silent=True
-        )  # pdb, which asks; ipykernel's waits for JupyterLab's debugger, which these kernels do not have
+        # pdb asks at the notebook; ipykernel's hook would wait for JupyterLab's debugger, which these kernels lack
+        rank.kc.execute("import sys; sys.breakpointhook = sys.__breakpointhook__", silent=True)
     return ranks
 
 
@@ -941,10 +934,9 @@ async def run_on_all(
     code: str,  # the cell
     silent: bool,  # as the frontend wants it
     show: Callable[[dict[str, Any]], None],  # told what rank 0 shows
-    ask: Callable[[dict[str, Any]], Awaitable[str]]
-    | None = None,  # gets an answer to what rank 0 asks; None: nobody is there
+    ask: Callable[[dict[str, Any]], Awaitable[str]] | None = None,  # answers rank 0's questions; None: nobody does
 ) -> Trouble | None:
-    "Run a cell on every kernel; the first trouble, marked as a death when a rank had to be ended."
+    "Run a cell on every kernel. Returns the first failure, with `died` set when a rank had to be ended, or None."
     import asyncio
 
     running = {
@@ -975,7 +967,7 @@ def told(
     ranks: int,  # how many there are
     stuck: bool,  # some of them could not be interrupted
 ) -> Trouble:
-    "The trouble that a cell shows: whose it was first, and what the others said, if it was something else."
+    "The failure that a cell shows: the first one with its rank, then those of other ranks that differ from it."
     cause = root_cause(troubles)
     same, ended = alike(troubles, ranks), stuck or cause.died
     who = "all ranks" if same else f"rank {cause.rank} of {ranks}"
@@ -996,14 +988,13 @@ def told(
 
 # %% ../nbs/15a_spmd.ipynb #854d5934
 def launch() -> None:
-    "What Jupyter starts."
+    "The program that Jupyter starts as a kernel."
     import logging
 
     from ipykernel.kernelapp import IPKernelApp
 
-    logging.getLogger("IPKernelApp").addFilter(
-        lambda said: "without encryption" not in said.getMessage()
-    )  # Jupyter's way with every kernel; our ranks use no network
+    # Jupyter says this of every kernel; our ranks use no network
+    logging.getLogger("IPKernelApp").addFilter(lambda said: "without encryption" not in said.getMessage())
 
     IPKernelApp.launch_instance(kernel_class=ranks_kernel())
 
@@ -1018,7 +1009,7 @@ def install_kernel(
     from jupyter_client.kernelspec import KernelSpecManager
 
     if ranks < 1:
-        raise ValueError(f"ranks={ranks}: one at least")
+        raise ValueError(f"ranks={ranks}: it must be 1 or more")
     spec = {
         "argv": [sys.executable, "-c", "from actrep_nb.spmd import launch; launch()", "-f", "{connection_file}"],
         "display_name": f"ActRep × {ranks}",

@@ -71,8 +71,8 @@ def settings(
 def setting_name(
     setting: Mapping[str, Any],  # parameters and their values
 ) -> str:  # a folder's name
-    """`lr=0.001,seed=1`; what a file system does not like becomes `_`. Where the name alone would not tell settings
-    apart, because of such a character, of a text that reads like a number or `None`, or of its length, it ends in a
+    """`lr=0.001,seed=1`; characters that a file system does not take become `_`. Where two settings could then have the
+    same name, because of such a character, a text that reads like a number or `None`, or its length, it ends in a
     hash."""
     name = ",".join(f"{k}={v}" for k, v in setting.items()) or "default"
     tidy = re.sub(r"[^\w=.,+-]", "_", name)
@@ -90,8 +90,8 @@ def setting_name(
 def run_setting(
     job: str | Path,  # a JSON file: notebook, out, parameters, ranks, timeout, plugins, no_input, quiet
 ) -> RunResult:
-    """Run one setting of a sweep in this process, going on where it stopped if the notebook can. While another process
-    works on it, wait; what that one finished is the result."""
+    """Run one setting of a sweep in this process, from where it stopped if the notebook can. If another process works
+    on it, wait for that one and take its result."""
     given = json.loads(Path(job).read_text(encoding="utf-8"))
     while True:
         try:
@@ -168,7 +168,7 @@ def sweep(
 
 
 def _anew(out: Path) -> None:
-    "Let a setting's folder say nothing of an earlier run."
+    "Remove an earlier run's records from a setting's folder."
     if not out.is_dir():
         return
     with claimed(out):
@@ -178,8 +178,8 @@ def _anew(out: Path) -> None:
 def _complete(
     chosen: list[dict[str, Any]], grid: Mapping[str, Any], common: Mapping[str, Any]
 ) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each setting, and with it what is the same for all. Raises ParameterError where the two contradict each other, or
-    name the run folder."""
+    """Each setting together with the parameters that all share. Raises ParameterError where the two contradict each
+    other, or set the run folder."""
     if both := [name for name in grid if name in common]:
         raise ParameterError(f"{both[0]} is in the grid and also set for all runs: leave one out")
     if any("out" in one for one in [*chosen, common]):
@@ -188,7 +188,7 @@ def _complete(
 
 
 def _distinct(jobs: Mapping[str, dict[str, Any]], declared: Mapping[str, Parameter]) -> dict[str, dict[str, Any]]:
-    "The parameters of each job with defaults. Raises ParameterError where two jobs are the same run."
+    "All parameters of each job, given or default. Raises ParameterError where two jobs are the same run."
     values = {name: _resolved(job, declared) for name, job in jobs.items()}
     seen: dict[str, str] = {}
     for name, v in values.items():
@@ -202,8 +202,8 @@ def _distinct(jobs: Mapping[str, dict[str, Any]], declared: Mapping[str, Paramet
 
 # %% ../nbs/16c_sweeps.ipynb #d3af7dd1
 def _shares_of_gpus(gpus: Iterable[int] | None, parallel: int, ranks: int) -> list[str | None]:
-    """CUDA_VISIBLE_DEVICES for each place at the table; None where there are no GPUs. ParameterError when they do not
-    go round."""
+    """CUDA_VISIBLE_DEVICES of each of the parallel runs; None where there are no GPUs. ParameterError when there are
+    too few."""
     if gpus is None:
         seen = (program_says("nvidia-smi", "--query-gpu=index", "--format=csv,noheader") or "").split()
         gpus = [
@@ -236,13 +236,12 @@ def _submit(executor: Any, jobs: dict[str, dict[str, Any]], batches: dict[str, s
 
 # %% ../nbs/16c_sweeps.ipynb #16b00007
 def _start(job: dict[str, Any], share: str | None) -> subprocess.Popen:
-    "A process that runs one setting; what it says goes into its folder."
+    "A process that runs one setting; its output goes into a log in its folder."
     Path(job["out"]).mkdir(parents=True, exist_ok=True)
     with claimed(job["out"]):
         if before := begun_run(job["out"]):
-            replace(before, status="running", error=None).save(
-                Path(job["out"]) / "manifest.json"
-            )  # how it ended before is not how it ends now
+            # how it ended before is not how it ends now
+            replace(before, status="running", error=None).save(Path(job["out"]) / "manifest.json")
         file = _written(job)
     env = (
         process_env()
@@ -289,7 +288,7 @@ def _work(
 
 
 def _end(processes: list[subprocess.Popen], patience: float = 8.0) -> None:
-    "End processes: asked first, killed where they do not listen for so many seconds."
+    "Ask processes to end; kill those that have not after `patience` seconds."
     for process in processes:
         process.terminate()
     until = time.monotonic() + patience
@@ -302,8 +301,8 @@ def _end(processes: list[subprocess.Popen], patience: float = 8.0) -> None:
 
 # %% ../nbs/16c_sweeps.ipynb #8f0ff189
 def _result(out: Path, planned: Manifest, code: int | None = None) -> RunResult:
-    """The run of a job. One whose process ended before it could say how is failed, and so is one that is not the run
-    that was planned."""
+    """The run of a job. It counts as failed if its process ended without writing how, or if the folder holds another
+    run than the planned one."""
     try:
         r = load_run(out)
     except (FileNotFoundError, ValueError, TypeError):
@@ -442,8 +441,8 @@ def run_steps(
     tell: Callable[[str], Any] = print,  # called with one line before and after each step
     fresh: bool = False,  # start over, also with what is done or begun
 ) -> dict[str, RunResult]:  # name of a step → its run
-    """Run notebooks in order, each in its own kernel, and those that may beside them. A step that is done is skipped,
-    one that was begun goes on. Stops at the first failure, with its RunFailed; raises FolderBusy where another process
+    """Run notebooks in order, each in its own kernel, and those that may beside them. Finished steps are skipped, an
+    unfinished one continues. Stops at the first failure, with its RunFailed; raises FolderBusy where another process
     works on the folder."""
     steps = list(steps)
     numbers = {step.name: k for k, step in enumerate(steps, 1)}

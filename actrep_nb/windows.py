@@ -30,7 +30,7 @@ from .evaluate import LocalCounter
 from .likeness import lag_period, likeness, square
 from .models import EncodedPrompt, begun, collate, load_model, spec_of, unwrapped
 from .tiny_base import PHASES
-from .motion import FRAMES, SECONDS
+from .motion import FRAMES
 from .records import Clip, Prediction
 from .rollout import answering
 from .show import progress as show_progress
@@ -73,7 +73,7 @@ def say_tempo(
     processor: Any,  # the checkpoint's own
     prompts: Sequence[EncodedPrompt],  # of windows, all of one length
     batch: int = 32,  # windows at a time
-) -> np.ndarray:  # [N, 33]: probability of each tempo on the grid, the first that nothing repeats
+) -> np.ndarray:  # [N, 33]: probability of each tempo on the grid; the first: nothing repeats
     "The tempo of each window."
     tokenizer, said = processor.tokenizer, []
     opening = torch.tensor(tokenizer(OPENING).input_ids)
@@ -136,15 +136,11 @@ NOTHING = -0.4  # evidence of a tempo, nats, below which nothing repeats
 
 # %% ../nbs/15b_windows.ipynb #92707eeb
 def tempo_evidence(
-    looks: Sequence[
-        tuple[float, np.ndarray, np.ndarray]
-    ],  # for each speed: length of its windows in seconds, their starts, and what `say_tempo` said of them
+    looks: Sequence[tuple[float, np.ndarray, np.ndarray]],  # by speed: window length and starts, seconds; `say_tempo`
     seconds: float,  # length of the film
     longest: float | None = None,  # tempo of the grid, seconds; None: as long as the film
-) -> tuple[
-    np.ndarray, np.ndarray
-]:  # tempos, seconds of one repetition [GRID]; evidence for each of them at each moment, mean log density [M, GRID]
-    "What windows of several lengths say of the tempo at each moment."
+) -> tuple[np.ndarray, np.ndarray]:  # seconds of one repetition [GRID]; mean log density of each by moment [M, GRID]
+    "The evidence for each tempo at each moment, from windows of several lengths."
     grid, moments = (
         np.geomspace(0.2, max(longest or seconds, 0.3), GRID),
         (np.arange(max(1, round(seconds / MOMENT))) + 0.5) * MOMENT,
@@ -155,9 +151,8 @@ def tempo_evidence(
         slots = grid / (length / steps[-1])
         shown = (slots >= SHOWN[0]) & (slots <= SHOWN[1])
         density = np.log(np.array([np.interp(slots, steps, p[1:] * steps) for p in said]) + 0.02)
-        away = np.abs(moments[:, None] - starts - length / 2) / (
-            length / 2
-        )  # from the middle of each window: 1 at its ends
+        # distance from the middle of each window: 1 at its ends
+        away = np.abs(moments[:, None] - starts - length / 2) / (length / 2)
         near = np.maximum(1 - away, 0.02 * (away <= 1 + MOMENT / length))
         total += np.where(shown, near @ density / near.sum(1, keepdims=True), 0) / length
         weight, many = weight + shown / length, many + shown
@@ -167,7 +162,7 @@ def tempo_evidence(
 def tempo_path(
     evidence: np.ndarray,  # for each tempo at each moment [M, GRID]
 ) -> np.ndarray:  # number of the tempo at each moment [M], −1 where nothing repeats
-    "The tempos of most evidence, changes paid for."
+    "The path of most evidence, less what its changes of tempo cost (Viterbi)."
     away = np.abs(np.subtract.outer(np.arange(GRID), np.arange(GRID)))
     cost = np.pad(np.minimum(DRIFT * away, CHANGE), (0, 1), constant_values=CHANGE / 2)  # the last is nothing
     cost[-1, -1] = 0
@@ -259,7 +254,7 @@ def joined_advance(
     length: float,  # of a window, seconds
     seconds: float,  # of the film
 ) -> tuple[np.ndarray, float]:  # repetitions in each slot of the film [slots]; where in a repetition it begins, 0 to 1
-    "What windows that overlap say together."
+    "The advance over the whole film: the mean over the windows that see each slot."
     slots = FRAMES // 2
     slot = length / slots
     middles = (np.arange(max(1, round(seconds / slot))) + 0.5) * slot
@@ -282,7 +277,7 @@ def cycles_of(
     slot: float,  # seconds
     begun: float = 0.0,  # part of the first repetition that lies before the film
 ) -> list[tuple[float, float]]:  # seconds
-    "The repetitions that a clock passes, from whole number to whole number."
+    "The repetitions that a clock passes: each from one whole number to the next."
     clock, found = begun + np.concatenate([[0.0], np.cumsum(added)]), []
 
     def when(x: float, leaving: bool) -> float:  # where the clock reaches x, or goes on from there
@@ -300,7 +295,7 @@ LEAST_SLOTS = 4.0  # slots of one repetition at the speed that its phases are re
 WHOLE, PIECE = 60.0, 40.0  # seconds: up to this a scene is asked for its tempos at once, else in pieces of about this
 FEWEST = 5  # pictures in which something can repeat
 EMPTY, MOVES = "nothing repeats", "the camera moves"
-STEADY = 0.25, 0.0  # phases that add up to less of what a tempo with more evidence promises: it alone counts
+STEADY = 0.25, 0.0  # phases below this share of what a tempo predicts, its evidence above this: the tempo counts alone
 
 
 @dataclass(frozen=True)
@@ -322,13 +317,13 @@ def _sure(evidence: float) -> float:
 
 
 def _lengths(seconds: float, fps: float) -> list[float]:
-    "Lengths of the windows in which so much film can be seen."
+    "Lengths of the windows, seconds, in which that much film can be watched."
     return [seconds / speed for speed in SPEEDS if speed == 1 or seconds / speed * fps >= 0.95 * FRAMES]
 
 # %% ../nbs/15b_windows.ipynb #bbfc63c1
 def _widened(parts: Sequence[Stretch], seconds: float) -> list[tuple[float, float]]:
-    """Stretches with a repetition more on either side, where there is room between them: so that what begins and ends
-    them is seen."""
+    """Stretches widened by a repetition on either side, where there is room: so that their first and last repetitions
+    are seen whole."""
     edges = []
     for k, s in enumerate(parts):
         low, high = parts[k - 1].end if k else 0.0, parts[k + 1].start if k + 1 < len(parts) else seconds
@@ -342,7 +337,7 @@ def _widened(parts: Sequence[Stretch], seconds: float) -> list[tuple[float, floa
 
 
 def _doubts(pictures: np.ndarray, fps: float, parts: Sequence[Stretch], cycles: Sequence) -> tuple[str, ...]:
-    "What speaks against what was heard: of the longest stretch, as many pictures as the lag compares."
+    "Doubts about a scene, from the likeness of the first 300 pictures of its longest stretch."
     if not parts:
         return (EMPTY,)
     longest = max(parts, key=lambda s: s.end - s.start)
@@ -387,7 +382,7 @@ class WindowCounter:
         return window_prompts(unwrapped(self.model), self.processor, made, render_prompt("count"))
 
     def count(self, clip: Clip) -> Prediction:
-        "The same without what it rests on."
+        "The prediction of `watch` alone."
         return self.watch(clip).prediction
 
     @property
@@ -415,7 +410,7 @@ def tempos(
     pictures: np.ndarray,  # grey levels [T, 36, 36] at even times
     fps: float,  # of the pictures
 ) -> tuple[np.ndarray, np.ndarray]:
-    "What `tempo_evidence` makes of all that the model says of a scene."
+    "The grid of tempos, and the evidence for each at each moment of a scene, see `tempo_evidence`."
     moments, found = max(1, round(len(pictures) / fps / MOMENT)), []
     edges = (
         np.linspace(0, moments, 1 + (math.ceil(moments * MOMENT / PIECE) if moments * MOMENT > WHOLE else 1))
@@ -530,7 +525,7 @@ def watch(self: WindowCounter, clip: Clip) -> Watched:
 def _watched(
     self: WindowCounter, clip: Clip, heard: Sequence[tuple[float, Heard]], trouble: Sequence[str], began: float
 ) -> Watched:
-    "Scenes and where they begin, as one film."
+    "The result for a film, from what was heard of its scenes and when each begins."
     parts = [part for _, scene in heard for part in scene.stretches]
     cycles = tuple((t + a, t + b) for t, scene in heard for a, b in scene.cycles)
     sure = (

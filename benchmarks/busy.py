@@ -47,7 +47,7 @@ def worker(seconds: float) -> None:
 
     from actrep_nb.drawn import DrawnWindows
     from actrep_nb.models import load_model
-    from actrep_nb.sft import answer_logprobs, sft_batch
+    from actrep_nb.sft import completion_logprobs, sft_batch
 
     model, processor = load_model(ROOT / "data/tiny_film", device="cpu")
     windows = DrawnWindows(model, processor, 10_000, 0)
@@ -55,7 +55,7 @@ def worker(seconds: float) -> None:
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
 
     def step():
-        logps, _, mask = answer_logprobs(model, batch)
+        logps, _, mask = completion_logprobs(model, batch)
         (-logps[mask].mean()).backward()
         optimiser.step()
         optimiser.zero_grad()

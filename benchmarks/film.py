@@ -31,7 +31,7 @@ from actrep_nb.models import Sample
 from actrep_nb.motion import NOTHING, RATE, MotionStyle, Rhythm, draw_motion
 from actrep_nb.formats import load_clips
 from actrep_nb.records import Prediction
-from actrep_nb.rollout import generate_answers
+from actrep_nb.rollout import generate_completions
 from actrep_nb.show import plain
 from actrep_nb.tasks import TASKS
 from actrep_nb.video import write_video
@@ -254,7 +254,7 @@ def run_drawn(args: argparse.Namespace) -> dict:
     for name, counter in args.models.items():
         examples = DrawnWindows(counter.model, counter.processor, args.windows, seed=2_000_000, say=None)
         judged = [examples[k] for k in range(args.windows)]
-        said = generate_answers(
+        said = generate_completions(
             counter.model,
             counter.processor,
             [Sample(e.clip, e.frames, examples.question) for e in judged],

@@ -805,7 +805,7 @@ def test_a_teachers_estimate_knows_that_it_asks_again(drawn, tmp_path, capsys):
 def test_what_is_no_teacher_is_told_what_is(name, drawn, tmp_path, capsys):
     assert main(["cot", str(drawn), "--out", str(tmp_path), "--teacher", name]) == (1 if name == "nothing" else 2)
     said = capsys.readouterr().err
-    assert "a teacher is openai:MODEL, gemini:MODEL, or a checkpoint" in said and "picture+pose" not in said, said
+    assert "A teacher is openai:MODEL, gemini:MODEL, or a checkpoint" in said and "picture+pose" not in said, said
 
 
 def test_a_checkpoint_that_remembers_its_prompt_is_asked_with_it(drawn, tmp_path, capsys):

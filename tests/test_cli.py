@@ -866,3 +866,36 @@ def test_a_command_that_fails_leaves_no_empty_folder_behind(here, capsys):
 def test_names_of_grpo_are_looked_up_before_a_notebook_runs(tmp_path, capsys, given, said):
     assert main(["run", "grpo", "-p", given, "--out", str(tmp_path / "run")]) == 2
     assert re.search(said, capsys.readouterr().err) and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "line, said",
+    [
+        ("count squats.mp4 --model perod", "no model 'perod'; did you mean 'period'? Give a folder"),
+        ("count squats.mp4 --model ./runs/stf", "no model './runs/stf'; did you mean 'runs/sft'? Give"),
+        ("count squats.mp4 --model opena:gpt-5", "No module named 'opena'; did you mean 'openai:gpt-5'? Name"),
+        ("count squats.mp4 --write png,cvs", "--write: no kind of file 'cvs', did you mean 'csv'? There are png"),
+        ("plan --gpus 8 --model Qwen/Qwen2.5-VL-3B-Instrct", "did you mean 'Qwen/Qwen2.5-VL-3B-Instruct'? Name"),
+        ("plan clips.csv --model qwen2_5vl", "no model 'qwen2_5vl'; did you mean 'qwen2_5_vl'? Name a family"),
+        ("demo --size smal", "no size 'smal', did you mean 'small'? There are full"),
+        ("bench vidoe", "no benchmark 'vidoe', did you mean 'video'? There are video"),
+        ("audit clips.csv --map fil=file,acton=action", "gives fil, acton, which is no column of ours"),
+        ("audit clips.csv --map fil=file,acton=action", "; did you mean file and action?"),
+        ("cot clips.csv --out cots --teacher opena:gpt-5", "opena:gpt-5 writes no texts; did you mean 'openai:gpt-5'?"),
+        (
+            "cot clips.csv --out cots --teacher ./runs/stf",
+            "no teacher './runs/stf'; did you mean 'runs/sft'? A teacher",
+        ),
+    ],
+)
+def test_a_name_that_is_not_there_brings_the_nearest(here, clip, capsys, line, said):
+    (here / "runs/sft").mkdir(parents=True)
+    (here / "clips.csv").write_text("file,action,count,cycles_s\nsquats.mp4,squat,1,[[0,1]]\n")
+    assert main(line.split()) in (1, 2) and said in (told := capsys.readouterr().err), told
+
+
+def test_a_published_checkpoint_has_a_nearest_name_too():
+    from actrep_nb.counters import near_counter
+
+    assert near_counter("Qwen/Qwen3-VL-8B-Instuct") == "; did you mean 'Qwen/Qwen3-VL-8B-Instruct'?"
+    assert near_counter("zzz") == ""

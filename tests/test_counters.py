@@ -15,12 +15,12 @@ from disks import small_disk
 
 from actrep_nb.cli import main
 from actrep_nb.counters import Asking, FunctionCounter, function_counter, make_counter, make_counters, parse_counter
-from actrep_nb.evaluate import LocalCounter, evaluate, kept_answers, load_predictions, vote
+from actrep_nb.evaluate import LocalCounter, evaluate, kept_predictions, load_predictions, vote
 from actrep_nb.models import encode, load_model, make_sample
 from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip, Prediction
 from actrep_nb.formats import load_clips
-from actrep_nb.rollout import FeatureStore, generate_answers, sample_answers
+from actrep_nb.rollout import FeatureStore, generate_completions, sample_completions
 from actrep_nb.synth import make_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -159,16 +159,18 @@ def test_what_was_seen_is_not_seen_again(place, monkeypatch):
     monkeypatch.setattr(
         model, "get_video_features", lambda pixels, grids, **kw: (calls.extend(grids), tower(pixels, grids, **kw))[1]
     )
-    plain = generate_answers(model, processor, samples, max_new_tokens=6, show_progress=False)
+    plain = generate_completions(model, processor, samples, max_new_tokens=6, show_progress=False)
     once, store = len(calls), FeatureStore()
     calls.clear()
     assert [
-        generate_answers(model, processor, samples, max_new_tokens=6, show_progress=False, store=store)
+        generate_completions(model, processor, samples, max_new_tokens=6, show_progress=False, store=store)
         for _ in range(3)
     ] == [plain] * 3 and len(calls) == once
     small = FeatureStore(store.held // 2)
     for _ in range(2):
-        assert generate_answers(model, processor, samples, max_new_tokens=6, show_progress=False, store=small) == plain
+        assert (
+            generate_completions(model, processor, samples, max_new_tokens=6, show_progress=False, store=small) == plain
+        )
     assert 0 < len(small.kept) < len(clips) and small.held <= small.most_bytes
 
 
@@ -176,9 +178,9 @@ def test_batches_of_like_length_answer_as_one_by_one(place):
     folder, clips = place
     model, processor = load_model(folder / "tiny", device="cpu")
     samples = [make_sample(processor, c) for c in clips]
-    one = [generate_answers(model, processor, [s], max_new_tokens=12, show_progress=False)[0] for s in samples]
+    one = [generate_completions(model, processor, [s], max_new_tokens=12, show_progress=False)[0] for s in samples]
     for size, tokens in ((32, 65_536), (2, 65_536), (32, 300)):
-        assert sample_answers(
+        assert sample_completions(
             model, processor, samples, max_new_tokens=12, batch_size=size, batch_tokens=tokens, show_progress=False
         ) == [[t] for t in one]
 
@@ -378,24 +380,24 @@ def test_kept_answers_are_not_asked_for_again(place, tmp_path):
                 )
 
     with pytest.raises(MemoryError):
-        kept_answers(Counts(), clips, tmp_path)
+        kept_predictions(Counts(), clips, tmp_path)
     (path,) = tmp_path.glob("*.jsonl")
     with open(path, "a") as file:
         file.write('{"clip": "torn')
-    said = kept_answers(Counts(), clips, tmp_path)
+    said = kept_predictions(Counts(), clips, tmp_path)
     assert (
         [n for n in Counts.asked if n != "-"] == [c.id for c in clips]
         and [p.id for p in said] == [c.id for c in clips]
         and [p.true for p in said] == [c.count for c in clips]
     )
     assert (
-        kept_answers(Counts(), clips, tmp_path) == said
+        kept_predictions(Counts(), clips, tmp_path) == said
         and len(Counts.asked) == 7
         and said[0].completions == ("a", "b")
         and said[0].cycles == ((0.0, 1.5),)
     )
     Counts.about = Counts.about | {"prompt": "other"}
-    kept_answers(Counts(), clips[:1], tmp_path)
+    kept_predictions(Counts(), clips[:1], tmp_path)
     assert len(Counts.asked) == 8 and len(list(tmp_path.glob("*.jsonl"))) == 2
 
 

@@ -144,9 +144,9 @@ def test_tokens_that_are_not_learned_do_not_count_in_the_mean(loaded, tmp_path):
         some = [replace(e, learned=torch.arange(len(e.answer)) % few == 0) for e in seen]
         labels = [answer for e in some for answer in e.answer[e.learned]]
         with torch.no_grad():
-            from actrep_nb.sft import answer_logprobs
+            from actrep_nb.sft import completion_logprobs
 
-            logps, _, mask = answer_logprobs(model, sft_batch(model, some))
+            logps, _, mask = completion_logprobs(model, sft_batch(model, some))
         assert int(mask.sum()) == len(labels)
         [row] = train_sft(model, some, training_arguments(tmp_path / str(few), 1, 4, 0.0))
         losses.append((row["loss"], float(-logps[mask].mean())))

@@ -240,6 +240,15 @@ def test_a_notebook_stays_small(path):
     )
 
 
+@pytest.mark.parametrize("path", chapters + experiments + tutorials, **names)
+def test_every_figure_says_in_words_what_it_shows(path):
+    for cell in cells(path):
+        source = "".join(cell["source"])
+        pictures = [o for o in cell.get("outputs", []) if any(k.startswith("image/") for k in o.get("data", {}))]
+        if pictures and not re.search(r"^#\|\s*(?:hide\b(?!_)|fig-alt:\s*\S)", source, re.M):
+            pytest.fail(f"{path.name}: no `#| fig-alt: …` above {source[:60]!r}")
+
+
 # ---- the package ---------------------------------------------------------------------------------------------------
 
 heavy = {

@@ -310,11 +310,11 @@ def test_the_shipped_base_is_a_small_real_checkpoint():
 def test_the_shipped_base_names_actions(tmp_path):
     from actrep_nb.tiny_base import DESCRIBE
     from actrep_nb.formats import load_clips
-    from actrep_nb.rollout import generate_answers
+    from actrep_nb.rollout import generate_completions
 
     clips = load_clips(make_dataset(tmp_path, 20, seed=99, counts="uniform", workers=1), videos=tmp_path / "videos")
     model, processor = load_model(ROOT / "data" / "tiny_base", device="cpu")
-    said = generate_answers(
+    said = generate_completions(
         model, processor, [Sample(c, frames_for(processor, c), DESCRIBE) for c in clips], max_new_tokens=6
     )
     assert sum(text.startswith(f"Action: {c.action}.") for text, c in zip(said, clips)) >= 17

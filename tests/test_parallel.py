@@ -497,7 +497,7 @@ def test_a_selection_killed_on_two_ranks_goes_on_with_one(drawn, tmp_path, one_t
     cell.source = "import os, signal\n" + cell.source.replace(
         "def answer(clip, clip_seed):",
         "def answer(clip, clip_seed):\n        if this_rank() and "
-        "len(rank_answers(answers).read_text().splitlines()) > 2: os.kill(os.getpid(), signal.SIGKILL)",
+        "len(rank_completions(answers).read_text().splitlines()) > 2: os.kill(os.getpid(), signal.SIGKILL)",
     )
     nbformat.write(broken, tmp_path / "broken.ipynb")
     with pytest.raises(RunFailed, match="rank 1 of 2"):

@@ -23,8 +23,8 @@ from actrep_nb.sampling import (
     gaussian_selection,
     plot_selection,
     random_selection,
-    read_answers,
-    repeated_answers,
+    read_completions,
+    repeated_completions,
     select_by_variance,
     variance_selection,
 )
@@ -85,7 +85,7 @@ def test_poor_but_divided_clips_are_left_out_when_asked():
     assert {f.id: f.reason for f in variance_selection(scores, min_mean=0.3)} == {
         "poor": "mean score below 0.3",
         "good": KEPT,
-        "flat": "all answers score alike",
+        "flat": "all completions score alike",
     }
     assert select_by_variance({"half": [0, 1], "more": [0, 2]}, min_std=0.5) == ["more"], (
         "a spread has to exceed the threshold"
@@ -147,8 +147,8 @@ def test_the_picture_counts_every_clip():
     figure = plot_selection(fates)
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {
         "kept: 1",
-        "all answers score alike: 1",
-        "no answer could be scored: 1",
+        "all completions score alike: 1",
+        "no completion could be scored: 1",
     }
     assert sum(patch.get_height() for bars in figure.axes[0].containers[:2] for patch in bars) > 0
 
@@ -167,7 +167,7 @@ def test_a_run_cut_anywhere_goes_on_to_the_same_answers(tmp_path_factory, stop, 
         tmp_path_factory.mktemp("answers") / "a.jsonl",
         {c.id: chance(c, seed_for(3, c.id)) for c in clips(20)},
     )
-    repeated_answers(clips(20)[:stop], chance, path, {"model": "m"}, seed=3)
+    repeated_completions(clips(20)[:stop], chance, path, {"model": "m"}, seed=3)
     data = path.read_bytes()
     path.write_bytes(data[: max(0, len(data) - torn)])
     shuffled = order.sample(clips(20), 20)
@@ -177,18 +177,18 @@ def test_a_run_cut_anywhere_goes_on_to_the_same_answers(tmp_path_factory, stop, 
         asked.append(clip.id)
         return chance(clip, seed)
 
-    again = repeated_answers(shuffled, counted, path, {"model": "m"}, seed=3)
+    again = repeated_completions(shuffled, counted, path, {"model": "m"}, seed=3)
     assert again == whole and list(again) == [c.id for c in shuffled] and len(asked) == len(set(asked)) >= 20 - stop
-    assert read_answers(path, {"model": "m", "seed": 3}) == whole and len(path.read_text().splitlines()) == 21
+    assert read_completions(path, {"model": "m", "seed": 3}) == whole and len(path.read_text().splitlines()) == 21
 
 
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"settings": {"model": "other", "temperature": 1.0}}, {"settings": {"model": "m"}}]
 )
 def test_other_settings_are_refused(tmp_path, change):
-    repeated_answers(clips(3), chance, tmp_path / "a.jsonl", {"model": "m", "temperature": 1.0})
+    repeated_completions(clips(3), chance, tmp_path / "a.jsonl", {"model": "m", "temperature": 1.0})
     with pytest.raises(ValueError, match="other settings"):
-        repeated_answers(
+        repeated_completions(
             clips(4),
             chance,
             tmp_path / "a.jsonl",
@@ -198,7 +198,7 @@ def test_other_settings_are_refused(tmp_path, change):
 
 def test_equal_ids_are_refused(tmp_path):
     with pytest.raises(ValueError, match="same id"):
-        repeated_answers(clips(2) + clips(1), chance, tmp_path / "a.jsonl", {})
+        repeated_completions(clips(2) + clips(1), chance, tmp_path / "a.jsonl", {})
 
 
 def test_seeds_do_not_collide():
@@ -223,7 +223,7 @@ def ask(data, path, back=False):
     def answer(clip, seed):
         return [r.text for r in sample_group(model, processor, [prompts[clip.id]], 3, 16, 1.0, [seed])[0]]
 
-    return repeated_answers(clips[::-1] if back else clips, answer, path, {"model": "tiny"}, seed=1)
+    return repeated_completions(clips[::-1] if back else clips, answer, path, {"model": "tiny"}, seed=1)
 
 
 def test_a_killed_model_goes_on_to_the_same_answers(tmp_path):
@@ -253,7 +253,7 @@ def test_a_killed_model_goes_on_to_the_same_answers(tmp_path):
     finally:
         torch.set_num_threads(threads)
     assert continued == alone and len(alone) == 16 and len({tuple(a) for a in alone.values()}) > 8
-    assert lines() == 17 and read_answers(path, {"model": "tiny", "seed": 1}) == alone
+    assert lines() == 17 and read_completions(path, {"model": "tiny", "seed": 1}) == alone
 
 
 @pytest.mark.slow
@@ -299,9 +299,9 @@ def test_04_select_accounts_for_every_clip(tmp_path):
 @pytest.mark.parametrize("said", ["one\u2028two", "one\u2029two\x85three\x0b", "half a pair \ud83d"])
 def test_any_string_an_answer_can_be_is_read_back(tmp_path, said):
     path = tmp_path / "answers.jsonl"
-    first = repeated_answers(clips(2), lambda clip, seed: [said], path, {})
+    first = repeated_completions(clips(2), lambda clip, seed: [said], path, {})
     assert (
-        repeated_answers(clips(2), lambda clip, seed: pytest.fail("asked again"), path, {})
+        repeated_completions(clips(2), lambda clip, seed: pytest.fail("asked again"), path, {})
         == first
         == {c.id: [said] for c in clips(2)}
     )
@@ -309,7 +309,7 @@ def test_any_string_an_answer_can_be_is_read_back(tmp_path, said):
 
 def test_lines_are_ended_by_line_feeds_only(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"settings": {}}\n{"id": "000", "answers": ["one\u2028two"]}\n')
-    assert read_answers(tmp_path / "a.jsonl", {}) == {"000": ["one\u2028two"]}
+    assert read_completions(tmp_path / "a.jsonl", {}) == {"000": ["one\u2028two"]}
 
 
 @pytest.mark.parametrize(
@@ -326,8 +326,8 @@ def test_lines_are_ended_by_line_feeds_only(tmp_path):
 )
 def test_a_file_that_holds_no_answers_is_named(tmp_path, held):
     (tmp_path / "mine.jsonl").write_bytes(held)
-    with pytest.raises(ValueError, match="mine.jsonl does not hold answers"):
-        read_answers(tmp_path / "mine.jsonl", {})
+    with pytest.raises(ValueError, match="mine.jsonl does not hold completions"):
+        read_completions(tmp_path / "mine.jsonl", {})
 
 
 @pytest.mark.parametrize(

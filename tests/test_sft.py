@@ -22,7 +22,7 @@ from actrep_nb.loading import ClipExamples, Example, make_example, read_all
 from actrep_nb.sft import (
     LEAST_EFFECT,
     CountSFTTrainer,
-    answer_logprobs,
+    completion_logprobs,
     batch_effect,
     blanked,
     load_to_train,
@@ -80,7 +80,7 @@ def test_log_probabilities_are_the_librarys(checkpoint, family):
     examples = drawn(model, processor)
     for some in (examples, [Example(p, e.answer) for p, e in zip(see(model, [e.prompt for e in examples]), examples)]):
         batch = sft_batch(model, some)
-        logps, entropy, mask = answer_logprobs(model, batch)
+        logps, entropy, mask = completion_logprobs(model, batch)
         with torch.no_grad():
             out = model(**batch)
         assert mask.sum(1).tolist() == [len(e.answer) for e in examples]
@@ -316,7 +316,7 @@ def test_adapters_are_saved_alone_and_found_again(checkpoint, tmp_path, family):
     assert type(its_processor) is type(processor) and not (tmp_path / "adapter" / "config.json").exists()
     batch = sft_batch(lora, examples)
     with torch.no_grad():
-        assert torch.equal(answer_logprobs(lora.eval(), batch)[0], answer_logprobs(again.eval(), batch)[0])
+        assert torch.equal(completion_logprobs(lora.eval(), batch)[0], completion_logprobs(again.eval(), batch)[0])
 
 
 @every_family

@@ -10,7 +10,7 @@ root = Path(__file__).parents[1]
 sys.path.insert(0, str(root / "tools"))
 
 from build_docs import LOOK_UP, label, links, navigation, Page, site_url  # noqa: E402
-from site_check import broken_links, finished  # noqa: E402
+from site_check import Barriers, barriers, broken_links, finished  # noqa: E402
 from site_pages import (
     alternative,
     architecture_page,
@@ -21,6 +21,7 @@ from site_pages import (
     llms_text,
     nearest,
     names_page,
+    thumbnail,
     Figure,
     module_of,
 )  # noqa: E402
@@ -76,6 +77,34 @@ def test_a_page_asks_no_host_and_is_read_by_everyone():
     assert 'class="long" tabindex="0"' in finished(output(31)) and "long" not in finished(output(30))
 
 
+def test_who_would_be_kept_out_of_a_page(tmp_path):
+    reach = '<script src="reach.js"></script>'
+    fine = '<img alt="A curve" src="a.png"><a href="#"><img alt="" src="b.png">All</a><table><th>n</th></table>'
+    assert Barriers(finished(f'{reach}{fine}<table border="1" class="dataframe"><th></th></table>')).found == []
+    for words, text in {
+        "without words: a.png": '<img src="a.png">',
+        "without words: b.png": '<img src="b.png" alt="">',
+        "a header without words": "<th> </th>",
+        "a div that scrolls": '<div class="formula">',
+        "a table that scrolls": '<table class="dataframe">',
+    }.items():
+        (found,) = Barriers(reach + fine + text).found
+        assert words in found
+    site(tmp_path, a="text")
+    assert barriers(tmp_path) == ["a.html, code that scrolls is out of reach of the keyboard: reach.js is missing"]
+
+
+def test_the_gallery_shows_small_pictures():
+    from io import BytesIO
+
+    from PIL import Image
+
+    large = BytesIO()
+    Image.new("RGBA", (1200, 300), (0, 0, 0, 0)).save(large, "PNG")
+    small = Image.open(BytesIO(thumbnail(large.getvalue())))
+    assert small.size == (480, 120) and small.getpixel((9, 9)) == (255, 255, 255)  # what is transparent is white
+
+
 def test_words_that_are_commands_too_are_no_links():
     address = f"[`count`]({site_url}/cli.html#count)"
     assert links(f"The {address} is 3", "metrics.md") == "The `count` is 3"
@@ -122,7 +151,7 @@ def test_the_graph_draws_what_is_imported_and_no_way_round():
 def test_figures_lead_to_their_pages_and_say_what_they_show():
     page = gallery_page([Figure("grpo_0.png", "grpo.md", "GRPO", 'A "group" & more', "#a-group")])
     assert (
-        '<a href="grpo.html#a-group"><img loading="lazy" src="images/pages/grpo_0.png" alt="">' in page
+        '<a href="grpo.html#a-group"><img loading="lazy" src="images/small/grpo_0.webp" alt="">' in page
         and "&quot;group&quot; &amp; more" in page
     )
     assert (

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 from markdown.extensions.toc import slugify
-from site_check import broken_links, finished
+from site_check import barriers, broken_links, finished
 from site_pages import (
     Figure,
     alternative,
@@ -30,6 +30,7 @@ from site_pages import (
     module_of,
     names_page,
     notebooks_of,
+    thumbnail,
 )
 
 root = Path(__file__).resolve().parents[1]
@@ -438,6 +439,7 @@ def write_pages(processed: Path) -> dict[str, Page]:
     target = work / 'pages'
     shutil.rmtree(work, ignore_errors=True)
     (target / 'images/pages').mkdir(parents=True)
+    (target / 'images/small').mkdir()
     pages = {}
     for notebook in sorted(processed.rglob('*.ipynb')):
         source = f'nbs/{notebook.relative_to(processed).as_posix()}'
@@ -449,8 +451,12 @@ def write_pages(processed: Path) -> dict[str, Page]:
         path = target / page.page
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding='utf-8')
-        for name, body in page.images.items():
-            (target / 'images/pages' / name).write_bytes(body)
+        for figure in page.figures:
+            body = page.images[figure.file]
+            (target / 'images/pages' / figure.file).write_bytes(body)
+            (target / 'images/small' / figure.small).write_bytes(
+                body if figure.small == figure.file else thumbnail(body)
+            )
         pages[source] = page
     write_look_up(target, pages)
     mend_anchors(target)
@@ -544,6 +550,10 @@ def build(out: Path, strict: bool, force: bool) -> int:
         shutil.copy2(path, site / path.relative_to(work / 'pages').with_suffix('.html.md'))
     if broken := broken_links(site):
         print('links that lead nowhere:', *broken, sep='\n  ', file=sys.stderr)
+        if strict:
+            return 1
+    if closed := barriers(site):
+        print('not for everyone:', *closed, sep='\n  ', file=sys.stderr)
         if strict:
             return 1
     if elsewhere := fetched_from_elsewhere(site):

@@ -1,5 +1,5 @@
-"""What a page needs after it was built, so that everyone can read it and nothing is fetched; and a check that all links
-lead somewhere.
+"""What a page needs after it was built, so that everyone can read it and nothing is fetched; and checks that all links
+lead somewhere and that nobody is kept out.
 """
 
 import html
@@ -47,6 +47,50 @@ def broken_links(site: Path) -> list[str]:
             if not there.exists() or anchor and there in found and anchor not in found[there].ids:
                 broken.append(f'{path.relative_to(site.resolve())}: {link}')
     return broken
+
+
+class Barriers(HTMLParser):
+    "What keeps somebody out of a page: pictures without words, headers without words, what scrolls by mouse alone."
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.found: list[str] = []
+        self.header: str | None = None  # words of the header that is open
+        self.links = 0  # that are open: a picture in one is named by the link's words
+        self.feed(text)
+        if '/reach.js"' not in text and '"reach.js"' not in text:
+            self.found.append('code that scrolls is out of reach of the keyboard: reach.js is missing')
+
+    def handle_starttag(self, tag, attrs):
+        has, where = dict(attrs), self.getpos()[0]
+        self.links += tag == 'a'
+        if tag == 'img' and not (has.get('alt') or 'alt' in has and self.links):
+            self.found.append(f'line {where}: a picture without words: {has.get("src")}')
+        if tag in ('table', 'div') and {'dataframe', 'formula'} & {*(has.get('class') or '').split()}:
+            if has.get('tabindex') != '0':
+                self.found.append(f'line {where}: a {tag} that scrolls is out of reach of the keyboard')
+        if tag == 'th':
+            self.header = ''
+
+    def handle_data(self, data):
+        if self.header is not None:
+            self.header += data
+
+    def handle_endtag(self, tag):
+        self.links -= tag == 'a'
+        if tag == 'th':
+            if not (self.header or '').strip():
+                self.found.append(f'line {self.getpos()[0]}: a header without words')
+            self.header = None
+
+
+def barriers(site: Path) -> list[str]:
+    "What keeps somebody out of a page, by page. A browser finds more, contrast for example."
+    return [
+        f'{path.relative_to(site)}, {found}'
+        for path in sorted(site.rglob('*.html'))
+        for found in Barriers(path.read_text(encoding='utf-8')).found
+    ]
 
 
 LONG = 30  # lines of an output that are shown without scrolling

@@ -196,6 +196,25 @@ class Figure:
     heading: str  # nearest above it
     anchor: str  # of that heading
 
+    @property
+    def small(self) -> str:
+        "The picture in the gallery: all of them at full size would be megabytes."
+        return self.file if self.file.endswith('.svg') else Path(self.file).with_suffix('.webp').name
+
+
+def thumbnail(picture: bytes, sides: tuple[int, int] = (480, 300)) -> bytes:
+    "A picture as small WebP, fitted into `sides` (width and height, pixels)."
+    import io
+
+    from PIL import Image
+
+    image = Image.open(io.BytesIO(picture)).convert('RGBA')
+    image.thumbnail(sides)
+    page, out = Image.new('RGBA', image.size, 'white'), io.BytesIO()
+    page.alpha_composite(image)
+    page.convert('RGB').save(out, 'WEBP', quality=70)
+    return out.getvalue()
+
 
 def gallery_page(figures: list[Figure]) -> str:
     "All figures, each leading to where it is explained."
@@ -206,7 +225,7 @@ def gallery_page(figures: list[Figure]) -> str:
     for title in dict.fromkeys(f.title for f in figures):
         shown = [f for f in figures if f.title == title]
         tiles = ''.join(
-            f'<a href="{f.page.removesuffix(".md")}.html{f.anchor}"><img loading="lazy" src="images/pages/{f.file}" '
+            f'<a href="{f.page.removesuffix(".md")}.html{f.anchor}"><img loading="lazy" src="images/small/{f.small}" '
             f'alt=""><span>{html.escape(f.heading)}</span></a>'
             for f in shown
         )

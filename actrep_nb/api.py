@@ -1564,7 +1564,7 @@ class LocalTeacher:
         frames = frames_for(counter.processor, clip, counter.cache)
         shown = hashlib.sha256(frames.pixels.tobytes() + frames.times.tobytes()).hexdigest()
         request = Request(
-            "checkpoint", self.name, {"shown": shown, "turns": said, "max_new_tokens": counter.max_new_tokens}
+            "checkpoint", self.name, {"shown": shown, "turns": said, "max_new_tokens": counter.params.max_new_tokens}
         )
         with self.replies.only(request.key):
             if known := self.replies.get(request.key):
@@ -1573,7 +1573,7 @@ class LocalTeacher:
                 counter.model,
                 counter.processor,
                 [Sample(clip, frames, "\n\n".join(said))],
-                max_new_tokens=counter.max_new_tokens,
+                max_new_tokens=counter.params.max_new_tokens,
                 batch_size=1,
                 show_progress=False,
             )[0]
@@ -1621,12 +1621,13 @@ def find_teacher(
         )
     from actrep_nb.evaluate import LocalCounter
     from actrep_nb.models import choose_spec, load_model
+    from actrep_nb.rollout import SamplingParams
 
     model, processor = load_model(name, device=device)
     # written where a model was trained
     own = any(hasattr(processor.video_processor, kept) for kept in ("prompt_spec", "video_spec"))
     choose_spec(processor, video)
-    counter = LocalCounter(model, processor, max_new_tokens=max_tokens)
+    counter = LocalCounter(model, processor, params=SamplingParams(max_tokens))
     weights = (
         sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in Path(name).glob("*.safetensors"))
         if Path(name).is_dir()

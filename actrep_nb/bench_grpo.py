@@ -24,7 +24,7 @@ from .grpo import policy_loss, shared_prefix_logprobs
 from .models import EncodedPrompt, Sample, collate, encode, load_model
 from .tiny_base import make_tiny_checkpoint
 from .records import Clip
-from .rollout import Rollout, sample_group
+from .rollout import Rollout, SamplingParams, sample_group
 from .video import Frames
 
 # %% ../nbs/13a_bench_grpo.ipynb #bg000006
@@ -223,7 +223,7 @@ def bench_trl(
     advantages, held = torch.linspace(-1, 1, group_size), list[list[Rollout]]()
 
     def rollout():
-        held[:] = sample_group(model, processor, [prompt], group_size, answer_tokens, seeds=[0])
+        held[:] = sample_group(model, processor, [prompt], group_size, SamplingParams(answer_tokens), seeds=[0])
 
     def update():
         model.zero_grad(set_to_none=True)

@@ -1871,11 +1871,13 @@ def _write_parts(dealt: Any, say: Output, file: Path, seed: int, out: Path | Non
 
 # %% ../nbs/18_cli.ipynb #ba196010
 def _planned(model: str, video: str) -> dict[str, Any]:
-    """What planning must know of a family's name or a checkpoint's folder: `spec`, `token`, `slot`, `family`, and bytes
-    of keys and values for a token, at 16 bits."""
+    """What planning must know of a family's name or a checkpoint's folder: `spec`, `token`, `slot`, `family`, its
+    `rule`, and bytes of keys and values for a token, at 16 bits."""
+    from actrep_nb.families import FAMILIES, published_configs
+    from actrep_nb.show import did_you_mean
     from actrep_nb.spec import VideoSpec, parse_spec
-    from actrep_nb.video import FRAME_RULES
 
+    rules = {name: family.frames for name, family in FAMILIES.items() if family.frames}
     if "tiny_" in model:
         from actrep_nb.runs import shipped_checkpoint
 
@@ -1890,19 +1892,16 @@ def _planned(model: str, video: str) -> dict[str, Any]:
     patches: dict[str, Any] = {}
     if known:
         config = json.loads((Path(model) / "config.json").read_text())
-    elif model not in FRAME_RULES:
-        quiet_libraries()
-        from actrep_nb.parallel import PUBLISHED
-        from actrep_nb.show import did_you_mean
-
-        if model not in PUBLISHED:
+    elif model not in rules:
+        published = published_configs()
+        if model not in published:
             raise Usage(
-                f"no model {model!r}{did_you_mean(model, [*FRAME_RULES, *PUBLISHED]) or '.'} Name a family "
-                f"({', '.join(FRAME_RULES)}), a folder with a config.json, or one of {', '.join(PUBLISHED)}"
+                f"no model {model!r}{did_you_mean(model, [*rules, *published]) or '.'} Name a family "
+                f"({', '.join(rules)}), a folder with a config.json, or one of {', '.join(published)}"
             )
-        config = PUBLISHED[model]
-    if (family := config["model_type"]) not in FRAME_RULES:
-        raise Usage(f"{model} is a {family}; there are {', '.join(FRAME_RULES)}")
+        config = published[model]
+    if (family := config["model_type"]) not in rules:
+        raise Usage(f"{model} is a {family}; there are {', '.join(rules)}")
     for name in ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"):
         found = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
         patches = found.get("video_processor", found) or patches
@@ -1914,12 +1913,13 @@ def _planned(model: str, video: str) -> dict[str, Any]:
     head = (
         text.get("head_dim") or text["hidden_size"] // text["num_attention_heads"] if "num_hidden_layers" in text else 0
     )
-    token = patches["patch_size"] * patches["merge_size"] if "patch_size" in patches else FRAME_RULES[family].token
+    token = patches["patch_size"] * patches["merge_size"] if "patch_size" in patches else rules[family].token
     return {
         "family": family,
+        "rule": rules[family],
         "spec": spec,
         "token": token,
-        "slot": patches.get("temporal_patch_size", 2),
+        "slot": patches.get("temporal_patch_size", FAMILIES[family].slot),
         "kv_bytes": 2 * 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * head if head else 0,
     }
 
@@ -2048,7 +2048,7 @@ def plan(
         _say_rejected(loaded, say, "left out")
         _motions_of(loaded, height, width, planned, store, say, motions, clips, file)
         spec, token, slot = planned["spec"], planned["token"], planned["slot"]
-        table = plan_table(motions, spec, rates, token, slot, planned["family"], planned["kv_bytes"])
+        table = plan_table(motions, spec, rates, token, slot, planned["rule"], planned["kv_bytes"])
         for line in _plan_lines(table):
             say.say(line)
         _say_plan(motions, say, model, spec, loaded, planned, slot, clips, token, file, table)
@@ -2153,23 +2153,18 @@ def _say_plan(
 def _memory(model: str, gpus: int, frozen: str, strategy: str | None, say: Output) -> dict[str, Any]:
     "What training keeps on each GPU under one strategy or each, before activations: a line each."
     quiet_libraries()
-    from actrep_nb.parallel import (
-        PUBLISHED,
-        STRATEGIES,
-        collected_at_once,
-        parameter_counts,
-        rollout_bytes,
-        state_bytes,
-    )
+    from actrep_nb.families import published_configs
+    from actrep_nb.parallel import STRATEGIES, collected_at_once, parameter_counts, rollout_bytes, state_bytes
     from actrep_nb.show import did_you_mean, lookup
 
     if strategy:
         lookup(STRATEGIES, strategy, "strategy", Usage)
-    if model not in PUBLISHED and not (Path(model) / "config.json").exists():
+    published = published_configs()
+    if model not in published and not (Path(model) / "config.json").exists():
         raise Usage(
             f"--model {model}: what training keeps depends on a model's size, and its size is not known"
-            f"{did_you_mean(model, PUBLISHED) or '.'} Name a folder with a config.json, or one of "
-            f"{', '.join(PUBLISHED)}"
+            f"{did_you_mean(model, published) or '.'} Name a folder with a config.json, or one of "
+            f"{', '.join(published)}"
         )
     weights, trained = parameter_counts(model, *[part for part in frozen.split(",") if part])
     say.say(

@@ -926,7 +926,7 @@ def _model_facts(
 
     from actrep_nb.models import encode, load_model, make_sample, opening_of, prompt_of, trainable, unwrapped
     from actrep_nb.records import Clip
-    from actrep_nb.rollout import ignored_settings, sample_group, stop_ids
+    from actrep_nb.rollout import SamplingParams, ignored_settings, sample_group, stop_ids
     from actrep_nb.sft import video_effect
     from actrep_nb.synth import draw_clip
     from actrep_nb.video import write_video
@@ -942,7 +942,7 @@ def _model_facts(
             processor,
             make_sample(processor, Clip(video=str(video), action="squat", count=3, cycles=drawn.cycles)),
         )
-    [[answer]] = sample_group(model, processor, [prompt], group_size=1, max_new_tokens=128, temperature=0)
+    [[answer]] = sample_group(model, processor, [prompt], 1, SamplingParams(128, temperature=0))
     return {
         "family": config.model_type,
         "parameters": trainable(model)[1],

@@ -23,19 +23,24 @@ from .cli import AsJson, Output, Plugins, Usage, _not_there, app, command, find_
 from .text import csv_cell, csv_value
 
 # %% ../nbs/18a_cli_runs.ipynb #a364fd2c
-_RunNotebook = Annotated[
+_Notebook = Annotated[
     str,
     typer.Argument(
         metavar="NOTEBOOK",
-        help="Path of a notebook, or the name of an experiment: 03_sft, sft.",
+        help="Path of a notebook, or the name of an experiment: 05_grpo, grpo.",
         show_default=False,
     ),
 ]
-_RunParameter = Annotated[
+_Parameter = Annotated[
     list[str],
-    typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter (repeatable). NAME=VALUE works too."),
+    typer.Option(
+        "-p",
+        "--parameter",
+        metavar="NAME VALUE",
+        help="Set a parameter, in a sweep for all runs (repeatable). NAME=VALUE works too.",
+    ),
 ]
-_RunParams = Annotated[
+_Params = Annotated[
     list[str],
     typer.Option(
         "-f",
@@ -43,7 +48,7 @@ _RunParams = Annotated[
         metavar="FILE",
         help=(
             "YAML file of parameters, or the name of a recipe that comes with the book, such as repcount_3b "
-            "(repeatable; later ones and -p win)."
+            "(repeatable; later ones and -p win, in a sweep grid and table too)."
         ),
     ),
 ]
@@ -86,9 +91,9 @@ def _say_parameters(path: Path, declared: dict[str, Any], given: dict[str, Any],
 # %% ../nbs/18a_cli_runs.ipynb #87702424
 @app.command(short_help="run an experiment notebook with parameters")
 def run(
-    notebook: _RunNotebook,
-    parameter: _RunParameter = [],  # noqa: B006
-    params: _RunParams = [],  # noqa: B006
+    notebook: _Notebook,
+    parameter: _Parameter = [],  # noqa: B006
+    params: _Params = [],  # noqa: B006
     out: _RunOut = None,
     timeout: Timeout = None,
     ranks: _RunRanks = None,
@@ -241,14 +246,6 @@ def _rows(table: Path | None, declared: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 # %% ../nbs/18a_cli_runs.ipynb #8590b4ab
-_SweepNotebook = Annotated[
-    str,
-    typer.Argument(
-        metavar="NOTEBOOK",
-        help="Path of a notebook, or the name of an experiment: 05_grpo, grpo.",
-        show_default=False,
-    ),
-]
 _SweepOut = Annotated[
     Path, typer.Option(help="Folder of the sweep; each setting gets a folder inside.", show_default=False)
 ]
@@ -258,19 +255,6 @@ _SweepGrid = Annotated[
 ]
 _SweepTable = Annotated[
     Path | None, typer.Option(help="CSV of settings instead: columns are parameters, rows are runs.")
-]
-_SweepParameter = Annotated[
-    list[str],
-    typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Set a parameter for all runs (repeatable)."),
-]
-_SweepParams = Annotated[
-    list[str],
-    typer.Option(
-        "-f",
-        "--params",
-        metavar="FILE",
-        help="YAML file of parameters, or the name of a recipe, for all runs; -p, grid and table win.",
-    ),
 ]
 _SweepParallel = Annotated[
     int, typer.Option(min=1, help="Runs side by side; with --slurm, tasks of the array that may run at once.")
@@ -288,12 +272,12 @@ _SweepSlurm = Annotated[
 # %% ../nbs/18a_cli_runs.ipynb #8c7999f4
 @app.command(short_help="run a notebook under many settings; resumes")
 def sweep(
-    notebook: _SweepNotebook,
+    notebook: _Notebook,
     out: _SweepOut,
     grid: _SweepGrid = [],  # noqa: B006
     table: _SweepTable = None,
-    parameter: _SweepParameter = [],  # noqa: B006
-    params: _SweepParams = [],  # noqa: B006
+    parameter: _Parameter = [],  # noqa: B006
+    params: _Params = [],  # noqa: B006
     parallel: _SweepParallel = 1,
     ranks: Annotated[int, typer.Option(min=1, help="Kernels of each run, one for each GPU.")] = 1,
     timeout: Timeout = None,

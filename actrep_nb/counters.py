@@ -213,9 +213,7 @@ class Asking:
 
     task: str = "counting"  # a name in TASKS
     max_new_tokens: int = 1024  # token budget of an answer; 0: what the longest answer about `like` needs
-    prompts: tuple[str, ...] = (
-        "",
-    )  # see `parse_prompt`; empty: as a checkpoint was trained. Several: each checkpoint is asked in each way
+    prompts: tuple[str, ...] = ("",)  # see `parse_prompt`; empty: as trained; several: checkpoints are asked in each
     video: str = ""  # what checkpoints see where that changes, see `parse_spec`
     device: str | None = None  # see `load_model`
     samples: int = 1  # answers that vote; 1: one greedy answer
@@ -283,7 +281,7 @@ def load_counter(
     """A checkpoint as a counter, asked in the first of its ways. FileNotFoundError where there is none, ValueError for
     one that cannot be shown what is asked."""
     from actrep_nb.evaluate import LocalCounter
-    from actrep_nb.rollout import token_budget
+    from actrep_nb.rollout import SamplingParams, token_budget
     from actrep_nb.windows import as_it_watches
 
     how.warn(
@@ -296,11 +294,10 @@ def load_counter(
     )
     options = dict(
         task=how.task,
-        max_new_tokens=how.max_new_tokens or 256,
+        params=SamplingParams(how.max_new_tokens or 256, how.temperature),
         batch_size=how.batch_size,
         cache=how.cache,
         samples=how.samples,
-        temperature=how.temperature,
         seed=how.seed,
     )
     try:
@@ -318,7 +315,8 @@ def load_counter(
     if counter.note:
         how.warn(counter.note)
     if not how.max_new_tokens:
-        counter.max_new_tokens = token_budget(counter.processor, TASKS[how.task], how.like)
+        budget = token_budget(counter.processor, TASKS[how.task], how.like)
+        counter.params = replace(counter.params, max_new_tokens=budget)
     if how.video and counter.video.pictures != "frames":
         raise ValueError(f"video {how.video}: {checkpoint} watches likeness, at speeds of its own; leave it out")
     if not whole or counter.video.pictures == "frames":

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
@@ -113,22 +113,22 @@ class LocalCounter:
         model: Any,  # from `load_model`
         processor: Any,  # the checkpoint's own
         task: str = "counting",  # a name in TASKS: the question and how the answer is read
-        max_new_tokens: int = 256,  # token budget of an answer
+        params: "SamplingParams | None" = None,  # how votes are sampled, one answer greedily; None: 256 tokens
         batch_size: int = 32,  # answers decoded side by side
         cache: FrameCache | None = None,  # keeps decoded frames
         workers: int = 2,  # videos decoded at once
         hidden: str = "",  # "video": asked without it; "pictures": as many as there are, all black
         samples: int = 1,  # answers to each question that vote; 1: one greedy answer
-        temperature: float = 1.0,  # of sampling, where answers vote
         seed: int = 0,  # of sampling
         store: Any = None,  # a `FeatureStore` of this model: what its tower has seen
     ):
         from actrep_nb.models import prompt_of
+        from actrep_nb.rollout import SamplingParams
 
         self.model, self.processor, self.prompt = model, processor, prompt_of(processor)
         self.task = asked(TASKS[task], self.prompt)
-        self.max_new_tokens, self.batch_size, self.cache, self.workers = max_new_tokens, batch_size, cache, workers
-        self.hidden, self.samples, self.temperature, self.seed, self.store = hidden, samples, temperature, seed, store
+        self.params, self.batch_size, self.cache = params or SamplingParams(256), batch_size, cache
+        self.workers, self.hidden, self.samples, self.seed, self.store = workers, hidden, samples, seed, store
         self.path = str(getattr(model, "name_or_path", ""))
         self.note = ""  # what a reader should be told of how the checkpoint is used
         if samples > 1 and self.task.asks == "grounding":
@@ -170,7 +170,13 @@ def from_pretrained(
 @patch(as_prop=True)
 def about(self: LocalCounter) -> dict[str, Any]:
     "What its answers depend on, beside the clips."
-    drawn = {"samples": self.samples, "temperature": self.temperature, "seed": self.seed} if self.samples > 1 else {}
+    params = self.params
+    drawn: dict[str, Any] = {}
+    if self.samples > 1:
+        drawn |= {"samples": self.samples, "temperature": params.temperature, "seed": self.seed}
+    for name in ("top_p", "top_k", "stop_text"):
+        if (value := getattr(params, name)) != getattr(type(params), name):  # the default
+            drawn[name] = value
     patches = self.processor.video_processor
     slot = {
         "token_side": patches.patch_size * patches.merge_size,
@@ -181,7 +187,7 @@ def about(self: LocalCounter) -> dict[str, Any]:
         "prompt": str(self.prompt),
         **slot,
         "sees": "nothing" if self.hidden == "video" else str(self.video) + ", black" * bool(self.hidden),
-        "max_new_tokens": self.max_new_tokens,
+        "max_new_tokens": params.max_new_tokens,
         **drawn,
     }
 
@@ -204,8 +210,7 @@ def answer(
             self.processor,
             samples,
             self.samples,
-            self.max_new_tokens,
-            self.temperature if self.samples > 1 else 0.0,
+            self.params if self.samples > 1 else replace(self.params, temperature=0.0),
             [zlib.crc32(f"{self.seed} {s.clip.id}".encode("utf-8", "surrogatepass")) for s in samples],
             self.batch_size,
             store=None if self.hidden else self.store,

@@ -51,7 +51,7 @@ from actrep_nb.parallel import (
 )
 from .records import Clip
 from .rewards import combine
-from .rollout import Rollout, RolloutEngine, find_engine, placeholder_ids, shuffle_slots
+from .rollout import Rollout, RolloutEngine, SamplingParams, find_engine, placeholder_ids, shuffle_slots
 from .sampling import seed_for
 from .sft import JSONLLog, Pass, SharedTrainer, finish, look_once, token_logprobs
 from .show import NotFinite, Registry, RunWarning, append_line, plain, read_log, write_whole
@@ -506,9 +506,8 @@ def signs(
 def why_idle(
     sign: str,  # see `signs`
     row: Mapping[str, float],  # of the log, that shows it
-    max_new_tokens: int,  # token budget of a completion
+    params: SamplingParams,  # how the completions were sampled
     group_size: int,  # completions for each prompt
-    temperature: float,  # of sampling
     length: float = 0.0,  # tokens of a completion in the first steps of the run
 ) -> str:
     "What a sign means, with the numbers that show it, and what to do about it."
@@ -517,12 +516,12 @@ def why_idle(
     reward, entropy = f"{row.get('reward', 0):.3g}", f"{row.get('entropy') or 0:.2g}"
     tokens = f"{row['completion_length']:.3g} tokens, from {length:.3g}"
     return {
-        "cut off": f"{share} completions were cut off at max_new_tokens={max_new_tokens}: {lost}. "
+        "cut off": f"{share} completions were cut off at max_new_tokens={params.max_new_tokens}: {lost}. "
         "Raise max_new_tokens, or start from a model that ends its completions",
         "all right": f"all completions were right, the reward stands at its maximum ({reward}): "
         "nothing was left to learn. Choose harder clips",
         "all the same": f"all completions of each group earned the same ({reward}): "
-        f"nothing was learned with group_size={group_size}, temperature={temperature:g}. Raise them, "
+        f"nothing was learned with group_size={group_size}, temperature={params.temperature:g}. Raise them, "
         "choose clips by the spread of their rewards (experiment 04_select), or a model that is sometimes right",
         "too short": f"completions have shrunk to {tokens}: the reward pays for saying nothing. "
         "Weigh the format more, or lower lr",
@@ -663,11 +662,7 @@ class GRPOTrainer(SharedTrainer):
         rewards: Mapping[str, float] | None = None,  # weight of each reward, by name in REWARDS; None: the task's
         task: Task = TASKS["counting"],  # how answers are read and scored
         group_size: int = 8,  # completions for each prompt
-        max_new_tokens: int = 128,  # token budget of a completion
-        temperature: float = 1.0,  # of sampling
-        top_p: float = 1.0,  # see `kept_tail`
-        top_k: int = 0,  # see `kept_tail`
-        stop_text: str = "",  # see `sample_group`
+        params: SamplingParams = SamplingParams(),  # how completions are sampled
         recipe: str | Recipe = "ours",  # a name in RECIPES, or one of your own
         updates: int = 1,  # optimiser steps for each rollout (μ; TRL's `num_iterations`)
         shuffled_answers: int = 0,  # completions for the prompt's frames out of order; rewards get them as `shuffled`
@@ -680,24 +675,20 @@ class GRPOTrainer(SharedTrainer):
         data = examples if hasattr(examples, "encoded") else ReadyExamples(examples)
         super().__init__(model=model, args=args, train_dataset=data, data_collator=list, **kwargs)
         self.model_accepts_loss_kwargs = False  # the mean over passes is taken for us, whatever wraps the model
-        check_training(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0, temperature)
+        check_training(group_size, updates, args.save_steps if args.save_strategy == "steps" else 0, params.temperature)
         check_choices(shuffle, gather, data)
         without_dropout(model)
         self.recipe = find_recipe(recipe) if isinstance(recipe, str) else recipe
         self.task = replace(task, rewards=rewards) if rewards is not None else task
-        self.group_size, self.budget, self.temperature, self.updates = group_size, max_new_tokens, temperature, updates
-        self.sampling = {"top_p": top_p, "top_k": top_k, "stop_text": stop_text}
+        self.group_size, self.params, self.updates = group_size, params, updates
         self.shuffled_answers, self.shuffle, self.keep_samples = shuffled_answers, shuffle, keep_samples
-        sampling = self.sampling | {"max_new_tokens": max_new_tokens, "temperature": temperature}
-        self.engine = find_engine(engine)(model, processor, sampling) if isinstance(engine, str) else engine
+        self.engine = find_engine(engine)(model, processor, params) if isinstance(engine, str) else engine
         self.gather = gathered if gather == "whole" else left_shared
         if gather == "layers" and not self.engine.exact:
             raise ValueError("gather='layers' is for the engine 'model': another one takes over whole weights")
         copied = self.recipe.beta and not hasattr(model, "disable_adapter")
         self.frozen = reference_model(model, self) if copied else None
-        self.watch = IdleWarning(
-            lambda sign, row, length: why_idle(sign, row, max_new_tokens, group_size, temperature, length)
-        )
+        self.watch = IdleWarning(lambda sign, row, length: why_idle(sign, row, params, group_size, length))
         self.add_callback(self.watch)
         self.held: list[RolloutBatch] = []  # one for each pass of a step
         self.tokens = 0.0  # of all their completions, on all ranks
@@ -761,7 +752,9 @@ def complete(self: GRPOTrainer, examples: list[Example], seeds: list[int]) -> li
         context["shuffled"] = self.complete_shuffled(examples, seeds)
     everyone = [r for group in groups for r in group]
     if self.recipe.overlong:
-        penalties["overlong"] = [overlong_penalty(len(r.ids), self.budget, self.recipe.overlong) for r in everyone]
+        penalties["overlong"] = [
+            overlong_penalty(len(r.ids), self.params.max_new_tokens, self.recipe.overlong) for r in everyone
+        ]
     self.clock["rollout"] += time.perf_counter() - began
     self.clock["rollout tokens"] += sum(len(r.ids) for r in everyone)
     began = time.perf_counter()
@@ -780,7 +773,7 @@ def with_training_logps(
     "The same completions with the log-probabilities that training computes."
     completions = [[r.ids for r in group] for group in groups]
     with torch.no_grad():
-        logps, _, mask = shared_prefix_logprobs(self.model, prompts, completions, temperature=self.temperature)
+        logps, _, mask = shared_prefix_logprobs(self.model, prompts, completions, temperature=self.params.temperature)
     rows = (row[kept].cpu() for row, kept in zip(logps, mask))
     return [[replace(r, logps=next(rows)) for r in group] for group in groups]
 
@@ -832,7 +825,7 @@ def group_loss(
     "Loss of scored groups, times their portion of the step, and what one wants to watch about it."
     everyone = [r for group in groups for r in group]
     written = _pad([torch.ones(len(r.ids), dtype=torch.bool) for r in everyone])
-    weights = portion * self.recipe.weigh(written, self.budget)
+    weights = portion * self.recipe.weigh(written, self.params.max_new_tokens)
     useful = [i for i, group in enumerate(groups) if self.recipe.beta or any(r.advantage for r in group)]
     if self.args.world_size > 1:
         useful = useful or [0]  # the other ranks expect this one in their collectives
@@ -842,7 +835,7 @@ def group_loss(
     asked, said = [prompts[i] for i in useful], [[r.ids for r in groups[i]] for i in useful]
     with self.autocast():
         logps, entropy, mask = through(
-            model, lambda inner: shared_prefix_logprobs(inner, asked, said, temperature=self.temperature)
+            model, lambda inner: shared_prefix_logprobs(inner, asked, said, temperature=self.params.temperature)
         )
     if clips:
         self.passes.append(self.pass_of(logps, mask, clips, rows, asked, said))
@@ -867,7 +860,7 @@ def reference_logprobs(
     with torch.no_grad(), nullcontext() if self.frozen else self.model.disable_adapter(), self.autocast():
         return through(
             self.frozen or model,
-            lambda inner: shared_prefix_logprobs(inner, prompts, completions, temperature=self.temperature),
+            lambda inner: shared_prefix_logprobs(inner, prompts, completions, temperature=self.params.temperature),
         )[0]
 
 # %% ../nbs/13_grpo.ipynb #gr000030
@@ -879,7 +872,7 @@ def pass_of(self: GRPOTrainer, logps, mask, clips, rows, asked, said) -> Pass:
         [c.id for c in clips],
         names,
         (logps.detach().isfinite() | ~mask).all(1),
-        lambda model: shared_prefix_logprobs(model, asked, said, temperature=self.temperature),
+        lambda model: shared_prefix_logprobs(model, asked, said, temperature=self.params.temperature),
     )
 
 
@@ -891,11 +884,9 @@ def settings(self: GRPOTrainer) -> dict[str, Any]:
     }
     return {
         **recipe,
-        **self.sampling,
+        **vars(self.params),
         "rewards": str(self.task.rewards),
         "group_size": self.group_size,
-        "max_new_tokens": self.budget,
-        "temperature": self.temperature,
         "updates": self.updates,
         "shuffled_answers": self.shuffled_answers,
         "shuffle": self.shuffle,

@@ -12,6 +12,7 @@ __all__ = ['MARGIN', 'MIN_RATE', 'MIN_FRAME_TOKENS', 'PICTURES', 'STILL', 'REGUL
 # %% ../nbs/02a_spec.ipynb #39c50093
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from actrep_nb.video import (
     MAX_FRAMES,
     FrameCache,
     FramePlan,
+    FrameRule,
     VideoCost,
     VideoInfo,
     nyquist_fps,
@@ -358,7 +360,7 @@ def plan_table(
     rates: Sequence[float] = (1, 2, 4, 8),  # frames per second to compare
     token: int = 28,  # side of one token, pixels
     slot: int = 2,  # frames that the model fuses
-    hub: str = "",  # a name in `FRAME_RULES`: also what that family's processor makes of the clips; empty: without
+    hub: FrameRule | None = None,  # also what a published processor with this rule makes of the clips; None: without
     kv_bytes: int = 0,  # of keys and values that a model keeps for each token
 ) -> list[dict]:  # one line for each rate, then the hub's, then the spec as it is
     "Frames, size, tokens, share of clips above Nyquist, and memory, at each rate; 32-bit patches, a cache of bytes."
@@ -373,11 +375,10 @@ def plan_table(
         line(f"{fps:g} fps", [m.planned(replace(spec, fps=float(fps)), token, slot) for m in motions]) for fps in rates
     ]
     taken = []
-    for m in motions if hub else ():
-        try:
-            taken.append((m, video_cost(m.duration, 2.0, m.size, family=hub, source_fps=m.fps)))
-        except VideoError:
-            pass  # it refuses clips of a frame or two
+    if hub:
+        for m in motions:
+            with suppress(VideoError):  # it refuses clips of a frame or two
+                taken.append((m, video_cost(m.duration, 2.0, m.size, rule=hub, source_fps=m.fps)))
     if taken:
         table.append(
             _row(

@@ -18,6 +18,7 @@ from actrep_nb.evaluate import LocalCounter, compare, evaluate, judge, load_pred
 from actrep_nb.prompts import parse_prompt
 from actrep_nb.formats import load_clips
 from actrep_nb.records import Prediction
+from actrep_nb.rollout import SamplingParams
 from actrep_nb.runs import run
 
 PROMPTS = {
@@ -107,7 +108,9 @@ def main() -> None:
     said = load_predictions(judged) if (judged / "predictions.jsonl").exists() else {}
     for name in names:
         if name not in said:
-            said |= evaluate({name: LocalCounter.from_pretrained(found[name], max_new_tokens=160)}, clips).predictions
+            said |= evaluate(
+                {name: LocalCounter.from_pretrained(found[name], params=SamplingParams(160))}, clips
+            ).predictions
             judge(said, clips).save(judged)
     said = {name: said[name] for name in names}
     if "answer-think-answer" in said:

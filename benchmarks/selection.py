@@ -15,6 +15,7 @@ from pathlib import Path
 
 from actrep_nb.evaluate import LocalCounter, evaluate
 from actrep_nb.formats import load_clips, save_clips
+from actrep_nb.rollout import SamplingParams
 from actrep_nb.runs import load_run, run
 from actrep_nb.sampling import random_selection
 from actrep_nb.video import FrameCache
@@ -94,7 +95,7 @@ def main() -> None:
 
     test = load_clips(args.demo / "data/test.csv", videos=videos)
     counters = {
-        name: LocalCounter.from_pretrained(path, max_new_tokens=144, cache=FrameCache(frames))
+        name: LocalCounter.from_pretrained(path, params=SamplingParams(144), cache=FrameCache(frames))
         for name, path in checkpoints.items()
     }
     evaluation = evaluate(counters, test)

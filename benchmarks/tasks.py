@@ -18,7 +18,7 @@ from actrep_nb.loading import ClipExamples, read_all
 from actrep_nb.metrics import bootstrap_ci, paired_bootstrap
 from actrep_nb.models import freeze, load_model
 from actrep_nb.formats import load_clips
-from actrep_nb.rollout import sample_group
+from actrep_nb.rollout import SamplingParams, sample_group
 from actrep_nb.runs import load_run, run
 from actrep_nb.show import read_log
 from actrep_nb.tasks import TASKS
@@ -131,7 +131,9 @@ def sampled(name: str, out: Path) -> None:
         said = [
             group[0].text
             for some in batches
-            for group in sample_group(model, processor, [ready[i].prompt for i in some], 1, 80, 1.0, seeds=some)
+            for group in sample_group(
+                model, processor, [ready[i].prompt for i in some], 1, SamplingParams(80, 1.0), seeds=some
+            )
         ]
         scores[stage] = task.scores(
             [task.predict(e.clip, text) for e, text in zip(ready, said)], [e.clip for e in ready]

@@ -812,6 +812,7 @@ def test_a_checkpoint_that_remembers_its_prompt_is_asked_with_it(drawn, tmp_path
     "Its first text is what it says as a counter; one that remembers none is asked as any teacher."
     from actrep_nb.evaluate import LocalCounter
     from actrep_nb.models import choose_prompt, load_model
+    from actrep_nb.rollout import SamplingParams
     from actrep_nb.tiny_base import make_tiny_checkpoint
 
     make_tiny_checkpoint(tmp_path / "raw")
@@ -820,7 +821,11 @@ def test_a_checkpoint_that_remembers_its_prompt_is_asked_with_it(drawn, tmp_path
     for part in (model, processor):
         part.save_pretrained(tmp_path / "trained")
     clip = load_clips(drawn, videos=drawn.parent)[0]
-    own = LocalCounter.from_pretrained(tmp_path / "trained", max_new_tokens=8).predict([clip], progress=False)[0].text
+    own = (
+        LocalCounter.from_pretrained(tmp_path / "trained", params=SamplingParams(8))
+        .predict([clip], progress=False)[0]
+        .text
+    )
     taught = {
         name: find_teacher(str(tmp_path / name), tmp_path / "replies", max_tokens=8) for name in ("raw", "trained")
     }

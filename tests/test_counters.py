@@ -20,7 +20,7 @@ from actrep_nb.models import encode, load_model, make_sample
 from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip, Prediction
 from actrep_nb.formats import load_clips
-from actrep_nb.rollout import FeatureStore, generate_completions, sample_completions
+from actrep_nb.rollout import FeatureStore, SamplingParams, generate_completions, sample_completions
 from actrep_nb.synth import make_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -90,9 +90,9 @@ def test_votes_do_not_depend_on_the_batch(place):
     folder, clips = place
 
     def go(clips, **how):
-        return LocalCounter.from_pretrained(folder / "tiny", device="cpu", max_new_tokens=6, samples=3, **how).predict(
-            clips, progress=False
-        )
+        return LocalCounter.from_pretrained(
+            folder / "tiny", device="cpu", params=SamplingParams(6), samples=3, **how
+        ).predict(clips, progress=False)
 
     whole, alone = go(clips, batch_size=32), [go([c], batch_size=1)[0] for c in clips]
     assert [p.completions for p in whole] == [p.completions for p in alone] and all(
@@ -103,10 +103,21 @@ def test_votes_do_not_depend_on_the_batch(place):
     ) > 1
 
 
+def test_a_counter_tells_what_decides_its_answers(place):
+    def told(**given):
+        params = SamplingParams(8, **given)
+        return LocalCounter.from_pretrained(place[0] / "tiny", device="cpu", params=params).about
+
+    usual = told()
+    assert usual["max_new_tokens"] == 8 and told(temperature=0.5) == usual, "one answer is greedy"
+    for given in ({"top_p": 0.9}, {"top_k": 1}, {"stop_text": "s"}):
+        assert told(**given) == usual | given
+
+
 def test_blind_looks_at_nothing(place):
     "The same answer whatever the video, other answers to other questions; a video that is gone changes nothing."
     folder, clips = place
-    seeing = LocalCounter.from_pretrained(folder / "tiny", device="cpu", max_new_tokens=8)
+    seeing = LocalCounter.from_pretrained(folder / "tiny", device="cpu", params=SamplingParams(8))
     blind = seeing.asked_as(hidden="video")
     said = blind.predict([*clips, Clip("gone.mp4", "squat", 3)], progress=False)
     assert (
@@ -128,7 +139,9 @@ def test_blind_looks_at_nothing(place):
 def test_black_pictures_tell_how_long_a_clip_is(place):
     "The same answer to clips of one length, whatever is in them; a file that is gone is said to be."
     folder, clips = place
-    black = LocalCounter.from_pretrained(folder / "tiny", device="cpu", max_new_tokens=8).asked_as(hidden="pictures")
+    black = LocalCounter.from_pretrained(folder / "tiny", device="cpu", params=SamplingParams(8)).asked_as(
+        hidden="pictures"
+    )
     twins = [Clip(c.video, "", 0, window=(0.0, 1.0), id=c.id) for c in clips]
     said = black.predict([*twins, Clip("gone.mp4", "squat", 3)], progress=False)
     assert (
@@ -143,7 +156,7 @@ def test_black_pictures_tell_how_long_a_clip_is(place):
 def test_blind_in_every_family(tmp_path, family):
     make_tiny_checkpoint(tmp_path / "m", family=family, **SMALL)
     said = (
-        LocalCounter.from_pretrained(tmp_path / "m", device="cpu", max_new_tokens=4)
+        LocalCounter.from_pretrained(tmp_path / "m", device="cpu", params=SamplingParams(4))
         .asked_as(hidden="video")
         .predict([Clip("a.mp4", "", 1)] * 2, progress=False)
     )
@@ -181,7 +194,13 @@ def test_batches_of_like_length_answer_as_one_by_one(place):
     one = [generate_completions(model, processor, [s], max_new_tokens=12, show_progress=False)[0] for s in samples]
     for size, tokens in ((32, 65_536), (2, 65_536), (32, 300)):
         assert sample_completions(
-            model, processor, samples, max_new_tokens=12, batch_size=size, batch_tokens=tokens, show_progress=False
+            model,
+            processor,
+            samples,
+            params=SamplingParams(12, temperature=0),
+            batch_size=size,
+            batch_tokens=tokens,
+            show_progress=False,
         ) == [[t] for t in one]
 
 

@@ -45,10 +45,11 @@ def videos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def local(tmp_path_factory):
     from actrep_nb.models import load_model
+    from actrep_nb.rollout import SamplingParams
     from actrep_nb.tiny_base import make_tiny_checkpoint
 
     path = make_tiny_checkpoint(tmp_path_factory.mktemp("model") / "tiny")
-    return LocalCounter(*load_model(path, device="cpu"), max_new_tokens=4, batch_size=2)
+    return LocalCounter(*load_model(path, device="cpu"), params=SamplingParams(4), batch_size=2)
 
 
 def test_results_match_an_independent_computation():

@@ -49,6 +49,7 @@ from actrep_nb.failures import (
 from actrep_nb.models import frames_for
 from actrep_nb.metrics import modal_answer
 from actrep_nb.records import Clip, Prediction
+from actrep_nb.rollout import SamplingParams
 from actrep_nb.spec import VideoSpec
 from actrep_nb.synth import draw_clip
 from actrep_nb.video import fastest_period, nyquist_fps, write_video
@@ -172,7 +173,7 @@ def test_bins_hold_each_answer_once_and_do_not_depend_on_the_order(pairs, order)
 
 def test_a_checkpoint_at_another_rate_is_shown_other_frames_and_stays_as_it_was(films):
     counter = LocalCounter.from_pretrained(
-        TINY, device="cpu", video="fps=4 max_frames=64 frame_size=56x56", max_new_tokens=8
+        TINY, device="cpu", video="fps=4 max_frames=64 frame_size=56x56", params=SamplingParams(8)
     )
     slow, fast = at_rate(counter, 1), at_rate(counter, 6, "max_frames=128")
     assert (counter.video.fps, slow.video.fps, fast.video.fps, fast.video.max_frames) == (4, 1, 6, 128)

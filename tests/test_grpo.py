@@ -50,7 +50,7 @@ from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip
 from actrep_nb.formats import save_clips
 from actrep_nb.rewards import REWARDS
-from actrep_nb.rollout import ModelEngine, Rollout, placeholder_ids, sample_group
+from actrep_nb.rollout import ModelEngine, Rollout, SamplingParams, placeholder_ids, sample_group
 from actrep_nb.runs import run
 from actrep_nb.sft import load_to_train, training_arguments
 from actrep_nb.show import NotFinite, RunWarning, read_log
@@ -115,7 +115,7 @@ def test_rewards_are_told_lengths_group_size_and_answers_to_shuffled_frames(load
         {"listening": 1.0},
         group_size=4,
         shuffled_answers=3,
-        max_new_tokens=5,
+        params=SamplingParams(5),
     )
     trainer.train()
     told = seen_context[0]
@@ -135,7 +135,7 @@ def test_shuffled_frames_are_read_again(loaded, tmp_path, seen_context):
         for k in (2, 3)
     ]
     clips = ClipExamples(*loaded, [Clip(str(film), "squat", 3) for film in films])
-    options = dict(rewards={"listening": 1.0}, group_size=2, shuffled_answers=2, max_new_tokens=6)
+    options = dict(rewards={"listening": 1.0}, group_size=2, shuffled_answers=2, params=SamplingParams(6))
     for shuffle in ("frames", "slots"):
         GRPOTrainer(
             *loaded, clips, training_arguments(tmp_path / shuffle, 1, 2, 0.0), shuffle=shuffle, **options
@@ -161,7 +161,7 @@ def test_without_the_option_nothing_is_said_about_shuffled_frames(loaded, tmp_pa
         training_arguments(tmp_path, 1, 2, 1e-3),
         {"listening": 1.0},
         group_size=2,
-        max_new_tokens=3,
+        params=SamplingParams(3),
     ).train()
     assert "shuffled" not in seen_context[0]
 
@@ -511,7 +511,7 @@ def run_grpo(start, out, rewards, steps=3, lora=False, arguments=None, **options
     model, processor = load_model(start, device="cpu")
     pairs = noise_pairs(model, processor, (8, 12, 8, 6))
     args = training_arguments(out, steps, 2, 1e-3, **(arguments or {}))
-    options = dict(group_size=4, max_new_tokens=8, keep_samples=1) | options
+    options = dict(group_size=4, params=SamplingParams(8), keep_samples=1) | options
     return train_grpo(adapted(model) if lora else model, processor, examples(pairs), args, rewards, **options)
 
 
@@ -566,7 +566,7 @@ def test_the_reference_is_the_model_before_training(lora, loaded, tiny, tmp_path
         letters,
         recipe="grpo",
         group_size=4,
-        max_new_tokens=8,
+        params=SamplingParams(8),
     )
     trainer.train()
     after = shared_prefix_logprobs(trained, prompts, completions)[0]
@@ -609,7 +609,7 @@ def test_groups_that_teach_nothing_are_replaced(loaded, tmp_path):
             {"only_one": 1.0},
             recipe=replace(RECIPES["dapo"], overlong=0.0, resample=20),
             group_size=2,
-            max_new_tokens=3,
+            params=SamplingParams(3),
         )
         first, second = trainer.train_dataset
         batch = trainer.roll_out([first, first])
@@ -629,7 +629,9 @@ class UnequalAnswers(ModelEngine):
 
     def generate(self, prompts, group_size, seeds=None):
         return [
-            sample_group(self.model, self.processor, [p], group_size, 2 + int(p.grid_thw[0]), seeds=[seed])[0]
+            sample_group(
+                self.model, self.processor, [p], group_size, SamplingParams(2 + int(p.grid_thw[0])), seeds=[seed]
+            )[0]
             for p, seed in zip(prompts, seeds)
         ]
 
@@ -836,7 +838,7 @@ LONG = dict(
 
 def test_recomputed_activations_change_nothing(tiny, tmp_path, letters):
     "A layer that recomputes keeps no cache: sampling has to leave that mode, or it answers without having read the question."
-    options = dict(max_new_tokens=12, recipe=replace(RECIPES["ours"], mask_truncated=False))
+    options = dict(params=SamplingParams(12), recipe=replace(RECIPES["ours"], mask_truncated=False))
     plain = run_grpo(tiny, tmp_path / "plain", letters, **options)
     recomputed = run_grpo(
         tiny, tmp_path / "recomputed", letters, **options, arguments=dict(activation_checkpointing=True)
@@ -862,7 +864,7 @@ def test_dropout_is_off_in_rollouts(tiny, tmp_path, letters):
         training_arguments(tmp_path, 2, 2, 1e-4),
         letters,
         group_size=4,
-        max_new_tokens=8,
+        params=SamplingParams(8),
     )
     assert (
         all(row["ratio_max"] == pytest.approx(1, abs=1e-4) for row in log) and why_not_shared(unwrapped(model)) is None
@@ -874,7 +876,7 @@ def test_modules_are_left_in_the_mode_they_were_in(tiny):
     model.train()
     model.model.visual.eval()
     before = [m.training for m in model.modules()]
-    sample_group(model, processor, [prompt for _, prompt in noise_pairs(model, processor)], 2, 4)
+    sample_group(model, processor, [prompt for _, prompt in noise_pairs(model, processor)], 2, SamplingParams(4))
     assert [m.training for m in model.modules()] == before and len(set(before)) == 2
 
 
@@ -886,9 +888,11 @@ def test_equal_rewards_give_no_advantage_at_all():
 
 
 def test_grpo_needs_answers_that_differ(tiny, tmp_path, letters):
+    with pytest.raises(ValueError, match="above 0"):
+        run_grpo(tiny, tmp_path, letters, params=SamplingParams(temperature=0))
     for temperature in (0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="above 0"):
-            run_grpo(tiny, tmp_path, letters, temperature=temperature)
+            check_training(2, temperature=temperature)
 
 
 def test_samples_are_kept_however_many_updates(tiny, tmp_path, letters):
@@ -1024,7 +1028,7 @@ def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradie
     for precision in ("float32", "mixed"):
         args = training_arguments(tmp_path / precision, 1, 2, 1e-4, precision=precision)
         model, processor = load_to_train(tiny, "vision,merger", precision=precision, args=args)
-        engine = Told(model, processor, {"max_new_tokens": 8})
+        engine = Told(model, processor, SamplingParams(8))
         with Casts():
             log = train_grpo(
                 model,
@@ -1033,7 +1037,7 @@ def test_mixed_precision_rounds_each_matrix_once_per_rollout_and_loses_no_gradie
                 args,
                 {"letters": 1.0},
                 group_size=4,
-                max_new_tokens=8,
+                params=SamplingParams(8),
                 engine=engine,
                 recipe=Recipe(by_token, beta=0.1 * reference),
             )
@@ -1156,7 +1160,7 @@ def test_it_warns_after_five_steps_and_at_the_end(loaded, tmp_path, letters, ste
                 training_arguments(tmp_path / str(again), steps, 2, 1e-3),
                 letters,
                 group_size=2,
-                max_new_tokens=4,
+                params=SamplingParams(4),
             )
             trainer.train()
         assert [
@@ -1235,7 +1239,7 @@ def test_the_rule_of_five_steps(monkeypatch):
 def test_what_a_row_shows_and_what_to_do_about_it(sign):
     row = USUAL | SHOWN[sign]
     assert signs(USUAL, 40.0) == set() and signs(row, 40.0) == {sign}
-    said = why_idle(sign, row, 4, 8, 0.5, 40.0)
+    said = why_idle(sign, row, SamplingParams(4, 0.5), 8, 40.0)
     assert {
         "cut off": "all completions were cut off at max_new_tokens=4: none came to its end. Raise max_new_tokens",
         "all right": "reward stands at its maximum (1.2): nothing was left to learn. Choose harder clips",
@@ -1250,7 +1254,7 @@ def test_signs_at_their_edges():
         return signs(USUAL | given, length)
 
     assert "75% of the completions were cut off at max_new_tokens=4: nothing was learned" in why_idle(
-        "cut off", USUAL | {"truncated": 0.75, "used": 0.0}, 4, 8, 0.5
+        "cut off", USUAL | {"truncated": 0.75, "used": 0.0}, SamplingParams(4, 0.5), 8
     )
     assert (
         shown(truncated=0.75, used=0.0) == {"cut off"}
@@ -1284,9 +1288,7 @@ def test_groups_without_variance_are_told_of(loaded, tmp_path):
                 training_arguments(tmp_path, 1, 2, 1e-3),
                 {"same": 1.0},
                 group_size=2,
-                max_new_tokens=300,
-                temperature=5.0,
-                stop_text="e",
+                params=SamplingParams(300, temperature=5.0, stop_text="e"),
             ).train()
     finally:
         del REWARDS["same"]
@@ -1301,7 +1303,6 @@ def test_a_run_that_learns_is_silent(tiny, tmp_path, letters):
             letters,
             steps=6,
             recipe=replace(RECIPES["ours"], mask_truncated=False),
-            max_new_tokens=64,
-            temperature=5.0,
+            params=SamplingParams(64, temperature=5.0),
         )
     assert all(row["used"] > 0 for row in log)

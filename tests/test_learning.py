@@ -23,7 +23,7 @@ from actrep_nb.models import (
 )
 from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip
-from actrep_nb.rollout import choose_tokens, placeholder_ids, sample_group, sample_tokens
+from actrep_nb.rollout import SamplingParams, choose_tokens, placeholder_ids, sample_group, sample_tokens
 from actrep_nb.loading import ClipExamples, read_all
 from actrep_nb.sft import train_sft, training_arguments
 from actrep_nb.synth import ACTIONS, draw_clip, make_dataset
@@ -174,7 +174,10 @@ def test_placeholders_are_never_sampled(loaded):
     logits[:, banned] = 50.0
     for temperature in (0, 1.0):
         chosen, logps = choose_tokens(
-            logits.clone(), temperature, banned, torch.rand(64, generator=torch.Generator().manual_seed(0))
+            logits.clone(),
+            SamplingParams(temperature=temperature),
+            banned,
+            torch.rand(64, generator=torch.Generator().manual_seed(0)),
         )
         assert not set(chosen.tolist()) & set(banned) and torch.isfinite(logps).all()
 
@@ -185,9 +188,9 @@ def test_rows_that_leave_the_batch_do_not_disturb_the_others(loaded, clips):
     prompts = [encode(model, processor, make_sample(processor, c)) for c in clips]
     with torch.no_grad():  # make the end of the turn likely, so that rows end at different times
         model.lm_head.weight[model.generation_config.eos_token_id[0]] *= 3
-    together = sample_tokens(model, prompts, 2, 24, temperature=0)
+    together = sample_tokens(model, prompts, 2, SamplingParams(24, temperature=0))
     for prompt, group in zip(prompts, together):
-        alone = sample_tokens(model, [prompt], 1, 24, temperature=0)[0][0]
+        alone = sample_tokens(model, [prompt], 1, SamplingParams(24, temperature=0))[0][0]
         for ids, logps in group:
             assert ids.tolist() == alone[0].tolist()
             assert steps_apart(logps, alone[1]) <= REORDERED
@@ -195,7 +198,9 @@ def test_rows_that_leave_the_batch_do_not_disturb_the_others(loaded, clips):
 
 def test_sampled_frequencies_are_the_models(loaded):
     logits = torch.log(torch.tensor([0.5, 0.3, 0.2])).repeat(20_000, 1)
-    chosen, _ = choose_tokens(logits, 1.0, (), torch.rand(20_000, generator=torch.Generator().manual_seed(1)))
+    chosen, _ = choose_tokens(
+        logits, SamplingParams(), (), torch.rand(20_000, generator=torch.Generator().manual_seed(1))
+    )
     assert np.bincount(chosen) / 20_000 == pytest.approx([0.5, 0.3, 0.2], abs=0.015)
 
 
@@ -228,7 +233,7 @@ def test_policy_loss_against_a_loop():
 def test_shared_prompt_equals_repeated_rows(loaded, clips, lora):
     model, processor = loaded
     prompts = see(model, [encode(model, processor, make_sample(processor, c)) for c in clips])
-    groups = sample_group(model, processor, prompts, 3, 14, seeds=range(len(prompts)))
+    groups = sample_group(model, processor, prompts, 3, SamplingParams(14), seeds=range(len(prompts)))
     completions = [[r.ids[: 4 + 3 * i] for i, r in enumerate(group)] for group in groups]
     if lora:
         model = add_lora(model, rank=2)
@@ -258,7 +263,7 @@ def grpo_run(tiny, clips, out, seed):
         args,
         {"count_hybrid": 1.0, "format": 0.5},
         group_size=4,
-        max_new_tokens=10,
+        params=SamplingParams(10),
         keep_samples=1,
     )
 
@@ -276,7 +281,7 @@ def test_truncated_answers_do_not_pull(tiny, clips, tmp_path):
     model, processor = load_model(tiny, device="cpu")
     ready, _ = read_all(ClipExamples(model, processor, clips[:1]), model)
     prompts = [e.prompt for e in ready]
-    group = sample_group(model, processor, prompts, 4, 6, seeds=[0])[0]
+    group = sample_group(model, processor, prompts, 4, SamplingParams(6), seeds=[0])[0]
     judged = [[replace(r, truncated=True, advantage=float(i) - 1.5) for i, r in enumerate(group)]]
     for masked in (True, False):
         trainer = GRPOTrainer(

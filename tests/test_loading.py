@@ -20,6 +20,7 @@ from actrep_nb.models import choose_spec, encode, freeze, load_model, make_sampl
 from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip
 from actrep_nb.formats import save_clips
+from actrep_nb.rollout import SamplingParams
 from actrep_nb.runs import run
 from actrep_nb.sft import train_sft, training_arguments
 from actrep_nb.show import RunWarning, read_log
@@ -164,7 +165,7 @@ def test_a_cache_on_a_small_disk_changes_nothing(tmp_path, tiny, clips):
             (row["loss"], row["grad_norm"])
             for row in train_sft(model, examples, training_arguments(tmp_path / name, 3, 2, 1e-3))
         ]
-        said = LocalCounter(model, processor, max_new_tokens=6, cache=cache).predict(clips, progress=False)
+        said = LocalCounter(model, processor, params=SamplingParams(6), cache=cache).predict(clips, progress=False)
         return (
             log,
             [(p.id, p.count, p.text, p.problems) for p in said],
@@ -298,7 +299,7 @@ def test_a_broken_clip_is_named_replaced_and_counted(tmp_path, loaded, clips, ca
         training_arguments(tmp_path / "grpo", steps=2, batch_size=7, lr=1e-3),
         {"format": 1.0},
         group_size=2,
-        max_new_tokens=4,
+        params=SamplingParams(4),
     )
     assert len(log) == 2 and set(dataset.unread) == {"broken0", "broken1"}
 

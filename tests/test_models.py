@@ -611,7 +611,7 @@ def test_a_checkpoint_without_its_processor_says_so(checkpoint, tmp_path):
 @every_family
 def test_a_model_laid_out_by_accelerate_answers_as_before(checkpoint, tmp_path, family):
     "Part of the weights on disk, part in memory: accelerate's hooks bring them when they are needed."
-    from actrep_nb.rollout import sample_group
+    from actrep_nb.rollout import SamplingParams, sample_group
 
     whole, processor = load_model(checkpoint[family], device="cpu")
     size = sum(p.numel() * 4 for p in whole.parameters())
@@ -627,7 +627,7 @@ def test_a_model_laid_out_by_accelerate_answers_as_before(checkpoint, tmp_path, 
     asked = [see(whole, [prompt])[0], see(spread, [prompt])[0]]
     assert steps_apart(asked[0].features, asked[1].features) <= REORDERED
     one, other = (
-        [[r.ids.tolist() for r in sample_group(model, processor, [prompt], 2, 8, seeds=[0])[0]]]
+        [[r.ids.tolist() for r in sample_group(model, processor, [prompt], 2, SamplingParams(8), seeds=[0])[0]]]
         for model in (whole, spread)
     )
     assert one == other

@@ -86,7 +86,7 @@ GRPO = """args = arguments("/grpo", 2)
 model, processor = loaded(args)
 examples = [loading.Example(p, clip=c) for c, p in prompts(model, processor)]
 log = grpo.train_grpo(model, processor, examples, args, {"vowels": 1.0}, group_size=4,
-                      max_new_tokens=24 - 8 * uneven * int(os.environ.get("RANK", 0)),
+                      params=rollout.SamplingParams(24 - 8 * uneven * int(os.environ.get("RANK", 0))),
                       checkpoint=out + "/grpo/checkpoint",
                       recipe=grpo.Recipe(grpo.by_token, beta=beta, resample=resample), gather=gather, resume=resume)
 glue("rl", [[row["loss"], row["reward"], row["grad_norm"]] for row in log])

@@ -18,9 +18,9 @@ from dataclasses import replace
 
 from actrep_nb.baselines import COUNTERS
 from actrep_nb.records import Prediction
+from actrep_nb.families import FAMILIES
 from actrep_nb.formats import FORMATS, Format, Row
 from actrep_nb.rewards import REWARDS
-from actrep_nb.video import FRAME_RULES
 
 
 def brevity(completions, clips, **context):
@@ -40,7 +40,11 @@ FORMATS["gym"] = Format(
     lambda row: {"movie", "move", "n"} <= set(row),
     lambda row: Row(row["movie"], row["move"], row["n"]),
 )
-FRAME_RULES["my_vl"] = replace(FRAME_RULES["qwen2_5_vl"], token=56)
+FAMILIES["my_vl"] = replace(
+    FAMILIES["qwen2_5_vl"],
+    frames=replace(FAMILIES["qwen2_5_vl"].frames, token=56),
+    published={"me/my-4B": {"text_config": {}}},
+)
 '''
 
 
@@ -102,6 +106,7 @@ def test_a_module_is_a_plugin_too_and_a_package_counts_whole(here):
 def test_a_family_of_a_plugin_is_planned(here):
     assert "planned for my_vl" in actrep("plan", "clips.csv", "--model", "my_vl", "--plugin", "mine.py")
     assert "my_vl" in actrep("plan", "clips.csv", "--model", "my_vl", code=2)
+    assert "planned for my_vl" in actrep("plan", "clips.csv", "--model", "me/my-4B", "--plugin", "mine.py")
 
 
 def test_a_counter_of_a_plugin_is_judged_and_counts(here):

@@ -26,7 +26,7 @@ from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.prompts import PromptSpec, asked, completion, final_part, parse_prompt
 from actrep_nb.formats import load_clips
 from actrep_nb.records import Clip
-from actrep_nb.rollout import sample_group
+from actrep_nb.rollout import SamplingParams, sample_group
 from actrep_nb.synth import make_dataset
 from actrep_nb.tasks import TASKS
 from actrep_nb.video import FrameCache, Frames
@@ -145,7 +145,7 @@ def test_what_is_learned_holds_one_opening(thinking):
 def test_a_completion_is_judged_with_what_was_opened(thinking):
     model, processor = thinking
     [[rollout]] = sample_group(
-        model, processor, [encode(model, processor, sample())], group_size=1, max_new_tokens=5, seeds=[0]
+        model, processor, [encode(model, processor, sample())], group_size=1, params=SamplingParams(5), seeds=[0]
     )
     assert (
         rollout.text == "<think>\n" + processor.tokenizer.decode(rollout.ids, skip_special_tokens=True)

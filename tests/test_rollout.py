@@ -12,8 +12,8 @@ from actrep_nb.rollout import (
     ModelEngine,
     RolloutEngine,
     RoomyLayer,
+    SamplingParams,
     VllmEngine,
-    check_sampling,
     choose_tokens,
     find_engine,
     kept_tail,
@@ -78,7 +78,7 @@ def test_cut_tails_are_those_of_transformers(top_p, top_k):
 def test_only_kept_tokens_are_drawn_and_their_logps_are_the_whole_distributions():
     logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05])).repeat(4000, 1)
     chosen, logps = choose_tokens(
-        logits.clone(), 1.0, (), torch.rand(4000, generator=torch.Generator().manual_seed(0)), top_k=2
+        logits.clone(), SamplingParams(top_k=2), (), torch.rand(4000, generator=torch.Generator().manual_seed(0))
     )
     assert set(chosen.tolist()) == {0, 1} and (chosen == 0).float().mean().item() == pytest.approx(0.625, abs=0.03)
     assert steps_apart(logps, logits[0][chosen]) <= 8  # a softmax of four numbers
@@ -93,7 +93,7 @@ def test_a_stop_text_ends_an_answer_however_it_is_cut_into_tokens(loaded, prompt
     hook = model.lm_head.register_forward_hook(
         lambda m, i, out: torch.full_like(out, -1e9).index_fill(-1, allowed, 0.0)
     )
-    group = sample_group(model, processor, [prompt], 6, 400, seeds=[0], stop_text="</b>")[0]
+    group = sample_group(model, processor, [prompt], 6, SamplingParams(400, stop_text="</b>"), seeds=[0])[0]
     hook.remove()
     ended = [r for r in group if not r.truncated]
     assert ended and all(r.text.endswith("</b>") and r.text.count("</b>") == 1 for r in ended)
@@ -121,18 +121,19 @@ def test_an_answer_depends_on_its_own_seed_only(loaded):
             -1, torch.tensor([stop[0] if isinstance(stop, list) else stop]), torch.full((*out.shape[:-1], 1), 4.0)
         )
     )
-    together = sample_group(model, processor, prompts, 4, 30, seeds=[7, 8, 7])
+    together = sample_group(model, processor, prompts, 4, SamplingParams(30), seeds=[7, 8, 7])
     alone = [
-        sample_group(model, processor, [prompt], 4, 30, seeds=[seed])[0] for prompt, seed in zip(prompts, (7, 8, 7))
+        sample_group(model, processor, [prompt], 4, SamplingParams(30), seeds=[seed])[0]
+        for prompt, seed in zip(prompts, (7, 8, 7))
     ]
-    others = sample_group(model, processor, prompts[:1], 4, 30, seeds=[9])[0]
+    others = sample_group(model, processor, prompts[:1], 4, SamplingParams(30), seeds=[9])[0]
     hook.remove()
     assert [[r.ids.tolist() for r in group] for group in together] == [
         [r.ids.tolist() for r in group] for group in alone
     ]
     assert len({len(r.ids) for r in together[0]}) > 1 and [r.text for r in others] != [r.text for r in together[0]]
     with pytest.raises(ValueError, match="1 seeds for 3 prompts"):
-        sample_group(model, processor, prompts, 4, 30, seeds=[1])
+        sample_group(model, processor, prompts, 4, SamplingParams(30), seeds=[1])
 
 
 def test_a_stop_text_may_be_of_any_script(loaded, prompt):
@@ -144,7 +145,7 @@ def test_a_stop_text_may_be_of_any_script(loaded, prompt):
                 -1, torch.tensor([next(said)]), 0.0
             )
         )
-        group = sample_group(model, processor, [prompt], 1, 40, stop_text=stop)[0]
+        group = sample_group(model, processor, [prompt], 1, SamplingParams(40, stop_text=stop))[0]
         hook.remove()
         assert (
             len(pieces) > len(stop)
@@ -155,16 +156,16 @@ def test_a_stop_text_may_be_of_any_script(loaded, prompt):
 
 
 def test_an_engine_gives_what_sample_group_gives(loaded, prompt):
-    engine: RolloutEngine = ModelEngine(*loaded, {"max_new_tokens": 5, "temperature": 0.7})
+    engine: RolloutEngine = ModelEngine(*loaded, SamplingParams(5, 0.7))
     ours = engine.generate([prompt], 3, [3])[0]
-    direct = sample_group(*loaded, [prompt], 3, 5, 0.7, [3])[0]
+    direct = sample_group(*loaded, [prompt], 3, SamplingParams(5, 0.7), [3])[0]
     assert [r.ids.tolist() for r in ours] == [r.ids.tolist() for r in direct]
 
 
 def test_sampling_at_a_temperature_writes_down_what_training_computes(loaded, prompt):
     from actrep_nb.grpo import shared_prefix_logprobs
 
-    group = sample_group(*loaded, [prompt], 3, 9, 0.6, [0], top_p=0.9)[0]
+    group = sample_group(*loaded, [prompt], 3, SamplingParams(9, 0.6, top_p=0.9), [0])[0]
     logps = shared_prefix_logprobs(loaded[0], [prompt], [[r.ids for r in group]], temperature=0.6)[0]
     assert steps_apart(logps, torch.stack([r.logps for r in group])) <= REORDERED
 
@@ -186,13 +187,12 @@ def test_sampling_at_a_temperature_writes_down_what_training_computes(loaded, pr
 def test_numbers_with_which_nothing_can_be_drawn_are_refused(loaded, prompt, given):
     name, value = next(iter(given.items()))
     with pytest.raises(ValueError, match=f"{name}={value} must be"):
-        sample_group(*loaded, [prompt], **given)
+        sample_group(*loaded, [prompt], **given) if name == "group_size" else SamplingParams(**given)
 
 
 def test_the_ends_of_what_can_be_drawn_are_allowed(loaded, prompt):
     for given in ({"temperature": 0}, {"top_p": 1e-9}, {"top_k": 1}):
-        check_sampling(**{"group_size": 1, "max_new_tokens": 1, "temperature": 1.0} | given)
-        assert [len(r.ids) for r in sample_group(*loaded, [prompt], 1, 1, **given)[0]] == [1]
+        assert [len(r.ids) for r in sample_group(*loaded, [prompt], 1, SamplingParams(1, **given))[0]] == [1]
 
 
 def test_every_prompt_has_its_seed_and_no_prompts_are_no_groups(loaded, prompt):
@@ -285,7 +285,7 @@ def test_a_video_in_several_blocks_is_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def served():
-    "The shipped base, trained and served; two prompts with slots of different length; and the engine's options."
+    "The shipped base, trained and served; two prompts with slots of different length; and how the engine samples."
     pytest.importorskip("vllm", reason="vLLM is not installed: its engine is not tried")
     from pathlib import Path
 
@@ -302,9 +302,9 @@ def served():
         Sample(Clip("any.mp4", d.action, d.count), Frames(d.pixels, np.arange(len(d.pixels)) / fps, fps), "How many?")
         for d, fps in drawn
     ]
-    options = {"max_new_tokens": 40}
-    engine = VllmEngine(model, processor, options, enforce_eager=True, max_model_len=512)
-    return model, processor, [encode(model, processor, s) for s in samples], options, engine
+    params = SamplingParams(40)
+    engine = VllmEngine(model, processor, params, enforce_eager=True, max_model_len=512)
+    return model, processor, [encode(model, processor, s) for s in samples], params, engine
 
 
 def agree(engine, model, processor, prompts, **options):
@@ -313,7 +313,7 @@ def agree(engine, model, processor, prompts, **options):
     was, engine.sampling = engine.sampling, engine.sampling | {"temperature": 0.0}
     theirs, ours = (
         engine.generate(prompts, 1, [0] * len(prompts)),
-        sample_group(model, processor, prompts, 1, 40, temperature=0, **options),
+        sample_group(model, processor, prompts, 1, SamplingParams(40, temperature=0, **options)),
     )
     engine.sampling = was
     assert [[r.ids.tolist() for r in g] for g in theirs] == [[r.ids.tolist() for r in g] for g in ours]
@@ -326,14 +326,14 @@ def test_vllm_answers_as_the_model_does_and_follows_it(served):
     model, processor, prompts, _, engine = served
     apart = [agree(engine, model, processor, prompts), agree(engine, model, processor, see(model, prompts))]
     kept = {n: p.detach().clone() for n, p in model.named_parameters()}
-    before = sample_group(model, processor, prompts, 1, 40, temperature=0)
+    before = sample_group(model, processor, prompts, 1, SamplingParams(40, temperature=0))
     generator = torch.Generator().manual_seed(0)
     for p in model.parameters():
         p.data += 0.03 * p.abs().mean() * torch.randn(p.shape, generator=generator)
     apart.append(agree(engine, model, processor, prompts))
     assert not all(
         torch.equal(a[0].ids, b[0].ids)
-        for a, b in zip(before, sample_group(model, processor, prompts, 1, 40, temperature=0))
+        for a, b in zip(before, sample_group(model, processor, prompts, 1, SamplingParams(40, temperature=0)))
     )
     for n, p in model.named_parameters():
         p.data = kept[n]
@@ -369,7 +369,7 @@ def test_grpo_trains_with_vllm_and_adapters(served, tmp_path):
     from actrep_nb.rewards import REWARDS
     from actrep_nb.sft import training_arguments
 
-    model, processor, prompts, options, engine = served
+    model, processor, prompts, params, engine = served
     freeze(model, "vision", "merger")
     adapted = with_adapters(model)
     REWARDS["letters"] = lambda completions, clips, **_: [t.count("e") / 10 for t in completions]
@@ -383,7 +383,7 @@ def test_grpo_trains_with_vllm_and_adapters(served, tmp_path):
         engine=engine,
         group_size=4,
         recipe="dr_grpo",
-        **options,
+        params=params,
     )
     assert all(
         row["grad_norm"] > 0 and row["ratio_max"] == pytest.approx(1, abs=1e-4) and row["kl/sampler"] <= 8 * STEP

@@ -212,7 +212,7 @@ def ask(data, path, back=False):
 
     from actrep_nb.models import load_model
     from actrep_nb.formats import load_clips
-    from actrep_nb.rollout import sample_group
+    from actrep_nb.rollout import SamplingParams, sample_group
     from actrep_nb.loading import ClipExamples, read_all
 
     torch.set_num_threads(1)
@@ -221,7 +221,9 @@ def ask(data, path, back=False):
     prompts = {e.clip.id: e.prompt for e in read_all(ClipExamples(model.eval(), processor, clips), model)[0]}
 
     def answer(clip, seed):
-        return [r.text for r in sample_group(model, processor, [prompts[clip.id]], 3, 16, 1.0, [seed])[0]]
+        return [
+            r.text for r in sample_group(model, processor, [prompts[clip.id]], 3, SamplingParams(16, 1.0), [seed])[0]
+        ]
 
     return repeated_completions(clips[::-1] if back else clips, answer, path, {"model": "tiny"}, seed=1)
 

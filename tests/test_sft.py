@@ -18,6 +18,7 @@ from actrep_nb.families import FAMILIES
 from actrep_nb.models import Sample, add_lora, encode, freeze, load_model, parts, see, spec_of
 from actrep_nb.tiny_base import make_tiny_checkpoint
 from actrep_nb.records import Clip
+from actrep_nb.rollout import SamplingParams
 from actrep_nb.loading import ClipExamples, Example, make_example, read_all
 from actrep_nb.sft import (
     LEAST_EFFECT,
@@ -344,7 +345,7 @@ def test_from_imitation_to_rl(checkpoint, tmp_path, family):
     examples = drawn(model, processor, 2)
     fit(model, examples, tmp_path / "sft", 3)
     for prompts in ([e.prompt for e in examples], see(model, [e.prompt for e in examples])):
-        groups = sample_group(model, processor, prompts, 3, 8, seeds=range(len(prompts)))
+        groups = sample_group(model, processor, prompts, 3, SamplingParams(8), seeds=range(len(prompts)))
         logps, _, mask = shared_prefix_logprobs(model, prompts, [[r.ids for r in group] for group in groups])
         for row, rollout in enumerate(r for group in groups for r in group):
             assert steps_apart(logps[row][mask[row]], rollout.logps) <= REORDERED, "what was sampled is what is trained"
@@ -356,7 +357,7 @@ def test_from_imitation_to_rl(checkpoint, tmp_path, family):
         training_arguments(tmp_path / "grpo", 2, 2, 1e-3),
         {"format": 1.0},
         group_size=3,
-        max_new_tokens=8,
+        params=SamplingParams(8),
     )
     assert len(log) == 2 and np.isfinite([row["loss"] for row in log]).all()
 
@@ -549,7 +550,7 @@ def test_the_first_step_says_whether_the_model_looks(checkpoint, blinding, tmp_p
                 args,
                 {"format": 1.0},
                 group_size=2,
-                max_new_tokens=8,
+                params=SamplingParams(8),
                 keep_samples=0,
             )
     said = [str(w.message) for w in told if w.category is RunWarning and "does not look" in str(w.message)]
@@ -573,7 +574,7 @@ def test_a_clip_without_repetitions_is_not_looked_at(checkpoint, tmp_path, monke
         training_arguments(tmp_path, 1, 4, 1e-3),
         {"format": 1.0},
         group_size=2,
-        max_new_tokens=4,
+        params=SamplingParams(4),
         keep_samples=0,
     )
     looked = [[torch.equal(batch["pixel_values_videos"], e.prompt.pixels) for e in examples] for batch in asked]

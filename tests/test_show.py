@@ -209,7 +209,6 @@ def test_a_dropped_row_is_told_and_damage_is_not_dropped(tmp_path, capsys):
     [
         ("formats", "FORMATS", "repcont", "repcount"),
         ("formats", "WRITERS", "charades-txt", "charades_txt"),
-        ("video", "FRAME_RULES", "qwen3vl", "qwen3_vl"),
         ("rewards", "REWARDS", "fromat", "format"),
         ("metrics", "PROTOCOLS", "PoseRack", "PoseRAC"),
         ("tasks", "TASKS", "countin", "counting"),

@@ -24,7 +24,7 @@ from actrep_nb.spec import (
     spec_changes,
     tempo,
 )
-from actrep_nb.video import FrameCache, VideoInfo, fastest_period, nyquist_fps, token_budget, write_video
+from actrep_nb.video import QWEN3_RULE, FrameCache, VideoInfo, fastest_period, nyquist_fps, video_tokens, write_video
 from actrep_nb.film import VideoError
 
 CLIPS = Path(__file__).parents[2] / "shared/data/clips"
@@ -219,11 +219,11 @@ def test_real_clips_are_seen_fast_enough():
 
 def test_plan_table():
     motions = [Motion(30.0, 30 / n, 27 / n) for n in (3, 20, 50)]
-    table = plan_table(motions, rates=(2, 8), hub="qwen3_vl", token=32, kv_bytes=1000)
+    table = plan_table(motions, rates=(2, 8), hub=QWEN3_RULE, token=32, kv_bytes=1000)
     assert [r["rate"] for r in table] == ["2 fps", "8 fps", "hub", "motion *"]
     assert [r["too_fast_on_average"] for r in table] == [pytest.approx(2 / 3), 0, pytest.approx(2 / 3), 0]
     assert (
-        table[2]["tokens"]["max"] == token_budget(30, 2, (720, 1280), family="qwen3_vl")
+        table[2]["tokens"]["max"] == video_tokens(30, 2, (720, 1280), rule=QWEN3_RULE)
         and table[2]["kv_mb"]["max"] == table[2]["tokens"]["max"] / 1000
     )
     assert all(r["tokens"]["max"] <= 4096 for r in table if r["rate"] != "hub")

@@ -236,6 +236,7 @@ def test_sft_grpo_and_evaluation_with_the_tiny_model(name, tmp_path):
     from actrep_nb.models import freeze, load_model
     from actrep_nb.tiny_base import make_tiny_checkpoint
     from actrep_nb.loading import ClipExamples
+    from actrep_nb.rollout import SamplingParams
     from actrep_nb.sft import train_sft, training_arguments
 
     task = TASKS[name]
@@ -265,10 +266,10 @@ def test_sft_grpo_and_evaluation_with_the_tiny_model(name, tmp_path):
         training_arguments(tmp_path / "grpo", 1, 2, 1e-4),
         task=task,
         group_size=2,
-        max_new_tokens=8,
+        params=SamplingParams(8),
     )
     assert {f"reward/{part}" for part in task.rewards} <= set(log[0]) and not examples.unread
-    counter = LocalCounter(model, processor, task=name, max_new_tokens=8)
+    counter = LocalCounter(model, processor, task=name, params=SamplingParams(8))
     evaluation = evaluate({"one": counter, "two": counter}, clips, progress=False, task=name)
     assert all(low["value"] == low["lo"] == low["hi"] == 0 for low in evaluation.paired["two-one"].values())
     evaluation.save(tmp_path / "run")

@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from actrep_nb.families import FAMILIES
 from actrep_nb.video import (
-    FRAME_RULES,
     READERS,
     FrameCache,
     FramePlan,
@@ -36,8 +36,8 @@ from actrep_nb.video import (
     probe,
     read_frames,
     smart_resize,
-    token_budget,
     video_cost,
+    video_tokens,
     whole_video_cost,
     write_video,
 )
@@ -482,6 +482,8 @@ def test_tokens_of_a_plan():
 
 # --- what processors cost
 
+RULES = {name: family.frames for name, family in FAMILIES.items() if family.frames}
+
 
 def real_processor(family, max_pixels=None):
     "The family's processor in transformers with the limits published on the hub, and no download."
@@ -508,8 +510,8 @@ def real_processor(family, max_pixels=None):
     )
 
 
-@pytest.mark.parametrize("family", FRAME_RULES)
-def test_token_budget_is_what_the_processor_produces(family):
+@pytest.mark.parametrize("family", RULES)
+def test_video_tokens_is_what_the_processor_produces(family):
     "Whole processors on real tensors: the video tokens in the prompt are counted."
     import torch
 
@@ -532,15 +534,15 @@ def test_token_budget_is_what_the_processor_produces(family):
             except IndexError:
                 slipped += 1
                 continue  # their sampling went past the last frame
-            assert token_budget(seconds, fps, size, limit, family, source_fps) == int(
+            assert video_tokens(seconds, fps, size, limit, RULES[family], source_fps) == int(
                 (out["input_ids"] == processor.video_token_id).sum()
             )
             agreed += 1
     assert agreed + slipped == 288 and slipped <= (9 if not family.startswith("qwen3_vl") else 0)
 
 
-@pytest.mark.parametrize("family", FRAME_RULES)
-def test_token_budget_of_long_and_large_videos(family):
+@pytest.mark.parametrize("family", RULES)
+def test_video_tokens_of_long_and_large_videos(family):
     "Their own functions for number of frames and of patches, where real tensors would not fit."
     from transformers.video_utils import VideoMetadata
 
@@ -554,7 +556,7 @@ def test_token_budget_of_long_and_large_videos(family):
             frames = len(video.sample_frames(metadata, fps=fps))
             if frames % 2 and not family.startswith("qwen3_vl"):
                 continue  # the slip: an index past the end
-            ours = video_cost(seconds, fps, size, limit, family, source_fps)
+            ours = video_cost(seconds, fps, size, limit, RULES[family], source_fps)
             assert (ours.frames, ours.tokens) == (frames, video.get_num_of_video_patches(frames, *size, {}) // 4)
             compared += 1
     assert compared > 900
@@ -608,13 +610,13 @@ def test_actrep_r1_max_pixels():
 
 
 def test_budget_refuses_nonsense():
-    for bad in ({"family": "llava"}, {"fps": 0}, {"duration": -1}):
+    for bad in ({"fps": 0}, {"duration": -1}):
         with pytest.raises(ValueError):
-            token_budget(**{"duration": 3, "fps": 2, "size": (90, 90)} | bad)
+            video_tokens(**{"duration": 3, "fps": 2, "size": (90, 90)} | bad)
     with pytest.raises(VideoError, match="not enough"):
-        token_budget(0.03, 2, (90, 90))
+        video_tokens(0.03, 2, (90, 90))
     with pytest.raises(VideoError, match="long and thin"):
-        token_budget(3, 2, (10, 9000))
+        video_tokens(3, 2, (10, 9000))
 
 
 # --- traps

@@ -198,9 +198,9 @@ class TestTiny:
         model = AutoModelForImageTextToText.from_pretrained(TINY)
         prompts = counter.prompts(windows_of(np.stack([square(p.mean(-1)) for p in spot(16, 2.5, 10)]), 10, 16.0)[1])
         from actrep_nb.models import collate
-        from actrep_nb.rollout import sample_group
+        from actrep_nb.rollout import SamplingParams, sample_group
 
-        ours = sample_group(counter.model, counter.processor, prompts, 1, 150, temperature=0)[0][0]
+        ours = sample_group(counter.model, counter.processor, prompts, 1, SamplingParams(150, temperature=0))[0][0]
         batch = {k: v for k, v in collate(model, prompts, side="left").items() if k != "labels"}
         theirs = model.generate(**batch, max_new_tokens=150, do_sample=False)[0, batch["input_ids"].shape[1] :]
         assert (

@@ -90,11 +90,11 @@ def near_counter(
 ) -> str:  # as from `did_you_mean`
     """The counter that was probably meant: a folder beside the named one, an untrained counter or baseline, a
     checkpoint that comes with the book, or a published one."""
-    from actrep_nb.parallel import PUBLISHED
+    from actrep_nb.families import published_configs
 
     parent = Path(name).parent
     folders = [str(f) for f in sorted(parent.iterdir()) if f.is_dir()] if parent.is_dir() else []
-    return did_you_mean(name, [*folders, *UNTRAINED, *COUNTERS, "tiny_base", "tiny_film", *PUBLISHED])
+    return did_you_mean(name, [*folders, *UNTRAINED, *COUNTERS, "tiny_base", "tiny_film", *published_configs()])
 
 
 def find_checkpoint(

@@ -49,6 +49,9 @@ from .tasks import TASKS
 from .text import html_text
 from .video import FrameCache, Frames
 
+if TYPE_CHECKING:
+    from actrep_nb.rollout import SamplingParams
+
 # %% ../nbs/15_evaluate.ipynb #0595c230
 class Counter(Protocol):
     "Anything that counts."

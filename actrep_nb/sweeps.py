@@ -402,12 +402,12 @@ class _Beside:
         "Its run; None while it works. Raises RunFailed."
         if self.process and self.process.poll() is None:
             return None
-        r = _result(self.out, self.planned, self.process and self.process.returncode)
+        r = _result(self.out, self.planned, self.process.returncode if self.process else None)
         if not r.ok:
             raise RunFailed(r)
         return r
 
-# %% ../nbs/16c_sweeps.ipynb #157b8999
+# %% ../nbs/16c_sweeps.ipynb #5e3b0002
 def _says(r: RunResult) -> str:
     "What a step took, and its first numbers."
     numbers = [
@@ -419,12 +419,12 @@ def _says(r: RunResult) -> str:
     return f"{took}: {', '.join(numbers)}" if numbers else took
 
 
-def _job(step: Step, out: Path, seed: int, timeout: float | None) -> dict[str, Any]:
+def _job(step: Step, out: Path, names: dict[str, Any], timeout: float | None) -> dict[str, Any]:
     "A step as `run_setting` takes it."
     return {
         "notebook": str(find_notebook(step.notebook).resolve()),
         "out": str((out / step.name).absolute()),
-        "parameters": _fill(step.parameters, {"out": str(out), "seed": seed}),
+        "parameters": _fill(step.parameters, names),
         "ranks": step.ranks,
         "timeout": timeout,
         "plugins": [p.called for p in find_plugins()],
@@ -433,6 +433,16 @@ def _job(step: Step, out: Path, seed: int, timeout: float | None) -> dict[str, A
     }
 
 
+def _gather(busy: dict[str, _Beside], results: dict[str, RunResult], tell: Callable[[str], Any]) -> None:
+    "Move what has ended from `busy` to `results`."
+    for name, one in list(busy.items()):
+        if r := one.result():
+            results[name] = r
+            del busy[name]
+            if one.process:
+                tell(f"      {name}: {_says(r)}")
+
+# %% ../nbs/16c_sweeps.ipynb #157b8999
 def run_steps(
     steps: Iterable[Step],  # in order
     out: str | Path,  # folder of the whole; each step gets a folder inside
@@ -448,44 +458,40 @@ def run_steps(
     numbers = {step.name: k for k, step in enumerate(steps, 1)}
     aside, results = [step for step in steps if step.beside], dict[str, RunResult]()
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // (1 + len(aside))))}
-    busy = dict[str, _Beside]()
+    busy, names = dict[str, _Beside](), {"out": str(out), "seed": seed}
 
     def begin(step: Step, words: str) -> None:
         what = words or step.says + (", beside the others" if step.beside else "")
         tell(f"[{numbers[step.name]}/{len(steps)}] {step.name}: {what}")
 
-    def gather() -> None:
-        for name, one in list(busy.items()):
-            if r := one.result():
-                results[name] = r
-                del busy[name]
-                if one.process:
-                    tell(f"      {name}: {_says(r)}")
-
     Path(out).mkdir(parents=True, exist_ok=True)
     with claimed(out), stoppable(), variables(threads if aside and not threads.keys() & os.environ.keys() else {}):
         try:
             for step in aside:
-                busy[step.name] = _Beside(_job(step, Path(out), seed, timeout), fresh, partial(begin, step))
+                busy[step.name] = _Beside(_job(step, Path(out), names, timeout), fresh, partial(begin, step))
             for step in (step for step in steps if not step.beside):
                 said = list[str]()
-                job = _job(step, Path(out), seed, timeout)
+
+                def tell_it(words, step=step, said=said):
+                    said.append(words)
+                    begin(step, words)
+
                 results[step.name] = r = run(
                     step.notebook,
                     Path(out) / step.name,
-                    job["parameters"],
+                    _fill(step.parameters, names),
                     timeout,
                     step.no_input,
                     ranks=step.ranks,
                     fresh=fresh,
-                    tell=lambda words, step=step, said=said: begin(step, said.append(words) or words),
+                    tell=tell_it,
                 )
                 if not said[0].endswith("skipped"):
                     tell(f"      {_says(r)}")
-                gather()
+                _gather(busy, results, tell)
             for one in busy.values():
                 one.follow()
-            gather()
+            _gather(busy, results, tell)
         finally:
             _end([one.process for one in busy.values() if one.process])
     return {step.name: results[step.name] for step in steps}

@@ -319,7 +319,7 @@ def _play(
             (pen.ellipse if scene["distractor"] == "ball" else pen.rectangle)(
                 [x - q, y - q, x + q, y + q], fill=scene["tint"]
             )
-        frames[i] = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if scene["mirror"] else image
+        frames[i] = np.asarray(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if scene["mirror"] else image)
     return frames
 
 # %% ../nbs/03_synth.ipynb #9da16f7d

@@ -1,5 +1,5 @@
-// What scrolls is reached by the keyboard. The theme does that for code only where a mouse can hover, and for tables never.
-const scrollers = ".md-content :is(pre > code, .md-typeset__scrollwrap)";
+// What scrolls is reached by the keyboard. The theme does that for code only where a mouse can hover, else never.
+const scrollers = ".md-content :is(pre > code, .md-typeset__scrollwrap, .cell-output)";
 const reach = (e) => {
   const scrolls = e.scrollWidth > e.clientWidth + 1 || e.scrollHeight > e.clientHeight + 1;
   if (scrolls && !e.hasAttribute("tabindex")) e.tabIndex = 0;

@@ -271,7 +271,7 @@ def repetition(
         one_movement = (strongest**2).sum() >= ONE_MOVEMENT * ((flat - flat.mean(axis=0)) ** 2).sum()
         found = swings(signal, 0.35 * np.ptp(np.percentile(signal, [5, 95]))) if one_movement else []
     else:
-        lag = max(2, round(period * fps))
+        lag = max(2, min(round(period * fps), len(x) - 1))  # a period that was named may be longer than the film
         signal = smoothed(to_and_fro(x, weights, lag), 0.5 * lag)
         even_signal = evened(signal, even * lag)
         sign = sign_at_rest(even_signal, lag // 8, before)

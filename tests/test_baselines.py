@@ -538,3 +538,10 @@ def test_the_lag_control_counts_what_fits(tmp_path):
     ]
     found = COUNTERS["lag"]().predict(clips, progress=False)
     assert [p.count for p in found] == [4, 2, None] and found[2].problems
+
+
+@pytest.mark.parametrize("about", [1.9, 2.0, 5.0])
+def test_a_named_period_may_be_longer_than_the_film(about):
+    found = repetition(np.random.default_rng(0).normal(100, 20, (20, 2, 3)), 10, about=about)
+    assert np.isfinite(found.signal).all() and len(found.cycles) <= 1
+    assert "not regular: the pictures do not repeat themselves" in found.problems

@@ -377,12 +377,25 @@ class _Beside:
         tell: Callable[[str], Any],  # called with how it begins, see `how_to_begin`
     ):
         path, self.out = Path(job["notebook"]), Path(job["out"])
+        self.wait_until_free()
         self.planned = start_manifest(path, _resolved(job, notebook_parameters(path)), self.out)
         state, words = how_to_begin(self.out, self.planned, fresh)
         tell(words)
         if state == "new":
             _anew(self.out)
         self.process = None if state == "done" else _start(job, None)
+
+    def wait_until_free(self, patience: float = 15.0) -> None:
+        "The whole was killed and is started again: what ran beside it ends by itself, within seconds."
+        until = time.monotonic() + patience
+        while self.out.is_dir():
+            try:
+                with claimed(self.out):
+                    return
+            except FolderBusy:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
 
     def follow(self) -> None:
         "Wait for its end, and show on stderr where it is."

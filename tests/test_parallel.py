@@ -495,8 +495,8 @@ def test_a_selection_killed_on_two_ranks_goes_on_with_one(drawn, tmp_path, one_t
     broken = nbformat.read(find_notebook("04_select"), 4)
     cell = next(c for c in broken.cells if "def ask" in c.source)
     cell.source = "import os, signal\n" + cell.source.replace(
-        "def answer(clip, clip_seed):",
-        "def answer(clip, clip_seed):\n        if this_rank() and "
+        "def complete(clip, clip_seed):",
+        "def complete(clip, clip_seed):\n        if this_rank() and "
         "len(rank_completions(answers).read_text().splitlines()) > 2: os.kill(os.getpid(), signal.SIGKILL)",
     )
     nbformat.write(broken, tmp_path / "broken.ipynb")

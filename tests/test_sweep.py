@@ -378,7 +378,7 @@ def test_defaults_are_of_their_type_and_notebooks_are_notebooks(tmp_path):
         ),
         tmp_path / "sleep.ipynb",
     )
-    with pytest.raises(ParameterError, match="line 1: lr is declared as float, its default 'small'"):
+    with pytest.raises(ParameterError, match="line 1: lr is declared as float, but its default is 'small'"):
         notebook_parameters(tmp_path / "sleep.ipynb")
     (tmp_path / "mk.py").touch()
     for name, words in (("slep.ipynb", "did you mean 'sleep.ipynb'"), ("mk.py", "mk.py is no .ipynb")):

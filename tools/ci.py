@@ -270,8 +270,8 @@ def demo() -> Outcome:
         went_on = [
             re.search(words, done.stdout)
             for words in (
-                r'\[2/7\] cot: done before, skipped',
-                r'\[3/7\] sft: begun before, goes on from the last whole checkpoint, checkpoint-\d+',
+                r'\[3/7\] cot: done before, skipped',
+                r'\[4/7\] sft: begun before, goes on from the last whole checkpoint, checkpoint-\d+',
             )
         ]
         problems += [] if all(went_on) else ['actrep demo, killed and begun again, did not go on from its checkpoint']

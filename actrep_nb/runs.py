@@ -1440,8 +1440,9 @@ def rerun(
     folder: str | Path | None = None,  # where its relative paths start; None: where it was run
     quiet: bool = False,  # do not show on stderr where the run is
 ) -> RunResult:
-    """Execute a run again, as it was, with as many threads. Raises ValueError for a run that did not finish,
-    FileNotFoundError for missing files, FileExistsError where `out` holds something else."""
+    """Execute a run again, as it was, with as many threads, unless the environment says how many. Raises ValueError
+    for a run that did not finish, FileNotFoundError for missing files, FileExistsError where `out` holds something
+    else."""
     r = load_run(a)
     _finished(r)
     m, nb, target = r.manifest, kept_notebook(r), Path(out).absolute()
@@ -1466,7 +1467,7 @@ def rerun(
     ):
         raise FileExistsError(f"{out} holds something else: name another folder")
     anew = {name: value for name, value in {"out": str(target), "resume": False}.items() if name in m.parameters}
-    threads = {name: value for name, value in m.environment.items() if name.endswith("_NUM_THREADS")}
+    threads = {n: v for n, v in m.environment.items() if n.endswith("_NUM_THREADS") and n not in os.environ}
     with tempfile.TemporaryDirectory() as place, chdir(start), variables(threads):
         nbformat.write(nb, Path(place) / m.notebook)
         return run(

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from .cli import AsJson, Output, Plugins, Usage, _not_there, app, command, find_films, output_folder
+from .process import no_gpu
 from .text import csv_cell, csv_value
 
 # %% ../nbs/18a_cli_runs.ipynb #a364fd2c
@@ -749,6 +750,18 @@ def _film_step(n: dict[str, Any], film: str, videos: str) -> Any:
     )
 
 # %% ../nbs/18a_cli_runs.ipynb #2823eab2
+def _two_ranks() -> int | None:
+    """2 on a CPU of several cores, for which two ranks are faster than two threads; None where ACTREP_RANKS decides:
+    with a GPU, or if it is set."""
+    if "ACTREP_RANKS" in os.environ or os.cpu_count() == 1:
+        return None
+    if no_gpu():
+        return 2  # without importing torch
+    import torch
+
+    return None if torch.cuda.is_available() else 2
+
+
 def demo_steps(
     size: str,  # a key of SIZES
     base: str,  # the checkpoint to start from
@@ -756,11 +769,7 @@ def demo_steps(
     videos: str = "",  # films to count at the end; empty: none
 ) -> list[Any]:
     "The demo as steps for `sweeps.run_steps`."
-    import torch
-
-    # on a CPU two ranks are faster than two threads; with GPUs, or where somebody says so, ACTREP_RANKS decides
-    alone = torch.cuda.is_available() or "ACTREP_RANKS" in os.environ or os.cpu_count() == 1
-    n = SIZES[size] | {"ranks": None if alone else 2}
+    n = SIZES[size] | {"ranks": _two_ranks()}
     return [_film_step(n, film, videos), *_steps_to_train(n, base), *_steps_to_judge(n, base)]
 
 # %% ../nbs/18a_cli_runs.ipynb #40115186

@@ -22,6 +22,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from .process import variables
+
 # %% ../nbs/00d_plugins.ipynb #0d000009
 NAMED = "ACTREP_PLUGINS"  # the variable that names plugins, separated as in PATH
 GROUP = "actrep_nb.plugins"  # the entry points by which an installed package names its module
@@ -98,20 +100,15 @@ def plugins_named(
     names: Iterable[str],  # as for `find_plugin`
 ) -> Iterator[list[Plugin]]:  # all there are, those that were named before too
     "Name plugins to the processes that are started inside. Raises PluginError."
-    before, found = os.environ.get(NAMED), find_plugins(names)
-    _name(found)
-    try:
+    found = find_plugins(names)
+    with variables(_named(found)):
         yield found
-    finally:
-        os.environ.pop(NAMED, None)
-        if before is not None:
-            os.environ[NAMED] = before
 
 
-def _name(plugins: list[Plugin]) -> None:
-    "Write into the variable what is not installed."
-    if named := [plugin.called for plugin in plugins if plugin.called not in _installed()]:
-        os.environ[NAMED] = os.pathsep.join(named)
+def _named(plugins: list[Plugin]) -> dict[str, str]:
+    "The variable that names what is not installed."
+    named = [plugin.called for plugin in plugins if plugin.called not in _installed()]
+    return {NAMED: os.pathsep.join(named)} if named else {}
 
 # %% ../nbs/00d_plugins.ipynb #0d000018
 LOADED: dict[str, Plugin] = {}  # what this process has loaded, by `called`
@@ -131,7 +128,7 @@ def load_plugins(
             fresh.append(plugin)
         elif before.sha256 != plugin.sha256:
             raise PluginError(f"plugin {plugin.path} has changed since this process loaded it: start a new process")
-    _name(found)
+    os.environ.update(_named(found))
     return fresh
 
 

@@ -613,11 +613,11 @@ SIZES: dict[str, dict[str, Any]] = {  # what `--size` changes
     "full": {
         "train": 1800,
         "crops": 900,
-        "rl": 1280,
+        "rl": 1600,
         "test": 500,
         "none": 50,
         "sft": 1000,
-        "grpo": 320,
+        "grpo": 240,
         "film_sft": 200,
         "film_grpo": 20,
         "windows": 256,
@@ -679,7 +679,6 @@ def _steps_to_train(n: dict[str, Any], base: str) -> list[Any]:
                 "samples": n["rl"],
                 "cache": "{out}/frames",
                 "steps": n["grpo"],
-                "prompts": 4,
                 "save_steps": quarter(n["grpo"]),
                 "temperature": 0.7,
                 "rewards": "count_hybrid=1,format=0.5,exact=0.5",
@@ -777,7 +776,7 @@ def demo_steps(
 # %% ../nbs/18a_cli_runs.ipynb #40115186
 _DemoSize = Annotated[
     str,
-    typer.Option(help="full: about nine minutes on 2 cores. small: three minutes, enough to see that all of it works."),
+    typer.Option(help="full: about eleven minutes on 2 cores. small: three minutes, enough to see that all of it works."),
 ]
 _DemoBase = Annotated[
     str | None, typer.Option(help="Checkpoint to start from. Default: the tiny base that ships with the book.")

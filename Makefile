@@ -23,7 +23,7 @@ export OPENBLAS_NUM_THREADS ?= 1
 help:
 	@echo 'actrep_nb: teaching a multimodal language model to count repeated actions in video'
 	@echo
-	@echo '  make demo      synthetic clips -> reasoning data -> SFT -> GRPO -> report, beside them film, in runs/demo (about ten minutes on 2 cores)'
+	@echo '  make demo      synthetic clips -> reasoning data -> SFT -> GRPO -> report, beside them film, in runs/demo (ten to twelve minutes on 2 cores)'
 	@echo '                 options: make demo ARGS="--size small", or another seed: make demo SEED=1'
 	@echo '                 stopped at any place, the same command goes on; to start over: make demo ARGS=--fresh'
 	@echo '  make lab       JupyterLab on the chapters, nbs/'

@@ -776,7 +776,7 @@ def demo_steps(
 # %% ../nbs/18a_cli_runs.ipynb #40115186
 _DemoSize = Annotated[
     str,
-    typer.Option(help="full: ten to twelve minutes on 2 cores. small: three minutes, enough to see that all of it works."),
+    typer.Option(help="full: 10 to 12 minutes on 2 cores. small: three minutes, enough to see that all of it works."),
 ]
 _DemoBase = Annotated[
     str | None, typer.Option(help="Checkpoint to start from. Default: the tiny base that ships with the book.")

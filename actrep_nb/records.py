@@ -131,7 +131,7 @@ REPCOUNT_ACTIONS = (
     "sit_up",
     "others",
 )
-SPELLINGS = {"squant": "squat", "benchpress": "bench_pressing"}  # letters only → canonical, beyond what plurals explain
+SPELLINGS = {"squant": "squat", "benchpress": "bench_pressing"}  # misspelt, letters only → canonical
 
 
 def canonical_action(

@@ -341,7 +341,7 @@ def whole_text(
     prompt: EncodedPrompt,  # what was asked
     ids: Tensor,  # what the model wrote
 ) -> str:
-    "A completion as it is read: with the part that the prompt had opened already, without special tokens."
+    "A completion as it is read: what the prompt has begun of it (such as `<think>`), then `ids`; no special tokens."
     return processor.tokenizer.decode(
         ids if prompt.opened is None else torch.cat([prompt.opened, ids.cpu()]), skip_special_tokens=True
     )

@@ -713,7 +713,7 @@ def compute_loss(self: GRPOTrainer, model, inputs, return_outputs=False, num_ite
             self.held = [self.roll_out(batch) for batch in self.batches]
         self.tokens = summed(sum(batch.tokens for batch in self.held), self.args.device)
     batch, self.next_pass = self.held[self.next_pass], self.next_pass + 1
-    # a clip in which nothing is repeated would look like a blank one, so another one is looked at
+    # is the video looked at? A clip without repetitions may look like a blank one, so one with some is taken
     k = next((k for k, clip in enumerate(batch.clips) if clip.count), 0)
     looked, said = batch.prompts[k : k + 1], [batch.groups[k][0].ids]
     look_once(self, model, lambda: collate(unwrapped(model), looked, said, side="right"))

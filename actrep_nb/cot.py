@@ -243,7 +243,7 @@ def cot_from_teacher(
     tries: int = 1,  # how often to ask before giving up
     duration: float | None = None,  # length of the clip in seconds; taken from its window where there is one
 ) -> tuple[str | None, list[str]]:  # the first text without problems, or None and the problems of the last
-    "The same for a teacher that takes one text: the turns follow each other in it."
+    "`ask_teacher` for a teacher that takes one text: the turns stand one after the other in it."
     tried = ask_teacher(clip, lambda turns: ask("\n\n".join(turns)), prompt, tolerance, tries, duration)
     last = tried[-1] if tried else Attempt(None, ["not-asked: tries is 0"])
     return (None, last.problems) if last.problems else (last.text, [])

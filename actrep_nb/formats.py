@@ -1074,7 +1074,7 @@ def _same_stem(videos: Path, name: str) -> list[str]:
 
 # %% ../nbs/01a_formats.ipynb #29b44fb4
 class FoundFolder(PosixPath if os.name == "posix" else WindowsPath):  # type: ignore[misc]
-    """A folder of videos that binds nobody: names may lead out of it, as in ../videos/a.mp4.
+    """A folder of videos that names may lead out of, as in ../videos/a.mp4.
 
     `find_videos` gives one where it found that the names in a file are there from here.
     """

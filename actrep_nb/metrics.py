@@ -31,7 +31,7 @@ from .show import Registry
 
 # %% ../nbs/08_metrics.ipynb #eb9efe20
 EPS = 0.1  # keeps the normalised error finite at a true count of 0; TransRAC's value, used by most
-UNREADABLE = 0  # the count that an answer nobody can read is charged as, in errors; in hits it is a miss
+UNREADABLE = 0  # the count that an answer nobody can read stands for in errors; in hits it is a miss
 
 # %% ../nbs/08_metrics.ipynb #79439a86
 def _counts(

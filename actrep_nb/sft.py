@@ -504,7 +504,7 @@ def what_decides(
 def torn(
     folder: str | Path,  # a checkpoint on the way
 ) -> str:
-    "Why a checkpoint cannot be gone on from; empty if it can."
+    "Why training cannot go on from a checkpoint; empty if it can."
     try:
         files = json.loads((Path(folder) / SEAL).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError) as e:

@@ -845,7 +845,7 @@ def _drop(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        pass  # mapped by someone, where the system minds: next time
+        pass  # mapped by someone, and this system does not delete such files: next time
 
 # %% ../nbs/02_video.ipynb #54f3e5c5
 def _tidy(cache: FrameCache, key: str) -> None:

@@ -69,7 +69,7 @@ _RunNoInput = Annotated[bool, typer.Option("--no-input", help="Leave the code ou
 Fresh = Annotated[
     bool,
     typer.Option(
-        "--fresh", help="Start over what is done or begun. Default: what is done is skipped, what is begun goes on."
+        "--fresh", help="Start over, even what is done or begun. Default: skip what is done, continue what is begun."
     ),
 ]
 _RunShow = Annotated[
@@ -116,9 +116,8 @@ def run(
       torchrun --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint first:29500 \\
           --no-python actrep run grpo --ranks 8 --out runs/sixteen
 
-    The same command with the same --out skips a finished run, and continues an unfinished one from its last whole
-    checkpoint, if notebook, parameters, code, plugins and the contents of the data are the same. Checkpoints made with
-    other settings are refused.
+    The same command with the same --out skips a finished run and continues an unfinished one from its last whole
+    checkpoint, if notebook, parameters, code, plugins and data are the same. Other settings' checkpoints are refused.
 
     With several ranks, training splits each batch among them; evaluation and selection split the clips. notebook.ipynb
     is rank 0's, the others' lie beside it. An error, a killed process, a time limit or Ctrl-C ends all ranks;

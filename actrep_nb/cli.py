@@ -437,7 +437,7 @@ _CountCamera = Annotated[
 _CountEvery = Annotated[
     str,
     typer.Option(
-        help=("exercise: also write a table across films, by the exercise that the counter named, else by folder.")
+        help=("exercise: also print a table across films, by the exercise that the counter named, else by folder.")
     ),
 ]
 _CountResume = Annotated[

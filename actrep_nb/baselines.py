@@ -1,4 +1,4 @@
-"""What a language model must beat before its counting means anything: a constant, knowing the exercise, and watching how fast something moves.
+"""What a language model must beat before its counting means anything: a constant, the usual count of the exercise, and the period of whatever moves.
 
 Docs: https://actrep.github.io/actrep_nb/baselines.html.md"""
 
@@ -103,7 +103,7 @@ class ClassMedianCounter:
 def camera_shifts(
     pictures: np.ndarray,  # grey [T, H, W]
     fps: float,  # of the pictures
-    renewed: float = 1.0,  # seconds after which another picture is compared with
+    renewed: float = 1.0,  # seconds after which a newer picture is compared with
 ) -> np.ndarray:  # int [T, 2], pixels down and to the right since the first
     "How far each picture is shifted as a whole. A jump by more than a quarter of the picture is taken for none."
     T, height, width = pictures.shape
@@ -193,9 +193,9 @@ def evened(
 def sign_at_rest(
     signal: np.ndarray,  # [T]
     start: int,  # samples at its beginning
-    before: np.ndarray | None = None,  # the signal as it was turned before, as long as it overlaps with this one
+    before: np.ndarray | None = None,  # the end of the signal before, with its sign, where it overlaps with this one
 ) -> int:  # +1 or -1
-    "A direction has no sign of its own: which way a signal begins low, as people begin at rest, or goes on as it was."
+    "The sign with which a signal begins low, as people begin at rest, or agrees with `before`: a direction has none."
     if before is not None:
         return -1 if np.corrcoef(signal[: len(before)], before)[0, 1] < 0 else 1
     return -1 if signal[: max(1, start)].mean() > np.percentile(signal, [5, 95]).mean() else 1
@@ -221,7 +221,7 @@ def large(
     signal: np.ndarray,  # [T], the signal itself
     least: float = 0.2,  # share of the usual swing's height
 ) -> list[tuple[int, int, int]]:
-    "Without the swings that only evening out has made large."
+    "Only the swings that were large before evening out, too."
     heights = np.array([signal[peak] - max(signal[a], signal[b]) for a, peak, b in found])
     return [s for s, height in zip(found, heights) if height >= least * np.median(heights)]
 

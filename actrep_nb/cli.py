@@ -196,7 +196,7 @@ def quiet_libraries() -> None:
 
 # %% ../nbs/18_cli.ipynb #2f3e486f
 def pick_model() -> str:
-    "What counts without being named: $ACTREP_MODEL, else the untrained counter that is best on film here."
+    "The default counter: $ACTREP_MODEL, else the untrained counter that is best on film here."
     if os.environ.get("ACTREP_MODEL"):
         return os.environ["ACTREP_MODEL"]
     from actrep_nb.pose import pose_missing
@@ -395,9 +395,9 @@ _CountExample = Annotated[
     str,
     typer.Option(
         help=(
-            "From where to where one repetition goes, in seconds: 3.2-4.5, or other.mp4:3.2-4.5 in another "
-            "film. Says how long one lasts, give or take a third, and so settles halves and doubles; what "
-            "moves in it is not compared. For counters that look at movement."
+            "Start and end of one repetition, in seconds: 3.2-4.5, or other.mp4:3.2-4.5 in another film. Only "
+            "its length is used, give or take a third: it tells one repetition from a half or from two. For "
+            "counters that look at movement."
         )
     ),
 ]
@@ -406,8 +406,8 @@ _CountLookAgain = Annotated[
     typer.Option(
         "--look-again",
         help=(
-            "Read each repetition that was listed again, at the film's own rate up to 30 pictures a second, "
-            "and leave out those in which little moves: what language models list too many of."
+            "Look at each listed repetition again, at the film's own rate up to 30 pictures a second, and leave "
+            "out those in which little moves. Language models list too many of these."
         ),
     ),
 ]
@@ -418,7 +418,7 @@ _CountPoses = Annotated[
     Path | None,
     typer.Option(
         help=(
-            "Folder of body points found before, one file for each film, named as it is: .npz, .npy or a "
+            "Folder of body points found before, one file for each film, with the film's name: .npz, .npy or a "
             "MediaPipe .csv."
         )
     ),
@@ -437,9 +437,7 @@ _CountCamera = Annotated[
 _CountEvery = Annotated[
     str,
     typer.Option(
-        help=(
-            "exercise: also a table across films, by what was done: as the counter named it, else the folder it is in."
-        )
+        help=("exercise: also print a table across films, by the exercise that the counter named, else by folder.")
     ),
 ]
 _CountResume = Annotated[
@@ -1109,9 +1107,8 @@ Videos = Annotated[
     Path | None,
     typer.Option(
         help=(
-            "Folder of the videos; rows that name files outside of it are rejected. Default: names are taken as "
-            "they are, in the one that holds them of a folder videos beside the file, the file's own, and the "
-            "current one."
+            "Folder of the videos; rows that name files outside of it are rejected. Default: the folder videos "
+            "beside the file, the file's own folder or the current one, whichever holds most of them."
         )
     ),
 ]
@@ -1233,8 +1230,8 @@ _EvaluateProtocol = Annotated[
     list[str],
     typer.Option(
         help=(
-            "Also print what the code of another paper would for these answers: a name of chapter 8's, as "
-            "TransRAC, or all. Repeatable."
+            "Also print what the code of another paper would print for these answers: a protocol of chapter 8, "
+            "such as TransRAC, or all. Repeatable."
         )
     ),
 ]
@@ -1242,7 +1239,7 @@ _EvaluateMaxCost = Annotated[
     float,
     typer.Option(
         min=0,
-        help=("Dollars that may be spent on each API: it is asked no more before this would be exceeded. 0: no limit."),
+        help=("Most dollars to spend on each API: asking ends before they would be exceeded. 0: no limit."),
     ),
 ]
 _EvaluatePrice = Annotated[
@@ -1253,7 +1250,7 @@ _EvaluateBaseUrl = Annotated[
 ]
 _EvaluateNativeVideo = Annotated[bool, typer.Option("--native-video", help="Send films to gemini:, not frames.")]
 _EvaluateReplies = Annotated[
-    Path, typer.Option(help="Folder of what APIs replied: no request that is answered there is sent again.")
+    Path, typer.Option(help="Folder of what APIs replied: a request that was answered is not sent again.")
 ]
 
 # %% ../nbs/18_cli.ipynb #d99152ed
@@ -1302,7 +1299,7 @@ def evaluate(
     plugin: Plugins = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """Judge counters on annotated clips: metrics with intervals, differences on the same clips, what became of each.
+    """Judge counters on annotated clips: metrics with intervals, paired differences, and what became of each clip.
 
     \b
     Examples:
@@ -1996,12 +1993,12 @@ _PlanGpus = Annotated[
 ]
 _PlanStrategy = Annotated[
     str | None,
-    typer.Option(help="Show that for one strategy: ddp, zero2, zero3, zero3_offload, fsdp2. Default: all."),
+    typer.Option(help="Show GPU memory for one strategy: ddp, zero2, zero3, zero3_offload, fsdp2. Default: all."),
 ]
 _PlanFrozen = Annotated[str, typer.Option(help="Parts that are not trained, for --gpus: vision, merger, language.")]
 
 # %% ../nbs/18_cli.ipynb #2a35dbb8
-@app.command(short_help="what a frame rate costs, and which clips are too fast for it")
+@app.command(short_help="show what a frame rate costs, and which clips are too fast for it")
 def plan(
     file: _PlanFile = None,
     model: _PlanModel = "qwen2_5_vl",

@@ -266,7 +266,7 @@ lmms = typer.Typer(
     rich_markup_mode=None,
     help="Clips as a task of lmms-eval, its logs read back, predictions in its form.",
 )
-app.add_typer(lmms, name="lmms-eval", short_help="a task for lmms-eval, and its logs read back")
+app.add_typer(lmms, name="lmms-eval", short_help="write a task for lmms-eval, read its logs back")
 
 
 @lmms.command("write", short_help="write a task folder")
@@ -999,7 +999,7 @@ _DoctorModel = Annotated[
 ]
 
 # %% ../nbs/18b_cli_more.ipynb #8900d2eb
-@app.command(short_help="what is installed, what is missing and how to get it")
+@app.command(short_help="list what is installed, what is missing and how to get it")
 def doctor(
     model: _DoctorModel = None,
     as_json: AsJson = False,

@@ -49,7 +49,7 @@ _Params = Annotated[
         metavar="FILE",
         help=(
             "YAML file of parameters, or the name of a recipe that comes with the book, such as repcount_3b "
-            "(repeatable; later ones and -p win, in a sweep grid and table too)."
+            "(repeatable; later files win, -p wins over all, as do a sweep's grid and table)."
         ),
     ),
 ]
@@ -69,7 +69,7 @@ _RunNoInput = Annotated[bool, typer.Option("--no-input", help="Leave the code ou
 Fresh = Annotated[
     bool,
     typer.Option(
-        "--fresh", help="Start over, also with what is done or begun. Default: the same command again goes on."
+        "--fresh", help="Start over, even what is done or begun. Default: skip what is done, continue what is begun."
     ),
 ]
 _RunShow = Annotated[
@@ -116,12 +116,12 @@ def run(
       torchrun --nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint first:29500 \\
           --no-python actrep run grpo --ranks 8 --out runs/sixteen
 
-    The same command with the same --out again skips what is done, and goes on from the last whole checkpoint: the same
-    means notebook, parameters, code, and data by content. Checkpoints made with other settings are refused.
+    The same command with the same --out skips a finished run and continues an unfinished one from its last whole
+    checkpoint, if notebook, parameters, code, plugins and data are the same. Other settings' checkpoints are refused.
 
-    With several ranks, training shares out each batch, evaluation and selection their clips. Rank 0's notebook is kept,
-    the others' lie beside it. An error, a killed process, a time limit or Ctrl-C ends all ranks; the kept notebook
-    shows what failed first, and the exit code is 1.
+    With several ranks, training splits each batch among them; evaluation and selection split the clips. notebook.ipynb
+    is rank 0's, the others' lie beside it. An error, a killed process, a time limit or Ctrl-C ends all ranks;
+    notebook.ipynb shows what failed first, and the exit code is 1.
     """
     with command("run", as_json, plugin) as say:
         from actrep_nb import runs
@@ -173,7 +173,7 @@ _KernelInstallUser = Annotated[
 
 # %% ../nbs/18a_cli_runs.ipynb #7582939c
 kernels = typer.Typer(no_args_is_help=True, help="A Jupyter kernel that runs each cell on several ranks.")
-app.add_typer(kernels, name="kernel", short_help="JupyterLab kernels of several ranks")
+app.add_typer(kernels, name="kernel", short_help="install a JupyterLab kernel of several ranks")
 
 
 @kernels.command("install", short_help="put \"ActRep × N\" into JupyterLab's launcher")
@@ -378,7 +378,7 @@ def _slurm(texts: str, out: Path, parallel: int, ranks: int) -> Any:
 # %% ../nbs/18a_cli_runs.ipynb #c7d9f800
 _ListRunsFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs, looked through to any depth.")]
 _ListRunsFollow = Annotated[
-    bool, typer.Option("--follow", help="Show it again every two seconds while a run is under way.")
+    bool, typer.Option("--follow", help="Show the list anew every two seconds while a run is under way.")
 ]
 _ListRunsPlot = Annotated[
     Path | None, typer.Option(help="Also draw the runs' learning curves: loss, or reward where there is one.")
@@ -829,7 +829,7 @@ def _say_film(film: dict[str, Any], say: Output) -> None:
         say.say(f"{name}: within one {row['obo']:.3f}, exact {row['exact']:.3f}, error {row['mae']:.3f}")
 
 # %% ../nbs/18a_cli_runs.ipynb #898aac15
-@app.command(short_help="from a base that cannot count to one that can, and a report")
+@app.command(short_help="train the tiny base to count, judge it, write a report")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the demo; each step gets a run folder inside.")] = Path(
         "runs/demo"
@@ -1084,8 +1084,8 @@ def card(
     as_json: AsJson = False,
 ) -> None:
     """Write a card for what a run made: a model card where it left a checkpoint, a dataset card where it left annotated
-    clips. It says how it came about, what it was judged on and where it fails, and calls unknown what neither run nor
-    evaluation says. Nothing is uploaded; a README.md that somebody wrote is not replaced.
+    clips. It says how the model or data were made, what they were judged on and where they fail, and calls unknown what
+    neither run nor evaluation says. Nothing is uploaded; a README.md that somebody wrote is not replaced.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""A checkpoint, a model behind an API, a baseline, a function of your own: one way to name them and one thing that they all do
+"""A checkpoint, a model behind an API, a baseline, a function of your own: one way to name them, one way to ask them
 
 Docs: https://actrep.github.io/actrep_nb/counters.html.md"""
 

@@ -271,7 +271,7 @@ def asked_as(
     prompt: str = "",  # see `parse_prompt`; empty: as it is asked
     hidden: str = "",  # what is hidden from it, as for the constructor
 ) -> "LocalCounter":
-    "The same model, asked in another way. ValueError as `choose_prompt`."
+    "The same model, asked in another way. Raises ValueError as `choose_prompt` does."
     from actrep_nb.models import choose_prompt, prompt_of
 
     other = copy(self)
@@ -774,8 +774,8 @@ def telling_clips(
     b: Sequence[Prediction],  # of the one it became, same clips, same order
     k: int = 4,  # how many
 ) -> list[str]:
-    """Ids of clips: for half of them b gained most over a, then b lost most, then both are far off. No clip appears
-    twice."""
+    """Ids of clips: half are those where b gained most over a, then those where b lost most, then those where b is
+    farthest off. No clip appears twice."""
     miss = lambda p: abs((p.count or 0) - (p.true or 0)) + (p.count is None)
     gain = sorted(range(len(a)), key=lambda i: (miss(b[i]) - miss(a[i]), -(a[i].true or 0), a[i].id))
     both = sorted(range(len(a)), key=lambda i: (-miss(b[i]), a[i].id))

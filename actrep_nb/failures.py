@@ -1,4 +1,4 @@
-"""Where a counter errs, whether it knows, how often it would have to look, and one page to see its worst answers on
+"""Where a counter errs, whether it knows, how many frames it needs, and one page with its worst answers
 
 Docs: https://actrep.github.io/actrep_nb/failures.html.md"""
 

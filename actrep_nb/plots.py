@@ -115,7 +115,7 @@ def plot_reward_curves(
 def plot_group_mix(
     log: Sequence[Mapping[str, Any]],  # rows with group/all_right, group/mixed, group/all_wrong
 ) -> Figure:
-    "Share of groups whose answers were all right, mixed, or all wrong, over steps (running means)."
+    "Share of groups whose completions were all right, mixed, or all wrong, over steps (running means)."
     parts = {
         "all wrong": ("group/all_wrong", WRONG),
         "mixed": ("group/mixed", MIXED),
@@ -136,7 +136,7 @@ def plot_group_mix(
 def plot_completion_length(
     log: Sequence[Mapping[str, Any]],  # rows with completion_length, and truncated where logged
 ) -> Figure:
-    "Mean answer length in tokens and the share of answers that ran out of tokens."
+    "Mean length of completions in tokens, and the share of them that ran out of tokens."
     _need(log, "completion_length")
     cut = any("truncated" in row for row in log)
     fig, axes = _figure(1, 1 + cut, 2.6)
@@ -154,7 +154,7 @@ def plot_completion_length(
 def plot_entropy(
     log: Sequence[Mapping[str, Any]],  # rows with entropy
 ) -> Figure:
-    "Mean entropy of the next-token distribution over the tokens of the answers, in nats."
+    "Mean entropy of the next-token distribution over the tokens of the completions, in nats."
     _need(log, "entropy")
     fig, ((ax,),) = _figure(height=2.6)
     _curve(ax, log, "entropy")

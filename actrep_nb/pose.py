@@ -1,4 +1,4 @@
-"""Where the joints are, frame by frame: found in film by a small model, or read from a file; and the same counting on joints instead of pixels.
+"""Where the joints are, frame by frame, found in film by a small model or read from a file; and counting by joints instead of pixels.
 
 Docs: https://actrep.github.io/actrep_nb/pose.html.md"""
 

@@ -541,7 +541,7 @@ NUMERIC = (
 def is_choice(
     parameter: Parameter,  # from `notebook_parameters`
 ) -> bool:
-    "Whether the words that a parameter takes are names of something else than files."
+    "Whether a parameter takes names of something other than files."
     says = parameter.help.partition(";")[0]
     if re.search(r"\b(files?|folders?|checkpoints?|paths?|films?)\b", says):
         return False

@@ -1,4 +1,4 @@
-"""The notebook is the distributed program: each cell runs on every GPU at once, and when one fails all end
+"""The notebook is the distributed program: each cell runs on every GPU at once, and when one rank fails, all end
 
 Docs: https://actrep.github.io/actrep_nb/spmd.html.md"""
 
@@ -717,7 +717,7 @@ SHOWN = ("stream", "display_data", "update_display_data", "execute_result", "cle
 
 @dataclass
 class Rank:
-    "One kernel behind the fan."
+    "One of the kernels that each cell is sent to."
 
     km: Any  # its manager
     kc: Any  # its client

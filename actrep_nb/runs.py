@@ -30,7 +30,7 @@ import tempfile
 import time
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import chdir, contextmanager, suppress
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from difflib import SequenceMatcher
@@ -958,7 +958,7 @@ def apart(
         return (
             f"{rest} {x.get(name)!r}, now {y.get(name)!r}"
             if kind == "parameter"
-            else f"the content of {rest}"
+            else _data_words(rest, before, now)
             if kind == "data"
             else f"the {name}"
             if kind == "plugin"
@@ -966,6 +966,27 @@ def apart(
         )
 
     return [said(name) for name in dict.fromkeys([*x, *y]) if x.get(name) != y.get(name)]
+
+
+def _moved(name: str, before: Manifest, now: Manifest) -> bool:
+    "Whether a parameter names other data than before, not the same with new content."
+    return before.data.get(name, {}).get("path") != now.data.get(name, {}).get("path")
+
+
+def _data_words(name: str, before: Manifest, now: Manifest) -> str:
+    "How data differ: `clips a.csv, now b.csv`, or only in content."
+    x, y = (str(m.data.get(name, {}).get("path")) for m in (before, now))
+    return f"{name} {x}, now {y}" if _moved(name, before, now) else f"the content of {name}"
+
+
+def _chosen_otherwise(before: Manifest, now: Manifest) -> bool:
+    "Whether two runs differ in what a user gave them, not only in notebook, code or the content of data."
+    x, y = ({k: json.dumps(v, default=str) for k, v in decisive(m).items()} for m in (before, now))
+    return any(
+        name.startswith("parameter ") or (name.startswith("data ") and _moved(name[5:], before, now))
+        for name in {*x, *y}
+        if x.get(name) != y.get(name)
+    )
 
 # %% ../nbs/16_runs.ipynb #16b00002
 def standing(
@@ -1034,9 +1055,10 @@ def how_to_begin(
     out: str | Path,  # a run folder
     now: Manifest,  # what is to be run there
     fresh: bool = False,  # start over, whatever is there
+    overwrite: bool = False,  # a finished run with other parameters may be replaced
 ) -> tuple[str, str]:  # "done", "half" (goes on) or "new"; and that in words, empty where nothing was there
     """What a run in this folder would do. Raises ParameterError that says what differs, where checkpoints of other
-    settings would be mixed in or lost."""
+    settings would be mixed in or lost, or a finished run with other parameters replaced."""
     before, kept, state = begun_run(out), checkpoints(out), standing(out, now)
     if fresh:
         return "new", "starts over, as asked" if before or kept else ""
@@ -1046,16 +1068,19 @@ def how_to_begin(
         differs = ["no manifest says with what settings"]
     else:
         differs = apart(before, now) if before else []
-    if differs and (now.parameters.get("resume") or kept and (before is None or before.status != "done")):
+    done = before is not None and before.status == "done"
+    mixed = differs and (now.parameters.get("resume") or kept and not done)
+    if mixed or done and not overwrite and _chosen_otherwise(before, now):
         raise ParameterError(
-            f"{out} holds an unfinished run with other settings{f', up to {kept[-1].name}' if kept else ''} "
-            f"({'; '.join(differs)}): name another folder with --out, or start over with --fresh"
+            f"{out} holds {'a finished' if done else 'an unfinished'} run with other settings"
+            f"{f', up to {kept[-1].name}' if kept and not done else ''} ({'; '.join(differs)}): "
+            "name another folder with --out, or start over with --fresh"
         )
     if differs:
         return "new", f"starts over, for what was here had other settings: {'; '.join(differs)}"
     if before is None:
         return "new", ""
-    lost = _lost(Path(out)) if before.status == "done" else []
+    lost = _lost(Path(out)) if done else []
     begun = f"done before, but {lost[0]}{f' and {len(lost) - 1} more' if lost[1:] else ''}" if lost else "begun before"
     if "resume" not in now.parameters:
         return "half", f"{begun}; it has no parameter resume and begins again"
@@ -1076,12 +1101,14 @@ def run(
     quiet: bool = False,  # do not show on stderr where the run is
     ranks: int | None = None,  # kernels that run the notebook together; None: the variable ACTREP_RANKS, or 1
     fresh: bool = False,  # start over, also where it is done or begun
+    overwrite: bool = False,  # replace a finished run with other parameters
     tell: Callable[[str], Any] | None = None,  # is told how it begins, see `how_to_begin`; None: says it on stderr
     plugins: Iterable[str] = (),  # files and modules that each kernel loads first, see `find_plugin`
 ) -> RunResult:
     """Execute a notebook in its own kernel and write a run folder. A finished run is not repeated, an unfinished one
-    continues. A parameter `out` that is not given gets the run folder. Raises ParameterError, PluginError or FolderBusy
-    before anything is written, RunFailed when a cell fails, a cell times out or the kernel dies."""
+    continues, one with other parameters is refused. A parameter `out` that is not given gets the run folder. Raises
+    ParameterError, PluginError or FolderBusy before anything is written, RunFailed when a cell fails, a cell times out
+    or the kernel dies."""
     path, out, place = find_notebook(notebook), Path(out), find_place(ranks)
     if place.node:
         out = out / f"node{place.node}"  # the nodes may share a file system
@@ -1091,9 +1118,12 @@ def run(
     )
     values = check_parameters(given, declared, path.name)
     batch_text(values, place.world, path.name)
-    with plugins_named(plugins), claimed(out):
+    with plugins_named(plugins), ExitStack() as held:
         now = start_manifest(path, values, out)
-        state, words = how_to_begin(out, now, fresh)
+        done = not fresh and standing(out, now) == "done"
+        if not done:  # what is only read needs no lock: it may lie on a disk that cannot be written
+            held.enter_context(claimed(out))
+        state, words = ("done", "done before, skipped") if done else how_to_begin(out, now, fresh, overwrite)
         if tell:
             tell(words)
         elif words and not quiet:

@@ -379,7 +379,7 @@ class _Beside:
         path, self.out = Path(job["notebook"]), Path(job["out"])
         self.wait_until_free()
         self.planned = start_manifest(path, _resolved(job, notebook_parameters(path)), self.out)
-        state, words = how_to_begin(self.out, self.planned, fresh)
+        state, words = how_to_begin(self.out, self.planned, fresh, overwrite=True)
         tell(words)
         if state == "new":
             _anew(self.out)
@@ -464,9 +464,9 @@ def run_steps(
     tell: Callable[[str], Any] = print,  # called with one line before and after each step
     fresh: bool = False,  # start over, also with what is done or begun
 ) -> dict[str, RunResult]:  # name of a step → its run
-    """Run notebooks in order, each in its own kernel, and those that may beside them. Finished steps are skipped, an
-    unfinished one continues. Stops at the first failure, with its RunFailed; raises FolderBusy where another process
-    works on the folder."""
+    """Run notebooks in order, each in its own kernel, and those that may beside them. Finished steps are skipped, those
+    with other settings are replaced, an unfinished one continues. Stops at the first failure, with its RunFailed;
+    raises FolderBusy where another process works on the folder."""
     steps = list(steps)
     numbers = {step.name: k for k, step in enumerate(steps, 1)}
     aside, results = [step for step in steps if step.beside], dict[str, RunResult]()
@@ -497,6 +497,7 @@ def run_steps(
                     step.no_input,
                     ranks=step.ranks,
                     fresh=fresh,
+                    overwrite=True,
                     tell=tell_it,
                 )
                 if not said[0].endswith("skipped"):

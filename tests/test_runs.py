@@ -202,8 +202,13 @@ pathlib.Path(out, "weights").write_text("whole")""",
         )
         assert (out / "weights").read_text() == "whole"
     assert go(fresh=True).metrics["began"] == 0 and told[-1] == "starts over, as asked"
+    with pytest.raises(
+        ParameterError, match=r"holds a finished run with other settings \(lr 0.1, now 0.2\): name another"
+    ):
+        go(given={"lr": 0.2})
+    assert (out / "weights").read_text() == "whole", "a refusal changes nothing"
     assert (
-        go(given={"lr": 0.2}).metrics["began"] == 0
+        go(given={"lr": 0.2}, overwrite=True).metrics["began"] == 0
         and told[-1] == "starts over, for what was here had other settings: lr 0.1, now 0.2"
     )
     (out / "manifest.json").unlink()

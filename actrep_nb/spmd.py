@@ -139,6 +139,18 @@ def kernel_env(
     return env | place.env(local)
 
 # %% ../nbs/15a_spmd.ipynb #72de4a59
+def _memory(process: Any) -> int:
+    """Resident memory, bytes. What forked processes share is shared out among them, where the system tells (Linux's
+    PSS), and not counted for each."""
+    import psutil
+
+    try:
+        info = process.memory_full_info()
+    except psutil.AccessDenied:
+        info = process.memory_info()
+    return getattr(info, "pss", info.rss)
+
+
 class Watch(threading.Thread):
     "Shows on stderr where a run is, and samples the memory of its kernels twice a second."
 
@@ -165,15 +177,15 @@ class Watch(threading.Thread):
                 self.show()
 
     def sample(self) -> None:
-        """Measure once: resident memory of the kernels and their children, at least each kernel's own high-water mark
-        where the system keeps one."""
+        """Measure once: memory of the kernels and their children, at least each kernel's own high-water mark where the
+        system keeps one."""
         import psutil
 
         total = 0.0
         for pid in self.pids:
             try:
                 process = psutil.Process(pid)
-                used = sum(p.memory_info().rss for p in [process, *process.children(recursive=True)]) / 2**20
+                used = sum(_memory(p) for p in [process, *process.children(recursive=True)]) / 2**20
                 status = Path(f"/proc/{pid}/status")
                 peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
             except (psutil.Error, OSError):

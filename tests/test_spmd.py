@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from actrep_nb.runs import Manifest, RunFailed, run
-from actrep_nb.spmd import Peers, Place, Trouble, find_place, free_port, root_cause
+from actrep_nb.spmd import Peers, Place, Trouble, Watch, find_place, free_port, root_cause
 
 MEET = (
     "import os, time, pathlib, torch\nfrom torch import distributed as "
@@ -496,3 +496,23 @@ def test_a_rank_stuck_in_a_collective_ends_the_kernels_not_the_session(fan):
     assert errors[0]["ename"] == "ValueError" and time.monotonic() - began < 10
     _, errors, _ = ask(kc, "rank")
     assert errors[0]["ename"] == "RanksEnded" and "restart" in errors[0]["evalue"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what processes share")
+def test_memory_that_forked_processes_share_is_counted_once():
+    code = (
+        "import os, time\nheld = b'x' * 300_000_000\nchild = os.fork()\n"
+        "if child: print('ready', flush=True)\ntime.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        children = []
+        try:
+            process.stdout.readline()
+            watch = Watch("book", quiet=True)
+            watch.pids = [process.pid]
+            watch.sample()
+            children = psutil.Process(process.pid).children()
+            assert len(children) == 1 and 286 < watch.peak_mb < 500, "not twice 286 MB"
+        finally:
+            for one in (*children, process):
+                one.kill()

@@ -944,6 +944,17 @@ def fingerprint(
     "SHA-256 over what decides a run's result."
     return hashlib.sha256(json.dumps(decisive(manifest), sort_keys=True, default=str).encode()).hexdigest()
 
+# %% ../nbs/16_runs.ipynb #16a9a471
+def _moved(name: str, before: Manifest, now: Manifest) -> bool:
+    "Whether a parameter names other data than before, not the same with new content."
+    return before.data.get(name, {}).get("path") != now.data.get(name, {}).get("path")
+
+
+def _data_words(name: str, before: Manifest, now: Manifest) -> str:
+    "How data differ: `clips a.csv, now b.csv`, or only in content."
+    x, y = (str(m.data.get(name, {}).get("path")) for m in (before, now))
+    return f"{name} {x}, now {y}" if _moved(name, before, now) else f"the content of {name}"
+
 
 def apart(
     before: Manifest,  # of a run that was
@@ -966,17 +977,6 @@ def apart(
         )
 
     return [said(name) for name in dict.fromkeys([*x, *y]) if x.get(name) != y.get(name)]
-
-
-def _moved(name: str, before: Manifest, now: Manifest) -> bool:
-    "Whether a parameter names other data than before, not the same with new content."
-    return before.data.get(name, {}).get("path") != now.data.get(name, {}).get("path")
-
-
-def _data_words(name: str, before: Manifest, now: Manifest) -> str:
-    "How data differ: `clips a.csv, now b.csv`, or only in content."
-    x, y = (str(m.data.get(name, {}).get("path")) for m in (before, now))
-    return f"{name} {x}, now {y}" if _moved(name, before, now) else f"the content of {name}"
 
 
 def _chosen_otherwise(before: Manifest, now: Manifest) -> bool:

@@ -138,7 +138,7 @@ def kernel_env(
         env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // place.ranks)))
     return env | place.env(local)
 
-# %% ../nbs/15a_spmd.ipynb #72de4a59
+# %% ../nbs/15a_spmd.ipynb #15a5eed1
 def _memory(process: Any) -> int:
     """Resident memory, bytes. What forked processes share is shared out among them, where the system tells (Linux's
     PSS), and not counted for each."""
@@ -150,7 +150,7 @@ def _memory(process: Any) -> int:
         info = process.memory_info()
     return getattr(info, "pss", info.rss)
 
-
+# %% ../nbs/15a_spmd.ipynb #72de4a59
 class Watch(threading.Thread):
     "Shows on stderr where a run is, and samples the memory of its kernels twice a second."
 

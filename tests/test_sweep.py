@@ -103,14 +103,16 @@ def test_a_failed_run_stops_no_other_and_is_tried_again(notebook, tmp_path):
 
 
 def test_changed_parameters_or_notebook_are_another_run(notebook, tmp_path):
-    def go(**more):
-        return sweep(notebook, tmp_path / "s", {"x": [2]}, parameters=more, tell=told.append)
+    def go(fresh=False, **more):
+        return sweep(notebook, tmp_path / "s", {"x": [2]}, parameters=more, tell=told.append, fresh=fresh)
 
     told = []
     go()
     go()
     assert told.count("x=2: done before, skipped") == 1
-    go(pause=0.02)
+    with pytest.raises(ParameterError, match=r"x=2 holds a finished run with other settings \(pause 0.01, now 0.02\)"):
+        go(pause=0.02)
+    go(fresh=True, pause=0.02)
     assert told.count("x=2: done before, skipped") == 1
     nb = nbformat.read(notebook, 4)
     nb.cells[-1].source += "\n# changed"
@@ -240,12 +242,12 @@ def test_what_an_earlier_run_left_is_no_result_of_this_one(notebook, tmp_path, m
     (tmp_path / "broken/sitecustomize.py").write_text("import os\nprint('no disk', flush=True)\nos._exit(3)\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "broken"), *sys.path])
     told = []
-    done = sweep(notebook, tmp_path / "s", {"x": [2, 3]}, parameters={"pause": 0.02}, tell=told.append)
+    done = sweep(notebook, tmp_path / "s", {"x": [2, 3]}, parameters={"pause": 0.02}, tell=told.append, fresh=True)
     assert not any(r.ok for r in done.values()) and done["x=2"].metrics == {}
     assert (
         all("exit code 3" in line and "no disk" in line and "process.log" in line for line in told if "failed" in line)
         and len(told) == 5
-        and told[0].endswith("pause 0.01, now 0.02")
+        and told[0] == "x=2: starts over, as asked"
     )
     assert "process.log" in done["x=3"].manifest.error["message"]
     again = sweep(notebook, tmp_path / "s", {"x": [13]}, tell=told.append)["x=13"]

@@ -1068,9 +1068,9 @@ def how_to_begin(
         differs = ["no manifest says with what settings"]
     else:
         differs = apart(before, now) if before else []
-    done = before is not None and before.status == "done"
+    done = before if before and before.status == "done" else None
     mixed = differs and (now.parameters.get("resume") or kept and not done)
-    if mixed or done and not overwrite and _chosen_otherwise(before, now):
+    if mixed or done and not overwrite and _chosen_otherwise(done, now):
         raise ParameterError(
             f"{out} holds {'a finished' if done else 'an unfinished'} run with other settings"
             f"{f', up to {kept[-1].name}' if kept and not done else ''} ({'; '.join(differs)}): "

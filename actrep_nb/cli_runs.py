@@ -117,7 +117,7 @@ def run(
           --no-python actrep run grpo --ranks 8 --out runs/sixteen
 
     The same command with the same --out skips a finished run and continues an unfinished one from its last whole
-    checkpoint, if notebook, parameters, code, plugins and data are the same. Other settings' checkpoints are refused.
+    checkpoint, if notebook, parameters, code, plugins and data are the same. With other parameters it is refused.
 
     With several ranks, training splits each batch among them; evaluation and selection split the clips. notebook.ipynb
     is rank 0's, the others' lie beside it. An error, a killed process, a time limit or Ctrl-C ends all ranks;

@@ -11,11 +11,15 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from datetime import date
+from functools import partial
 from pathlib import Path
+
+from actrep_nb.process import end_with_parent
 
 HERE = Path(__file__).resolve().parent
 STAGES = ("sft", "grpo", "period")
@@ -44,12 +48,18 @@ def table(rows: list[dict[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def start(*command: str) -> subprocess.Popen:
+    "A process that ends with this one."
+    return subprocess.Popen(command, preexec_fn=partial(end_with_parent, os.getpid(), signal.SIGTERM))
+
+
 def measure(actrep: str, seed: int, size: str, out: Path) -> dict:
     "One demo from nothing: seconds, and what it ends with."
     shutil.rmtree(out, ignore_errors=True)
-    start = time.monotonic()
-    subprocess.run([actrep, "demo", "--seed", str(seed), "--size", size, "--out", str(out)], check=True)
-    took = time.monotonic() - start
+    began = time.monotonic()
+    if code := start(actrep, "demo", "--seed", str(seed), "--size", size, "--out", str(out)).wait():
+        raise SystemExit(f"the demo ended with {code}: see {out}")
+    took = time.monotonic() - began
     steps = {p.parent.name: json.loads(p.read_text())["seconds"] for p in sorted(out.glob("*/manifest.json"))}
     judged = json.loads((out / "evaluate/results.json").read_text())["models"]
     film = json.loads((out / "film/results.json").read_text())["drawn"]
@@ -73,7 +83,7 @@ def main() -> None:
     kept = HERE / "demo.json"
     rows = json.loads(kept.read_text()) if kept.exists() else []
     for seed in given.seeds:
-        loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(given.busy)]
+        loops = [start(sys.executable, "-c", "while True: pass") for _ in range(given.busy)]
         load = os.getloadavg()[0]
         try:
             row = measure(given.actrep, seed, given.size, given.out / f"{given.name}-{seed}-{given.busy}")

@@ -93,13 +93,21 @@ def forks_end_too() -> None:
 
 # %% ../nbs/00c_process.ipynb #0b000017
 def kernel() -> None:
-    "Be the kernel of a notebook, and end with the process that started it."
-    import runpy
-
+    "Be the kernel of a notebook, which loses none of its messages, and end with the process that started it."
     if os.name == "posix" and (parent := int(os.environ.get("JPY_PARENT_PID") or 0)):
         end_with_parent(parent)
     forks_end_too()
-    runpy.run_module("ipykernel_launcher", run_name="__main__")
+    if sys.path[0] in ("", os.getcwd()):
+        del sys.path[0]  # a file beside the notebook may have a library's name; the kernel puts the folder back
+    import zmq
+    from ipykernel.kernelapp import IPKernelApp
+
+    class Kernel(IPKernelApp):
+        def init_iopub(self, context):
+            context.setsockopt(zmq.SNDHWM, 0)  # ZeroMQ drops what it holds more of; 0: nothing
+            super().init_iopub(context)
+
+    Kernel.launch_instance()
 
 
 def kernel_command() -> list[str]:

@@ -6,9 +6,10 @@ Docs: https://actrep.github.io/actrep_nb/spmd.html.md"""
 
 # %% auto #0
 __all__ = ['GRACE', 'SHOWN', 'GONE', 'Place', 'free_port', 'find_place', 'kernel_env', 'Watch', 'Trouble', 'root_cause', 'alike',
-           'this_python', 'RankClient', 'joined_streams', 'start', 'run_cell', 'kill', 'Peers', 'Ranks', 'mark_failed',
-           'run_notebook', 'beside', 'SpmdEngine', 'numerics', 'Rank', 'run_on', 'pass_questions', 'ranks_kernel',
-           'start_ranks', 'interrupt', 'end', 'run_on_all', 'told', 'launch', 'install_kernel']
+           'KeepingClient', 'this_python', 'RankClient', 'joined_streams', 'start', 'run_cell', 'kill', 'Peers',
+           'Ranks', 'mark_failed', 'run_notebook', 'beside', 'SpmdEngine', 'numerics', 'Rank', 'run_on',
+           'pass_questions', 'ranks_kernel', 'start_ranks', 'interrupt', 'end', 'run_on_all', 'told', 'launch',
+           'install_kernel']
 
 # %% ../nbs/15a_spmd.ipynb #4214548a
 import ast
@@ -33,7 +34,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import nbformat
+import zmq
 from fastcore.basics import patch
+from jupyter_client.asynchronous import AsyncKernelClient
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -274,6 +277,15 @@ def _last_log(path: Path) -> str:
     return "\n".join(["the kernel died (killed from outside, out of memory, or a crash in native code)", *lines])
 
 # %% ../nbs/15a_spmd.ipynb #efe8b3a2
+class KeepingClient(AsyncKernelClient):
+    "A kernel's client that drops no message, however many wait to be read."
+
+    def _context_default(self):
+        context = super()._context_default()
+        context.setsockopt(zmq.RCVHWM, 0)
+        return context
+
+
 def this_python(
     km: Any,  # a kernel manager, not started
     stack: ExitStack,  # the sockets are removed when it is left
@@ -284,6 +296,7 @@ def this_python(
     km._kernel_spec = KernelSpec(
         argv=[*kernel_command(), "-f", "{connection_file}"], display_name="Python 3", language="python"
     )
+    km.client_factory = KeepingClient
     if os.name == "posix":
         sockets = tempfile.TemporaryDirectory(
             prefix="actrep-", dir="/tmp" if os.path.isdir("/tmp") else None, ignore_cleanup_errors=True

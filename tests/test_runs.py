@@ -367,6 +367,13 @@ def test_progress_bars_do_not_fill_the_notebook(book, tmp_path):
     assert (tmp_path / "run" / "notebook.ipynb").stat().st_size < 20_000
 
 
+def test_nothing_is_lost_of_a_cell_that_writes_faster_than_it_is_read(book, tmp_path):
+    "ZeroMQ drops what it holds more than 1,000 of, the message that the cell has ended included."
+    run(book("for k in range(4000): print(f'line {k}', flush=True)"), tmp_path / "run", quiet=True)
+    (written,) = nbformat.read(tmp_path / "run/notebook.ipynb", 4).cells[-1].outputs
+    assert written.text.splitlines() == [f"line {k}" for k in range(4000)]
+
+
 def test_what_a_run_warns_of_stays_on_the_terminal(book, tmp_path, capfd):
     "Among lines of progress that are overwritten; other warnings are the notebook's own."
     warn = (

@@ -30,7 +30,7 @@ from typing import Annotated, Any
 import typer
 
 from .process import PATIENT, forks_end_too, stoppable
-from .text import terminal_text
+from .text import one_line, terminal_text
 
 # %% ../nbs/18_cli.ipynb #5bb29a14
 class Usage(ValueError):
@@ -58,7 +58,8 @@ class Output:
     def fail(self, what: str, reason: str) -> None:
         "Note a failure and go on; the command will end with exit code 1."
         self.failed.append({"file": what, "reason": reason})
-        self.warn(f"{what}: {reason}" if what not in reason else reason)
+        name = one_line(what)
+        self.warn(reason.replace(what, name) if what in reason else f"{name}: {reason}")
 
 # %% ../nbs/18_cli.ipynb #20c9d8d4
 def output_folder(
@@ -919,8 +920,8 @@ def _say_counted(row: dict[str, Any], out: Output) -> None:
         *([f"{pace:.0f} a minute"] if pace else []),
     ]
     out.say(
-        f"{row['file']}: {row['count']}"
-        + (f" ({row['action'].replace('_', ' ')})" if row["action"] else "")
+        f"{one_line(row['file'])}: {row['count']}"
+        + (f" ({one_line(row['action'].replace('_', ' '))})" if row["action"] else "")
         + f"  [{'; '.join(words)}]"
     )
     sets = _sets(row["cycles"])
@@ -948,7 +949,7 @@ def _say_counted(row: dict[str, Any], out: Output) -> None:
     if row["problems"]:
         out.say(f"  take care: {'; '.join(row['problems'])}")
     for kind, path in row["written"].items():
-        out.say(f"  {'picture' if kind == 'png' else kind}: {path}")
+        out.say(f"  {'picture' if kind == 'png' else kind}: {one_line(path)}")
 
 # %% ../nbs/18_cli.ipynb #275f0049
 class Lasting(io.FileIO):

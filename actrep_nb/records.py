@@ -26,7 +26,7 @@ from typing import Any, overload
 
 from fastcore.basics import patch
 
-from .text import markdown_text
+from .text import markdown_text, one_line
 
 # %% ../nbs/01_records.ipynb #d5a9518e
 Cycles = tuple[tuple[float, float], ...]
@@ -172,7 +172,8 @@ class Finding:
 
     def __str__(self):
         where = ", ".join(p for p in (self.file, f"row {self.row}" if self.row else None, self.id) if p)
-        return ": ".join(p for p in (self.severity, where, self.rule, f"{self.message} ({self.action})") if p)
+        said = ": ".join(p for p in (self.severity, where, self.rule, f"{self.message} ({self.action})") if p)
+        return one_line(said)  # names from elsewhere may hold line breaks
 
 
 class ClipFormatError(ValueError):

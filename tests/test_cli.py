@@ -372,6 +372,20 @@ def test_audit_lists_findings(here, capsys):
     assert (data["rows"], data["kept"], data["rejected"]) == (2, 1, 1) and len(data["findings"]) >= 2
 
 
+def test_a_line_break_in_a_name_makes_no_second_line(here, clip, capsys):
+    "Nor can a name write a line that looks like the command's own."
+    name = "set\nerror: 1.mp4"
+    clip.rename(here / name)
+    (here / "a.csv").write_text(f'file,action,count\n"{name}",squat,-2\n')
+    assert main(["audit", "a.csv"]) == 0
+    assert not [line for line in capsys.readouterr().out.splitlines() if line.startswith("error: 1")]
+    (here / "cut\noff.mp4").write_bytes((here / name).read_bytes()[:2000])
+    assert main(["count", name, "cut\noff.mp4"]) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("set error: 1.mp4: 3  [") and "actrep count: cut off.mp4" in err
+    assert not [line for line in f"{out}\n{err}".splitlines() if line.startswith(("error", "off"))]
+
+
 @pytest.fixture
 def mine(here, clip):
     "Eight clips of four people, in a table with columns of its owner's, in a folder of its own."

@@ -774,6 +774,9 @@ class FrameCache:
         return VideoInfo(**self.remember(path, "film", lambda: asdict(probe(path))) | {"path": str(path)})
 
 # %% ../nbs/02_video.ipynb #34fbc96a
+_ONE_HEAD = threading.Lock()  # numpy parses a literal; CPython 3.11 may fail at two at once (gh-106905)
+
+
 def _load_entry(cache: FrameCache, key: str, path: str | Path, source: dict) -> Frames | None:
     "The entry, or None when it is absent, damaged, or of another source: then it is made again."
     note_file = cache.folder / f"{key}.json"
@@ -782,7 +785,8 @@ def _load_entry(cache: FrameCache, key: str, path: str | Path, source: dict) -> 
         same = {k: note["source"][k] for k in source} == source
         if not same and _sha256(path) != note["source"]["sha256"]:
             return None
-        pixels = np.load(cache.folder / note["pixels"], mmap_mode="r", allow_pickle=False)
+        with _ONE_HEAD:
+            pixels = np.load(cache.folder / note["pixels"], mmap_mode="r", allow_pickle=False)
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(pixels) != len(note["times"]):
             return None
         if note["pixels"] not in cache._checked and zlib.crc32(pixels.data) != note["crc32"]:

@@ -100,14 +100,14 @@ def kernel() -> None:
     if sys.path[0] in ("", os.getcwd()):
         del sys.path[0]  # a file beside the notebook may have a library's name; the kernel puts the folder back
     import zmq
-    from ipykernel.kernelapp import IPKernelApp
+    from ipykernel import kernelapp
 
-    class Kernel(IPKernelApp):
+    class IPKernelApp(kernelapp.IPKernelApp):  # of the same name, by which it is configured
         def init_iopub(self, context):
             context.setsockopt(zmq.SNDHWM, 0)  # ZeroMQ drops what it holds more of; 0: nothing
             super().init_iopub(context)
 
-    Kernel.launch_instance()
+    IPKernelApp.launch_instance()
 
 
 def kernel_command() -> list[str]:

@@ -304,6 +304,7 @@ def test_settings_name_every_package_that_the_chapters_import():
         "IPython": "ipython",
         "qwen_vl_utils": "qwen_vl_utils",
         "yaml": "pyyaml",
+        "zmq": "pyzmq",
     }
     optional = {
         "torchcodec",

@@ -438,7 +438,7 @@ _CountCamera = Annotated[
 _CountEvery = Annotated[
     str,
     typer.Option(
-        help=("exercise: also print a table across films, by the exercise that the counter named, else by folder.")
+        help="exercise: also print a table across films, by the exercise that the counter named, else by folder."
     ),
 ]
 _CountResume = Annotated[
@@ -1240,7 +1240,7 @@ _EvaluateMaxCost = Annotated[
     float,
     typer.Option(
         min=0,
-        help=("Most dollars to spend on each API: asking ends before they would be exceeded. 0: no limit."),
+        help="Most dollars to spend on each API: asking ends before they would be exceeded. 0: no limit.",
     ),
 ]
 _EvaluatePrice = Annotated[

@@ -945,15 +945,15 @@ def fingerprint(
     return hashlib.sha256(json.dumps(decisive(manifest), sort_keys=True, default=str).encode()).hexdigest()
 
 # %% ../nbs/16_runs.ipynb #16a9a471
-def _moved(name: str, before: Manifest, now: Manifest) -> bool:
-    "Whether a parameter names other data than before, not the same with new content."
-    return before.data.get(name, {}).get("path") != now.data.get(name, {}).get("path")
+def _differing(before: Manifest, now: Manifest) -> dict[str, tuple[Any, Any]]:
+    "What decides the results of two runs and is not the same, as `decisive` names it: name → before, now."
+    x, y = ({k: json.loads(json.dumps(v, default=str)) for k, v in decisive(m).items()} for m in (before, now))
+    return {name: (x.get(name), y.get(name)) for name in dict.fromkeys([*x, *y]) if x.get(name) != y.get(name)}
 
 
-def _data_words(name: str, before: Manifest, now: Manifest) -> str:
-    "How data differ: `clips a.csv, now b.csv`, or only in content."
-    x, y = (str(m.data.get(name, {}).get("path")) for m in (before, now))
-    return f"{name} {x}, now {y}" if _moved(name, before, now) else f"the content of {name}"
+def _paths(name: str, before: Manifest, now: Manifest) -> list[str | None]:
+    "Where the data of a parameter lie, before and now."
+    return [m.data.get(name, {}).get("path") for m in (before, now)]
 
 
 def apart(
@@ -961,31 +961,25 @@ def apart(
     now: Manifest,  # of one that is to be
 ) -> list[str]:
     "What gives two runs different results, in words: `lr 0.001, now 0.002`, `code`. Empty where nothing does."
-    x, y = ({k: json.loads(json.dumps(v, default=str)) for k, v in decisive(m).items()} for m in (before, now))
     words = {"notebook": "the notebook's cells", "code": "the code of this package"}
 
-    def said(name):
+    def said(name, values):
         kind, _, rest = name.partition(" ")
-        return (
-            f"{rest} {x.get(name)!r}, now {y.get(name)!r}"
-            if kind == "parameter"
-            else _data_words(rest, before, now)
-            if kind == "data"
-            else f"the {name}"
-            if kind == "plugin"
-            else words[name]
-        )
+        if kind == "parameter":
+            return f"{rest} {values[0]!r}, now {values[1]!r}"
+        if kind == "data":
+            old, new = _paths(rest, before, now)
+            return f"the content of {rest}" if old == new else f"{rest} {old}, now {new}"
+        return f"the {name}" if kind == "plugin" else words[name]
 
-    return [said(name) for name in dict.fromkeys([*x, *y]) if x.get(name) != y.get(name)]
+    return [said(name, values) for name, values in _differing(before, now).items()]
 
 
 def _chosen_otherwise(before: Manifest, now: Manifest) -> bool:
     "Whether two runs differ in what a user gave them, not only in notebook, code or the content of data."
-    x, y = ({k: json.dumps(v, default=str) for k, v in decisive(m).items()} for m in (before, now))
+    kinds = [name.partition(" ") for name in _differing(before, now)]
     return any(
-        name.startswith("parameter ") or (name.startswith("data ") and _moved(name[5:], before, now))
-        for name in {*x, *y}
-        if x.get(name) != y.get(name)
+        kind == "parameter" or kind == "data" and len(set(_paths(rest, before, now))) > 1 for kind, _, rest in kinds
     )
 
 # %% ../nbs/16_runs.ipynb #16b00002

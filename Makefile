@@ -66,13 +66,17 @@ define make_venv
 	fi
 endef
 
+# Whole gigabytes that are free in a folder.
+free_gb = $$(df -Pk $(1) | awk 'NR == 2 { print int($$4 / 1048576) }')
+
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 $(STAMP): requirements.lock settings.ini setup.py pyproject.toml
 	@$(make_venv)
-	@echo "set-up: installing $$(grep -c '==' requirements.lock) packages from requirements.lock (several GB on Linux; minutes the first time)"
+	@echo "set-up: installing $$(grep -c '==' requirements.lock) packages from requirements.lock (7 GB on Linux, $(call free_gb,.) free here; minutes the first time)"
 	@start=$$SECONDS; \
-	$(PIP) -r requirements.lock; \
+	$(PIP) -r requirements.lock || { \
+	  echo "set-up: failed, with $(call free_gb,.) GB free here (7 are needed on Linux) and $(call free_gb,$${TMPDIR:-/tmp}) in $${TMPDIR:-/tmp} (4 are)" >&2; exit 1; }; \
 	$(PIP) --no-deps --no-build-isolation -e .; \
 	echo "set-up: done in $$((SECONDS - start)) s"
 	@touch $@

@@ -6,11 +6,12 @@ Docs: https://actrep.github.io/actrep_nb/show.html.md"""
 
 # %% auto #0
 __all__ = ['CYCLE_COLOURS', 'T', 'GLUE', 'CURES', 'V', 'theme', 'evenly', 'cycle_at', 'filmstrip', 'progress_text', 'in_notebook',
-           'progress', 'RunWarning', 'NotFinite', 'plain', 'glue', 'read_glue', 'disk_errors', 'whole_file',
-           'write_whole', 'whole_folder', 'altered_files', 'append_line', 'read_lines', 'read_json', 'read_log',
-           'nearest', 'did_you_mean', 'NoSuchName', 'lookup', 'Registry']
+           'progress', 'RunWarning', 'NotFinite', 'temporary_folder', 'plain', 'glue', 'read_glue', 'disk_errors',
+           'whole_file', 'write_whole', 'whole_folder', 'altered_files', 'append_line', 'read_lines', 'read_json',
+           'read_log', 'nearest', 'did_you_mean', 'NoSuchName', 'lookup', 'Registry']
 
 # %% ../nbs/00_show.ipynb #e42cabb0
+import atexit
 import contextlib
 import errno
 import glob
@@ -21,6 +22,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from difflib import get_close_matches
@@ -243,6 +245,18 @@ class RunWarning(Warning):
 
 class NotFinite(ValueError):
     "NaN or infinity where a number decides what is learned: training stops, and nothing made of it is kept."
+
+# %% ../nbs/00_show.ipynb #8181a65b
+def temporary_folder() -> Path:
+    "A new, empty folder that is removed when this process ends, unless it is killed."
+    folder, owner = Path(tempfile.mkdtemp(prefix="actrep-")), os.getpid()
+
+    def remove():
+        if os.getpid() == owner:  # not the end of a process that was forked from this one
+            shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(remove)
+    return folder
 
 # %% ../nbs/00_show.ipynb #a022c217
 GLUE = "application/vnd.actrep.glue+json"

@@ -255,3 +255,34 @@ def test_what_does_not_belong_into_a_registry_is_refused_when_it_is_put_there():
     with pytest.raises(TypeError, match="reward 'three'"):
         REWARDS |= {"three": 3}
     assert (dict(FORMATS), dict(REWARDS)) == before
+
+
+# ---- folders that are gone afterwards ---------------------------------------------------------------------------
+
+
+def test_a_temporary_folder_lasts_as_long_as_the_process_that_made_it(tmp_path):
+    code = """
+import os, sys
+from actrep_nb.show import temporary_folder
+a, b = temporary_folder(), temporary_folder()
+(a / "video.mp4").write_bytes(b"film")
+if not (child := os.fork()):
+    sys.exit()  # runs what is to be done at the end, as the other will
+os.waitpid(child, 0)
+print(a.is_dir() and (a / "video.mp4").exists() and b.is_dir() and a != b)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert (done.stdout, done.stderr, list(tmp_path.iterdir())) == ("True\n", "", [])
+
+
+def test_a_kernel_that_is_shut_down_takes_its_folders_with_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    cells = [
+        "from actrep_nb.show import temporary_folder\nfolder = temporary_folder()\n(folder / 'a').write_text('a')",
+        "assert folder.parent == __import__('pathlib').Path(__import__('os').environ['TMPDIR']), folder",
+    ]
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    NotebookClient(nb, kernel_name="python3").execute()
+    assert list(tmp_path.glob("actrep-*")) == []

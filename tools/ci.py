@@ -309,7 +309,13 @@ def main() -> int:
     if unknown:
         parser.error(f'no such step: {", ".join(unknown)}; there are: {" ".join(steps)}')
     chosen = [s for s in args.step or (steps if args.slow else usual) if s not in args.skip]
+    with tempfile.TemporaryDirectory(prefix='ci-', ignore_cleanup_errors=True) as place:
+        tempfile.tempdir = os.environ['TMPDIR'] = place  # what killed tests leave is removed too
+        return work(chosen)
 
+
+def work(chosen: list[str]) -> int:
+    "Run these steps; 1 if one fails."
     total, failures, start = Outcome(), [], time.monotonic()
     for name in chosen:
         if failures and steps[name] in long and any(steps[f] in cheap for f in failures):

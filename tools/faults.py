@@ -33,6 +33,8 @@ sys.path[:0] = [str(root / 'tests'), str(root)]
 from disks import mount, only_read  # noqa: E402
 from faulty import served, upstream  # noqa: E402
 
+from actrep_nb.show import temporary_folder, write_whole  # noqa: E402
+
 BASE = str(root / 'data/tiny_base')
 MARK = 'ACTREP_FAULT'  # in the environment of all that a scenario starts: so it is found again
 LONG = 900.0  # seconds after which a process is taken for stuck
@@ -264,7 +266,7 @@ INPUTS: Path | None = None  # where undisturbed steps are kept from one command 
 @functools.cache
 def undisturbed() -> Path:
     "A folder in which every step was done once."
-    place = (INPUTS or Path(tempfile.mkdtemp(prefix='undisturbed-'))) / 'place'
+    place = (INPUTS or temporary_folder()) / 'place'
     place.mkdir(parents=True, exist_ok=True)
     for name, step in STEPS.items():
         manifest = place / name / 'manifest.json'
@@ -1021,7 +1023,7 @@ def demo_files(place: Path) -> dict[str, str]:
 
 @functools.cache
 def demo_undisturbed() -> dict[str, str]:
-    place = Path(tempfile.mkdtemp(prefix='undisturbed-')) / 'place'
+    place = temporary_folder() / 'place'
     place.mkdir()
     good(place, *demo(place))
     return demo_files(place)
@@ -1095,7 +1097,7 @@ def played(scenario: Scenario) -> tuple[str, str]:
 
 def row(scenario: Scenario, outcome: str, message: str) -> str:
     def cell(text: str) -> str:
-        text = re.sub(r'(/[\w.-]+)*/(fault|undisturbed)-\w+/place/', '', ' '.join(text.split())).replace(str(root), '.')
+        text = re.sub(r'(/[\w.-]+)*/(fault|actrep)-\w+/place/', '', ' '.join(text.split())).replace(str(root), '.')
         return text.replace('|', '\\|').replace('<', '&lt;')[:360]
 
     return f'| {scenario.phase} | {cell(scenario.fault)} | {outcome} | {cell(message)} |'
@@ -1147,8 +1149,6 @@ def main() -> int:
     )
     print(summary)
     if not asked.only:
-        from actrep_nb.show import write_whole
-
         write_whole(asked.out, HEAD.format(summary=summary) + '\n'.join(rows) + '\n')
     return int(failed > 0)
 

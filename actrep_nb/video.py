@@ -12,6 +12,7 @@ __all__ = ['SLACK', 'MIN_FRAMES', 'MAX_FRAMES', 'QWEN2_RULE', 'QWEN3_RULE', 'Rea
 
 # %% ../nbs/02_video.ipynb #c8bda0ff
 import contextlib
+import gc
 import hashlib
 import itertools
 import json
@@ -118,6 +119,10 @@ def _decode(container, stream, trouble: list[str]) -> Iterator[tuple[float, floa
             yield start, start + length, frame
     if bad:
         trouble.append(f"{bad} packets or frames are damaged")
+
+# %% ../nbs/02_video.ipynb #2176229f
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=gc.freeze)
 
 # %% ../nbs/02_video.ipynb #99279b74
 def _orientation(frame) -> tuple[int, bool]:

@@ -8,6 +8,7 @@ import pickle
 import random
 import re
 import struct
+import subprocess
 import sys
 import time
 import wave
@@ -1191,3 +1192,34 @@ def test_a_cache_remembers_what_a_look_at_the_file_told(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").unlink()
     with pytest.raises(VideoError, match="no such file"):
         cache.info(tmp_path / "a.mp4")
+
+
+# ---- forks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_does_not_wait_for_the_threads_of_an_open_decoder(tmp_path):
+    path = write_video(
+        tmp_path / "large.mp4", np.random.default_rng(0).integers(0, 255, (12, 352, 352, 3), "uint8"), 12
+    )
+    code = f"""
+import gc, os, signal
+from actrep_nb.film import _open
+from actrep_nb.video import _decode
+
+gc.disable()
+container, stream = _open({str(path)!r})
+frames = _decode(container, stream, [])
+next(frames)
+assert stream.codec_context.thread_count != 1
+held = [container, stream, frames]
+held.append(held)  # only a collection frees it
+del container, stream, frames, held
+if not (child := os.fork()):
+    signal.alarm(20)
+    gc.collect()
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("0\n", "")

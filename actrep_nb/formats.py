@@ -44,7 +44,7 @@ from actrep_nb.records import (
     split_name,
     unique_ids,
 )
-from .show import Registry, RunWarning, lookup, nearest, plain, write_whole
+from .show import Registry, RunWarning, lookup, nearest, plain, read_yaml, write_whole
 from .text import csv_cell, csv_value
 
 # %% ../nbs/01a_formats.ipynb #35405c05
@@ -1567,7 +1567,8 @@ def _load_recipe(
     if path.stat().st_size > 1_000_000:
         raise ClipFormatError(f"{path} has {path.stat().st_size:,} bytes, which is no list of datasets")
     try:
-        recipe = _package("yaml", f"{path}: YAML").safe_load(_ended(path, _decoded(path.read_bytes())[0]))
+        _package("yaml", f"{path}: YAML")
+        recipe = read_yaml(_ended(path, _decoded(path.read_bytes())[0]))
     except (ImportError, ClipFormatError):
         raise
     except Exception as e:

@@ -48,7 +48,7 @@ from papermill.exceptions import PapermillExecutionError
 import actrep_nb
 from .plugins import find_plugins, plugins_named
 from .process import stoppable, variables
-from .show import altered_files, did_you_mean, disk_errors, read_glue, write_whole
+from .show import altered_files, did_you_mean, disk_errors, read_glue, read_yaml, write_whole
 from .spmd import SpmdEngine, Watch, find_place
 from .text import html_policy, markdown_text
 
@@ -294,18 +294,19 @@ def read_recipe(
 ) -> dict[str, Any]:  # values for names that it declares
     """What a recipe sets for one notebook. Raises ParameterError that names the file and what no notebook has,
     FileNotFoundError for a recipe that is not there."""
-    import yaml
-
     path, declared = find_recipe_file(file), notebook_parameters(notebook)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise ParameterError(f"{path} is no YAML: {' '.join(str(e).split())}") from None
+        content = read_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as e:  # also of what is no UTF-8
+        raise ParameterError(f"{path} cannot be read as YAML: {e}") from None
     if not isinstance(content, dict):
         raise ParameterError(f"{path} must hold names and values, not a {type(content).__name__}")
     others = {_short(p.stem): p for folder in reversed(shipped("nbs/experiments")) for p in folder.glob("*.ipynb")} | {
         _short(notebook.stem): notebook
     }
+    names = [_short(str(k)) for k in content]
+    if twice := [str(k) for k, name in zip(content, names) if names.count(name) > 1]:
+        raise ParameterError(f"{path}: {' and '.join(twice)} name the same section: keep one")
     sections = {
         _short(str(k)): v or {}
         for k, v in content.items()

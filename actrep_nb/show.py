@@ -8,7 +8,7 @@ Docs: https://actrep.github.io/actrep_nb/show.html.md"""
 __all__ = ['CYCLE_COLOURS', 'T', 'GLUE', 'CURES', 'V', 'theme', 'evenly', 'cycle_at', 'filmstrip', 'progress_text', 'in_notebook',
            'progress', 'RunWarning', 'NotFinite', 'temporary_folder', 'plain', 'glue', 'read_glue', 'disk_errors',
            'whole_file', 'write_whole', 'whole_folder', 'altered_files', 'append_line', 'read_lines', 'read_json',
-           'read_log', 'nearest', 'did_you_mean', 'NoSuchName', 'lookup', 'Registry']
+           'read_log', 'read_yaml', 'nearest', 'did_you_mean', 'NoSuchName', 'lookup', 'Registry']
 
 # %% ../nbs/00_show.ipynb #e42cabb0
 import atexit
@@ -564,6 +564,28 @@ def read_log(
     be read.
     """
     return plain(read_lines(path, going_on=True, cure="delete that line"))
+
+# %% ../nbs/00_show.ipynb #4a317e34
+def read_yaml(
+    text: str,  # of a file
+) -> Any:
+    "What a YAML text holds. ValueError says what is wrong with it, a name that is given twice included."
+    import yaml
+
+    class Once(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            given = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                    if (key.tag, key.value) in given:
+                        raise ValueError(f"{key.value} is given twice, again in line {key.start_mark.line + 1}")
+                    given.add((key.tag, key.value))
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(text, Once)
+    except (yaml.YAMLError, RecursionError) as e:
+        raise ValueError(" ".join(str(e).split())[:240]) from None
 
 # %% ../nbs/00_show.ipynb #625f3e28
 def nearest(

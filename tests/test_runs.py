@@ -513,7 +513,10 @@ def test_a_recipe_is_read_for_one_experiment(tmp_path):
         "grpo: {kl_bet: 3}": "grpo: no parameter 'kl_bet'",
         "sft: {lr: fast, batch: 1.5}": "lr must be float.*batch must be int",
         "- a": "not a list",
-        "a: [": "mine.yaml is no YAML",
+        "a: [": "mine.yaml cannot be read as YAML",
+        "sft: {lr: 1e-4}\nall: {seed: 1}\nsft: {epochs: 2}": "sft is given twice, again in line 3",
+        "sft:\n  lr: 1e-4\n  lr: 1e-5": "lr is given twice, again in line 3",
+        "sft: {lr: 1e-4}\n03_sft: {epochs: 2}": "sft and 03_sft name the same section",
         "sft: 3": "no parameter 'sft'",
     }.items():
         (tmp_path / "mine.yaml").write_text(text)

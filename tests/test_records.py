@@ -495,6 +495,9 @@ def test_temporal_r1_items_and_recipe(tmp_path):
         "random:20%: 2 of 10 clips",
     ]
     assert load_clips(recipe).kept == clips.kept
+    recipe.write_text("datasets:\n  - json_path: t.json\n    json_path: u.json\n")
+    with pytest.raises(ClipFormatError, match="YAML .json_path is given twice, again in line 3"):
+        load_clips(recipe)
 
 
 def test_charades_sta_as_text_and_json(tmp_path):

@@ -97,7 +97,7 @@ def need_clips(
     look: int = 4,  # videos that are tried, from first to last
 ) -> ClipSet:  # the same
     "The clips. ClipFormatError, with the cure, where there are none, or none of a few videos can be opened."
-    cure = "name the folder of its videos, as videos; actrep audit lists every row"
+    cure = "actrep audit lists every row"
     if not clips.kept:
         raise ClipFormatError(
             f"{path}: none of its {len(clips.rejected)} rows is a clip that can be used"
@@ -116,7 +116,7 @@ def need_clips(
             return clips
     raise ClipFormatError(
         f"{path}: none of the {len(tried)} videos that were tried, of {len(files)}, can be read; the first: "
-        f"{problems[0]} ({cure})"
+        f"{problems[0]} (name their folder: --videos, in Python videos=; {cure})"
     )
 
 # %% ../nbs/02b_audit.ipynb #3ed959c4

@@ -18,6 +18,7 @@ import os
 import re
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -1672,10 +1673,12 @@ def audit(
         findings, leaks = examine(loaded, files=there), leakage(loaded)
         shared = _say_findings(findings, say, loaded, leaks)
         title, rows = ", ".join(f.name for f in files), len(loaded.kept) + len(loaded.rejected)
+        kinds = Counter(f.severity for f in findings)
+        told = ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind in ("error", "warning", "note") if (n := kinds[kind]))
         say.say(
             (
                 f"{title}: {rows} rows, {len(loaded.kept)} kept, {len(loaded.rejected)} rejected, "
-                f"{len(findings)} findings; {sum(c.cycles is not None for c in loaded)} clips have cycles"
+                f"{told or 'nothing odd'}; {sum(c.cycles is not None for c in loaded)} clips have cycles"
             )
             + ("" if there else "; no video was looked at: name their folder with --videos")
         )
@@ -1717,13 +1720,16 @@ def _load_to_audit(
 # %% ../nbs/18_cli.ipynb #a0ad0044
 def _say_findings(findings: Any, say: Output, loaded: Any, leaks: Any) -> Any:
     "Say what is odd, and what leaks; names of actions that were only spelt differently in one line."
+    from actrep_nb.audit import spellings
+
     respelt = [f for f in findings if f.rule == "spelling"]
     for f in findings if len(respelt) < 4 else [f for f in findings if f.rule != "spelling"]:
         say.say(str(f))
     if len(respelt) > 3:
         say.say(
             f"note: spelling: {len(respelt)} names of actions are read in one writing: "
-            f"{', '.join(sorted({c.action for c in loaded if c.action}))[:200]}"
+            f"{', '.join(f'{old} → {new}' for old, new in list(spellings(respelt).items())[:6])}"
+            f"{', …' if len(respelt) > 6 else ''}"
         )
     shared = [r for r in leaks if r["shared"]]
     for r in shared:

@@ -109,7 +109,8 @@ def find_checkpoint(
         if model.count("/") != 1 or model.startswith((".", "/")):
             raise FileNotFoundError(
                 f"no model {model!r}{near_counter(model) or '.'} Give a folder written by save_pretrained, a "
-                "run's folder, a name on the hub such as Qwen/Qwen2.5-VL-3B-Instruct, or period, pose, picture+pose"
+                "run's folder, a name on the hub such as Qwen/Qwen2.5-VL-3B-Instruct, tiny_film, or one of "
+                f"{', '.join(UNTRAINED)}"
             )
         return model
     found = next(

@@ -1109,7 +1109,7 @@ def _find_video(name: str, videos: Path | None) -> tuple[str, bool]:
         f"there is {' and '.join(other[:3])}: did you mean {'it' if len(other) == 1 else 'one of them'}? "
         "Correct the name"
         if other
-        else "fetch it, or correct videos="
+        else "fetch it, or name the folder that it is in (--videos; in Python, videos=)"
     )
     raise LookupError("video", f"{whole} is missing: {hint}")
 

@@ -1,4 +1,4 @@
-"""Too many clips of five repetitions, too few of forty: make the training counts what you want them to be, by cutting clips between repetitions.
+"""Too many clips of eight repetitions, too few of forty: make the training counts what you want them to be, by cutting clips between repetitions.
 
 Docs: https://actrep.github.io/actrep_nb/sampling.html.md"""
 

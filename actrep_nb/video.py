@@ -653,9 +653,8 @@ def read_frames(
     except ImportError as e:
         raise VideoError(f"reader {reader!r} is not installed here ({e}); use reader='pyav'") from None
     except RuntimeError as e:
-        raise VideoError(
-            f"reader {reader!r} does not load here ({str(e).splitlines()[0][:120]}); use reader='pyav'"
-        ) from None
+        why = str(e).splitlines()[0].removesuffix(" Likely causes:")
+        raise VideoError(f"reader {reader!r} does not load here ({why[:120]}); use reader='pyav'") from None
     if taken.end <= begin:
         raise VideoError(
             f"{path} can be read to {taken.end:.2f} s only: nothing of the part from {begin:.2f} s is there"

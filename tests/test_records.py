@@ -1198,7 +1198,7 @@ def test_a_name_as_it_is_written_comes_first_and_nobody_guesses_between_two(tmp_
         all(f"there is {tmp_path / 'only.avi'}: did you mean it?" in reason for reason in reasons[1:4])
         and f"{Path('sub/deep.mkv')}: did you mean it?" in reasons[4]
     )
-    assert all("fetch it, or correct videos=" in reason for reason in reasons[5:])
+    assert all("fetch it, or name the folder that it is in (--videos" in reason for reason in reasons[5:])
 
 
 def test_a_file_that_comes_later_is_found(tmp_path):

@@ -48,7 +48,14 @@ def _set_findings(clips: Sequence[Clip]) -> list[Finding]:
         first = seen.setdefault((os.path.normpath(c.video), c.window, str(c.extra.get("problem"))), c)
         if first is not c:
             out.append(
-                Finding("duplicate", "error", f"the same clip as {first.id}: {c.video}", "kept: both rows", c.id)
+                Finding(
+                    "duplicate",
+                    "error",
+                    f"the same clip as {first.id}: {c.video}"
+                    + (f", counted {c.count} here and {first.count} there" if c.count != first.count else ""),
+                    "kept: both rows",
+                    c.id,
+                )
             )
         for leak in owners.add(c)[:1]:
             others = [f"{s} (clip {i})" for s, i in islice(owners.several[leak].items(), 4) if s != c.split][:3]

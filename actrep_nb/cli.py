@@ -6,7 +6,7 @@ Docs: https://actrep.github.io/actrep_nb/cli.html.md"""
 
 # %% auto #0
 __all__ = ['app', 'AsJson', 'Plugins', 'MARKED', 'FILMS', 'Careful', 'MaxNewTokens', 'Device', 'UNTRAINED', 'KINDS', 'CHAPTERS',
-           'Columns', 'Videos', 'Usage', 'Output', 'output_folder', 'json_line', 'command', 'quiet_libraries',
+           'Columns', 'Videos', 'Usage', 'Output', 'output_folder', 'keeps', 'json_line', 'command', 'quiet_libraries',
            'pick_model', 'find_films', 'parse_example', 'example_seconds', 'refused', 'count', 'Lasting', 'Tame',
            'lasting_streams', 'every_command', 'join_parameters', 'main', 'load_annotated', 'evaluate', 'merge',
            'audit', 'split', 'plan']
@@ -19,7 +19,7 @@ import re
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,6 +78,16 @@ def output_folder(
             f"{'that is a file' if path and path.is_file() else (e.strerror or str(e)).lower()}; name a "
             "folder that can be written to"
         ) from None
+
+
+def keeps(
+    option: str,  # as --out or --html
+    target: Path,  # what would be written
+    read: Iterable[str | Path],  # what is read, and must stay
+) -> None:
+    "Raises Usage where a command would write over what it reads."
+    if target.exists() and target.resolve() in {Path(p).resolve() for p in read}:
+        raise Usage(f"{option} {target} is what is read: name another file")
 
 
 def json_line(
@@ -332,13 +342,15 @@ def example_seconds(
     if film is None:
         return end - start
     try:
-        length = probe(film).duration
+        info = probe(film)
     except VideoError:
         if name:
             raise
         return end - start  # told when it is counted
-    if start >= length or end > length + 0.5:
-        raise Usage(f"--example {text}: {film} lasts {length:.1f} s")
+    if start >= info.duration or end > info.duration + 0.5:
+        raise Usage(f"--example {text}: {film} lasts {info.duration:.1f} s")
+    if end - start < 2 / info.fps:
+        raise Usage(f"--example {text}: a repetition takes two pictures at least, {2 / info.fps:.2g} s in {film}")
     return end - start
 
 # %% ../nbs/18_cli.ipynb #1c7a7579
@@ -448,7 +460,7 @@ _CountResume = Annotated[
         "--resume", help="Take over what an earlier command with the same counters wrote to counts.jsonl in --out."
     ),
 ]
-MaxNewTokens = Annotated[int, typer.Option(help="Most tokens of an answer; longer ones are cut off.")]
+MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most tokens of an answer; longer ones are cut off.")]
 _CountVideo = Annotated[
     str,
     typer.Option(
@@ -1316,6 +1328,7 @@ def evaluate(
     with command("evaluate", as_json, plugin) as say:
         baselines = _baselines_to_judge(baseline, model, protocol, fit)
         output_folder(out, say)
+        _own_results(out, clips)
         some, kinds = _clips_to_judge(clips, videos, columns, say, careful, limit, model, baselines)
         asked = {"max_new_tokens": max_new_tokens, "prompts": tuple(prompt) or ("",), "video": video, "device": device}
         voting = {"samples": samples, "temperature": temperature, "seed": seed, "batch_size": batch}
@@ -1346,6 +1359,21 @@ def _baselines_to_judge(baseline: str, model: list[str], protocol: list[str], fi
     return baselines
 
 # %% ../nbs/18_cli.ipynb #65625f3f
+def _own_results(out: Path | None, clips: Path) -> None:
+    "Raises Usage where results would be written over the clips, or over a file that no evaluation wrote."
+    from actrep_nb.show import read_json
+
+    for path in (out / "results.json", out / "predictions.jsonl") if out else ():
+        keeps("--out", path, [clips])
+    if out and (path := out / "results.json").exists():
+        try:
+            ours = "models" in read_json(path)
+        except ValueError:
+            ours = False
+        if not ours:
+            raise Usage(f"--out {out}: {path.name} is there, and no evaluation wrote it: name another folder")
+
+
 def _clips_to_judge(
     clips: Path,
     videos: Path | None,
@@ -1367,6 +1395,13 @@ def _clips_to_judge(
         need_clips(judged, clips)  # says why
     _say_rejected(judged, say)
     some = ClipSet(judged.kept[:limit], judged.rejected) if limit else judged
+    shown = Counter((os.path.realpath(c.video), c.window, str(c.extra.get("problem"))) for c in some)
+    if more := len(some) - len(shown):
+        most = Path(shown.most_common(1)[0][0][0]).name
+        say.warn(
+            f"{more} of {len(some)} rows show a clip that is there already, as {most}: each row is judged, so "
+            "intervals are too narrow (actrep audit names them)"
+        )
     named = [parse_counter(text) for text in model]
     kinds = {one.kind for one in named}
     taught = {name for name, make in COUNTERS.items() if hasattr(make, "fit")}
@@ -1665,20 +1700,15 @@ def audit(
         from actrep_nb.records import leakage
         from actrep_nb.audit import audit as examine
 
-        if write and write.suffix.lower() not in (".csv", ".jsonl"):
-            raise Usage(f"--write {write}: the name must end in .csv or .jsonl")
-        if write and write.resolve() in [f.resolve() for f in files]:
-            raise Usage(f"--write {write} is what is read: name another file")
+        _check_written(write, page, files)
         loaded, there = _load_to_audit(files, videos, columns, say, careful, fps, sources)
         findings, leaks = examine(loaded, files=there), leakage(loaded)
         shared = _say_findings(findings, say, loaded, leaks)
         title, rows = ", ".join(f.name for f in files), len(loaded.kept) + len(loaded.rejected)
-        kinds = Counter(f.severity for f in findings)
-        told = ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind in ("error", "warning", "note") if (n := kinds[kind]))
         say.say(
             (
                 f"{title}: {rows} rows, {len(loaded.kept)} kept, {len(loaded.rejected)} rejected, "
-                f"{told or 'nothing odd'}; {sum(c.cycles is not None for c in loaded)} clips have cycles"
+                f"{_kinds(findings)}; {sum(c.cycles is not None for c in loaded)} clips have cycles"
             )
             + ("" if there else "; no video was looked at: name their folder with --videos")
         )
@@ -1696,6 +1726,24 @@ def audit(
         }
 
 # %% ../nbs/18_cli.ipynb #a84fb143
+def _check_written(write: Path | None, page: Path | None, files: list[Path]) -> None:
+    "Raises Usage where --write or --html names a file of another kind, or one that is read."
+    for option, target, kinds in (("--write", write, (".csv", ".jsonl")), ("--html", page, (".html", ".htm"))):
+        if target and target.suffix.lower() not in kinds:
+            raise Usage(f"{option} {target}: the name must end in {' or '.join(kinds)}")
+        if target:
+            keeps(option, target, files)
+
+
+def _kinds(findings: Any) -> str:
+    "How many findings there are of each severity, in words."
+    found = Counter(f.severity for f in findings)
+    return (
+        ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind in ("error", "warning", "note") if (n := found[kind]))
+        or "nothing odd"
+    )
+
+
 def _load_to_audit(
     files: list[Path],
     videos: Path | None,

@@ -29,6 +29,7 @@ from actrep_nb.cli import (
     _say_rejected,
     app,
     command,
+    keeps,
     load_annotated,
     output_folder,
     pick_model,
@@ -496,7 +497,7 @@ def cot(
     hints: _CotHints = False,
     step: _CotStep = 0.1,
     limit: Limit = 0,
-    max_new_tokens: Annotated[int, typer.Option(help="Most tokens of a text; longer ones are cut off.")] = 1024,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a text; longer ones are cut off.")] = 1024,
     video: _CotVideo = "",
     native: _CotNative = False,
     base_url: _CotBaseUrl = "",
@@ -524,6 +525,10 @@ def cot(
     """
     with command("cot", as_json, plugin) as say:
         output_folder(out, say)
+        for name in ("train.jsonl", "cot.jsonl", "rejected.jsonl"):
+            keeps("--out", out / name, [clips])
+        if (out / "train.jsonl").exists() and not (out / "cot.jsonl").exists():
+            raise Usage(f"--out {out}: train.jsonl is there, and no cot wrote it: name another folder")
         _cot(
             load_annotated(clips, videos, columns, say),
             clips,

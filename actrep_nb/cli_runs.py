@@ -802,9 +802,11 @@ def _say_film(film: dict[str, Any], say: Output) -> None:
     stages = ", ".join(f"{name} {row['obo']:.2f}" for name, row in film["drawn"].items())
     say.say(f"\nWithin one on drawn windows: {stages}")
     if not film["films"]:
+        import shlex
+
         return say.say(
             "Count films of your own with what came out: actrep count FOLDER --model "
-            f"{say.data.get('out', 'runs/demo')}/film/grpo"
+            + shlex.quote(f"{say.data.get('out', 'runs/demo')}/film/grpo")
         )
     names = list(film["films"])
     wide = max(len(clip) for clip in film["films"][names[0]])
@@ -975,6 +977,8 @@ def verify(
 
         if len(runs) > 2:
             raise Usage("name one run, which is run again, or two, which are compared")
+        if len(runs) == 2 and runs[0].resolve() == runs[1].resolve():
+            raise Usage(f"{runs[0]} and {runs[1]} are one folder: name two, or one to run it again")
         if len(runs) == 2 and (out or folder):
             raise Usage("--out and --folder are for running again; two runs are only compared")
         try:

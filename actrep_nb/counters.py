@@ -96,7 +96,7 @@ def near_counter(
     folders = [str(f) for f in sorted(parent.iterdir()) if f.is_dir()] if parent.is_dir() else []
     return did_you_mean(name, [*folders, *UNTRAINED, *COUNTERS, "tiny_base", "tiny_film", *published_configs()])
 
-
+# %% ../nbs/16b_counters.ipynb #349d4f34
 def find_checkpoint(
     model: str,  # a folder, or a name on the hub
 ) -> str:

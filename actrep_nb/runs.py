@@ -178,6 +178,8 @@ def check_parameters(
         if name not in declared:
             hint = did_you_mean(name, declared) or f"; it has {', '.join(declared) or 'none'}"
             problems.append(f"no parameter {name!r}{hint}")
+        elif isinstance(value, int) and abs(value) >= 2**63:
+            problems.append(f"{name}={value} is too large: below 2^63")
         elif not fits(value, declared[name].type):
             problems.append(f"{name} must be {type_name(declared[name].type)}, not {value!r} ({type(value).__name__})")
     if problems:
@@ -511,7 +513,10 @@ class Manifest:
         path = Path(path) if Path(path).suffix == ".json" else Path(path) / "manifest.json"
         if not path.exists():
             raise FileNotFoundError(f"{path.parent} holds no run (no {path.name})")
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and "notebook" in content and "notebook_sha256" not in content:
+            raise FileNotFoundError(f"{path.parent} holds no run, but a model that comes with the book")
+        return cls(**content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -827,11 +832,13 @@ def _drop_torn(path: Path) -> None:
         path.unlink()
 
 
-def _sizes(out: Path, manifest: Manifest) -> dict[str, int]:
-    "The files that a run made and that belong to its result, with their sizes: no caches, no checkpoints on the way."
+def _made(out: Path, manifest: Manifest) -> dict[str, tuple[int, str]]:
+    """The files that a run made and that belong to its result, with size and hash: no caches, no checkpoints on the
+    way."""
     files = files_of(out, [Path(v) for name in WRITTEN[1:] if (v := manifest.parameters.get(name))])
     names = {p: p.relative_to(out).as_posix() for p in files}
-    return {name: p.stat().st_size for p, name in names.items() if not re.match(r"(.*/)?checkpoint-\d+/", name)}
+    kept = {name: p for p, name in names.items() if not re.match(r"(.*/)?checkpoint-\d+/", name)}
+    return {name: (p.stat().st_size, hash_path(p)["sha256"]) for name, p in kept.items()}
 
 # %% ../nbs/16_runs.ipynb #5600213e
 def _close(
@@ -859,7 +866,7 @@ def _close(
     if (out / "notebook.ipynb").exists():
         to_html(out / "notebook.ipynb", out / "report.html", no_input=no_input and status == "done")
     if status == "done":
-        write_json(out / "outputs.json", _sizes(out, manifest))
+        write_json(out / "outputs.json", _made(out, manifest))
     done.save(out / "manifest.json")
     return RunResult(out, done, metrics)
 
@@ -970,7 +977,7 @@ def apart(
             return f"{rest} {values[0]!r}, now {values[1]!r}"
         if kind == "data":
             old, new = _paths(rest, before, now)
-            return f"the content of {rest}" if old == new else f"{rest} {old}, now {new}"
+            return f"the content of {rest}" if old == new else f"the content of {rest} ({old}, now {new})"
         return f"the {name}" if kind == "plugin" else words[name]
 
     return [said(name, values) for name, values in _differing(before, now).items()]
@@ -1000,12 +1007,32 @@ def standing(
 
 def _lost(out: Path) -> list[str]:
     "The files of a finished run that are missing or have another size."
+    return altered_files(out, {name: size for name, (size, _) in _outputs(out).items()})
+
+
+def _changed(out: Path) -> list[str]:
+    "The files of a finished run that hold something else than it wrote."
+    whole = {name: digest for name, (size, digest) in _outputs(out).items() if not altered_files(out, {name: size})}
+    return [name for name, digest in whole.items() if hash_path(out / name)["sha256"] != digest]
+
+
+def _outputs(out: Path) -> dict[str, tuple[int, str]]:
+    "What a finished run noted of the files that it made; nothing where that cannot be read."
     try:
-        return altered_files(out, json.loads((out / "outputs.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        noted = json.loads((out / "outputs.json").read_text(encoding="utf-8"))
+        return {name: (int(size), str(digest)) for name, (size, digest) in noted.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def _strange(out: Path) -> list[str]:
+    "What is in a folder that no run wrote, where no run has been: somebody's own files."
+    if begun_run(out) or (out / "parameters.json").exists() or checkpoints(out) or not out.is_dir():
         return []
+    ours = re.compile(r"process|node\d+|manifest\.json|\..*")
+    return sorted(p.name for p in out.iterdir() if not ours.fullmatch(p.name))
 
-
+# %% ../nbs/16_runs.ipynb #c7c53ba5
 def begun_run(out: str | Path) -> Manifest | None:
     "The manifest in a folder, or None where no manifest can be read."
     try:
@@ -1045,7 +1072,7 @@ def checkpoints(
     ]
     return sorted(found, key=lambda p: (p.stat().st_mtime, int(p.name[11:])))
 
-
+# %% ../nbs/16_runs.ipynb #908c722c
 def how_to_begin(
     out: str | Path,  # a run folder
     now: Manifest,  # what is to be run there
@@ -1055,9 +1082,19 @@ def how_to_begin(
     """What a run in this folder would do. Raises ParameterError that says what differs, where checkpoints of other
     settings would be mixed in or lost, or a finished run with other parameters replaced."""
     before, kept, state = begun_run(out), checkpoints(out), standing(out, now)
+    if strange := _strange(Path(out)):
+        raise ParameterError(
+            f"{out} is no run's folder: it holds {', '.join(strange[:3])}{', …' if strange[3:] else ''}, "
+            "which a run could write over; name a new folder with --out"
+        )
     if fresh:
         return "new", "starts over, as asked" if before or kept else ""
     if state == "done":
+        if changed := _changed(Path(out)):
+            raise ParameterError(
+                f"{Path(out) / changed[0]}{f' (and {len(changed) - 1} more)' if changed[1:] else ''} was changed after "
+                "the run had written it: restore it, or start over with --fresh"
+            )
         return state, "done before, skipped"
     if before is None and kept and not now.parameters.get("resume"):
         differs = ["no manifest says with what settings"]
@@ -1115,15 +1152,17 @@ def run(
     batch_text(values, place.world, path.name)
     with plugins_named(plugins), ExitStack() as held:
         now = start_manifest(path, values, out)
-        done = not fresh and standing(out, now) == "done"
-        if not done:  # what is only read needs no lock: it may lie on a disk that cannot be written
+        if fresh or standing(out, now) != "done":  # what is only read needs no lock: its disk may be read-only
             held.enter_context(claimed(out))
-        state, words = ("done", "done before, skipped") if done else how_to_begin(out, now, fresh, overwrite)
+        state, words = how_to_begin(out, now, fresh, overwrite)
         if tell:
             tell(words)
         elif words and not quiet:
             print(f"{out}: {words}", file=sys.stderr)
         if state == "done":
+            with suppress(OSError):  # on a disk that can only be read
+                if not (out / "report.html").exists():
+                    to_html(out / "notebook.ipynb", out / "report.html", no_input)
             return load_run(out)
         if state == "new":
             begin_anew(out)
@@ -1395,6 +1434,11 @@ def verify(
                 found += _data_apart(name, left, right, notes)
             else:
                 found.append((where, name, p, q))
+    for r in (left, right):
+        if gone := _lost(r.out):
+            notes.append(
+                f"{r.out}: {gone[0]}{f', and {len(gone) - 1} more' if gone[1:] else ''}: only what is left is compared"
+            )
     old = [str(r.out) for r in (left, right) if not r.manifest.ranks]
     if old:
         notes.append(f"{' and '.join(old)}: an older run, which kept nothing about threads, ranks and devices")
@@ -1517,6 +1561,8 @@ def find_runs(
     for path in Path(folder).rglob("manifest.json"):
         try:
             manifest = Manifest.load(path)
+        except FileNotFoundError:
+            continue  # of a model, not of a run
         except (ValueError, TypeError, KeyError) as e:
             warnings.warn(f"{path}: not a run's manifest ({e})", stacklevel=2)
             continue

@@ -473,6 +473,8 @@ def whole_folder(
                 yield part
                 for entry in part.rglob("*"):
                     if not entry.is_symlink():
+                        if entry.is_file():  # some writers make files that nobody else can read
+                            entry.chmod(entry.stat().st_mode | part.stat().st_mode & 0o666)
                         _onto_disk(entry)
                 if path.exists():
                     os.rename(path, old)
@@ -569,7 +571,8 @@ def read_log(
 def read_yaml(
     text: str,  # of a file
 ) -> Any:
-    "What a YAML text holds. ValueError says what is wrong with it, a name that is given twice included."
+    """What a YAML text holds. ValueError says what is wrong with it, a name that is given twice and a number that
+    YAML reads otherwise than people do included."""
     import yaml
 
     class Once(yaml.SafeLoader):
@@ -581,6 +584,14 @@ def read_yaml(
                         raise ValueError(f"{key.value} is given twice, again in line {key.start_mark.line + 1}")
                     given.add((key.tag, key.value))
             return super().construct_mapping(node, deep)
+
+        def as_written(self, node):
+            if re.search(r"[_:]|^[-+]?0\d", node.value):  # 010 would be 8, 1_0 ten and 1:30 ninety
+                raise ValueError(f"{node.value} in line {node.start_mark.line + 1} is no number as JSON writes it")
+            return (self.construct_yaml_int if node.tag.endswith("int") else self.construct_yaml_float)(node)
+
+    for kind in ("int", "float"):
+        Once.add_constructor(f"tag:yaml.org,2002:{kind}", Once.as_written)
 
     try:
         return yaml.load(text, Once)

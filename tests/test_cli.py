@@ -372,6 +372,44 @@ def test_audit_lists_findings(here, capsys):
     assert (data["rows"], data["kept"], data["rejected"]) == (2, 1, 1) and len(data["findings"]) >= 2
 
 
+def test_what_is_read_is_not_written_over(here, clip, capsys):
+    "Nor is a film, nor what no command of ours has written."
+    (here / "a.jsonl").write_text('{"video": "squats.mp4", "action": "squat", "count": 3, "cycles": [[0, 1]]}\n')
+    (here / "train.jsonl").write_bytes((here / "a.jsonl").read_bytes())
+    (here / "judged").mkdir()
+    (here / "judged" / "results.json").write_text('{"mine": 1}')
+    (here / "cots").mkdir()
+    (here / "cots" / "train.jsonl").write_text("mine")
+    before = {p: p.read_bytes() for p in here.rglob("*") if p.is_file()}
+    for argv, words in (
+        (["audit", "a.jsonl", "--html", "squats.mp4"], "--html squats.mp4: the name must end in .html"),
+        (["audit", "a.jsonl", "--write", "./a.jsonl"], "--write a.jsonl is what is read"),
+        (["cot", "train.jsonl", "--out", "."], "--out train.jsonl is what is read"),
+        (["cot", "a.jsonl", "--out", "cots"], "train.jsonl is there, and no cot wrote it"),
+        (["run", "cot", "-p", "clips=train.jsonl", "--out", "."], ". is no run's folder: it holds"),
+        (["evaluate", "a.jsonl", "--baseline", "period", "--out", "judged"], "results.json is there, and no eval"),
+    ):
+        assert main(argv) == 2, argv
+        assert words in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in here.rglob("*") if p.is_file()} == before
+
+
+def test_a_clip_in_several_rows_is_told(here, clip, capsys):
+    (here / "a.csv").write_text("file,action,count\nsquats.mp4,squat,3\n./squats.mp4,squat,4\nsquats.mp4,squat,3\n")
+    assert main(["evaluate", "a.csv", "--baseline", "period"]) == 0
+    assert "2 of 3 rows show a clip that is there already, as squats.mp4" in capsys.readouterr().err
+    assert main(["audit", "a.csv"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("the same clip as squats") == 2 and "counted 4 here and 3 there" in out
+    assert "3 rows, 3 kept, 0 rejected, 2 errors;" in out
+
+
+def test_an_example_takes_two_pictures(here, clip, capsys):
+    assert main(["count", "squats.mp4", "--example", "0.0001-0.0002"]) == 2
+    assert "a repetition takes two pictures at least" in capsys.readouterr().err
+    assert main(["count", "squats.mp4", "--max-new-tokens", "0"]) == 2
+
+
 def test_a_line_break_in_a_name_makes_no_second_line(here, clip, capsys):
     "Nor can a name write a line that looks like the command's own."
     name = "set\nerror: 1.mp4"

@@ -201,6 +201,10 @@ pathlib.Path(out, "weights").write_text("whole")""",
             == f"done before, but {what}, goes on from the last whole checkpoint, checkpoint-4 or one before it"
         )
         assert (out / "weights").read_text() == "whole"
+    (out / "weights").write_text("whale")
+    with pytest.raises(ParameterError, match=r"run/weights was changed after the run had written it: restore it"):
+        go()
+    assert (out / "weights").read_text() == "whale", "it is somebody's, until --fresh says otherwise"
     assert go(fresh=True).metrics["began"] == 0 and told[-1] == "starts over, as asked"
     with pytest.raises(
         ParameterError, match=r"holds a finished run with other settings \(lr 0.1, now 0.2\): name another"
@@ -214,6 +218,46 @@ pathlib.Path(out, "weights").write_text("whole")""",
     (out / "manifest.json").unlink()
     with pytest.raises(ParameterError, match="no manifest says with what settings"):
         go()
+
+
+def test_a_folder_of_other_files_is_not_written_into(book, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train.jsonl").write_text("my own")
+    for fresh in (False, True):
+        with pytest.raises(ParameterError, match=r"mine is no run's folder: it holds train.jsonl, which a run could"):
+            run(book("n"), tmp_path / "mine", quiet=True, fresh=fresh)
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["train.jsonl"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / ".gitkeep").touch()
+    assert run(book("n"), tmp_path / "empty", quiet=True).ok
+
+
+def test_a_lost_report_is_written_again(book, tmp_path):
+    first = run(book("6 * 7"), tmp_path / "run", quiet=True)
+    (tmp_path / "run" / "report.html").unlink()
+    again = run(book("6 * 7"), tmp_path / "run", quiet=True)
+    assert again.manifest.ended == first.manifest.ended and "42" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_a_model_that_comes_with_the_book_is_no_run(recwarn):
+    from actrep_nb.runs import find_runs
+
+    root = Path(__file__).parents[1]
+    assert find_runs(root / "data") == [] and not [w for w in recwarn if "manifest" in str(w.message)]
+    with pytest.raises(FileNotFoundError, match="tiny_film holds no run, but a model"):
+        load_run(root / "data/tiny_film")
+
+
+def test_verify_says_what_is_lost(book, tmp_path):
+    path = book(
+        "from pathlib import Path\nfrom actrep_nb.show import glue\nPath(out, 'weights').write_text('whole')\nglue('a', n)",
+        parameters="n: int = 3\nout: str = ''",
+    )
+    for name in "ab":
+        run(path, tmp_path / name, quiet=True)
+    (tmp_path / "b" / "weights").unlink()
+    found = verify(tmp_path / "a", tmp_path / "b")
+    assert found.same_metrics and [n for n in found.notes if "b: weights is missing" in n and "what is left" in n]
 
 
 def test_a_second_run_replaces_the_first(book, tmp_path):
@@ -231,6 +275,7 @@ def test_wrong_parameters_write_nothing(book, tmp_path):
         ({"cuont": 1}, "did you mean 'count'"),
         ({"count": "3"}, "count must be int, not '3' (str)"),
         ({"count": True}, "must be int"),
+        ({"count": 10**20}, "count=100000000000000000000 is too large"),
         ({"count": 2.0}, "must be int"),
         ({"rate": "0.1"}, "rate must be float"),
         ({"rate": float("nan")}, "must be float, not nan"),
@@ -516,6 +561,7 @@ def test_a_recipe_is_read_for_one_experiment(tmp_path):
         "a: [": "mine.yaml cannot be read as YAML",
         "sft: {lr: 1e-4}\nall: {seed: 1}\nsft: {epochs: 2}": "sft is given twice, again in line 3",
         "sft:\n  lr: 1e-4\n  lr: 1e-5": "lr is given twice, again in line 3",
+        "sft: {steps: 010}": "010 in line 1 is no number",
         "sft: {lr: 1e-4}\n03_sft: {epochs: 2}": "sft and 03_sft name the same section",
         "sft: 3": "no parameter 'sft'",
     }.items():

@@ -257,6 +257,17 @@ def test_what_does_not_belong_into_a_registry_is_refused_when_it_is_put_there():
     assert (dict(FORMATS), dict(REWARDS)) == before
 
 
+def test_what_others_may_read_in_a_folder_they_may_read_all_of(tmp_path):
+    with show.whole_folder(tmp_path / "checkpoint") as part:
+        (part / "weights").write_text("1")
+        (part / "weights").chmod(0o600)
+        (part / "run.sh").write_text("2")
+        (part / "run.sh").chmod(0o700)
+    mode = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "checkpoint").iterdir()}
+    readable = (tmp_path / "checkpoint").stat().st_mode & 0o666
+    assert mode == {"weights": 0o600 | readable, "run.sh": 0o700 | readable}
+
+
 # ---- folders that are gone afterwards ---------------------------------------------------------------------------
 
 

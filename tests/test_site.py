@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from markdown import markdown
 
 root = Path(__file__).parents[1]
 sys.path.insert(0, str(root / "tools"))
 
 from build_docs import LOOK_UP, label, links, navigation, Page, site_url  # noqa: E402
-from site_check import Barriers, barriers, broken_links, finished  # noqa: E402
+from site_check import Barriers, barriers, broken_links, finished, raw_markdown  # noqa: E402
 from site_pages import (
     alternative,
     architecture_page,
@@ -56,6 +57,26 @@ def test_links_that_lead_nowhere_are_found(tmp_path):
     ]
     site(tmp_path, a=good, **{"404": '<a href="/elsewhere/">x</a>'})
     assert broken_links(tmp_path) == []
+
+
+def test_markdown_that_a_reader_would_see_is_found(tmp_path):
+    site(tmp_path, a="<p><code>[x](y.md)</code> (z)</p><pre><code>[[1](2)</code></pre><a href='y.html'>y</a> [0] (b)")
+    assert raw_markdown(tmp_path) == []
+    shown = markdown("as [[`f`](b.md#f)](b.md) and [see [`f`](b.md#f) there](c.md) say")
+    site(tmp_path, b=shown)
+    assert raw_markdown(tmp_path) and all(found.startswith("b.html: ") for found in raw_markdown(tmp_path))
+    site(tmp_path, b=markdown(links("as [[`f`](b.md#f)](b.md) and [see [`f`](b.md#f) there](c.md) say", "d.md")))
+    assert raw_markdown(tmp_path) == []
+
+
+def test_a_name_in_the_text_of_a_link_is_no_link_of_its_own():
+    f = f"[`f`]({site_url}/answers.html#f)"
+    assert links(f"[{f}](05_answers.ipynb)", "a.md") == "[`f`](answers.md#f)"  # its own place on that page
+    assert links(f"[{f}](06_other.ipynb)", "a.md") == "[`f`](other.md)"
+    assert links(f"[{f}](05_answers.ipynb#first)", "a.md") == "[`f`](answers.md#first)"
+    assert links(f"[see {f}, or `g`](05_answers.ipynb)", "a.md") == "[see `f`, or `g`](answers.md)"
+    assert links(f"({f}, [x](y.md))", "a.md") == "([`f`](answers.md#f), [x](y.md))"
+    assert links("[a][0] [`f`](b.md)\n\n```\n[[`f`](b.md)](b.md)\n```", "a.md").endswith("[[`f`](b.md)](b.md)\n```")
 
 
 def test_a_page_asks_no_host_and_is_read_by_everyone():

@@ -144,7 +144,31 @@ def test_every_exported_name_is_listed():
     for module in chapters:
         for name in exported(root / "actrep_nb" / f"{module}.py", f"{module}.md"):
             assert f"[`{name.name}`]({name.place})" in page, name
-    assert len(re.findall(r"^\| \[`", page, re.M)) > 500
+    rows = re.findall(r"^\| \[`(\w+)`\]\([^)]*\) \| (.*) \|$", page, re.M)
+    assert len(rows) > 500 and [name for name, says in rows if not says.strip()] == []
+
+
+def test_names_say_what_they_are_in_one_sentence(tmp_path):
+    module = tmp_path / "m.py"
+    module.write_text(
+        '__all__ = ["T", "LIMIT", "KINDS", "A", "B", "Out", "TABLE", "Mode", "f", "g"]\n\n# %% cell\n'
+        'T = TypeVar("T")\nLIMIT = 3  # tries, at most\n# what there is,\n# in order\nKINDS = (\n    "a",\n)\n'
+        'A, B = "a", [1] * 30\nOut = Annotated[Path, Option(help="Where it goes. Or not.")]\n'
+        'TABLE = {f"{k}": k for k in "a|b"}\nTABLE["x"] = 5\n\n# %% other\nMode = int  # type: ignore[misc]\n\n'
+        'def f():\n    """A strip of 7 x 3.2 inches at 100\n    dots (Dr. GRPO, e.g. Adam). More."""\n\n'
+        'class g:\n    "Kept `as is`. `x` too."\n'
+    )
+    assert [(n.name, n.says, n.value, n.place) for n in exported(module, "m.md")] == [
+        ("LIMIT", "tries, at most", "3", "m.md"),
+        ("KINDS", "what there is, in order", "('a',)", "m.md"),
+        ("A", "", "'a'", "m.md"),
+        ("B", "", "[1] * 30", "m.md"),
+        ("Out", "Where it goes.", "", "m.md"),
+        ("TABLE", "", "{f'{k}': k for k in 'a|b'}", "m.md"),
+        ("Mode", "", "int", "m.md"),
+        ("f", "A strip of 7 x 3.2 inches at 100 dots (Dr. GRPO, e.g. Adam).", "", "m.md#f"),
+        ("g", "Kept `as is`.", "", "m.md#g"),
+    ]
 
 
 def test_every_command_says_its_help():

@@ -4,8 +4,10 @@ graph, figures, and llms.txt.
 
 import ast
 import html
+import io
 import json
 import re
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,27 +23,86 @@ class Name:
     "Something a chapter exports."
 
     name: str
-    says: str  # first line of its docstring
+    says: str  # the first sentence of its docstring, or its comment
     place: str  # page and anchor
+    value: str = ''  # of a constant that says nothing about itself, as written
+
+
+def first_sentence(text: str) -> str:
+    "The first sentence of a text, on one line. A dot ends one where a capital, a quoted or a coded word follows it."
+    line = ' '.join(text.split('\n\n')[0].split())
+    ends = re.compile(r'(?<!\b[a-z]\.[a-z])(?<!\b(?:cf|eq|vs|al|Dr|no|pp))[.!?][)"\'`]*(?=\s+["\'`(]?[A-Z`])')
+    end = ends.search(line)
+    return line[: end.end()] if end else line
+
+
+def remarks(source: str) -> dict[int, str]:
+    "Comments by line: one that ends a line under its number, lines of comment under that of the line they lead to."
+    found: dict[int, str] = {}
+    above: list[str] = []
+    lines = io.StringIO(source).readline
+    for token in tokenize.generate_tokens(lines):
+        text = token.string.lstrip('# ').strip()
+        if token.type == tokenize.COMMENT and token.string.startswith('# %%'):
+            above = []
+        elif token.type == tokenize.COMMENT and re.match('# *(type:|noqa)', token.string):
+            continue
+        elif token.type == tokenize.COMMENT and token.line.lstrip().startswith('#'):
+            above.append(text)
+        elif token.type == tokenize.COMMENT:
+            found[token.start[0]] = text
+        elif token.type == tokenize.NL and not token.line.strip():
+            above = []
+        elif token.type not in (tokenize.NL, tokenize.NEWLINE) and above:
+            found[token.start[0]], above = ' '.join(above), []
+    return found
+
+
+def constant(node: ast.Assign | ast.AnnAssign, value: ast.expr, comments: dict[int, str]) -> tuple[str, str]:
+    """What a constant says about itself, and its value. A long value stands for a constant that says nothing. An option
+    of the command line says what it is for.
+    """
+    helps = [k.value for k in ast.walk(node) if isinstance(k, ast.keyword) and k.arg == 'help']
+    said = comments.get(node.lineno) or comments.get(node.end_lineno or 0)
+    if not said and (said := next((first_sentence(h.value) for h in helps if isinstance(h, ast.Constant)), '')):
+        return said, ''
+    shown = ast.unparse(value)
+    if said:
+        return said, shown if len(shown) <= 20 else ''
+    return '', shown if len(shown) <= 60 else f'{shown[:60].rpartition(" ")[0] or shown[:60]} …'
+
+
+def assigned(node: ast.Assign | ast.AnnAssign) -> Iterator[tuple[str, ast.expr]]:
+    "Names that a statement gives a value, each with its own."
+    for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+        if isinstance(target, ast.Name) and node.value:
+            yield target.id, node.value
+        elif isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            yield from ((t.id, v) for t, v in zip(target.elts, node.value.elts) if isinstance(t, ast.Name))
+        elif isinstance(target, ast.Tuple) and node.value:
+            yield from ((t.id, node.value) for t in target.elts if isinstance(t, ast.Name))
 
 
 def exported(module: Path, page: str) -> list[Name]:
-    "What `__all__` of a module names, in its order, with functions, classes and constants."
-    tree = ast.parse(module.read_text(encoding='utf-8'))
-    defined = {
-        node.name: (ast.get_docstring(node) or '').split('\n')[0]
-        for node in tree.body
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
-    }
-    listed = next(
-        (
-            ast.literal_eval(node.value)
-            for node in tree.body
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], 'id', '') == '__all__'
-        ),
-        [],
-    )
-    return [Name(name, defined.get(name, ''), f'{page}#{name.lower()}' if name in defined else page) for name in listed]
+    """What `__all__` of a module names, in its order: functions, classes and constants of its own. Type variables are
+    left out, as nobody imports them.
+    """
+    source = module.read_text(encoding='utf-8')
+    comments = remarks(source)
+    found: dict[str, Name] = {}
+    listed: list[str] = []
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            says = first_sentence(ast.get_docstring(node) or '')
+            found[node.name] = Name(node.name, says, f'{page}#{node.name.lower()}')
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            for name, value in assigned(node):
+                if name == '__all__':
+                    listed = ast.literal_eval(value)
+                elif name not in found and not ast.unparse(value).startswith('TypeVar('):
+                    says, shown = constant(node, value, comments)
+                    found[name] = Name(name, says, page, shown)
+    return [found[name] for name in listed if name in found]
 
 
 def escaped(text: str) -> str:
@@ -53,15 +114,17 @@ def names_page(chapters: dict[str, str]) -> str:
     "All exported names by chapter. `chapters`: module → page."
     out = [
         '---\nsearch:\n  exclude: true\n---\n\n# All names',
-        'What each chapter exports, in its order, with the first line of what it says about itself.\n{ .lede }',
+        'What each chapter exports, in its order, with the first sentence of what it says about itself, or its value.\n'
+        '{ .lede }',
     ]
     for module, page in chapters.items():
-        found = exported(root / 'actrep_nb' / f'{module}.py', page)
-        if found:
-            out.append(
-                f'## {module}\n\n| name | |\n|---|---|\n'
-                + '\n'.join(f'| [`{n.name}`]({n.place}) | {escaped(n.says)} |' for n in found)
+        if found := exported(root / 'actrep_nb' / f'{module}.py', page):
+            rows = (
+                f'| [`{n.name}`]({n.place}) | {f"`` {n.value} `` " if n.value else ""}{escaped(n.says)} |'
+                for n in found
             )
+            table = '| name | what it is |\n|---|---|\n' + '\n'.join(rows)
+            out.append(f'## {module}\n\n<div class="names" markdown>\n\n{table}\n\n</div>')
     return '\n\n'.join(out) + '\n'
 
 
@@ -204,8 +267,6 @@ class Figure:
 
 def thumbnail(picture: bytes, sides: tuple[int, int] = (480, 300)) -> bytes:
     "A picture as small WebP, fitted into `sides` (width and height, pixels)."
-    import io
-
     from PIL import Image
 
     image = Image.open(io.BytesIO(picture)).convert('RGBA')

@@ -4,7 +4,10 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from markdown import markdown
 
 root = Path(__file__).parents[1]
@@ -19,6 +22,9 @@ from site_pages import (
     exported,
     gallery_page,
     imports_of,
+    laid_out,
+    spread,
+    WIDE,
     llms_text,
     nearest,
     names_page,
@@ -186,19 +192,46 @@ def test_the_graph_draws_what_is_imported_and_no_way_round():
     assert nearest({"a": [], "b": ["a"], "c": ["a", "b"]}) == {"a": [], "b": ["a"], "c": ["b"]}
     page = architecture_page(chapters)
     assert all(f'<a href="{module}.html"><rect' in page for module in chapters)
-    assert page.count("<path d=") == sum(
-        map(len, nearest({m: [n for n in imports_of(m) if n in chapters] for m in chapters}).values())
-    )
+    needs = {m: [n for n in imports_of(m) if n in chapters] for m in chapters}
+    at, lines, row = laid_out(needs)
+    assert page.count("<path d=") == len(lines)
+    into = [b for _, b in lines if b[1] == row[b[0]]]  # with an arrow's head, from each lane or box
+    assert page.count("marker-end") == len(into) == sum(map(len, nearest(needs).values()))
     order = list(chapters)
     assert all(order.index(n) < order.index(m) for m in order for n in imports_of(m) if n in chapters)
 
 
+def test_no_line_of_the_graph_runs_behind_a_box():
+    at, lines, row = laid_out({"a": [], "b": ["a"], "c": ["b"], "d": ["a", "c"], "e": ["a", "b"], "f": ["a"]})
+    assert row == {"a": 0, "b": 1, "c": 2, "d": 3, "e": 2, "f": 1}
+    at, lines, row = laid_out({m: [n for n in imports_of(m) if n in chapters] for m in chapters})
+    lanes = {(m, r): x for (m, r), x in at.items() if row[m] != r}
+    boxes = {(m, r): x for (m, r), x in at.items() if row[m] == r}
+    assert lanes and set(boxes) == set(row.items()) and all(a[1] + 1 == b[1] for a, b in lines)
+    for (lane, r), x in lanes.items():
+        assert [m for m, here in row.items() if here == r and abs(boxes[m, r] - x) < WIDE / 2] == [], lane
+    for (m, r), x in boxes.items():
+        assert [n for n, here in row.items() if n != m and here == r and abs(boxes[n, r] - x) < WIDE] == [], m
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(-100, 100), st.floats(0, 50)), min_size=1, max_size=8))
+def test_places_are_as_near_as_may_be_to_those_wanted(row):
+    from scipy.optimize import isotonic_regression
+
+    wanted, apart = [want for want, _ in row], [gap for _, gap in row[1:]]
+    shift = np.cumsum([0.0, *apart])
+    assert np.allclose(spread(wanted, apart), isotonic_regression(np.array(wanted) - shift).x + shift)
+
+
 def test_figures_lead_to_their_pages_and_say_what_they_show():
-    page = gallery_page([Figure("grpo_0.png", "grpo.md", "GRPO", 'A "group" & more', "#a-group")])
+    words = "Four <bars>. Two are raised. More."
+    page = gallery_page([Figure("grpo_0.png", "grpo.md", "GRPO", 'A "group" & more', "#a-group", words)])
     assert (
-        '<a href="grpo.html#a-group"><img loading="lazy" src="images/small/grpo_0.webp" alt="">' in page
-        and "&quot;group&quot; &amp; more" in page
-    )
+        '<a href="grpo.html#a-group"><img loading="lazy" src="images/small/grpo_0.webp" '
+        'alt="Four &lt;bars&gt;. Two are raised. More."><span>A &quot;group&quot; &amp; more</span></a>'
+        "<figcaption>Four &lt;bars&gt;. Two are raised.</figcaption>"
+    ) in page
     assert (
         alternative("plot(x)", "## Rewards\n\nFirst. The curve [rises](x.md) with `step`:", "Rewards")
         == "Rewards: The curve rises with step:"

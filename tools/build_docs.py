@@ -277,18 +277,11 @@ class Page:
                 name = f'{Path(self.page).stem}_{len(self.images)}.{suffix}'
                 body = joined(data[mime])
                 self.images[name] = body.encode() if suffix == 'svg' else base64.b64decode(body)
-                self.figures.append(
-                    Figure(
-                        name,
-                        self.page,
-                        self.title,
-                        self.heading or self.title,
-                        f'#{slugify(self.heading, "-")}' if self.heading else '',
-                    )
-                )
-                return boxed(
-                    f'![{alternative(self.drawn_by, self.before, self.heading or self.title)}](images/pages/{name})'
-                )
+                heading = self.heading or self.title
+                words = alternative(self.drawn_by, self.before, heading)
+                anchor = f'#{slugify(self.heading, "-")}' if self.heading else ''
+                self.figures.append(Figure(name, self.page, self.title, heading, anchor, words))
+                return boxed(f'![{words}](images/pages/{name})')
         if 'text/latex' in data:
             return boxed(formulas(joined(data['text/latex'])))
         text = last_writes(joined(data.get('text/plain')))

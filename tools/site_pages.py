@@ -186,38 +186,98 @@ def nearest(needs: dict[str, list[str]]) -> dict[str, list[str]]:
     return {m: [n for n in ns if not any(n in reach(other) for other in ns if other != n)] for m, ns in needs.items()}
 
 
+WIDE, HIGH, GAP, LANE = 104, 30, 62, 16  # of a box, from row to row, and of a line that passes a row
+
+
+def spread(wanted: list[float], apart: list[float]) -> list[float]:
+    """Places in this order, as near to the wanted ones as may be (least squares), each at least `apart` from the one
+    before. `apart` has a value less. Pool adjacent violators.
+    """
+    shift = [sum(apart[:i]) for i in range(len(wanted))]
+    pools: list[list[float]] = []  # sum and size
+    for want, moved in zip(wanted, shift):
+        pools.append([want - moved, 1])
+        while len(pools) > 1 and pools[-2][0] / pools[-2][1] > pools[-1][0] / pools[-1][1]:
+            total, size = pools.pop()
+            pools[-1] = [pools[-1][0] + total, pools[-1][1] + size]
+    level = [total / size for total, size in pools for _ in range(int(size))]
+    return [x + moved for x, moved in zip(level, shift)]
+
+
+def laid_out(
+    needs: dict[str, list[str]],  # what each chapter needs, in the order of the book
+) -> tuple[dict[tuple[str, int], float], list[tuple[tuple[str, int], tuple[str, int]]], dict[str, int]]:
+    """Where boxes and lines go, in layers (Sugiyama's way): the middle of each place, the lines from place to place,
+    and the row of each chapter.
+
+    A chapter stands as far down as the longest way to it. What it gives to lower rows goes down in one lane, which has
+    a place of its own, (chapter, row), in each row that it passes: so no line runs behind a box.
+    """
+    row: dict[str, int] = {}
+    for m in needs:
+        row[m] = 1 + max((row[n] for n in needs[m]), default=-1)
+    lines = dict.fromkeys(
+        ((n, r), (n, r + 1) if r + 1 < row[m] else (m, r + 1))
+        for m, above in nearest(needs).items()
+        for n in above
+        for r in range(row[n], row[m])
+    )
+    places = dict.fromkeys([*((m, row[m]) for m in needs), *(place for line in lines for place in line)])
+    rows = [[p for p in places if p[1] == r] for r in range(max(row.values()) + 1)]
+    near: dict[tuple[str, int], list[tuple[str, int]]] = {p: [] for p in places}
+    for a, b in lines:
+        near[a].append(b)
+        near[b].append(a)
+
+    def half(place: tuple[str, int]) -> float:
+        return (WIDE + 12 if row[place[0]] == place[1] else LANE) / 2
+
+    def settle(line: list[tuple[str, int]], wanted: list[float]) -> None:
+        apart = [half(a) + half(b) for a, b in zip(line, line[1:])]
+        at.update(zip(line, spread(wanted, apart)))
+
+    at: dict[tuple[str, int], float] = {}
+    for line in rows:
+        settle(line, [0.0] * len(line))
+    for turn in range(24):  # down and up: each place goes to the middle of those it is tied to
+        for r in range(len(rows)) if turn % 2 == 0 else reversed(range(len(rows))):
+            wanted = {
+                p: sum(x) / len(x)
+                if (x := [at[q] for q in near[p] if turn > 15 or q[1] == r - 1 + 2 * (turn % 2)])
+                else at[p]
+                for p in rows[r]
+            }
+            rows[r].sort(key=lambda p: wanted[p])
+            settle(rows[r], [wanted[p] for p in rows[r]])
+    left = min(x - half(p) for p, x in at.items())
+    return {p: x - left for p, x in at.items()}, list(lines), row
+
+
 def graph(chapters: dict[str, str]) -> str:
-    "The chapters as an SVG: each as far down as the longest way to it, with arrows from what it needs."
-    order = list(chapters)
-    needs = {m: [n for n in imports_of(m) if n in chapters] for m in order}
-    level: dict[str, int] = {}
-    for m in order:
-        level[m] = 1 + max((level[n] for n in needs[m] if n in level), default=-1)
-    rows: dict[int, list[str]] = {}
-    for m in order:
-        rows.setdefault(level[m], []).append(m)
-    wide, high, gap = 104, 30, 64
-    width = max(map(len, rows.values())) * (wide + 12) + 12
-    at = {
-        m: (width / 2 + (i - (len(row) - 1) / 2) * (wide + 12), 24 + depth * gap)
-        for depth, row in rows.items()
-        for i, m in enumerate(row)
-    }
-    arrows = [
-        f'<path d="M{at[n][0]:.0f} {at[n][1] + high / 2:.0f}C{at[n][0]:.0f} {at[n][1] + gap / 2:.0f} {at[m][0]:.0f} '
-        f'{at[m][1] - gap / 2:.0f} {at[m][0]:.0f} {at[m][1] - high / 2:.0f}"/>'
-        for m, ns in nearest(needs).items()
-        for n in ns
-    ]
+    "The chapters as an SVG, with arrows from what is needed to what needs it."
+    at, lines, row = laid_out({m: [n for n in imports_of(m) if n in chapters] for m in chapters})
+    width = max(x for (m, r), x in at.items()) + WIDE / 2 + 6
+
+    def drawn(a: tuple[str, int], b: tuple[str, int]) -> str:
+        (x, y), (x2, y2) = ((at[p], 24 + p[1] * GAP) for p in (a, b))
+        start, end = y + HIGH / 2, y2 - HIGH / 2
+        bend = (start + end) / 2
+        goes_on = row[b[0]] != b[1]  # down its lane, beside the boxes of that row; else into a box, with a head
+        tail = f'V{y2 + HIGH / 2:.0f}"' if goes_on else '" marker-end="url(#arrow)"'
+        return f'<path d="M{x:.0f} {start:.0f}C{x:.0f} {bend:.0f} {x2:.0f} {bend:.0f} {x2:.0f} {end:.0f}{tail}/>'
+
     boxes = [
-        f'<a href="{chapters[m].removesuffix(".md")}.html"><rect x="{x - wide / 2:.0f}" y="{y - high / 2:.0f}" '
-        f'width="{wide}" height="{high}" rx="5"/><text x="{x:.0f}" y="{y + 4:.0f}">{m}</text></a>'
-        for m, (x, y) in at.items()
+        f'<a href="{page.removesuffix(".md")}.html"><rect x="{x - WIDE / 2:.0f}" y="{y - HIGH / 2:.0f}" '
+        f'width="{WIDE}" height="{HIGH}" rx="5"/><text x="{x:.0f}" y="{y + 4:.0f}">{m}</text></a>'
+        for m, page in chapters.items()
+        for x, y in [(at[m, row[m]], 24 + row[m] * GAP)]
     ]
     return (
-        f'<svg class="chapter-graph" viewBox="0 0 {width:.0f} {48 + max(rows) * gap}" aria-label="Chapters and what '
-        'they need: each stands below what it imports">'
-        f'<g class="arrows">{"".join(arrows)}</g><g class="boxes">{"".join(boxes)}</g></svg>'
+        f'<svg class="chapter-graph" viewBox="0 0 {width:.0f} {48 + max(row.values()) * GAP}" aria-label="Chapters and '
+        'what they need: each stands below what it imports">'
+        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="9" markerHeight="9" orient="auto">'
+        '<polygon points="0,1 8,4 0,7"/></marker></defs>'
+        f'<g class="arrows">{"".join(drawn(*line) for line in lines)}</g><g class="boxes">{"".join(boxes)}</g></svg>'
     )
 
 
@@ -238,7 +298,8 @@ loaded from front to back.
 The arrows lead from what is needed to what needs it. Where a chapter needs another through a third, only the longer
 way is drawn; the table has them all. The picture and the table are made from the code.
 
-<div class="wide">{graph(chapters)}</div>
+<div class="graph"><p class="hint">The picture is wider than the screen: scroll it sideways.</p><div class="wide"
+tabindex="0">{graph(chapters)}</div></div>
 
 | chapter | needs | lines of code |
 |---|---|---|
@@ -258,6 +319,7 @@ class Figure:
     title: str  # of the page
     heading: str  # nearest above it
     anchor: str  # of that heading
+    words: str  # what it shows
 
     @property
     def small(self) -> str:
@@ -277,6 +339,13 @@ def thumbnail(picture: bytes, sides: tuple[int, int] = (480, 300)) -> bytes:
     return out.getvalue()
 
 
+def caption(words: str, least: int = 30) -> str:
+    "The first sentence of what a figure shows, and the next where that one has fewer than `least` characters."
+    said = first_sentence(words)
+    rest = words[len(said) :].strip()
+    return f'{said} {first_sentence(rest)}' if len(said) < least and rest else said
+
+
 def gallery_page(figures: list[Figure]) -> str:
     "All figures, each leading to where it is explained."
     out = [
@@ -286,8 +355,9 @@ def gallery_page(figures: list[Figure]) -> str:
     for title in dict.fromkeys(f.title for f in figures):
         shown = [f for f in figures if f.title == title]
         tiles = ''.join(
-            f'<a href="{f.page.removesuffix(".md")}.html{f.anchor}"><img loading="lazy" src="images/small/{f.small}" '
-            f'alt=""><span>{html.escape(f.heading)}</span></a>'
+            f'<figure><a href="{f.page.removesuffix(".md")}.html{f.anchor}"><img loading="lazy" '
+            f'src="images/small/{f.small}" alt="{html.escape(f.words)}"><span>{html.escape(f.heading)}</span></a>'
+            f'<figcaption>{html.escape(caption(f.words))}</figcaption></figure>'
             for f in shown
         )
         out.append(f'## {title}\n\n<div class="gallery">{tiles}</div>')

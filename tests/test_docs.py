@@ -149,6 +149,16 @@ def test_signatures_read_as_written():
     assert "target=" not in shown
 
 
+def test_all_of_a_first_paragraph_says_what_an_entry_is():
+    "nbdev puts stars round the first line only; stars in the text would end them early."
+    says = "*The `text` without the key, a * b,*\nwithout [`parts`](api.md#parts) of it.\n\nMore.\n\n*Not this.*\nNor this."
+    for code in ("", "```python\ndef scrub(\n    *text:str\n)->str:\n```\n\n"):
+        shown = signature(f"---\n\n### scrub\n\n{code}{says}")
+        (first,) = re.findall(r'<p class="says">(.*?)</p>', markdown(shown, extensions=["attr_list", "fenced_code"]))
+        assert first.startswith("The <code>text</code> without the key, a * b, without <a") and first.endswith("of it.")
+        assert shown.endswith("\n{ .says }\n\nMore.\n\n*Not this.*\nNor this.")
+
+
 def test_examples_of_a_command_keep_their_lines():
     shown = signature("### count\n\n*Count.*\n\n\x08\nExamples:\n  actrep count a.mp4\n  actrep count b.mp4\n\nMore.")
     assert "```text\nExamples:\n  actrep count a.mp4\n  actrep count b.mp4\n```\n\nMore." in shown

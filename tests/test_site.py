@@ -4,13 +4,17 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markdown import markdown
 
 root = Path(__file__).parents[1]
 sys.path.insert(0, str(root / "tools"))
 
 from build_docs import LOOK_UP, label, links, navigation, Page, site_url  # noqa: E402
-from site_check import Barriers, barriers, broken_links, finished  # noqa: E402
+from site_check import Barriers, barriers, broken_links, finished, raw_markdown  # noqa: E402
 from site_pages import (
     alternative,
     architecture_page,
@@ -18,6 +22,9 @@ from site_pages import (
     exported,
     gallery_page,
     imports_of,
+    laid_out,
+    spread,
+    WIDE,
     llms_text,
     nearest,
     names_page,
@@ -56,6 +63,26 @@ def test_links_that_lead_nowhere_are_found(tmp_path):
     ]
     site(tmp_path, a=good, **{"404": '<a href="/elsewhere/">x</a>'})
     assert broken_links(tmp_path) == []
+
+
+def test_markdown_that_a_reader_would_see_is_found(tmp_path):
+    site(tmp_path, a="<p><code>[x](y.md)</code> (z)</p><pre><code>[[1](2)</code></pre><a href='y.html'>y</a> [0] (b)")
+    assert raw_markdown(tmp_path) == []
+    shown = markdown("as [[`f`](b.md#f)](b.md) and [see [`f`](b.md#f) there](c.md) say")
+    site(tmp_path, b=shown)
+    assert raw_markdown(tmp_path) and all(found.startswith("b.html: ") for found in raw_markdown(tmp_path))
+    site(tmp_path, b=markdown(links("as [[`f`](b.md#f)](b.md) and [see [`f`](b.md#f) there](c.md) say", "d.md")))
+    assert raw_markdown(tmp_path) == []
+
+
+def test_a_name_in_the_text_of_a_link_is_no_link_of_its_own():
+    f = f"[`f`]({site_url}/answers.html#f)"
+    assert links(f"[{f}](05_answers.ipynb)", "a.md") == "[`f`](answers.md#f)"  # its own place on that page
+    assert links(f"[{f}](06_other.ipynb)", "a.md") == "[`f`](other.md)"
+    assert links(f"[{f}](05_answers.ipynb#first)", "a.md") == "[`f`](answers.md#first)"
+    assert links(f"[see {f}, or `g`](05_answers.ipynb)", "a.md") == "[see `f`, or `g`](answers.md)"
+    assert links(f"({f}, [x](y.md))", "a.md") == "([`f`](answers.md#f), [x](y.md))"
+    assert links("[a][0] [`f`](b.md)\n\n```\n[[`f`](b.md)](b.md)\n```", "a.md").endswith("[[`f`](b.md)](b.md)\n```")
 
 
 def test_a_page_asks_no_host_and_is_read_by_everyone():
@@ -123,7 +150,31 @@ def test_every_exported_name_is_listed():
     for module in chapters:
         for name in exported(root / "actrep_nb" / f"{module}.py", f"{module}.md"):
             assert f"[`{name.name}`]({name.place})" in page, name
-    assert len(re.findall(r"^\| \[`", page, re.M)) > 500
+    rows = re.findall(r"^\| \[`(\w+)`\]\([^)]*\) \| (.*) \|$", page, re.M)
+    assert len(rows) > 500 and [name for name, says in rows if not says.strip()] == []
+
+
+def test_names_say_what_they_are_in_one_sentence(tmp_path):
+    module = tmp_path / "m.py"
+    module.write_text(
+        '__all__ = ["T", "LIMIT", "KINDS", "A", "B", "Out", "TABLE", "Mode", "f", "g"]\n\n# %% cell\n'
+        'T = TypeVar("T")\nLIMIT = 3  # tries, at most\n# what there is,\n# in order\nKINDS = (\n    "a",\n)\n'
+        'A, B = "a", [1] * 30\nOut = Annotated[Path, Option(help="Where it goes. Or not.")]\n'
+        'TABLE = {f"{k}": k for k in "a|b"}\nTABLE["x"] = 5\n\n# %% other\nMode = int  # type: ignore[misc]\n\n'
+        'def f():\n    """A strip of 7 x 3.2 inches at 100\n    dots (Dr. GRPO, e.g. Adam). More."""\n\n'
+        'class g:\n    "Kept `as is`. `x` too."\n'
+    )
+    assert [(n.name, n.says, n.value, n.place) for n in exported(module, "m.md")] == [
+        ("LIMIT", "tries, at most", "3", "m.md"),
+        ("KINDS", "what there is, in order", "('a',)", "m.md"),
+        ("A", "", "'a'", "m.md"),
+        ("B", "", "[1] * 30", "m.md"),
+        ("Out", "Where it goes.", "", "m.md"),
+        ("TABLE", "", "{f'{k}': k for k in 'a|b'}", "m.md"),
+        ("Mode", "", "int", "m.md"),
+        ("f", "A strip of 7 x 3.2 inches at 100 dots (Dr. GRPO, e.g. Adam).", "", "m.md#f"),
+        ("g", "Kept `as is`.", "", "m.md#g"),
+    ]
 
 
 def test_every_command_says_its_help():
@@ -141,19 +192,46 @@ def test_the_graph_draws_what_is_imported_and_no_way_round():
     assert nearest({"a": [], "b": ["a"], "c": ["a", "b"]}) == {"a": [], "b": ["a"], "c": ["b"]}
     page = architecture_page(chapters)
     assert all(f'<a href="{module}.html"><rect' in page for module in chapters)
-    assert page.count("<path d=") == sum(
-        map(len, nearest({m: [n for n in imports_of(m) if n in chapters] for m in chapters}).values())
-    )
+    needs = {m: [n for n in imports_of(m) if n in chapters] for m in chapters}
+    at, lines, row = laid_out(needs)
+    assert page.count("<path d=") == len(lines)
+    into = [b for _, b in lines if b[1] == row[b[0]]]  # with an arrow's head, from each lane or box
+    assert page.count("marker-end") == len(into) == sum(map(len, nearest(needs).values()))
     order = list(chapters)
     assert all(order.index(n) < order.index(m) for m in order for n in imports_of(m) if n in chapters)
 
 
+def test_no_line_of_the_graph_runs_behind_a_box():
+    at, lines, row = laid_out({"a": [], "b": ["a"], "c": ["b"], "d": ["a", "c"], "e": ["a", "b"], "f": ["a"]})
+    assert row == {"a": 0, "b": 1, "c": 2, "d": 3, "e": 2, "f": 1}
+    at, lines, row = laid_out({m: [n for n in imports_of(m) if n in chapters] for m in chapters})
+    lanes = {(m, r): x for (m, r), x in at.items() if row[m] != r}
+    boxes = {(m, r): x for (m, r), x in at.items() if row[m] == r}
+    assert lanes and set(boxes) == set(row.items()) and all(a[1] + 1 == b[1] for a, b in lines)
+    for (lane, r), x in lanes.items():
+        assert [m for m, here in row.items() if here == r and abs(boxes[m, r] - x) < WIDE / 2] == [], lane
+    for (m, r), x in boxes.items():
+        assert [n for n, here in row.items() if n != m and here == r and abs(boxes[n, r] - x) < WIDE] == [], m
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(-100, 100), st.floats(0, 50)), min_size=1, max_size=8))
+def test_places_are_as_near_as_may_be_to_those_wanted(row):
+    from scipy.optimize import isotonic_regression
+
+    wanted, apart = [want for want, _ in row], [gap for _, gap in row[1:]]
+    shift = np.cumsum([0.0, *apart])
+    assert np.allclose(spread(wanted, apart), isotonic_regression(np.array(wanted) - shift).x + shift)
+
+
 def test_figures_lead_to_their_pages_and_say_what_they_show():
-    page = gallery_page([Figure("grpo_0.png", "grpo.md", "GRPO", 'A "group" & more', "#a-group")])
+    words = "Four <bars>. Two are raised. More."
+    page = gallery_page([Figure("grpo_0.png", "grpo.md", "GRPO", 'A "group" & more', "#a-group", words)])
     assert (
-        '<a href="grpo.html#a-group"><img loading="lazy" src="images/small/grpo_0.webp" alt="">' in page
-        and "&quot;group&quot; &amp; more" in page
-    )
+        '<a href="grpo.html#a-group"><img loading="lazy" src="images/small/grpo_0.webp" '
+        'alt="Four &lt;bars&gt;. Two are raised. More."><span>A &quot;group&quot; &amp; more</span></a>'
+        "<figcaption>Four &lt;bars&gt;. Two are raised.</figcaption>"
+    ) in page
     assert (
         alternative("plot(x)", "## Rewards\n\nFirst. The curve [rises](x.md) with `step`:", "Rewards")
         == "Rewards: The curve rises with step:"

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 from markdown.extensions.toc import slugify
-from site_check import barriers, broken_links, finished
+from site_check import barriers, broken_links, finished, raw_markdown
 from site_pages import (
     Figure,
     alternative,
@@ -170,7 +170,23 @@ def links(text: str, page: str) -> str:
     text = re.sub(
         r'\((?!https?:)(?:\.?[\w/-]*/)?\d+[a-z]*_(\w+)\.html(#[^)\s]*)?\)', lambda m: f'({m[1]}.md{m[2] or ""})', text
     )  # nbdev's address of a notebook named in a comment
-    return re.sub(r'\((?!https?:)([\w./-]+\.ipynb)(#[^)\s]*)?\)', lambda m: f'({page_of(m[1])}{m[2] or ""})', text)
+    text = re.sub(r'\((?!https?:)([\w./-]+\.ipynb)(#[^)\s]*)?\)', lambda m: f'({page_of(m[1])}{m[2] or ""})', text)
+    return outside_fences(text, one_link)
+
+
+def one_link(text: str) -> str:
+    """nbdev links names that stand in a link's text, too. There the writer's link stays; its name's own place is taken
+    where the writer names just the page.
+    """
+    name, other = r'\[(`[^`]+`)\]\(([^)\s]*)\)', r'(?:[^\[\]`]|`[^`]+`)*'
+
+    def change(match: re.Match) -> str:
+        alone = re.fullmatch(name, match[1])
+        target = alone[2] if alone and alone[2].partition('#')[0] == match[2] else match[2]
+        words = re.sub(name, r'\1', match[1])
+        return f'[{words}]({target})'
+
+    return re.sub(rf'\[({other}(?:\[`[^`]+`\]\([^)\s]*\){other})+)\]\(([^)\s]+)\)', change, text)
 
 
 # ---- cells ---------------------------------------------------------------------------------------------------------
@@ -191,6 +207,12 @@ def signature(text: str) -> str:
     source = re.match(r'\[source\]\(([^)]*)\)\{[^}]*\}\s*', text)
     text = text[source.end() :] if source else text
     link = f'\n\n[source]({source[1]}){{ .api-source }}' if source else ''
+    text = re.sub(
+        rf'({re.escape(heading[0])}\n+(?:```python\n[\s\S]*?\n```\n+)?)\*(.+)\*((?:\n.*\S.*)*)',
+        lambda m: f'{m[1]}{m[2]}{" ".join(m[3].splitlines())}\n{{ .says }}',
+        text,
+        count=1,
+    )  # its first paragraph: nbdev puts stars round the first line only
     text = text.replace(heading[0], f'### {heading[1]} {{ #{name.lower()} .api }}{link}', 1)
     text = re.sub(r'\b(?:__main__|collections\.abc|typing|pathlib(?:\._\w+)?|actrep_nb\.\w+)\.(?=\w)', '', text)
     if '.' not in name and name[:1].isupper():
@@ -255,18 +277,11 @@ class Page:
                 name = f'{Path(self.page).stem}_{len(self.images)}.{suffix}'
                 body = joined(data[mime])
                 self.images[name] = body.encode() if suffix == 'svg' else base64.b64decode(body)
-                self.figures.append(
-                    Figure(
-                        name,
-                        self.page,
-                        self.title,
-                        self.heading or self.title,
-                        f'#{slugify(self.heading, "-")}' if self.heading else '',
-                    )
-                )
-                return boxed(
-                    f'![{alternative(self.drawn_by, self.before, self.heading or self.title)}](images/pages/{name})'
-                )
+                heading = self.heading or self.title
+                words = alternative(self.drawn_by, self.before, heading)
+                anchor = f'#{slugify(self.heading, "-")}' if self.heading else ''
+                self.figures.append(Figure(name, self.page, self.title, heading, anchor, words))
+                return boxed(f'![{words}](images/pages/{name})')
         if 'text/latex' in data:
             return boxed(formulas(joined(data['text/latex'])))
         text = last_writes(joined(data.get('text/plain')))
@@ -548,14 +563,17 @@ def build(out: Path, strict: bool, force: bool) -> int:
     finish(site)
     for path in (work / 'pages').rglob('*.md'):  # the address that nbdev's modules name
         shutil.copy2(path, site / path.relative_to(work / 'pages').with_suffix('.html.md'))
-    if broken := broken_links(site):
-        print('links that lead nowhere:', *broken, sep='\n  ', file=sys.stderr)
-        if strict:
-            return 1
-    if closed := barriers(site):
-        print('not for everyone:', *closed, sep='\n  ', file=sys.stderr)
-        if strict:
-            return 1
+    wrong = False
+    for what, found in (
+        ('links that lead nowhere', broken_links(site)),
+        ('Markdown that a reader sees as it was typed', raw_markdown(site)),
+        ('not for everyone', barriers(site)),
+    ):
+        if found:
+            wrong = True
+            print(f'{what}:', *found, sep='\n  ', file=sys.stderr)
+    if strict and wrong:
+        return 1
     if elsewhere := fetched_from_elsewhere(site):
         print('pages must not load anything over the network:', *elsewhere, sep='\n  ', file=sys.stderr)
         return 1

@@ -63,8 +63,8 @@ class exec_exports(exec_show_docs):  # noqa: N801  (nbdev names processors like 
             header, tree = next(((h, t) for h, t in self.written(name)), (None, None))
             if tree is None:
                 raise
-            summary, _, rest = (ast.get_docstring(tree) or '').partition('\n\n')
-            text = f'---\n\n### {name}\n\n```python\n{header}\n```\n\n*{summary}*\n\n{rest}'
+            first, _, rest = (ast.get_docstring(tree) or '').partition('\n')
+            text = f'---\n\n### {name}\n\n```python\n{header}\n```\n\n*{first}*\n{rest}'
             cell.outputs = [dict2obj({'output_type': 'display_data', 'metadata': {}, 'data': {'text/markdown': text}})]
         else:
             for header, tree in self.written(name):

@@ -49,6 +49,34 @@ def broken_links(site: Path) -> list[str]:
     return broken
 
 
+class Words(HTMLParser):
+    "What a reader sees of a page outside code, without its links."
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.closed = 0  # elements that are open and hold code, or nothing to see
+        self.words = ''
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.closed += tag in ('code', 'pre', 'script', 'style', 'title', 'textarea')
+
+    def handle_endtag(self, tag):
+        self.closed -= tag in ('code', 'pre', 'script', 'style', 'title', 'textarea')
+
+    def handle_data(self, data):
+        self.words += '' if self.closed else data
+
+
+def raw_markdown(site: Path) -> list[str]:
+    "Links that stand on a page as they were typed, by page: `](` outside code."
+    return [
+        f'{path.relative_to(site)}: {" ".join(found.split())}'
+        for path in sorted(site.rglob('*.html'))
+        for found in re.findall(r'.{0,40}\]\(.{0,40}', Words(path.read_text(encoding='utf-8')).words, re.S)
+    ]
+
+
 class Barriers(HTMLParser):
     "What keeps somebody out of a page: pictures without words, headers without words, what scrolls by mouse alone."
 

@@ -1029,7 +1029,7 @@ def _strange(out: Path) -> list[str]:
     "What is in a folder that no run wrote, where no run has been: somebody's own files."
     if begun_run(out) or (out / "parameters.json").exists() or checkpoints(out) or not out.is_dir():
         return []
-    ours = re.compile(r"process|node\d+|manifest\.json|\..*")
+    ours = re.compile(r"process|process\.log|job\.json|node\d+|manifest\.json|\..*")
     return sorted(p.name for p in out.iterdir() if not ours.fullmatch(p.name))
 
 # %% ../nbs/16_runs.ipynb #c7c53ba5
@@ -1188,9 +1188,9 @@ def begin_anew(out: Path) -> None:
 
 
 def _clear(out: Path) -> None:
-    """Remove an earlier run's records, except its manifest, which says with what settings its checkpoints were
-    made."""
-    for name in ("parameters.json", "metrics.json", "inputs.json", "outputs.json", "report.html"):
+    """Remove an earlier run's records, except its manifest, which says with what settings its checkpoints were made,
+    and its parameters, by which the folder is known as a run's."""
+    for name in ("metrics.json", "inputs.json", "outputs.json", "report.html"):
         (out / name).unlink(missing_ok=True)
     for left in [*out.glob("notebook*.ipynb"), *out.glob("notebook*.log")]:
         left.unlink()

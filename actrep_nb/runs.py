@@ -1029,7 +1029,7 @@ def _strange(out: Path) -> list[str]:
     "What is in a folder that no run wrote, where no run has been: somebody's own files."
     if begun_run(out) or (out / "parameters.json").exists() or checkpoints(out) or not out.is_dir():
         return []
-    ours = re.compile(r"process|process\.log|job\.json|node\d+|manifest\.json|\..*")
+    ours = re.compile(r"process|process\.log|job\.json|node\d+|manifest\.json|lost\+found|\..*")
     return sorted(p.name for p in out.iterdir() if not ours.fullmatch(p.name))
 
 # %% ../nbs/16_runs.ipynb #c7c53ba5

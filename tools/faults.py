@@ -346,13 +346,13 @@ def cut(path: Path, share: float = 0.0) -> Path:
 
 @contextmanager
 def full(folder: Path, free: int = 0, size: str = '3m') -> Iterator[Path]:
-    "A disk of that size under a folder, with so many bytes left; `(folder / 'filler').unlink()` makes room."
+    "A disk of that size under a folder, with so many bytes left; `(folder / '.filler').unlink()` makes room."
     folder.mkdir(parents=True, exist_ok=True)
     if not mount(folder, f'size={size}'):
         raise Unmet('no small disk could be mounted: this takes root')
     try:
         room = shutil.disk_usage(folder).free - free
-        (folder / 'filler').write_bytes(bytes(max(0, room)))
+        (folder / '.filler').write_bytes(bytes(max(0, room)))
         yield folder
     finally:
         subprocess.run(['umount', '-l', folder], check=True)
@@ -377,7 +377,7 @@ def disk_full(name: str) -> Callable[[Path], str]:
         copied(place, *before(name))
         with full(place / name, size='64m') as disk:
             said = refused(actrep(place, *STEPS[name].command(name)), 'No space left|File too large', name, 'make room')
-            (disk / 'filler').unlink()
+            (disk / '.filler').unlink()
             return f'{said}; with room the same command {same_again(place, name)}'
 
     return play
@@ -562,6 +562,32 @@ def spoilt_weights(change: str) -> Callable[[Path], str]:
 
 fault('sft', 'a weight is missing from the checkpoint')(spoilt_weights('del w[k]'))
 fault('sft', 'a weight of the checkpoint is NaN')(spoilt_weights('w[k].view(-1)[0] = float("nan")'))
+
+
+@fault('sft', 'one byte of its finished checkpoint was changed, the same command again')
+def byte_flipped(place: Path) -> str:
+    copied(place, *before('grpo'))
+    weights = place / 'sft/checkpoint/model.safetensors'
+    raw = bytearray(weights.read_bytes())
+    raw[-1000] ^= 1
+    weights.write_bytes(raw)
+    said = refused(actrep(place, *STEPS['sft'].command('sft')), 'sft/checkpoint/model.safetensors', 'restore it')
+    if weights.read_bytes() != raw:
+        raise Unmet('it was written over')
+    return said
+
+
+@fault('cot', 'its folder is the one of its own input')
+def own_folder(place: Path) -> str:
+    copied(place, *before('cot'))
+    table = next((place / 'draw').glob('train.csv'))
+    (place / 'mine').mkdir()
+    shutil.copy(table, place / 'mine/train.csv')
+    kept = (place / 'mine/train.csv').read_bytes()
+    said = refused(actrep(place, 'run', 'cot', '-p', 'clips', 'mine/train.csv', '--out', 'mine'), 'no run.s folder')
+    if (place / 'mine/train.csv').read_bytes() != kept or len(list((place / 'mine').iterdir())) > 1:
+        raise Unmet('it was written into')
+    return said
 
 
 # ---- two ranks --------------------------------------------------------------------------------------------------
@@ -905,7 +931,7 @@ def picture_full(place: Path) -> str:
             'No space left',
             'make room',
         )
-        if [p.name for p in disk.iterdir() if p.name != 'filler' and p.stat().st_size]:
+        if [p.name for p in disk.iterdir() if p.name != '.filler' and p.stat().st_size]:
             raise Unmet('something half written is left')
     return said
 

@@ -4,7 +4,9 @@ What a reader need not wade through.
 """
 
 import itertools
+import json
 import math
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -364,6 +366,67 @@ def test_what_cannot_be_loaded_is_named(folder, checkpoint, monkeypatch):
         load_model(checkpoint["qwen3_vl"], four_bit=True)
 
 
+def altered(source, folder, name, change):
+    "A copy of a checkpoint, one of whose files was rewritten: by a function of its settings, or with another text."
+    shutil.copytree(source, folder)
+    text = change if isinstance(change, str) else json.dumps(change(json.loads((source / name).read_text())))
+    (folder / name).write_text(text)
+    return folder
+
+
+def among(part, **new):
+    "A change of some settings in a part of config.json; in the whole where it is empty."
+    return lambda config: config | ({part: config[part] | new} if part else new)
+
+
+def lacks(part):
+    return lambda config: {name: value for name, value in config.items() if name != part}
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("", "the file is empty"),
+        ("{'a': 1}", "it is no JSON .Expecting property name"),
+        ("[1, 2]", "it holds no object of JSON"),
+        ("null", "it holds no object of JSON"),
+        ("{}", "it holds no settings"),
+        (lacks("model_type"), "it does not say of which family the model is .model_type."),
+        (among("", model_type=3), "it does not say of which family the model is .model_type."),
+        (lacks("text_config"), "it has no text_config"),
+        (lacks("vision_config"), "it has no vision_config"),
+        (among("", text_config="x"), "Field 'text_config' with value 'x' doesn't match"),
+        (among("text_config", hidden_size="big"), "Field 'hidden_size' expected int, got str"),
+        (among("text_config", num_hidden_layers=3), "`num_hidden_layers` .3. must be equal to the number of"),
+        (among("", dtype="float99"), "AttributeError: module 'torch' has no attribute 'float99'"),
+        (among("text_config", hidden_act="siluu"), "no model can be built by it .KeyError: 'siluu'."),
+        (among("text_config", hidden_size=0), "no model can be built by it"),
+        (among("text_config", pad_token_id=99_999), "no model can be built by it"),
+    ],
+)
+def test_a_configuration_that_is_wrong_is_named_in_one_line(checkpoint, tmp_path, change, said):
+    folder = altered(checkpoint["qwen2_5_vl"], tmp_path / "m", "config.json", change)
+    with pytest.raises(ValueError, match=f"m/config.json: {said}.*; restore it, or fetch the checkpoint again$") as e:
+        load_model(folder, device="cpu")
+    assert str(e.value).startswith(str(folder)) and "\n" not in str(e.value)
+
+
+def test_an_unknown_family_is_told_with_its_file(checkpoint, tmp_path):
+    folder = altered(checkpoint["qwen2_5_vl"], tmp_path / "m", "config.json", among("", model_type="qwen9_vl"))
+    with pytest.raises(ValueError, match="m/config.json: no family 'qwen9_vl', did you mean"):
+        load_model(folder, device="cpu")
+
+
+def test_a_fault_that_is_not_the_configurations_is_not_laid_at_its_door(checkpoint, monkeypatch):
+    "As a full GPU."
+    full = RuntimeError("out of memory")
+    monkeypatch.setattr(
+        chapter.AutoModelForImageTextToText, "from_pretrained", lambda *a, **k: (_ for _ in ()).throw(full)
+    )
+    with pytest.raises(RuntimeError, match="^out of memory$"):
+        load_model(checkpoint["qwen2_5_vl"], device="cpu")
+
+
 @every_family
 def test_half_precision_and_attention_by_name(checkpoint, family):
     "bf16 runs on a CPU and stays near float32; eager and sdpa attention agree."
@@ -640,3 +703,10 @@ def test_adapters_with_a_processor_of_their_own_are_read_with_it(checkpoint, tmp
     processor.video_processor.fps = 7.0
     processor.save_pretrained(tmp_path)
     assert load_model(tmp_path, device="cpu")[1].video_processor.fps == 7.0
+
+
+def test_a_torn_file_of_adapters_is_named(checkpoint, tmp_path):
+    add_lora(load_model(checkpoint["qwen2_5_vl"], device="cpu")[0], rank=2).save_pretrained(tmp_path / "lora")
+    (tmp_path / "lora/adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match="lora/adapter_config.json: it is no JSON .*; restore it"):
+        load_model(tmp_path / "lora", device="cpu")

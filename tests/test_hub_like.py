@@ -3,6 +3,7 @@ processor does, are trained, judged and used.
 """
 
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from actrep_nb.cli import main
 from actrep_nb.evaluate import load_predictions
 from actrep_nb.loading import make_example
 from actrep_nb.families import VIDEO, family_of
-from actrep_nb.models import encode, load_model, make_sample
+from actrep_nb.models import checkpoint_config, encode, load_model, make_sample, whole_processor
 from actrep_nb.parallel import parameter_counts
 from actrep_nb.formats import save_clips
 from actrep_nb.records import Clip
@@ -208,6 +209,59 @@ def test_templates_render(name, hub):
     assert write(ANSWERED) == f"{before}{QUESTION}<|im_start|>assistant\n{answer}<|im_end|>\n"
     earlier = "2" if name.endswith("Thinking") else answer
     assert write([*ANSWERED, *ASKED]) == f"{before}{QUESTION}<|im_start|>assistant\n{earlier}<|im_end|>\n{QUESTION}"
+
+
+# ---- the same in other layouts, all of which the hub has -----------------------------------------------------------
+
+
+def in_tokenizer_config(folder):
+    "The chat template, as fine-tuned checkpoints have it."
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    (folder / "chat_template.json").unlink()
+
+
+def in_jinja(folder):
+    "The chat template, as transformers writes it today."
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    (folder / "chat_template.jinja").write_text(template)
+    (folder / "chat_template.json").unlink()
+
+
+def no_tokenizer_json(folder):
+    (folder / "tokenizer.json").unlink()
+
+
+def no_vocabulary_beside(folder):
+    (folder / "vocab.json").unlink()
+    (folder / "merges.txt").unlink()
+
+
+@every_checkpoint
+@pytest.mark.parametrize("layout", [in_tokenizer_config, in_jinja, no_tokenizer_json, no_vocabulary_beside])
+def test_a_processor_is_taken_in_every_layout(name, layout, hub, tmp_path):
+    def read(folder):
+        processor = whole_processor(folder, config)
+        asked = processor.apply_chat_template(messages("squats?"), add_generation_prompt=True, tokenize=False)
+        return processor, asked, processor.tokenizer(asked).input_ids, processor.tokenizer.eos_token_id
+
+    folder = shutil.copytree(hub(name), tmp_path / "m")
+    config = checkpoint_config(folder)
+    _, *expected = read(folder)
+    layout(folder)
+    processor, *got = read(folder)
+    assert got == expected
+    processor.save_pretrained(tmp_path / "again")
+    assert read(tmp_path / "again")[1:] == tuple(expected)
+
+
+def test_half_a_vocabulary_is_none(hub, tmp_path):
+    folder = shutil.copytree(hub("Qwen2.5-VL-3B-Instruct"), tmp_path / "m")
+    for name in ("tokenizer.json", "merges.txt"):
+        (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match="m holds no tokenizer .tokenizer.json, or vocab.json with merges.txt"):
+        load_model(folder, device="cpu")
 
 
 # ---- what the model reads ------------------------------------------------------------------------------------------

@@ -366,12 +366,19 @@ def test_what_cannot_be_loaded_is_named(folder, checkpoint, monkeypatch):
         load_model(checkpoint["qwen3_vl"], four_bit=True)
 
 
-def altered(source, folder, name, change):
-    "A copy of a checkpoint, one of whose files was rewritten: by a function of its settings, or with another text."
-    shutil.copytree(source, folder)
-    text = change if isinstance(change, str) else json.dumps(change(json.loads((source / name).read_text())))
-    (folder / name).write_text(text)
-    return folder
+def without(*names):
+    "A change of a folder: some files removed."
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def rewritten(name, change):
+    "A change of a folder: a file with another text, or with its settings changed."
+
+    def rewrite(folder):
+        text = change if isinstance(change, str) else json.dumps(change(json.loads((folder / name).read_text())))
+        (folder / name).write_text(text)
+
+    return rewrite
 
 
 def among(part, **new):
@@ -405,14 +412,16 @@ def lacks(part):
     ],
 )
 def test_a_configuration_that_is_wrong_is_named_in_one_line(checkpoint, tmp_path, change, said):
-    folder = altered(checkpoint["qwen2_5_vl"], tmp_path / "m", "config.json", change)
+    folder = shutil.copytree(checkpoint["qwen2_5_vl"], tmp_path / "m")
+    rewritten("config.json", change)(folder)
     with pytest.raises(ValueError, match=f"m/config.json: {said}.*; restore it, or fetch the checkpoint again$") as e:
         load_model(folder, device="cpu")
     assert str(e.value).startswith(str(folder)) and "\n" not in str(e.value)
 
 
 def test_an_unknown_family_is_told_with_its_file(checkpoint, tmp_path):
-    folder = altered(checkpoint["qwen2_5_vl"], tmp_path / "m", "config.json", among("", model_type="qwen9_vl"))
+    folder = shutil.copytree(checkpoint["qwen2_5_vl"], tmp_path / "m")
+    rewritten("config.json", among("", model_type="qwen9_vl"))(folder)
     with pytest.raises(ValueError, match="m/config.json: no family 'qwen9_vl', did you mean"):
         load_model(folder, device="cpu")
 
@@ -425,6 +434,40 @@ def test_a_fault_that_is_not_the_configurations_is_not_laid_at_its_door(checkpoi
     )
     with pytest.raises(RuntimeError, match="^out of memory$"):
         load_model(checkpoint["qwen2_5_vl"], device="cpu")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (without("tokenizer.json"), r"m holds no tokenizer \(tokenizer.json, or vocab.json with merges.txt\): copy it"),
+        (without("tokenizer_config.json"), r"m holds no settings of its tokenizer \(tokenizer_config.json\): copy it"),
+        (without("chat_template.jinja"), r"m holds no chat template \(chat_template.jinja, .*\): copy it"),
+        (rewritten("processor_config.json", "{}"), r"m holds no settings for pictures \(preprocessor_config.json, or"),
+        (rewritten("tokenizer.json", ""), "m/tokenizer.json: the file is empty; restore it"),
+        (rewritten("tokenizer.json", "{}"), r"m: its processor cannot be read \(KeyError: 'added_tokens'\): restore"),
+        (rewritten("tokenizer_config.json", "{}"), "m/tokenizer_config.json: it holds no settings; restore it"),
+        (rewritten("processor_config.json", "[]"), "m/processor_config.json: it holds no object of JSON; restore it"),
+        (rewritten("generation_config.json", "{"), "m/generation_config.json: it is no JSON .*; restore it"),
+        (rewritten("chat_template.jinja", "{% if %}"), "m/chat_template.jinja: .*TemplateSyntaxError.*; restore it"),
+        (rewritten("chat_template.jinja", "Hello"), r"m/chat_template.jinja: .*it writes no <\|video_pad\|> where"),
+        (
+            rewritten("config.json", among("", video_token_id=5)),
+            r"m/config.json: video_token_id is 5, but in the processor's files <\|video_pad\|> is token 7: .*restore",
+        ),
+        (
+            rewritten("config.json", among("vision_config", temporal_patch_size=1)),
+            "m/config.json: vision_config.temporal_patch_size is 1, but in the processor's files temporal_patch_size is 2",
+        ),
+    ],
+)
+def test_a_part_that_is_missing_or_wrong_is_named_before_weights_are_read(
+    checkpoint, tmp_path, monkeypatch, change, said
+):
+    change(shutil.copytree(checkpoint["qwen2_5_vl"], tmp_path / "m"))
+    monkeypatch.setattr(chapter, "whole_model", lambda *a, **k: pytest.fail("weights were read"))
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as e:
+        load_model(tmp_path / "m", device="cpu")
+    assert "\n" not in str(e.value)
 
 
 @every_family
@@ -709,4 +752,23 @@ def test_a_torn_file_of_adapters_is_named(checkpoint, tmp_path):
     add_lora(load_model(checkpoint["qwen2_5_vl"], device="cpu")[0], rank=2).save_pretrained(tmp_path / "lora")
     (tmp_path / "lora/adapter_config.json").write_text("{")
     with pytest.raises(ValueError, match="lora/adapter_config.json: it is no JSON .*; restore it"):
+        load_model(tmp_path / "lora", device="cpu")
+
+
+def test_a_fault_of_the_base_is_told_as_it_is(checkpoint, tmp_path):
+    "Not as a base that could not be fetched."
+    base = shutil.copytree(checkpoint["qwen2_5_vl"], tmp_path / "base")
+    add_lora(load_model(base, device="cpu")[0], rank=2).save_pretrained(tmp_path / "lora")
+    (base / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="base holds no tokenizer") as e:
+        load_model(tmp_path / "lora", device="cpu")
+    assert "fetched" not in str(e.value)
+
+
+def test_a_processor_of_adapters_lacks_nothing_either(checkpoint, tmp_path):
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    add_lora(model, rank=2).save_pretrained(tmp_path / "lora")
+    processor.save_pretrained(tmp_path / "lora")
+    (tmp_path / "lora/tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="lora holds no tokenizer"):
         load_model(tmp_path / "lora", device="cpu")

@@ -564,7 +564,8 @@ def as_it_watches(
         return counter
     if len(counter.processor.tokenizer("Tempo:").input_ids) > 2:
         raise ValueError(
-            "this checkpoint was not taught by drawings (its vocabulary has no word for tempo): it cannot be "
-            "shown likeness"
+            f"{counter.path or 'this checkpoint'}: its processor says that it watches likeness, but its vocabulary "
+            "has no word for tempo. It was not taught by drawings, or its tokenizer.json is another checkpoint's: "
+            "restore it, or take another one, as tiny_film"
         )
     return WindowCounter(counter.model, counter.processor, note=counter.note, path=counter.path)

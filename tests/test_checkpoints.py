@@ -378,6 +378,29 @@ def test_a_checkpoint_that_is_not_whole_is_refused(place, whole, tmp_path, which
         load_model(folder, device="cpu")
 
 
+@pytest.mark.parametrize(
+    "part, where", [("token embedding", "embed"), ("language model", ".layers."), ("vision", "vis")]
+)
+def test_a_part_that_is_all_zeros_is_refused(whole, tmp_path, part, where):
+    "A confident count of nothing would be all that it says."
+    folder = shutil.copytree(whole / "checkpoint", tmp_path / "blank")
+    kept = load_file(folder / "model.safetensors")
+    zeros = {name for name in kept if where in name and ("visual" in name) == (part == "vision")}
+    assert zeros and not zeros >= kept.keys()
+    save_file(
+        {name: w * 0 if name in zeros else w for name, w in kept.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    with pytest.raises(ValueError, match=f"blank: all weights are zero in its {part}[a-z ]*[.] .*fetch or save"):
+        load_model(folder, device="cpu")
+    few = sorted(name for name in zeros if kept[name].ndim > 1)[:1]  # a row is enough to be taken
+    spared = {name: w * 0 if name in zeros else w for name, w in kept.items()}
+    spared[few[0]][-1] = kept[few[0]][-1]
+    save_file(spared, folder / "model.safetensors", metadata={"format": "pt"})
+    load_model(folder, device="cpu")
+
+
 # ---- mixtures of experts -------------------------------------------------------------------------------------------
 
 

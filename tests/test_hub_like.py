@@ -20,7 +20,7 @@ from actrep_nb.cli import main
 from actrep_nb.evaluate import load_predictions
 from actrep_nb.loading import make_example
 from actrep_nb.families import VIDEO, family_of
-from actrep_nb.models import encode, load_model, make_sample
+from actrep_nb.models import checkpoint_config, encode, load_model, make_sample, whole_processor
 from actrep_nb.parallel import parameter_counts
 from actrep_nb.formats import save_clips
 from actrep_nb.records import Clip
@@ -208,6 +208,57 @@ def test_templates_render(name, hub):
     assert write(ANSWERED) == f"{before}{QUESTION}<|im_start|>assistant\n{answer}<|im_end|>\n"
     earlier = "2" if name.endswith("Thinking") else answer
     assert write([*ANSWERED, *ASKED]) == f"{before}{QUESTION}<|im_start|>assistant\n{earlier}<|im_end|>\n{QUESTION}"
+
+
+# ---- the same in other layouts, all of which the hub has -----------------------------------------------------------
+
+
+def in_tokenizer_config(folder):
+    "The chat template, as fine-tuned checkpoints have it."
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    (folder / "chat_template.json").unlink()
+
+
+def in_jinja(folder):
+    "The chat template, as transformers writes it today."
+    template = json.loads((folder / "chat_template.json").read_text())["chat_template"]
+    (folder / "chat_template.jinja").write_text(template)
+    (folder / "chat_template.json").unlink()
+
+
+def no_tokenizer_json(folder):
+    (folder / "tokenizer.json").unlink()
+
+
+def no_vocabulary_beside(folder):
+    (folder / "vocab.json").unlink()
+    (folder / "merges.txt").unlink()
+
+
+def test_a_processor_is_taken_in_every_layout(hub, tmp_path):
+    "One family is enough: the files are the same in all."
+    config = checkpoint_config(hub("Qwen2.5-VL-3B-Instruct"))
+
+    def read(folder):
+        processor = whole_processor(folder, config)
+        asked = processor.apply_chat_template(messages("squats?"), add_generation_prompt=True, tokenize=False)
+        return asked, processor.tokenizer(asked).input_ids, processor.tokenizer.eos_token_id
+
+    expected = read(hub("Qwen2.5-VL-3B-Instruct"))
+    for layout in (in_tokenizer_config, in_jinja, no_tokenizer_json, no_vocabulary_beside):
+        folder = make_hub_checkpoint(tmp_path / layout.__name__, "Qwen2.5-VL-3B-Instruct", weights=False)
+        layout(folder)
+        assert read(folder) == expected, layout.__name__
+
+
+def test_half_a_vocabulary_is_none(hub, tmp_path):
+    folder = make_hub_checkpoint(tmp_path / "m", "Qwen2.5-VL-3B-Instruct", weights=False)
+    for name in ("tokenizer.json", "merges.txt"):
+        (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match="m holds no tokenizer .tokenizer.json, or vocab.json with merges.txt"):
+        load_model(folder, device="cpu")
 
 
 # ---- what the model reads ------------------------------------------------------------------------------------------

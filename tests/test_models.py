@@ -4,7 +4,9 @@ What a reader need not wade through.
 """
 
 import itertools
+import json
 import math
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -364,6 +366,110 @@ def test_what_cannot_be_loaded_is_named(folder, checkpoint, monkeypatch):
         load_model(checkpoint["qwen3_vl"], four_bit=True)
 
 
+def without(*names):
+    "A change of a folder: some files removed."
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def rewritten(name, change):
+    "A change of a folder: a file with another text, or with its settings changed."
+
+    def rewrite(folder):
+        text = change if isinstance(change, str) else json.dumps(change(json.loads((folder / name).read_text())))
+        (folder / name).write_text(text)
+
+    return rewrite
+
+
+def among(part, **new):
+    "A change of some settings in a part of config.json; in the whole where it is empty."
+    return lambda config: config | ({part: config[part] | new} if part else new)
+
+
+def lacks(part):
+    return lambda config: {name: value for name, value in config.items() if name != part}
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ("", "the file is empty"),
+        ("{'a': 1}", "it is no JSON .Expecting property name"),
+        ("[1, 2]", "it holds no object of JSON"),
+        ("null", "it holds no object of JSON"),
+        ("{}", "it holds no settings"),
+        (lacks("model_type"), "it does not say of which family the model is .model_type."),
+        (among("", model_type=3), "it does not say of which family the model is .model_type."),
+        (lacks("text_config"), "it has no text_config"),
+        (lacks("vision_config"), "it has no vision_config"),
+        (among("", text_config="x"), "Field 'text_config' with value 'x' doesn't match"),
+        (among("text_config", hidden_size="big"), "Field 'hidden_size' expected int, got str"),
+        (among("text_config", num_hidden_layers=3), "`num_hidden_layers` .3. must be equal to the number of"),
+        (among("", dtype="float99"), "AttributeError: module 'torch' has no attribute 'float99'"),
+        (among("text_config", hidden_act="siluu"), "no model can be built by it .KeyError: 'siluu'."),
+        (among("text_config", hidden_size=0), "no model can be built by it"),
+        (among("text_config", pad_token_id=99_999), "no model can be built by it"),
+    ],
+)
+def test_a_configuration_that_is_wrong_is_named_in_one_line(checkpoint, tmp_path, change, said):
+    folder = shutil.copytree(checkpoint["qwen2_5_vl"], tmp_path / "m")
+    rewritten("config.json", change)(folder)
+    with pytest.raises(ValueError, match=f"m/config.json: {said}.*; restore it, or fetch the checkpoint again$") as e:
+        load_model(folder, device="cpu")
+    assert str(e.value).startswith(str(folder)) and "\n" not in str(e.value)
+
+
+def test_an_unknown_family_is_told_with_its_file(checkpoint, tmp_path):
+    folder = shutil.copytree(checkpoint["qwen2_5_vl"], tmp_path / "m")
+    rewritten("config.json", among("", model_type="qwen9_vl"))(folder)
+    with pytest.raises(ValueError, match="m/config.json: no family 'qwen9_vl', did you mean"):
+        load_model(folder, device="cpu")
+
+
+def test_a_fault_that_is_not_the_configurations_is_not_laid_at_its_door(checkpoint, monkeypatch):
+    "As a full GPU."
+    full = RuntimeError("out of memory")
+    monkeypatch.setattr(
+        chapter.AutoModelForImageTextToText, "from_pretrained", lambda *a, **k: (_ for _ in ()).throw(full)
+    )
+    with pytest.raises(RuntimeError, match="^out of memory$"):
+        load_model(checkpoint["qwen2_5_vl"], device="cpu")
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (without("tokenizer.json"), r"m holds no tokenizer \(tokenizer.json, or vocab.json with merges.txt\): copy it"),
+        (without("tokenizer_config.json"), r"m holds no settings of its tokenizer \(tokenizer_config.json\): copy it"),
+        (without("chat_template.jinja"), r"m holds no chat template \(chat_template.jinja, .*\): copy it"),
+        (rewritten("processor_config.json", "{}"), r"m holds no settings for pictures \(preprocessor_config.json, or"),
+        (rewritten("tokenizer.json", ""), "m/tokenizer.json: the file is empty; restore it"),
+        (rewritten("tokenizer.json", "{}"), r"m: its processor cannot be read \(KeyError: 'added_tokens'\): restore"),
+        (rewritten("tokenizer_config.json", "{}"), "m/tokenizer_config.json: it holds no settings; restore it"),
+        (rewritten("processor_config.json", "[]"), "m/processor_config.json: it holds no object of JSON; restore it"),
+        (rewritten("generation_config.json", "{"), "m/generation_config.json: it is no JSON .*; restore it"),
+        (rewritten("chat_template.jinja", "{% if %}"), "m/chat_template.jinja: .*TemplateSyntaxError.*; restore it"),
+        (rewritten("chat_template.jinja", "Hello"), r"m/chat_template.jinja: .*it writes no <\|video_pad\|> where"),
+        (
+            rewritten("config.json", among("", video_token_id=5)),
+            r"m/config.json: video_token_id is 5, but in the processor's files <\|video_pad\|> is token 7: .*restore",
+        ),
+        (
+            rewritten("config.json", among("vision_config", temporal_patch_size=1)),
+            "m/config.json: vision_config.temporal_patch_size is 1, but in the processor's files temporal_patch_size is 2",
+        ),
+    ],
+)
+def test_a_part_that_is_missing_or_wrong_is_named_before_weights_are_read(
+    checkpoint, tmp_path, monkeypatch, change, said
+):
+    change(shutil.copytree(checkpoint["qwen2_5_vl"], tmp_path / "m"))
+    monkeypatch.setattr(chapter, "whole_model", lambda *a, **k: pytest.fail("weights were read"))
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as e:
+        load_model(tmp_path / "m", device="cpu")
+    assert "\n" not in str(e.value)
+
+
 @every_family
 def test_half_precision_and_attention_by_name(checkpoint, family):
     "bf16 runs on a CPU and stays near float32; eager and sdpa attention agree."
@@ -640,3 +746,29 @@ def test_adapters_with_a_processor_of_their_own_are_read_with_it(checkpoint, tmp
     processor.video_processor.fps = 7.0
     processor.save_pretrained(tmp_path)
     assert load_model(tmp_path, device="cpu")[1].video_processor.fps == 7.0
+
+
+def test_a_torn_file_of_adapters_is_named(checkpoint, tmp_path):
+    add_lora(load_model(checkpoint["qwen2_5_vl"], device="cpu")[0], rank=2).save_pretrained(tmp_path / "lora")
+    (tmp_path / "lora/adapter_config.json").write_text("{")
+    with pytest.raises(ValueError, match="lora/adapter_config.json: it is no JSON .*; restore it"):
+        load_model(tmp_path / "lora", device="cpu")
+
+
+def test_a_fault_of_the_base_is_told_as_it_is(checkpoint, tmp_path):
+    "Not as a base that could not be fetched."
+    base = shutil.copytree(checkpoint["qwen2_5_vl"], tmp_path / "base")
+    add_lora(load_model(base, device="cpu")[0], rank=2).save_pretrained(tmp_path / "lora")
+    (base / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="base holds no tokenizer") as e:
+        load_model(tmp_path / "lora", device="cpu")
+    assert "fetched" not in str(e.value)
+
+
+def test_a_processor_of_adapters_lacks_nothing_either(checkpoint, tmp_path):
+    model, processor = load_model(checkpoint["qwen2_5_vl"], device="cpu")
+    add_lora(model, rank=2).save_pretrained(tmp_path / "lora")
+    processor.save_pretrained(tmp_path / "lora")
+    (tmp_path / "lora/tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError, match="lora holds no tokenizer"):
+        load_model(tmp_path / "lora", device="cpu")

@@ -1,5 +1,6 @@
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from actrep_nb import windows
 from actrep_nb.drawn import OPENING
+from actrep_nb.evaluate import LocalCounter
 from actrep_nb.likeness import square
 from actrep_nb.motion import FRAMES
 from actrep_nb.records import Clip
@@ -20,6 +22,7 @@ from actrep_nb.windows import (
     MOMENT,
     WindowCounter,
     advance,
+    as_it_watches,
     cycles_of,
     joined_advance,
     likely_path,
@@ -287,6 +290,14 @@ def test_times_do_not_drift_over_pieces(counter, monkeypatch):
 def test_what_was_not_taught_by_drawings_is_refused():
     with pytest.raises(ValueError, match="not taught by drawings"):
         WindowCounter.from_pretrained(TINY.parent / "tiny_base", device="cpu")
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")
+def test_another_tokenizer_is_told_apart_from_another_teaching(tmp_path):
+    folder = shutil.copytree(TINY, tmp_path / "m")
+    shutil.copy(TINY.parent / "tiny_base/tokenizer.json", folder / "tokenizer.json")
+    with pytest.raises(ValueError, match="m: its processor says that it watches likeness, but .*tokenizer.json is an"):
+        as_it_watches(LocalCounter.from_pretrained(folder, device="cpu"))
 
 
 @pytest.mark.skipif(not TINY.exists(), reason="data/tiny_film is not here")

@@ -365,7 +365,7 @@ def refuse_gaps(
             "damaged since: fetch or save the checkpoint again"
         )
 
-
+# %% ../nbs/10_models.ipynb #read00py
 def unbuildable(
     path: str | Path,  # of a checkpoint
 ) -> str:
@@ -422,11 +422,10 @@ def whole_model(
     return model
 
 # %% ../nbs/10_models.ipynb #proc00py
-OF_PROCESSORS = (  # files of settings; a checkpoint has some of them
+OF_PROCESSORS = (  # small files of settings; a checkpoint has some of them
     "processor_config.json",
     "preprocessor_config.json",
     "video_preprocessor_config.json",
-    "tokenizer.json",
     "tokenizer_config.json",
     "chat_template.json",
 )
@@ -511,7 +510,12 @@ def whole_processor(
     "A processor that fits its model. FileNotFoundError and ValueError as from `refuse_lost_files` and `refuse_unfit`."
     if Path(path).is_dir():
         refuse_lost_files(path)
-    processor = from_checkpoint(AutoProcessor, path)
+    try:
+        processor = from_checkpoint(AutoProcessor, path)
+    except ValueError:
+        if (file := Path(path) / "tokenizer.json").is_file():
+            read_settings(file)  # as long to read as all else together, so only where something is wrong
+        raise
     processor.chat_template = processor.chat_template or getattr(processor.tokenizer, "chat_template", None)
     refuse_unfit(path, processor, config)
     return processor

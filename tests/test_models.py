@@ -444,7 +444,10 @@ def test_a_fault_that_is_not_the_configurations_is_not_laid_at_its_door(checkpoi
         (without("chat_template.jinja"), r"m holds no chat template \(chat_template.jinja, .*\): copy it"),
         (rewritten("processor_config.json", "{}"), r"m holds no settings for pictures \(preprocessor_config.json, or"),
         (rewritten("tokenizer.json", ""), "m/tokenizer.json: the file is empty; restore it"),
-        (rewritten("tokenizer.json", "{}"), r"m: its processor cannot be read \(KeyError: 'added_tokens'\): restore"),
+        (
+            rewritten("tokenizer.json", '{"a": 1}'),
+            r"m: its processor cannot be read \(KeyError: 'added_tokens'\): restore",
+        ),
         (rewritten("tokenizer_config.json", "{}"), "m/tokenizer_config.json: it holds no settings; restore it"),
         (rewritten("processor_config.json", "[]"), "m/processor_config.json: it holds no object of JSON; restore it"),
         (rewritten("generation_config.json", "{"), "m/generation_config.json: it is no JSON .*; restore it"),

@@ -236,7 +236,7 @@ def _counter(
     try:
         return make_counter(model, how)
     except ValueError as e:
-        raise Usage(f"--model {model}: {e}") from None
+        raise Usage(f"--model {e}" if model in str(e) else f"--model {model}: {e}") from None
 
 # %% ../nbs/18_cli.ipynb #35070953
 MARKED = ".counted.mp4"  # ending of a film with its count in it
@@ -349,7 +349,7 @@ def example_seconds(
         return end - start  # told when it is counted
     if start >= info.duration or end > info.duration + 0.5:
         raise Usage(f"--example {text}: {film} lasts {info.duration:.1f} s")
-    if end - start < 2 / info.fps:
+    if info.fps and end - start < 2 / info.fps:
         raise Usage(f"--example {text}: a repetition takes two pictures at least, {2 / info.fps:.2g} s in {film}")
     return end - start
 

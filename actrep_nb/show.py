@@ -474,7 +474,8 @@ def whole_folder(
                 for entry in part.rglob("*"):
                     if not entry.is_symlink():
                         if entry.is_file():  # some writers make files that nobody else can read
-                            entry.chmod(entry.stat().st_mode | part.stat().st_mode & 0o666)
+                            with contextlib.suppress(OSError):
+                                entry.chmod(entry.stat().st_mode | part.stat().st_mode & 0o666)
                         _onto_disk(entry)
                 if path.exists():
                     os.rename(path, old)

@@ -221,8 +221,10 @@ def test_what_cannot_be_run_again_is_refused_by_name(copy, spoil, error, text):
 def test_a_folder_of_runs_names_them_and_a_run_without_metrics_is_not_equal(copy, capsys):
     assert main(["verify", str(copy)]) == 1 and f"name one of the runs in it: {copy / 'run'}" in capsys.readouterr().err
     (copy / "run" / "metrics.json").write_text("{}")
+    shutil.copytree(copy / "run", copy / "again")
     assert (
-        main(["verify", str(copy / "run"), str(copy / "run")]) == 1 and "nothing to compare" in capsys.readouterr().err
+        main(["verify", str(copy / "run"), str(copy / "again")]) == 1
+        and "nothing to compare" in capsys.readouterr().err
     )
 
 

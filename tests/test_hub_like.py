@@ -411,7 +411,7 @@ def judged_by(checkpoint, data, out, capsys, tokens):
     )
 
 
-@every_checkpoint
+@two_families
 def test_imitation_judging_and_counting_with_the_whole_vocabulary(name, hub, data, tmp_path, capsys):
     "After two steps nothing can be read from the answers yet, which is said of every clip."
     run_cells(

@@ -160,7 +160,7 @@ def notebooks() -> Outcome:
 
 
 RANKS = [
-    f'tests/test_{name}.py' for name in ('parallel', 'runs', 'spmd', 'sweep')
+    f'tests/test_{name}.py' for name in ('parallel', 'plugins', 'runs', 'spmd', 'sweep')
 ]  # these start processes of their own and mostly wait for them
 
 

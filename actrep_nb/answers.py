@@ -349,7 +349,7 @@ def _agreed(
 
 # %% ../nbs/05_answers.ipynb #2c0bc5dd
 _ACTION = re.compile(r"^[ \t]{0,8}action:[ \t]{0,8}([^,.\n]{1,80})", re.I | re.A | re.M)
-UNNAMED = frozenset({"none", "unknown"})  # what the house text writes where there is no action to name
+UNNAMED = frozenset({"none", "unknown"})  # what the reference format writes where there is no action to name
 
 # %% ../nbs/05_answers.ipynb #693a7d6c
 def parse_answer(
@@ -478,7 +478,7 @@ def write_answer(
     answer: int | tuple[float, float] | str,  # a count, an interval in seconds, or an option's letter
     reasoning: str,  # what stands inside the thinking tags
     tag: str = "think",  # "thinking" for ActRep-R1's second set of tags
-) -> str:  # a completion in the house's form
+) -> str:  # a completion in the reference format
     "A completion to learn from: the reasoning, then the answer. Times are to a tenth of a second, as in the lists."
     said = (
         json.dumps({key: f"{time:.1f}" for key, time in zip(("start_time", "end_time"), answer)})

@@ -95,7 +95,7 @@ def cot_from_cycles(
     clip: Clip,  # with its cycles annotated
     step: float = 0.1,  # grid that times are rounded to, seconds
     action_known: bool = True,  # whether to name the action
-) -> str:  # the house text, `<think>…</think>` and `<answer>…</answer>`
+) -> str:  # a text in the reference format, `<think>…</think>` and `<answer>…</answer>`
     "Write the reasoning and the answer for `clip`. ValueError, naming the clip, where its annotation allows none."
     cycles, action = _cycles_of(clip), clip.action if action_known else ""
     try:

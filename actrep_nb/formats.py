@@ -1567,7 +1567,6 @@ def _load_recipe(
     if path.stat().st_size > 1_000_000:
         raise ClipFormatError(f"{path} has {path.stat().st_size:,} bytes, which is no list of datasets")
     try:
-        _package("yaml", f"{path}: YAML")
         recipe = read_yaml(_ended(path, _decoded(path.read_bytes())[0]))
     except (ImportError, ClipFormatError):
         raise
